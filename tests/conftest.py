@@ -1,0 +1,40 @@
+"""What every test shares: data that is made, not fetched; a cache of its own; and the mirror of real archives, where there is one."""
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Set before any module of the package is imported: no test reads, or writes to, the cache of the person who runs it.
+os.environ.setdefault('FASTBOOK_DATA', 'sample')
+os.environ.setdefault('MPLBACKEND', 'agg')
+if 'FASTBOOK_TEST_HOME' in os.environ: os.environ['FASTBOOK_HOME'] = os.environ['FASTBOOK_TEST_HOME']
+else:
+    _home = tempfile.TemporaryDirectory(prefix='fastbook-tests-')  # lives as long as the session
+    os.environ['FASTBOOK_HOME'] = _home.name
+
+
+@pytest.fixture(scope='session')
+def root() -> Path:
+    "The repository."
+    return ROOT
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    "An empty cache for this test alone."
+    path = tmp_path/'home'
+    monkeypatch.setenv('FASTBOOK_HOME', str(path))
+    return path
+
+
+@pytest.fixture(scope='session')
+def mirror() -> Path:
+    "The folder of real archives: the one `FASTBOOK_MIRROR` names, or `../shared/data` beside the repository."
+    named = os.environ.get('FASTBOOK_MIRROR')
+    path = Path(named) if named else ROOT.parent/'shared'/'data'
+    if not (path/'SHA256SUMS').exists():
+        pytest.skip(f'no real data: {path} holds no archives (FASTBOOK_MIRROR names a folder that does)')
+    return path
