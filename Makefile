@@ -1,0 +1,43 @@
+# Every target sets up what it needs first (once; see tools/environment.py) and runs from a fresh clone.
+PYTHON ?= python3
+PY     := .venv/bin/python
+SETUP  := $(PYTHON) tools/environment.py
+
+.DEFAULT_GOAL := help
+.PHONY: help lab test course bench export readme selfcheck setup
+
+help:  ## what can be made
+	@grep -E '^[a-z]+: *##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+): *## */make \1\t/' | expand -t 16
+
+lab:  ## open the course in JupyterLab
+	@$(SETUP)
+	@$(PY) tools/selfcheck.py --once
+	@$(PY) tools/lab.py
+
+test:  ## prove that everything works; ends in a count
+	@$(SETUP) --tests
+	@$(PY) tools/verify.py
+
+course:  ## run every chapter; ends in a table of what was trained and how well
+	@$(SETUP)
+	@$(PY) tools/course.py
+
+bench:  ## measure this package beside fastai and plain PyTorch
+	@$(SETUP)
+	@$(PY) benchmarks/run.py
+
+export:  ## write the package from the notebooks, and clean them
+	@$(SETUP)
+	@$(PY) -c 'from nbdev.doclinks import nbdev_export; nbdev_export()'
+	@$(PY) -c 'from nbdev.clean import nbdev_clean; nbdev_clean()'
+
+readme:  ## render README.md from nbs/index.ipynb
+	@$(SETUP)
+	@$(PY) tools/readme.py
+
+selfcheck:  ## train the first classifier on the built-in digits
+	@$(SETUP)
+	@$(PY) tools/selfcheck.py
+
+setup:  ## only set up
+	@$(SETUP) --tests
