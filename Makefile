@@ -12,7 +12,7 @@ help:  ## what can be made
 lab:  ## open the course in JupyterLab
 	@$(SETUP)
 	@$(PY) tools/selfcheck.py --once
-	@$(PY) tools/lab.py
+	@$(PY) tools/lab.py $(LAB)
 
 test:  ## prove that everything works; ends in a count
 	@$(SETUP) --tests

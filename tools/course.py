@@ -1,0 +1,145 @@
+"""Run every chapter from top to bottom without a browser: what `make course` does.
+
+    python tools/course.py                          # all chapters
+    python tools/course.py nbs/04_mnist_basics.ipynb
+    python tools/course.py --keep executed          # and keep the executed notebooks, to look at
+
+Chapters run in a copy of `nbs/`; the notebooks on disk stay as they are. `FASTBOOK_DATA` and `FASTBOOK_MIRROR` reach them as they are set.
+
+A chapter says what it trained with `fastbook_impl.fastbook.chapter_result(trained, result, **metrics)`. That call leaves an output of the type
+`application/vnd.fastbook.result+json`, with the keys `trained`, `result` and `metrics`; each such output is a row of the table at the end.
+"""
+import argparse
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from tqdm import tqdm
+from traitlets.config import Config
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULT_MIME = 'application/vnd.fastbook.result+json'
+ANSI = re.compile(r'\x1b\[[0-9;]*m')
+
+
+@dataclass
+class Run:
+    "What became of one chapter."
+    name: str
+    seconds: float = 0.
+    results: list = field(default_factory=list)
+    error: str = None
+
+
+def chapters(root=ROOT):
+    "The chapter notebooks: those at the top of `nbs/` that begin with the chapter's number."
+    return sorted((root/'nbs').glob('[0-9][0-9]_*.ipynb'))
+
+
+def results(nb):
+    "What a notebook's cells reported with `chapter_result`."
+    outputs = (o for c in nb.cells for o in c.get('outputs', []))
+    return [o['data'][RESULT_MIME] for o in outputs if RESULT_MIME in o.get('data', {})]
+
+
+def failure(nb, err):
+    "Where a notebook stopped, and why: the number of the cell as one counts them from the top, the error, the line."
+    number, cell = next(((i, c) for i, c in enumerate(nb.cells, 1) if any(o.output_type == 'error' for o in c.get('outputs', []))), (None, None))
+    if cell is None: return last_line(str(err))
+    out = next(o for o in cell.outputs if o.output_type == 'error')
+    at = [o for o in ANSI.sub('', '\n'.join(out.traceback)).splitlines() if re.match(r'-+> *\d+ ', o)]
+    line = re.sub(r'^-+> *\d+ ', '', at[0]).strip() if at else cell.source.splitlines()[0]
+    return f'cell {number}: {out.ename}: {last_line(out.evalue)}\n    {line}'
+
+
+def last_line(text): return ([o for o in ANSI.sub('', text).splitlines() if o.strip()] or ['no message'])[-1]
+
+
+def kernel_config(folder):
+    "Kernels are spoken to over sockets in `folder`, which only this user can open, where the system has such."
+    path = str(folder/'kernel')
+    if os.name == 'nt' or len(path) > 90: return Config()  # (a socket's path has room for about 100 letters)
+    return Config(KernelManager={'transport': 'ipc', 'ip': path})
+
+
+def execute(path, cwd, bar):
+    "Run one notebook in a kernel of its own, working in the folder `cwd`, a tick of `bar` per cell."
+    nb, run, start = nbformat.read(path, as_version=4), Run(path.stem), time.time()
+    client = NotebookClient(nb, timeout=None, kernel_name='python3', resources={'metadata': {'path': str(cwd)}}, coalesce_streams=True,
+                            config=kernel_config(cwd.parent), on_cell_complete=lambda **kw: bar.update())
+    try: client.execute()
+    except CellExecutionError as e: run.error = failure(nb, e)
+    except DeadKernelError: run.error = 'its Python died; the usual cause is that memory ran out'
+    run.seconds, run.results = time.time() - start, results(nb)
+    return nb, run
+
+
+def run_all(paths, keep=None):
+    "Run the chapters one after the other under one progress bar."
+    cells = {o: len(nbformat.read(o, as_version=4).cells) for o in paths}
+    runs, done = [], 0
+    with tempfile.TemporaryDirectory(prefix='fastbook-course-') as tmp, tqdm(total=sum(cells.values()), unit='cell', **bar_style()) as bar:
+        for path in paths:
+            bar.set_description(path.stem)
+            cwd = Path(tmp)/path.stem
+            shutil.copytree(path.parent, cwd, ignore=shutil.ignore_patterns('.ipynb_checkpoints', 'models'))
+            nb, run = execute(path, cwd, bar)
+            runs.append(run)
+            done += cells[path]
+            bar.update(done - bar.n)
+            if keep: nbformat.write(nb, keep/path.name)
+    return runs
+
+
+def bar_style():
+    "A bar on a terminal; in a log, a line now and then."
+    return {} if sys.stderr.isatty() else dict(mininterval=10, ncols=80, ascii=True)
+
+
+def table(runs):
+    "The table: chapter, what was trained, result, seconds."
+    rows = [('chapter', 'what was trained', 'result', 'seconds')]
+    for run in runs:
+        lines = [(o['trained'], o['result']) for o in run.results]
+        if run.error: lines.append(('failed', run.error.splitlines()[0]))
+        for i, (trained, result) in enumerate(lines or [('nothing reported', '')]):
+            rows.append(('' if i else run.name, trained, result, '' if i else f'{run.seconds:.1f}'))
+    widths = [max(len(o[i]) for o in rows) for i in range(4)]
+    line = lambda row: '  '.join([*(o.ljust(w) for o, w in zip(row[:3], widths)), row[3].rjust(widths[3])]).rstrip()
+    return '\n'.join([line(rows[0]), line(['-'*w for w in widths]), *map(line, rows[1:])])
+
+
+def data_in_use(env=os.environ):
+    "Which data the chapters were asked to use, in words."
+    mode, mirror = env.get('FASTBOOK_DATA', 'auto'), env.get('FASTBOOK_MIRROR')
+    return f'FASTBOOK_DATA={mode}' + (f', FASTBOOK_MIRROR={mirror}' if mirror else '')
+
+
+def main(args=None):
+    parser = argparse.ArgumentParser(description='Run the chapters, and say what they trained.')
+    parser.add_argument('notebooks', nargs='*', type=Path, help='notebooks to run; all chapters unless given')
+    parser.add_argument('--keep', type=Path, metavar='FOLDER', help='keep the executed notebooks here')
+    args = parser.parse_args(args)
+    missing = [str(o) for o in args.notebooks if not o.exists()]
+    if missing: parser.error(f'no such notebook: {", ".join(missing)}')
+    paths = args.notebooks or chapters()
+    if not paths: parser.error(f'there is no chapter in {ROOT/"nbs"}')
+    if args.keep: args.keep.mkdir(parents=True, exist_ok=True)
+    runs = run_all([o.resolve() for o in paths], args.keep)
+    print(f'\n{data_in_use()}\n\n{table(runs)}', flush=True)
+    for run in runs:
+        if run.error: print(f'\n{run.name} failed: {run.error}', file=sys.stderr)
+    return 1 if any(o.error for o in runs) else 0
+
+
+if __name__ == '__main__':
+    try: sys.exit(main())
+    except KeyboardInterrupt: sys.exit('\nStopped.')

@@ -1,0 +1,38 @@
+"""Open the course in JupyterLab: on this machine only, with a token, with its address printed.
+
+What is given on the command line goes on to JupyterLab:  make lab LAB='--port=9000'
+"""
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def is_root(): return hasattr(os, 'geteuid') and os.geteuid() == 0
+
+
+def has_browser(env=os.environ, platform=sys.platform, root=None):
+    "Whether a browser can be expected to open: there is a screen, and we are not root (whom browsers refuse) or at the end of a wire."
+    if env.get('BROWSER'): return True
+    if (is_root() if root is None else root) or env.get('SSH_CONNECTION') or env.get('CI'): return False
+    return platform in ('darwin', 'win32') or bool(env.get('DISPLAY') or env.get('WAYLAND_DISPLAY'))
+
+
+def command(folder, extra=(), env=os.environ, root=None):
+    "JupyterLab's command line. Later words win, so `extra` can change anything."
+    root = is_root() if root is None else root
+    cmd = [sys.executable, '-m', 'jupyterlab', f'--ServerApp.root_dir={folder}', '--ServerApp.ip=127.0.0.1', '--LabApp.default_url=/lab/tree/index.ipynb',
+           '--Application.log_level=WARN']
+    if root: cmd.append('--allow-root')
+    if not has_browser(env, root=root): cmd.append('--no-browser')
+    return [*cmd, *extra]
+
+
+def main(args):
+    print('Starting JupyterLab; Ctrl-C, twice, ends it.', flush=True)
+    env = dict(os.environ, JUPYTER_PREFER_ENV_PATH='1')
+    os.execve(sys.executable, command(ROOT/'nbs', args, env), env)
+
+
+if __name__ == '__main__': main(sys.argv[1:])
