@@ -1,7 +1,7 @@
-# Every target sets up what it needs first (once; see tools/environment.py) and runs from a fresh clone.
+# Every target sets up what it needs first (once; see tools/setup_env.py) and runs from a fresh clone.
 PYTHON ?= python3
 PY     := .venv/bin/python
-SETUP  := $(PYTHON) tools/environment.py
+SETUP  := $(PYTHON) tools/setup_env.py
 
 .DEFAULT_GOAL := help
 .PHONY: help lab test course bench export readme selfcheck setup

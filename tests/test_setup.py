@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-import environment as env
-from environment import SetupError
+import setup_env as env
+from setup_env import SetupError
 
 SETTINGS = '[DEFAULT]\nmin_python = 3.10\nrequirements = torch numpy\ndev_requirements = nbdev==2.4.14\n'
 
@@ -91,7 +91,7 @@ def test_a_set_up_machine_starts_within_three_seconds(root):
     "What every `make` does first, on this very repository: the fastest of three, so that a busy machine does not count."
     def seconds():
         start = time.perf_counter()
-        res = subprocess.run([sys.executable, 'tools/environment.py'], cwd=root, capture_output=True, text=True)
+        res = subprocess.run([sys.executable, 'tools/setup_env.py'], cwd=root, capture_output=True, text=True)
         assert res.returncode == 0, res.stderr
         return time.perf_counter() - start
     if env.why_set_up(env.VENV, env.fingerprint()): pytest.fail('this test runs in a set-up repository: make setup')

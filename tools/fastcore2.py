@@ -14,7 +14,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from environment import ROOT, VENV, SetupError, pip, read_settings, say, why_set_up, write_stamp
+from setup_env import ROOT, VENV, SetupError, pip, read_settings, say, why_set_up, write_stamp
 
 VENV2 = ROOT/'.venv-fastcore2'
 SITE = Path(sysconfig.get_path('purelib'))

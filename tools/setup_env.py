@@ -2,8 +2,8 @@
 
 Runs before anything is installed, on whatever Python the machine has, so: standard library only.
 
-    python3 tools/environment.py           # what `make lab` and `make course` need
-    python3 tools/environment.py --tests   # and what `make test` needs besides
+    python3 tools/setup_env.py           # what `make lab` and `make course` need
+    python3 tools/setup_env.py --tests   # and what `make test` needs besides
 
 A stamp inside each environment, written last, says which `settings.ini` it was made from. While it holds, this script does nothing.
 """
