@@ -100,6 +100,12 @@ class DataLoader:
         self._check()
         for k,f in kwargs.items(): setattr(self, k, f)
 
+    def __getattr__(self, k):
+        if k.startswith('_') or k == 'dataset': raise AttributeError(k)
+        ds = self.dataset
+        if ds is None or not hasattr(ds, k): raise AttributeError(f'{type(self).__name__} has no attribute {k!r}')
+        return getattr(ds, k)
+
 # %% ../../nbs/library/23_data_load.ipynb #00000010
 @patch
 def _check(self:DataLoader):
@@ -292,13 +298,6 @@ def to(self:DataLoader, device):
     self.device = device
     return self
 
-@patch
-def __getattr__(self:DataLoader, k):
-    if k.startswith('_') or k == 'dataset': raise AttributeError(k)
-    ds = self.dataset
-    if ds is None or not hasattr(ds, k): raise AttributeError(f'{type(self).__name__} has no attribute {k!r}')
-    return getattr(ds, k)
-
 # %% ../../nbs/library/23_data_load.ipynb #0000002f
 class DataLoaders:
     "Several loaders that belong together: the first for training, the second for validation."
@@ -327,6 +326,10 @@ class DataLoaders:
     @device.setter
     def device(self, d): self.to(d)
 
+    def __getattr__(self, k):
+        if k.startswith('_') or k == 'loaders' or not self.loaders: raise AttributeError(k)
+        return getattr(self.loaders[0], k)
+
 # %% ../../nbs/library/23_data_load.ipynb #00000030
 @patch
 def _loader(self:DataLoaders, i, name):
@@ -350,8 +353,3 @@ def cpu(self:DataLoaders): return self.to(torch.device('cpu'))
 def one_batch(self:DataLoaders):
     "The first batch of the training set."
     return self.train.one_batch() if isinstance(self.train, DataLoader) else next(iter(self.train))
-
-@patch
-def __getattr__(self:DataLoaders, k):
-    if k.startswith('_') or k == 'loaders' or not self.loaders: raise AttributeError(k)
-    return getattr(self.loaders[0], k)
