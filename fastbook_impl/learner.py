@@ -262,10 +262,13 @@ def fit(self:Learner,
         self.opt.set_hypers(lr=self.lr if lr is None else lr)
         self.n_epoch, self.start_epoch = n_epoch, start_epoch
         self._handlers.clear()
+        logger = self.logger
         try: self._with_events(self._do_fit, 'fit', CancelFitException)
         except KeyboardInterrupt: self._interrupted()
         except (RuntimeError, ValueError) as e: _explain(e, self)
-        finally: self._end_cleanup()
+        finally:
+            self._end_cleanup()
+            self.logger = logger
 
 @patch
 def _end_cleanup(self:Learner):
