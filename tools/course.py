@@ -27,6 +27,7 @@ from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT_MIME = 'application/vnd.fastbook.result+json'
+ENCRYPTED = Config(KernelManager={'transport_encryption': 'auto'})  # a kernel is spoken to over local ports, which others on the machine can hear
 ANSI = re.compile(r'\x1b\[[0-9;]*m')
 
 
@@ -63,18 +64,11 @@ def failure(nb, err):
 def last_line(text): return ([o for o in ANSI.sub('', text).splitlines() if o.strip()] or ['no message'])[-1]
 
 
-def kernel_config(folder):
-    "Kernels are spoken to over sockets in `folder`, which only this user can open, where the system has such."
-    path = str(folder/'kernel')
-    if os.name == 'nt' or len(path) > 90: return Config()  # (a socket's path has room for about 100 letters)
-    return Config(KernelManager={'transport': 'ipc', 'ip': path})
-
-
 def execute(path, cwd, bar):
     "Run one notebook in a kernel of its own, working in the folder `cwd`, a tick of `bar` per cell."
     nb, run, start = nbformat.read(path, as_version=4), Run(path.stem), time.time()
     client = NotebookClient(nb, timeout=None, kernel_name='python3', resources={'metadata': {'path': str(cwd)}}, coalesce_streams=True,
-                            config=kernel_config(cwd.parent), on_cell_complete=lambda **kw: bar.update())
+                            config=ENCRYPTED, on_cell_complete=lambda **kw: bar.update())
     try: client.execute()
     except CellExecutionError as e: run.error = failure(nb, e)
     except DeadKernelError: run.error = 'its Python died; the usual cause is that memory ran out'

@@ -23,7 +23,7 @@ def command(folder, extra=(), env=os.environ, root=None):
     "JupyterLab's command line. Later words win, so `extra` can change anything."
     root = is_root() if root is None else root
     cmd = [sys.executable, '-m', 'jupyterlab', f'--ServerApp.root_dir={folder}', '--ServerApp.ip=127.0.0.1', '--LabApp.default_url=/lab/tree/index.ipynb',
-           '--Application.log_level=WARN']
+           '--Application.log_level=ERROR', '--MappingKernelManager.transport_encryption=auto']
     if root: cmd.append('--allow-root')
     if not has_browser(env, root=root): cmd.append('--no-browser')
     return [*cmd, *extra]

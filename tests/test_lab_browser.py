@@ -1,0 +1,167 @@
+"""A reader opens a chapter in JupyterLab and runs all of it: the real server, the real browser, no error on the page.
+
+    FASTBOOK_SHOTS=shots pytest tests/test_lab_browser.py                              # keep the screenshots, to look at
+    FASTBOOK_LAB_NOTEBOOKS='library/11_torch_core.ipynb' pytest tests/test_lab_browser.py    # another notebook
+"""
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import nbformat
+import pytest
+
+import lab
+from setup_env import find_browser
+
+NOTEBOOKS = os.environ.get('FASTBOOK_LAB_NOTEBOOKS', '04_mnist_basics.ipynb').split()
+BROWSER_ARGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+                '--disable-component-update', '--disable-sync']
+MINUTES = 60
+
+
+class Lab:
+    "JupyterLab as `make lab` starts it, on a copy of the notebooks, with settings and history of its own."
+    def __init__(self, folder, tmp):
+        self.folder, self.log = folder, tmp/'lab.log'
+        with socket.socket() as s:
+            s.bind(('127.0.0.1', 0))
+            self.port = s.getsockname()[1]
+        env = dict(os.environ, FASTBOOK_DATA='sample', JUPYTER_PREFER_ENV_PATH='1', **{k: str(tmp/k.lower()) for k in (
+            'JUPYTER_CONFIG_DIR', 'JUPYTER_RUNTIME_DIR', 'JUPYTERLAB_SETTINGS_DIR', 'JUPYTERLAB_WORKSPACES_DIR', 'IPYTHONDIR')})
+        env.pop('BROWSER', None)
+        cmd = lab.command(folder, [f'--port={self.port}', '--no-browser'], env)
+        self.proc = subprocess.Popen(cmd, env=env, stdout=self.log.open('w'), stderr=subprocess.STDOUT, start_new_session=True)
+
+    def address(self, seconds=60):
+        "The address that was printed for the reader to open."
+        for _ in range(seconds*10):
+            found = re.search(rf'http://127\.0\.0\.1:{self.port}/lab\S*\?token=\w+', self.log.read_text())
+            if found: return found[0]
+            if self.proc.poll() is not None: break
+            time.sleep(0.1)
+        pytest.fail(f'JupyterLab printed no address:\n{self.log.read_text()}')
+
+    def close(self):
+        os.killpg(self.proc.pid, signal.SIGTERM)
+        self.proc.wait(20)
+
+
+@pytest.fixture(scope='module')
+def server(root, tmp_path_factory):
+    tmp = tmp_path_factory.mktemp('lab')
+    folder = tmp/'nbs'
+    shutil.copytree(root/'nbs', folder, ignore=shutil.ignore_patterns('.ipynb_checkpoints', 'models'))
+    server = Lab(folder, tmp)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope='module')
+def page():
+    browser = find_browser()
+    if not browser: pytest.skip('no Chromium or Chrome on this machine: install one, or name it in FASTBOOK_BROWSER')
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=browser, args=BROWSER_ARGS)
+        page = chromium.new_page(viewport=dict(width=1280, height=1000))
+        page.set_default_timeout(60_000)
+        yield page
+        chromium.close()
+
+
+@pytest.fixture
+def shots(tmp_path):
+    folder = Path(os.environ.get('FASTBOOK_SHOTS') or tmp_path/'shots')
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def status_of(url):
+    try:
+        with urllib.request.urlopen(url, timeout=10) as res: return res.status
+    except urllib.error.HTTPError as e: return e.code
+
+
+def test_the_server_is_for_this_machine_and_this_reader_only(server):
+    url = urlsplit(server.address())
+    api = f'http://127.0.0.1:{server.port}/api/contents'
+    assert status_of(f'{api}?{url.query}') == 200
+    assert status_of(api) == 403 and status_of(f'{api}?token=guessed') == 403
+    with socket.socket() as s: assert s.connect_ex((elsewhere(), server.port)) != 0, 'the server can be reached from outside'
+
+
+def elsewhere():
+    "An address of this machine other than localhost, as the network sees it (no packet is sent); 127.0.0.2 where there is no network."
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        try: s.connect(('192.0.2.1', 9))
+        except OSError: return '127.0.0.2'
+        return s.getsockname()[0]
+
+
+@pytest.mark.parametrize('name', NOTEBOOKS)
+def test_a_chapter_runs_from_top_to_bottom(server, page, shots, name):
+    page.goto(re.sub(r'/lab\S*\?', f'/lab/tree/{name}?reset&', server.address()))
+    page.wait_for_selector('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook .jp-Cell')
+    wait_until_idle(page)
+    run_all(page)
+    wait_until_run(page, server.folder/name)
+    errors = look_through(page, shots, Path(name).stem)
+    assert not errors, f'on the page: {errors}'
+    check_saved(server.folder/name)
+
+
+def run_all(page):
+    page.get_by_role('menuitem', name='Run', exact=True).click()
+    page.locator('.lm-Menu-item[data-command="runmenu:run-all"]').click()
+
+
+def wait_until_idle(page, minutes=5):
+    "Wait for the status bar to say so; the circle beside the kernel's name is empty, too, while the kernel is not there yet."
+    page.get_by_text(re.compile(r'\| Idle')).wait_for(timeout=minutes*MINUTES*1000)
+
+
+def wait_until_run(page, path, minutes=5):
+    "Wait until the kernel rests and the saved notebook shows a number, or an error, where each cell was run."
+    end = time.time() + minutes*MINUTES
+    while time.time() < end:
+        wait_until_idle(page)
+        page.keyboard.press('Control+s')
+        page.wait_for_timeout(1000)
+        cells = code_cells(path)
+        if any(errors_of(c) for c in cells) or all(c.execution_count for c in cells): return
+    pytest.fail(f'{path.name} was not through after {minutes} minutes')
+
+
+def code_cells(path): return [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == 'code' and c.source.strip()]
+def errors_of(cell): return [f'{o.ename}: {o.evalue}' for o in cell.outputs if o.output_type == 'error']
+
+
+def check_saved(path):
+    "What JupyterLab wrote: every cell was run, none failed or complained, and there is something to look at."
+    cells = code_cells(path)
+    assert [e for c in cells for e in errors_of(c)] == []
+    assert [c.source for c in cells if not c.execution_count] == []
+    assert [o.text for c in cells for o in c.outputs if o.output_type == 'stream' and o.name == 'stderr'] == []
+    assert sum(bool(c.outputs) for c in cells) >= 1
+
+
+def look_through(page, shots, stem):
+    "Page through the notebook from the top, a screenshot each; returns the error outputs that were seen."
+    view = page.locator('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-WindowedPanel-outer')
+    view.evaluate('o => o.scrollTop = 0')
+    errors = set()
+    for number in range(1, 200):
+        page.wait_for_timeout(400)
+        page.screenshot(path=shots/f'{stem}-{number:02}.png')
+        errors |= set(page.locator('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.error"]').all_inner_texts())
+        before, after = view.evaluate('o => { const t = o.scrollTop; o.scrollTop += o.clientHeight - 40; return [t, o.scrollTop] }')
+        if after <= before: return errors
+    return errors
