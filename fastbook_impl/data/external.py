@@ -433,10 +433,10 @@ def _from_mirror(mirror, want, root, force):
 # %% ../../nbs/library/20_data_external.ipynb #00000038
 _told = set()
 
-def _tell(name, text):
-    "Print a line about data set `name`, once in this process."
-    if (name,text) not in _told: print(f'{name}: {text}')
-    _told.add((name,text))
+def _tell(name, source, text):
+    "Print a line about data set `name`, once for each `source` in this process."
+    if (name,source) not in _told: print(f'{name}: {text}')
+    _told.add((name,source))
 
 def _size_of(want):
     size = _published.get(want.name, (None,))[0]
@@ -466,7 +466,7 @@ def _find_real(want, root, archives, force):
         finally: head = None if head and head.cancel() else head
     elif not force and not _place(root,'original',want).is_dir() and (copies := _mirror_copies(root, want)):
         note,folder = copies[-1]
-        _tell(want.name, f"from the cache, where the mirror {note['address'].rpartition('/')[0]} left it; untar_data(…, force_download=True) fetches the original{_size_of(want)}.")
+        _tell(want.name, 'mirror', f"from the cache, where the mirror {note['address'].rpartition('/')[0]} left it; untar_data(…, force_download=True) fetches the original{_size_of(want)}.")
         return folder
     try: return _from_original(want, root, archives, force, head)
     except _NotHere as e: return [*missing, str(e)]
@@ -523,7 +523,7 @@ def untar_data(
         if not sample or mode=='real': raise FileNotFoundError(_nowhere(want, mode, archives, found, sample))
         why = 'as FASTBOOK_DATA=sample asks' if mode=='sample' else f"because {'; '.join(found)}"
         how = 'FASTBOOK_DATA=auto fetches the real one' if mode=='sample' else 'The real one comes from the internet, or from a mirror that FASTBOOK_MIRROR names'
-        _tell(want.name, f'built-in sample, {why}: {sample.about}. {how}{_size_of(want)}.')
+        _tell(want.name, 'sample', f'built-in sample, {why}: {sample.about}. {how}{_size_of(want)}.')
         return _from_sample(sample, want, root, force_download)
 
 # %% ../../nbs/library/20_data_external.ipynb #00000043

@@ -44,18 +44,22 @@ def _affine(
     return a, b, cx-a*ox-b*oy, d, e, cy-d*ox-e*oy
 
 # %% ../../nbs/library/21_data_samples.ipynb #0000000d
-def _draw_digit(ink, **kwargs):
-    "A (28,28) uint8 picture of `ink` (12,12), its centre of mass at (14,14); `kwargs` are those of `_affine`."
+def _draw_digits(
+    ink,  # (12,12), from `_even_ink`
+    maps, # of dicts, each with arguments of `_affine`: one for every picture
+)->np.ndarray: # (len(maps),28,28) uint8
+    "Pictures of one scan, its centre of mass at (14,14) before it is shifted."
     grid,mass = np.arange(len(ink))+.5, ink.sum()
     centre = ink.sum(1)@grid/mass, ink.sum(0)@grid/mass
-    img = Image.fromarray(ink.astype(np.float32)).transform((28,28), Image.Transform.AFFINE, _affine(centre, **kwargs), Image.Resampling.BICUBIC)
-    return np.rint(255*np.clip((np.asarray(img)-.42)/.4, 0, 1)).astype(np.uint8)
+    img = Image.fromarray(ink.astype(np.float32))
+    imgs = [np.asarray(img.transform((28,28), Image.Transform.AFFINE, _affine(centre, **o), Image.Resampling.BICUBIC)) for o in maps]
+    return np.rint(255*np.clip((np.stack(imgs)-.42)/.4, 0, 1)).astype(np.uint8)
 
 def enlarge_digit(
     scan, # (8,8), 0 to 16 for ink, as in scikit-learn's `load_digits`
 )->np.ndarray: # (28,28) uint8, white on black
     "Enlarge an 8×8 `scan` to the look of MNIST: about 20 pixels high in 28×28, smooth, its centre of mass at (14,14)."
-    return _draw_digit(_even_ink(scan))
+    return _draw_digits(_even_ink(scan), [{}])[0]
 
 # %% ../../nbs/library/21_data_samples.ipynb #00000012
 def _split_scans(targs, digit):
@@ -65,15 +69,13 @@ def _split_scans(targs, digit):
     return idxs[:cut],idxs[cut:]
 
 def _variations(
-    ink, # (12,12), from `_even_ink`
+    ink,   # (12,12), from `_even_ink`
     n:int, # how many pictures
     rng,   # numpy's random generator; not used if `n` is 1
-)->list: # of (28,28) uint8; the first is the scan as it is
+)->np.ndarray: # (n,28,28) uint8; the first is the scan as it is
     "`n` pictures of one scan: as it is, then turned up to 8°, zoomed up to 8%, slanted up to 0.12 and shifted up to 0.5 pixels."
-    res = [_draw_digit(ink)]
-    for angle,zoom,slant,*shift in rng.uniform(-1, 1, (n-1,5))*(8,.08,.12,.5,.5) if n>1 else ():
-        res.append(_draw_digit(ink, angle=angle, zoom=1+zoom, slant=slant, shift=shift))
-    return res
+    moves = rng.uniform(-1, 1, (n-1,5))*(8,.08,.12,.5,.5) if n>1 else ()
+    return _draw_digits(ink, [{}, *(dict(angle=a, zoom=1+z, slant=s, shift=shift) for a,z,s,*shift in moves)])
 
 # %% ../../nbs/library/21_data_samples.ipynb #00000016
 def _write_digits(
