@@ -452,7 +452,7 @@ class ColReader:
 def _cell(row, c):
     names = getattr(row, '_fields', None) or getattr(row, 'index', None)
     if names is None or callable(names): return row[c] if isinstance(c, int) or isinstance(row, dict) else getattr(row, c)
-    if c in list(names): return getattr(row, c) if hasattr(row, '_fields') else row[c]
+    if c in names: return getattr(row, c) if hasattr(row, '_fields') else row[c]
     if isinstance(c, int): return row[c] if hasattr(row, '_fields') else row.iloc[c]
     raise KeyError(f'the table has no column {c!r}; it has {_few(names)}')
 
@@ -531,7 +531,7 @@ class Categorize(Transform):
         if self.vocab is None and labels is not None: self.vocab = CategoryMap(labels, sort=self.sort, add_na=self.add_na)
         self.c = len(self.vocab or ())
 
-    def encodes(self, o): return TensorCategory(self._index(_clean(o)))
+    def encodes(self, o): return torch.tensor(self._index(_clean(o))).as_subclass(TensorCategory)
     def decodes(self, o): return Category(self.vocab[int(o)])
 
 # %% ../../nbs/library/24_data_transforms.ipynb #00000052
@@ -576,7 +576,7 @@ class MultiCategorize(Categorize):
         self.c = len(self.vocab or ())
 
     def _found_in(self, labels): return list(dict.fromkeys(o for ls in labels for o in _labels(ls)))
-    def encodes(self, o): return TensorMultiCategory(torch.tensor([self._index(l) for l in _labels(o)], dtype=torch.long))
+    def encodes(self, o): return torch.tensor([self._index(l) for l in _labels(o)], dtype=torch.long).as_subclass(TensorMultiCategory)
     def decodes(self, o): return MultiCategory(self.vocab[int(i)] for i in o)
 
 def _labels(o):
