@@ -594,13 +594,14 @@ def save_model(
     from safetensors.torch import save_file
     file = Path(file)
     tensors, meta = _flat_state(model, opt if with_opt else None)
-    file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f'.{file.name}.{os.getpid()}.part')
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, part, metadata={'fastbook_impl': json.dumps(meta)})
         os.replace(part, file)
     except Exception as e: raise OSError(f'the model could not be saved to {file}: {e}. What was there before is untouched.') from None
-    finally: part.unlink(missing_ok=True)
+    finally:
+        if part.exists(): part.unlink()
     return file
 
 # %% ../nbs/library/41_learner.ipynb #0000003d
