@@ -1,0 +1,141 @@
+"""The data loader: the same batches whoever makes them, and a sentence for what cannot be batched."""
+import numpy as np
+import pytest
+import torch
+from fastcore.foundation import L
+from torch.utils.data import TensorDataset
+
+from fastbook_impl.data.load import DataLoader, DataLoaders, SkipItemException, fa_collate
+from fastbook_impl.torch_core import TensorImage, set_seed
+
+
+def batches(dataset, seed=0, **kwargs):
+    set_seed(seed)
+    return list(DataLoader(dataset, **kwargs))
+
+
+def same(a, b): return len(a) == len(b) and all(torch.equal(x, y) for p,q in zip(a, b) for x,y in zip(p, q))
+
+
+pairs = [(torch.tensor([float(i), -float(i)]), i % 3) for i in range(20)]
+
+
+@pytest.mark.parametrize('kwargs', [dict(bs=6), dict(bs=6, shuffle=True), dict(bs=6, shuffle=True, drop_last=True)])
+def test_selection_and_item_by_item_give_the_same_batches(kwargs):
+    assert same(batches(pairs, **kwargs), batches(pairs, after_item=lambda o: o, **kwargs))
+
+
+@pytest.mark.parametrize('dataset', [pairs, L(pairs), TensorDataset(*fa_collate(pairs))])
+def test_all_forms_of_the_same_data_set_agree(dataset):
+    assert same(batches(pairs, bs=6, shuffle=True), batches(dataset, bs=6, shuffle=True))
+
+
+def test_an_epoch_holds_every_item_once():
+    xs = torch.cat([b for b in batches(torch.arange(100), bs=7, shuffle=True)])
+    assert sorted(xs.tolist()) == list(range(100)) and xs.tolist() != list(range(100))
+
+
+def test_epochs_are_shuffled_differently_and_seeds_repeat_them():
+    set_seed(0)
+    dl = DataLoader(torch.arange(50), bs=50, shuffle=True)
+    first, second = next(iter(dl)), next(iter(dl))
+    assert not torch.equal(first, second)
+    set_seed(0)
+    assert torch.equal(next(iter(dl)), first) and torch.equal(next(iter(dl)), second)
+
+
+class Noisy:
+    def __len__(self): return 23
+    def __getitem__(self, i):
+        import random
+        return torch.tensor([i, random.random(), np.random.rand(), torch.rand(1).item()])
+
+
+@pytest.mark.parametrize('workers', [1, 2])
+def test_workers_make_the_same_random_items(workers):
+    one = batches(Noisy(), bs=4, shuffle=True)
+    assert same([(b,) for b in one], [(b,) for b in batches(Noisy(), bs=4, shuffle=True, num_workers=workers)])
+
+
+def test_making_items_leaves_the_random_numbers_outside_alone():
+    def after(ds):
+        set_seed(0)
+        list(DataLoader(ds, bs=4))
+        return torch.rand(1).item()
+    assert after(Noisy()) == after(torch.arange(23))
+
+
+def test_changing_a_batch_does_not_change_the_data():
+    x = torch.zeros(8, 2)
+    for shuffle in (False, True):
+        for b in DataLoader(x, bs=4, shuffle=shuffle): b += 1
+    assert x.sum() == 0
+
+
+def test_a_list_that_grows_is_stacked_again():
+    data = [(torch.zeros(2), 0) for _ in range(4)]
+    dl = DataLoader(data, bs=2, n=None)
+    assert len(list(dl)) == 2
+    data.append((torch.ones(2), 1))
+    assert sum(len(y) for _,y in DataLoader(data, bs=2)) == 5
+
+
+def test_types_are_kept():
+    data = [(TensorImage(torch.rand(1, 4, 4)), 1) for _ in range(3)]
+    assert type(DataLoader(data, bs=2).one_batch()[0]) is TensorImage
+
+
+@pytest.mark.parametrize('how', [dict(), dict(after_item=lambda o: o)])
+def test_unequal_shapes_name_the_items(how):
+    data = [(torch.zeros(2, 3), 0), (torch.zeros(2, 3), 0), (torch.zeros(2, 4), 1)]
+    with pytest.raises(ValueError, match=r'item 0 has shape \(2, 3\), item 2 has shape \(2, 4\)'): list(DataLoader(data, bs=3, **how))
+
+
+def test_objects_that_are_no_tensors_are_named():
+    with pytest.raises(TypeError, match='cannot make a batch of object objects: turn each into a tensor first'): list(DataLoader([object(), object()], bs=2))
+
+
+@pytest.mark.parametrize('bs', [0, -1, 2.5, 'many'])
+def test_a_batch_size_that_is_none_is_refused(bs):
+    with pytest.raises(ValueError, match='the batch size must be a whole number of at least 1'): DataLoader(range(3), bs=bs)
+
+
+def test_an_unknown_argument_is_named():
+    with pytest.raises(TypeError, match="no argument or step named 'batchsize'"): DataLoader(range(3), batchsize=2)
+
+
+def test_empty_and_too_small_say_so():
+    with pytest.raises(ValueError, match='its data set is empty'): DataLoader([], bs=2).one_batch()
+    with pytest.raises(ValueError, match='its 3 items do not fill one batch of 8, and drop_last=True drops it'): DataLoader(range(3), bs=8, drop_last=True).one_batch()
+    assert list(DataLoader([], bs=2)) == []
+
+
+def test_an_error_in_an_item_reaches_the_reader():
+    def broken(i): raise OSError('picture 3 is truncated')
+    for workers in (0, 1):
+        with pytest.raises(OSError, match='picture 3 is truncated'): list(DataLoader(range(4), bs=2, create_item=broken, num_workers=workers))
+
+
+def test_items_can_be_skipped():
+    def odd_only(i):
+        if i % 2 == 0: raise SkipItemException
+        return i
+    assert [b.tolist() for b in DataLoader(range(6), bs=2, create_item=odd_only)] == [[1], [3], [5]]
+
+
+def test_a_generator_can_be_gone_through():
+    assert [b.tolist() for b in DataLoader((i for i in range(5)), bs=2)] == [[0, 1], [2, 3], [4]]
+
+
+def test_weighted_order_through_get_idxs():
+    dl = DataLoader(torch.arange(5), bs=2, get_idxs=lambda: [4, 4, 0])
+    assert [b.tolist() for b in dl] == [[4, 4], [0]]
+
+
+def test_data_loaders_answer_for_their_loaders():
+    dls = DataLoaders(DataLoader(pairs, bs=4), DataLoader(pairs[:4], bs=4))
+    assert len(dls) == 2 and dls.bs == 4 and dls.train_ds is pairs and dls.device is None
+    dls.device = torch.device('cpu')
+    assert dls.valid.device == torch.device('cpu')
+    assert torch.equal(dls.one_batch()[1], torch.tensor([0, 1, 2, 0]))
+    with pytest.raises(AttributeError): dls.no_such_thing
