@@ -155,7 +155,7 @@ class TensorBase(Tensor):
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         with torch._C.DisableTorchFunctionSubclass(): res = func(*args, **(kwargs or {}))
-        if func in _plain_results or any(_is_weight(a) for a in args): return res
+        if func in _plain_results or any(map(_is_weight, args)) or kwargs and any(map(_is_weight, kwargs.values())): return res
         kind = _common_kind(types)
         return res if kind is None else _wrap(res, kind)
 
