@@ -6,7 +6,7 @@ __all__ = ['image_extensions', 'URLs', 'fastbook_home', 'fastbook_path', 'untar_
 
 # %% ../../nbs/library/20_data_external.ipynb #00000002
 import bz2, difflib, errno, gzip, hashlib, io, json, lzma, os, queue, re, shutil, tarfile, tempfile, threading, time, zipfile, zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import urlsplit
@@ -185,8 +185,10 @@ def _starts(path, *heads):
 
 def _tar_entries(path, limit):
     "(name, stream) for every file in the tar archive `path`, (name, None) for every folder."
-    opener = gzip.open if _starts(path, b'\x1f\x8b') else bz2.open if _starts(path, b'BZh') else lzma.open if _starts(path, b'\xfd7zXZ') else open
-    with opener(path,'rb') as f:
+    from tqdm.auto import tqdm
+    opener = gzip.open if _starts(path, b'\x1f\x8b') else bz2.open if _starts(path, b'BZh') else lzma.open if _starts(path, b'\xfd7zXZ') else nullcontext
+    bar = dict(total=os.path.getsize(path), desc=f'unpacking {path.name}', leave=False, delay=1)
+    with open(path,'rb') as raw, tqdm.wrapattr(raw, 'read', **bar) as packed, opener(packed) as f:
         stream = _Bounded(f, limit)
         with tarfile.open(fileobj=stream, mode='r|', bufsize=2**18) as tar:
             for o in tar:
@@ -241,7 +243,11 @@ def _unpack(
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as e:
         raise ValueError(f'{name} is damaged or cut off ({e}); delete it and fetch it again.') from None
     except ValueError as e: raise ValueError(f'{name} is refused: {e}.') from None
-    except (FileExistsError,NotADirectoryError,IsADirectoryError) as e: raise ValueError(f'{name} is refused: it holds {Path(e.filename).name!r} both as a file and as a folder.') from None
+    except (FileExistsError,NotADirectoryError,IsADirectoryError) as e:
+        raise ValueError(f'{name} is refused: it holds {Path(e.filename).name!r} both as a file and as a folder.') from None
+    except OSError as e:
+        if e.errno!=errno.ENAMETOOLONG: raise
+        raise ValueError(f'{name} is refused: it holds a name that is too long for this computer.') from None
 
 # %% ../../nbs/library/20_data_external.ipynb #00000028
 def _unpack_into(tmp, dest, archive, **note):
@@ -275,7 +281,7 @@ def _ask(address, method='HEAD', delay=0):
     return future
 
 # %% ../../nbs/library/20_data_external.ipynb #0000002b
-_silent = {} # host → until when it is not asked again, because it did not answer
+_silent = {} # host → (until when it is not asked again, because it did not answer; what was wrong)
 
 def _host(address): return urlsplit(address).netloc.rpartition('@')[2]
 
@@ -292,11 +298,12 @@ def _answer(future):
     "What came of `_ask`; `_NotHere` if nothing did in time."
     from concurrent.futures import TimeoutError as NotYet # in Python 3.10 not yet the built-in one
     host = _host(future.address)
-    if time.monotonic()<_silent.get(host, 0): raise _NotHere(f'{host} did not answer a moment ago')
+    until,why = _silent.get(host, (0,''))
+    if time.monotonic()<until: raise _NotHere(f'{host} {why}')
     try: return future.result(max(.01, future.deadline-time.monotonic()))
     except NotYet: why = 'does not answer'
     except Exception as e: why = _why_no_answer(e)
-    _silent[host] = time.monotonic()+60
+    _silent[host] = time.monotonic()+60,why
     raise _NotHere(f'{host} {why}')
 
 # %% ../../nbs/library/20_data_external.ipynb #0000002f
@@ -368,11 +375,12 @@ def _from_original(want, root, archives, force, head=None):
 class _Mirror:
     "The mirror at `where`: a folder, or an http(s) address."
     def __init__(self, where):
-        self.where,self.web = where.rstrip('/'),where.startswith(('http://','https://'))
-        if not self.web and not Path(where).expanduser().is_dir():
-            raise FileNotFoundError(f'FASTBOOK_MIRROR names {Path(where).absolute()}, and there is no such folder; correct it or unset it.')
+        self.web = where.startswith(('http://','https://'))
+        self.where = where.rstrip('/') if self.web else str(Path(where).expanduser().absolute())
+        if not self.web and not Path(self.where).is_dir():
+            raise FileNotFoundError(f'FASTBOOK_MIRROR names {self.where}, and there is no such folder; correct it or unset it.')
 
-    def path(self, archive): return Path(self.where).expanduser()/archive
+    def path(self, archive): return Path(self.where)/archive
     def address(self, archive): return f'{self.where}/{archive}'
 
     def sums(self):
@@ -511,7 +519,8 @@ def untar_data(
 
     `FASTBOOK_DATA` is auto, real (no sample) or sample (nothing else). An archive that is not the expected one raises `ValueError`,
     and so does one that would write outside its folder; a data set that cannot be had raises `FileNotFoundError`.
-    An original is checked as fastai publishes it: its size, and the MD5 of its first MiB; a mirror's archive by the SHA-256 of all of it."""
+    An original is checked by what fastai publishes: its size, and the MD5 of its first MiB; a mirror's archive by the SHA-256 of all of it.
+    What comes from an address that is not in `URLs` is not checked."""
     from fastbook_impl.data.samples import find_sample
     want,mode = _Wanted(url),_data_mode()
     root = fastbook_home(base)/Path(data).expanduser() if data else fastbook_path(c_key, base)
