@@ -24,8 +24,8 @@ from ..torch_core import TensorBase, TensorImageBase, default_device, get_grid, 
 def describe_item(item, i=None):
     "A short name for an item, for messages: its path, its text, or its row in a table."
     if hasattr(item, 'iloc'): return f'row {item.name}'
-    text = str(item) if isinstance(item, (str, Path)) else repr(item)
-    if len(text) > 200: text = text[:200] + '…'
+    if isinstance(item, (str, Path)): return str(item)
+    text = repr(item) if len(repr(item)) <= 100 else type(item).__name__
     return text if i is None else f'item {i}, {text}'
 
 def item_error(e, item, i=None):
@@ -165,7 +165,7 @@ class Datasets(FilteredBase):
     def __iter__(self): return (self[i] for i in range(len(self)))
     def __repr__(self):
         n = len(self)
-        return f'(#{n}) [' + ', '.join(repr(self[i]) for i in range(min(n, 10))) + (', …]' if n > 10 else ']')
+        return f'(#{n}) [' + ', '.join(repr(self[i]) for i in range(min(n, 10))) + (', ...]' if n > 10 else ']')
     def __getattr__(self, k):
         found = [] if k[0] == '_' or 'tls' not in self.__dict__ else [getattr(tl, k) for tl in self.tls if hasattr(tl, k)]
         if not found: raise AttributeError(f'{type(self).__name__} has no attribute {k!r}, and none of its transforms has')
