@@ -34,7 +34,7 @@ def home(tmp_path, monkeypatch) -> Path:
 def mirror() -> Path:
     "The folder of real archives: the one `FASTBOOK_MIRROR` names, or `../shared/data` beside the repository."
     named = os.environ.get('FASTBOOK_MIRROR')
-    path = Path(named) if named else ROOT.parent/'shared'/'data'
+    path = Path(named).absolute() if named else ROOT.parent/'shared'/'data'
     if not (path/'SHA256SUMS').exists():
         pytest.skip(f'no real data: {path} holds no archives (FASTBOOK_MIRROR names a folder that does)')
     return path

@@ -34,7 +34,7 @@ class Lab:
         with socket.socket() as s:
             s.bind(('127.0.0.1', 0))
             self.port = s.getsockname()[1]
-        env = dict(os.environ, FASTBOOK_DATA='sample', JUPYTER_PREFER_ENV_PATH='1', **{k: str(tmp/k.lower()) for k in (
+        env = dict(os.environ, FASTBOOK_DATA='sample', OMP_NUM_THREADS='1', JUPYTER_PREFER_ENV_PATH='1', **{k: str(tmp/k.lower()) for k in (
             'JUPYTER_CONFIG_DIR', 'JUPYTER_RUNTIME_DIR', 'JUPYTERLAB_SETTINGS_DIR', 'JUPYTERLAB_WORKSPACES_DIR', 'IPYTHONDIR')})
         env.pop('BROWSER', None)
         cmd = lab.command(folder, [f'--port={self.port}', '--no-browser'], env)

@@ -146,3 +146,10 @@ def test_browser_is_found_on_the_path_or_where_it_is_named(tmp_path):
     chrome.touch(mode=0o755)
     assert env.find_browser({'PATH': str(tmp_path)}) == str(chrome)
     assert env.find_browser({'PATH': '', 'FASTBOOK_BROWSER': '/opt/a/browser'}) == '/opt/a/browser'
+
+
+def test_places_that_are_named_stay_where_they_are_in_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    env_ = env.lasting({'FASTBOOK_MIRROR': '../data', 'FASTBOOK_HOME': '', 'PATH': 'bin'})
+    assert env_ == {'FASTBOOK_MIRROR': str(tmp_path.parent/'data'), 'FASTBOOK_HOME': '', 'PATH': 'bin'}
+    assert env.lasting({'FASTBOOK_MIRROR': 'http://here/data'}) == {'FASTBOOK_MIRROR': 'http://here/data'}

@@ -15,6 +15,7 @@ import re
 import shutil
 import sys
 import tempfile
+import textwrap
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from tqdm import tqdm
 from traitlets.config import Config
+
+from setup_env import lasting
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT_MIME = 'application/vnd.fastbook.result+json'
@@ -69,7 +72,7 @@ def execute(path, cwd, bar):
     nb, run, start = nbformat.read(path, as_version=4), Run(path.stem), time.time()
     client = NotebookClient(nb, timeout=None, kernel_name='python3', resources={'metadata': {'path': str(cwd)}}, coalesce_streams=True,
                             config=ENCRYPTED, on_cell_complete=lambda **kw: bar.update())
-    try: client.execute()
+    try: client.execute(env=lasting())
     except CellExecutionError as e: run.error = failure(nb, e)
     except DeadKernelError: run.error = 'its Python died; the usual cause is that memory ran out'
     run.seconds, run.results = time.time() - start, results(nb)
@@ -103,7 +106,7 @@ def table(runs):
     rows = [('chapter', 'what was trained', 'result', 'seconds')]
     for run in runs:
         lines = [(o['trained'], o['result']) for o in run.results]
-        if run.error: lines.append(('failed', run.error.splitlines()[0]))
+        if run.error: lines.append(('failed', textwrap.shorten(run.error.splitlines()[0], 60, placeholder=' …')))
         for i, (trained, result) in enumerate(lines or [('nothing reported', '')]):
             rows.append(('' if i else run.name, trained, result, '' if i else f'{run.seconds:.1f}'))
     widths = [max(len(o[i]) for o in rows) for i in range(4)]

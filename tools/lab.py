@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+from setup_env import lasting
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -31,7 +33,7 @@ def command(folder, extra=(), env=os.environ, root=None):
 
 def main(args):
     print('Starting JupyterLab; Ctrl-C, twice, ends it.', flush=True)
-    env = dict(os.environ, JUPYTER_PREFER_ENV_PATH='1')
+    env = dict(lasting(), JUPYTER_PREFER_ENV_PATH='1')
     os.execve(sys.executable, command(ROOT/'nbs', args, env), env)
 
 

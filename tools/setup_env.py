@@ -135,8 +135,9 @@ def set_up(venv=VENV, root=ROOT):
         cfg = read_settings(root)
         check_python(cfg['min_python'])
         check_venv_module()
-        say(f'Setting up, because {reason}. The first time this downloads PyTorch and takes a few minutes.')
-        if not (venv/'lib').exists(): check_disk(root)
+        first = not (venv/'lib').exists()
+        say(f'Setting up, because {reason}.' + (' The first time this downloads PyTorch and takes a few minutes.' if first else ''))
+        if first: check_disk(root)
         start = time.time()
         make_venv(venv)
         pip(venv, 'install', 'pip>=23')
@@ -207,6 +208,16 @@ def explain_pip(text, log):
     if 'No space left on device' in text: return 'The disk is full. Make room (about 7 GB) and run the same command again: it goes on where it stopped.'
     errors = [o for o in text.splitlines() if o.strip().startswith('ERROR:')]
     return f'pip stopped: {last_line(errors[0] if errors else text)} (its whole log: {log})'
+
+
+# --- what runs after the set-up -------------------------------------------------------------------------------------------
+
+def lasting(env=os.environ):
+    "The environment for programs that run in another folder: the places it names stay where they are."
+    env = dict(env)
+    for name in 'FASTBOOK_MIRROR', 'FASTBOOK_HOME':
+        if env.get(name) and '://' not in env[name]: env[name] = os.path.abspath(os.path.expanduser(env[name]))
+    return env
 
 
 # --- for the tests -------------------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
 
+from setup_env import lasting
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -150,7 +152,7 @@ def main(root=ROOT):
         copy, home = tmp/'copy', tmp/'home'
         copy.mkdir()
         copy_notebooks(root, copy)
-        env = dict(os.environ, FASTBOOK_DATA='sample', FASTBOOK_HOME=str(home), FASTBOOK_TEST_HOME=str(home), MPLBACKEND='agg')
+        env = dict(lasting(), FASTBOOK_DATA='sample', FASTBOOK_HOME=str(home), FASTBOOK_TEST_HOME=str(home), MPLBACKEND='agg')
         stages = {'export': lambda: check_export(root, copy), 'clean': lambda: check_clean(root, copy),
                   'notebooks': lambda: run_notebooks(root, env), 'pytest': lambda: run_pytest(root, env, tmp/'pytest.xml')}
         total, table = Count(), []
