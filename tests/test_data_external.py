@@ -673,7 +673,8 @@ def test_too_little_room_is_noticed_before_the_download(monkeypatch, home):
 def test_a_cache_that_may_not_be_written_to(a_mirror, home, monkeypatch):
     def no(*args, **kwargs): raise PermissionError(errno.EACCES, 'Permission denied', '/read/only')
     monkeypatch.setattr(ext.tempfile, 'mkdtemp', no)
-    assert error(PermissionError, untar_data, URLs.MNIST_TINY) == 'MNIST_TINY cannot be written to /read/only: let FASTBOOK_HOME name a folder where you may write.'
+    assert error(PermissionError, untar_data, URLs.MNIST_TINY) == ('MNIST_TINY: /read/only may not be read or written; '
+        'let FASTBOOK_HOME name a folder where you may, or have the permissions changed.')
 
 
 def test_ctrl_c_leaves_nothing(a_mirror, home, monkeypatch):

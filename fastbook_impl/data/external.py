@@ -260,7 +260,7 @@ def _unpack_into(tmp, dest, archive, **note):
     return _install(made, dest, archive=archive.name, bytes=os.path.getsize(archive), **note)
 
 # %% ../../nbs/library/20_data_external.ipynb #0000002a
-_patience = 2.5 # seconds that a host has for its first answer
+_patience = 2.2 # seconds that a host has for its first answer
 
 class _NotHere(Exception): "A source does not have what is wanted, or cannot be reached: the next one is asked."
 
@@ -482,13 +482,13 @@ def _find_real(want, root, archives, force):
 # %% ../../nbs/library/20_data_external.ipynb #0000003c
 @contextmanager
 def _clear_errors(want, root):
-    "Turn a full disk, or one that may not be written to, into a sentence."
+    "Turn a full disk, or a file that may not be read or written, into a sentence."
     try: yield
     except OSError as e:
         if e.errno in (errno.ENOSPC, getattr(errno,'EDQUOT',None)):
             raise OSError(f'There is no room for {want.name}{_size_of(want)} in {root}: free some, or let FASTBOOK_HOME name a folder on a larger disk.') from None
         if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise PermissionError(f'{want.name} cannot be written to {e.filename or root}: let FASTBOOK_HOME name a folder where you may write.') from None
+            raise PermissionError(f'{want.name}: {e.filename or root} may not be read or written; let FASTBOOK_HOME name a folder where you may, or have the permissions changed.') from None
         raise
 
 def _nowhere(want, mode, archives, missing, sample):
@@ -541,7 +541,7 @@ def cached_data(
 )->L: # of dicts; keys as in the notes, and `folder`
     "What `untar_data` keeps in the cache, and where each data set came from."
     root = fastbook_path('data', base)
-    folders = [o.with_suffix('') for o in sorted(root.rglob('*.json')) if len(o.relative_to(root).parts)<=3]
+    folders = [o.with_suffix('') for kind in ('','sample/','mirror/*/','address/*/') for o in sorted(root.glob(f'{kind}*.json'))]
     return L(dict(folder=str(o), **_read_note(o)) for o in folders if o.is_dir() and 'source' in _read_note(o))
 
 # %% ../../nbs/library/20_data_external.ipynb #00000046
