@@ -49,7 +49,7 @@ class Learner:
         self.loss_func = _chosen_loss(dls) if loss_func is None else loss_func
         self.lr, self.wd, self.wd_bn_bias, self.train_bn, self.moms = lr, wd, wd_bn_bias, train_bn, moms
         self.path, self.model_dir = Path(path if path is not None else getattr(dls, 'path', '.')), model_dir
-        self.metrics, self.opt, self.training, self.logger, self._handlers = metrics, None, False, print, {}
+        self.metrics, self.opt, self.training, self.logger, self._handlers, self._n_inps = metrics, None, False, print, {}, {}
         self.n_epoch, self.epoch, self.cbs, self.pred = 1, 0, L(), None
         if default_cbs: self.add_cbs(cb() for cb in default_callbacks)
         self.add_cbs(cbs)
@@ -192,10 +192,16 @@ def _backward(self:Learner): self.loss_grad.backward()
 @patch
 def _split(self:Learner, b):
     if not is_listy(b): b = (b,)
-    device = getattr(self.dls, 'device', None)
-    b = plain(b if device is None or (isinstance(self.dl, DataLoader) and self.dl.device is not None) else to_device(b, device))
-    i = getattr(self.dls, 'n_inp', 1 if len(b) == 1 else len(b)-1)
+    if not isinstance(self.dl, DataLoader) and getattr(self.dls, 'device', None) is not None: b = to_device(b, self.dls.device)
+    b, i = plain(b), self._n_inp(len(b))
     return tuple(b[:i]), tuple(b[i:])
+
+@patch
+def _n_inp(self:Learner, n):
+    "How many of the `n` elements of a batch are inputs; looked up once for each data set."
+    key = id(self.dls), n
+    if key not in self._n_inps: self._n_inps[key] = getattr(self.dls, 'n_inp', max(1, n-1))
+    return self._n_inps[key]
 
 @patch(as_prop=True)
 def x(self:Learner): return self.xb[0] if len(self.xb) == 1 else self.xb
@@ -357,9 +363,13 @@ def after_batch(self:Recorder):
     for m in self.active: m.accumulate(self.learn)
     if not self.training: return
     self.smooth_loss.accumulate(self.learn)
-    self.lrs.append(self.opt.hypers[-1]['lr'])
+    self.lrs.append(self.opt.hypers.items[-1]['lr'])
     self.losses.append(self.learn.loss)
-    self.learn.smooth_loss = self.smooth_loss.value
+
+@patch(as_prop=True)
+def smooth_loss(self:Learner):
+    "The training loss, smoothed over the batches of this fit."
+    return self.recorder.smooth_loss.value
 
 @patch
 def after_train(self:Recorder):

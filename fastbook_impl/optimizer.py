@@ -87,7 +87,7 @@ class OptimWrapper(_BaseOptimizer):
     def __init__(self,
         params=None,            # parameters, or a list of lists of them: one for each group
         opt=None,               # a class of `torch.optim`, or an instance
-        hp_map:dict=None,       # our name → PyTorch's; `{'lr': 'lr', 'mom': 'momentum', 'wd': 'weight_decay'}` and `betas` if not given
+        hp_map:dict=None,       # our name → PyTorch's, if they are not to be guessed; with `wd` in it, decay is left to PyTorch
         train_bn:bool=True,     # batch normalisation learns while frozen
         decouple_wd:bool=True,  # shrink weights beside the gradient step
         torch_args:dict=None,   # more arguments for `opt`, in PyTorch's words
@@ -95,79 +95,66 @@ class OptimWrapper(_BaseOptimizer):
     ):
         if opt is None: raise ValueError('OptimWrapper needs opt: a class such as torch.optim.AdamW, or an instance')
         if not callable(opt): params = [g['params'] for g in opt.param_groups]
-        self._set_up(params, train_bn=train_bn, **{'lr': 1e-3, **hypers})
         self.make_opt, self.hp_map, self.decouple_wd, self.torch_args = opt, hp_map, decouple_wd, torch_args or {}
+        self._set_up(params, train_bn=train_bn, **{'lr': 1e-3 if callable(opt) else [g['lr'] for g in opt.param_groups], **hypers})
         self._opt = None if callable(opt) else self._adopt(opt)
 
 # %% ../nbs/library/33_optimizer.ipynb #00000010
 @patch(as_prop=True)
 def opt(self:OptimWrapper):
     "The optimizer of `torch.optim` underneath."
-    if self._opt is None: self._opt = self._build()
+    if self._opt is None: self._opt = self._adopt(self._build())
     return self._opt
 
 @patch
 def _build(self:OptimWrapper):
-    groups = []
-    for i,ps in enumerate(self.param_lists):
-        for decays in (True, False):
-            chosen = [p for p in ps if (p not in self.no_wd) == decays]
-            if chosen: groups.append({'params': chosen, 'group': i, 'decays': decays})
-    args = {'lr': self.hypers[0]['lr'], **self.torch_args}
+    groups, args = [{'params': list(ps)} for ps in self.param_lists], {'lr': self.hypers[0]['lr'], **self.torch_args}
     if all(_can_fuse(p) for p in self.params()):
-        try: return self._mapped(self.make_opt(groups, fused=True, **args))
+        try: return self.make_opt(groups, fused=True, **args)
         except (TypeError, RuntimeError): pass
-    return self._mapped(self.make_opt(groups, **args))
+    return self.make_opt(groups, **args)
 
 def _can_fuse(p): return p.device.type in ('cpu', 'cuda') and p.dtype.is_floating_point
 
-# %% ../nbs/library/33_optimizer.ipynb #00000011
 @patch
 def _adopt(self:OptimWrapper, opt):
-    for i,g in enumerate(opt.param_groups): g.update(group=i, decays=True)
-    self.hypers = L({'lr': g['lr']} for g in opt.param_groups)
-    return self._mapped(opt)
-
-@patch
-def _mapped(self:OptimWrapper, opt):
+    guess = {'lr': 'lr', 'eps': 'eps', 'mom': 'momentum', 'sqr_mom': 'alpha'}
     keys = opt.param_groups[0]
-    guess = {'lr': 'lr', 'wd': 'weight_decay', 'eps': 'eps', 'mom': 'momentum', 'sqr_mom': 'alpha'}
     self._names = self.hp_map or {k: v for k,v in guess.items() if v in keys}
     self._betas = self.hp_map is None and 'betas' in keys
-    self._shrink = self.decouple_wd and not keys.get('decoupled_weight_decay', isinstance(opt, torch.optim.AdamW))
     return opt
 
+# %% ../nbs/library/33_optimizer.ipynb #00000011
 @patch
 def sync(self:OptimWrapper):
     "Tell the optimizer underneath what `hypers` says."
-    for g in self.opt.param_groups:
-        h = self.hypers[g['group']]
+    for g,h in zip(self.opt.param_groups, self.hypers.items):
         for ours,theirs in self._names.items():
             if ours in h: g[theirs] = h[ours]
         if self._betas and 'mom' in h: g['betas'] = (h['mom'], h.get('sqr_mom', g['betas'][1]))
-        if 'weight_decay' in g and (self._shrink or not g['decays']): g['weight_decay'] = 0.
+        if 'wd' in h and 'wd' not in self._names: g['weight_decay'] = 0.
 
-# %% ../nbs/library/33_optimizer.ipynb #00000012
 @patch
 def step(self:OptimWrapper, closure=None):
     "Move every parameter that has a gradient."
     self.sync()
-    if self._shrink: self.shrink()
+    self.decay()
     return self.opt.step(closure) if closure else self.opt.step()
 
 @patch
 @torch.no_grad()
-def shrink(self:OptimWrapper):
-    "Decoupled weight decay: multiply the weights by `1 - lr*wd`."
-    for g in self.opt.param_groups:
-        h = self.hypers[g['group']]
-        ps = [p for p in g['params'] if p.grad is not None] if g['decays'] and h.get('wd') else []
-        if ps: torch._foreach_mul_(ps, 1 - h['lr']*h['wd'])
+def decay(self:OptimWrapper):
+    "Weight decay, as `decouple_wd` says."
+    for ps,h in zip(self.param_lists, self.hypers.items):
+        if not h.get('wd') or 'wd' in self._names: continue
+        ps = [p for p in ps if p.grad is not None and p not in self.no_wd]
+        if ps and self.decouple_wd: torch._foreach_mul_(ps, 1 - h['lr']*h['wd'])
+        elif ps: torch._foreach_add_([p.grad for p in ps], ps, alpha=h['wd'])
 
 @patch(as_prop=True)
 def param_groups(self:OptimWrapper): return self.opt.param_groups
 
-# %% ../nbs/library/33_optimizer.ipynb #00000014
+# %% ../nbs/library/33_optimizer.ipynb #00000013
 @patch
 def state_dict(self:OptimWrapper):
     "`state` (what is remembered of each parameter, by its number) and `hypers`."
@@ -189,7 +176,7 @@ def clear_state(self:OptimWrapper):
     "Forget what was remembered."
     self.opt.state.clear()
 
-# %% ../nbs/library/33_optimizer.ipynb #00000016
+# %% ../nbs/library/33_optimizer.ipynb #00000015
 def SGD(
     params,           # parameters, or a list of lists of them
     lr,               # learning rate
@@ -200,21 +187,20 @@ def SGD(
     "Stochastic gradient descent, with momentum and weight decay."
     return OptimWrapper(params, torch.optim.SGD, lr=lr, mom=mom, wd=wd, decouple_wd=decouple_wd)
 
-# %% ../nbs/library/33_optimizer.ipynb #0000001b
+# %% ../nbs/library/33_optimizer.ipynb #0000001a
 def RMSProp(params, lr, mom:float=0., sqr_mom:float=0.99, eps:float=1e-8, wd:float=0., decouple_wd=True):
     "Gradients divided by the root of their running mean square."
     return OptimWrapper(params, torch.optim.RMSprop, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, decouple_wd=decouple_wd)
 
 def Adam(params, lr, mom:float=0.9, sqr_mom:float=0.99, eps:float=1e-5, wd:float=0.01, decouple_wd=True):
     "Momentum and RMSProp together (Kingma and Ba 2014), with decoupled weight decay (Loshchilov and Hutter 2017)."
-    kind = torch.optim.AdamW if decouple_wd else torch.optim.Adam
-    return OptimWrapper(params, kind, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, decouple_wd=decouple_wd)
+    return OptimWrapper(params, torch.optim.Adam, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, decouple_wd=decouple_wd)
 
 def RAdam(params, lr, mom:float=0.9, sqr_mom:float=0.99, eps:float=1e-5, wd:float=0., decouple_wd=True):
     "Adam that warms up by itself (Liu et al. 2019)."
     return OptimWrapper(params, torch.optim.RAdam, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, decouple_wd=decouple_wd)
 
-# %% ../nbs/library/33_optimizer.ipynb #00000020
+# %% ../nbs/library/33_optimizer.ipynb #0000001f
 class Lookahead:
     "Every `k` steps of `opt`, the weights go back to `alpha` of the way they went."
     def __init__(self, opt, k:int=6, alpha:float=0.5):
@@ -241,7 +227,7 @@ def ranger(p, lr, mom:float=0.95, wd:float=0.01, eps:float=1e-6, k:int=6, alpha:
     "Lookahead over RAdam."
     return Lookahead(RAdam(p, lr=lr, mom=mom, wd=wd, eps=eps, **kwargs), k=k, alpha=alpha)
 
-# %% ../nbs/library/33_optimizer.ipynb #00000023
+# %% ../nbs/library/33_optimizer.ipynb #00000022
 class Optimizer(_BaseOptimizer):
     "An optimizer made of functions `cb(p, **state_and_hypers)`; a dictionary that one returns is remembered for `p`."
     def __init__(self, params, cbs, train_bn:bool=True, **defaults):

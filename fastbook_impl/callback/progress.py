@@ -118,7 +118,7 @@ def after_batch(self:ProgressCallback):
     self.next_draw = now + self.pause
     done, total = self.iter + 1, self.n_iter
     left = (now - self.started)/done*(total - done)
-    loss = f', loss {float(self.smooth_loss):.4f}' if self.training and hasattr(self.learn, 'smooth_loss') else ''
+    loss = f', loss {float(self.smooth_loss):.4f}' if self.training and hasattr(self.learn, 'recorder') else ''
     self.display.show_bar(done, total, f'{done/total:.0%} {self.what} {self.epoch + 1} of {self.n_epoch}, batch {done} of {total}, {format_time(left)} left{loss}')
 
 default_callbacks.append(ProgressCallback)
