@@ -337,3 +337,19 @@ def test_show_without_drawing(capsys):
     assert type(parts[0]) is TensorImage and len(parts[2]) == 4
     show_item(('a', torch.zeros(3), 2.5))
     assert capsys.readouterr().out == 'a\n2.5\n'
+
+
+def test_what_only_the_transforms_know():
+    class Codes(Transform):
+        vocab, c, colour = ['sky', 'road'], None, 'red'
+    dl = TfmdDL(list('abc'), bs=1, after_item=[Codes])
+    assert dl.vocab == ['sky', 'road'] and dl.colour == 'red' and not hasattr(dl, 'fs') and not hasattr(dl, 'c')
+    assert DataLoaders(dl).vocab == ['sky', 'road']
+
+
+def test_augmented_validation_items():
+    dls = _dsets().dataloaders(bs=6, after_batch=[IntToFloatTensor, _Flip(order=20)], device='cpu')
+    assert dls.augmented(dls.valid).one_batch()[0].min() < 0 <= dls.valid.one_batch()[0].min()
+    assert dls.valid.dataset.split_idx == 1
+    assert dls.augmented(dls.valid, batch_tfms=[IntToFloatTensor]).one_batch()[0].min() >= 0
+    assert (dls.augmented(dls.train).one_batch()[1] == torch.tensor([0, 1]*3)).all()

@@ -262,7 +262,18 @@ class TfmdDL(DataLoader):
         for k in _batch_tfms:
             if isinstance(getattr(self, k), Pipeline): getattr(self, k).split_idx = getattr(self.dataset, 'split_idx', None)
 
-    def add_tfms(self, tfms, event): getattr(self, event).add(tfms)
+    def add_tfms(self, tfms, event):
+        "Add `tfms` to the pipeline `event`."
+        getattr(self, event).add(tfms)
+
+    def __getattr__(self, k):
+        "What the data set does not know, the transforms may: a mask's names of classes, how many points there are."
+        try: return DataLoader.__getattr__(self, k)
+        except AttributeError:
+            pipes = [] if k[0] == '_' else [self.__dict__[p] for p in _batch_tfms if isinstance(self.__dict__.get(p), Pipeline)]
+            found = [getattr(f, k) for pipe in pipes for f in pipe.fs if getattr(f, k, None) is not None]
+            if not found: raise
+            return found[0]
 
 FilteredBase._dl_type = TfmdDL
 
@@ -581,6 +592,15 @@ def test_dl(self:DataLoaders, test_items, rm_type_tfms=None, with_labels=False, 
     return self.loaders[-1 if len(self.loaders) < 2 else 1].new(test_items, **{'shuffle': False, 'drop_last': False, **kwargs})
 
 # %% ../../nbs/library/25_data_core.ipynb #00000044
+@patch
+def augmented(self:DataLoaders, dl, item_tfms=None, batch_tfms=None):
+    "A loader of the items of `dl`, in order, that are transformed at random as training items are, or by `item_tfms` and `batch_tfms`."
+    ds, given = dl.dataset, {'after_item': item_tfms, 'after_batch': batch_tfms}
+    if isinstance(ds, TfmdLists): ds = ds._new(ds.items, split_idx=0)
+    elif isinstance(ds, Datasets): ds = ds._with([tl._new(tl.items, split_idx=0) for tl in ds.tls])
+    return dl.new(ds, shuffle=False, drop_last=False, **{k: v for k,v in given.items() if v is not None})
+
+# %% ../../nbs/library/25_data_core.ipynb #00000047
 @patch
 def add_tfms(self:DataLoaders, tfms, event, loaders=None):
     "Add `tfms` to the pipeline `event` (`'after_batch'`, say) of all loaders, or of those with the numbers `loaders`."

@@ -643,7 +643,7 @@ class RegressionSetup(Transform):
 def get_c(dls):
     "How many outputs a model for the data `dls` needs: `dls.c` if there is one, else the length of its (last) vocab."
     c = getattr(dls, 'c', None)
-    if c: return L(c)[-1]
+    if c: return L(c)[-1] # of several targets, the last
     vocab = getattr(dls, 'vocab', [])
     if len(vocab) and not isinstance(vocab, CategoryMap) and isinstance(vocab[-1], (CategoryMap, list, L)): vocab = vocab[-1]
     return len(vocab)
