@@ -57,19 +57,15 @@ def _upright(im):
 
 def load_image(
     fn,         # path, bytes or an open file
-    mode=None,  # 'RGB', 'L' and so on; None leaves it as it is
-    near=None   # (w, h): a JPEG of at least twice that size may be decoded smaller, which is much faster
+    mode=None   # 'RGB', 'L' and so on; None leaves it as it is
 ) -> Image.Image:
     "The picture in `fn`, decoded and upright. Raises an `OSError` of one sentence if that is not possible."
     try:
         with Image.open(io.BytesIO(fn) if isinstance(fn, (bytes, bytearray, memoryview)) else fn) as im:
-            if near is not None and hasattr(im, 'draft'): im.draft(None, _twice(near, _turn(im) >= 5))
             im.load()
             im = _upright(im)
             return to_mode(im, im.mode if mode is None else mode)
     except Exception as e: raise _cannot_read(fn, e) from None
-
-def _twice(size, lying): return tuple(2*n for n in (size[::-1] if lying else size))
 
 # %% ../../nbs/library/50_vision_core.ipynb #0000000d
 def _cannot_read(fn, e):
@@ -194,7 +190,7 @@ def create(cls:PILBase,
     return cls(load_image(fn, **{**cls._open_args, **kwargs}))
 
 @patch(cls_method=True)
-def _read(cls:PILBase, fn, near=None): return np.array(load_image(fn, near=near, **cls._open_args))
+def _read(cls:PILBase, fn): return np.array(load_image(fn, **cls._open_args))
 
 def to_image(
     x # tensor (c, h, w) or (h, w), array (h, w, c) or (h, w); bytes, or floats between 0 and 1
@@ -276,7 +272,7 @@ class PILMask(PILBase):
     _open_args, _show_args, _tensor_cls = {'mode': 'L'}, {'alpha': 0.5, 'cmap': 'tab20', 'interpolation': 'nearest'}, TensorMask
 
     @classmethod
-    def _read(cls, fn, near=None): return mask_codes(load_image(fn))
+    def _read(cls, fn): return mask_codes(load_image(fn))
 
     @classmethod
     def create(cls, fn, **kwargs):
