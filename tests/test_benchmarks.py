@@ -145,3 +145,13 @@ def test_pixel_statistics():
     stripes[..., ::2] = 1.
     assert {k: round(float(v[0, 0]), 3) for k, v in presizing.statistics(flat).items()} == {'mean': 0.5, 'std': 0, 'detail': 0, 'dark': 0}
     assert {k: round(float(v[0, 0]), 3) for k, v in presizing.statistics(stripes).items()} == {'mean': 0.5, 'std': 0.504, 'detail': 0.5, 'dark': 0.5}
+
+
+def test_differences_between_libraries_are_counted_in_standard_errors():
+    presizing = rows.load('presizing')
+    one = {k: v for key in presizing.STATISTICS for k, v in ((key, [0.5]*3), (f'{key}_error', [0.003]*3))}
+    other = {**one, 'std': [0.5, 0.52, 0.5], 'std_error': [0.004]*3}
+    apart, where = presizing.furthest_apart(one, other)
+    assert apart == pytest.approx(4) and where == presizing.STATISTICS['std']
+    text = presizing.report({'plain': [], 'ours': [one, one], 'fastai': [other]}, NAMES)
+    assert 'by 4.0 standard errors (**more than** the 3' in text and '0.5200 ± 0.0040' in text

@@ -12,6 +12,7 @@ MEASURES = [Measure('first', 'first epoch', 'pictures/s', True), Measure('later'
 FLOORS = [Floor('first', 'ours', 'fastai', at_least=4), Floor('later', 'ours', 'fastai', at_least=8)]
 SIZE, OUT, BATCH, EPOCHS = 460, 224, 64, 3
 STATISTICS = {'mean': 'mean of a picture', 'std': 'standard deviation within a picture', 'detail': 'mean step between neighbouring pixels', 'dark': 'share of pixels below 0.02'}
+APART = 3   # standard errors that twelve comparisons may well be apart by chance
 
 
 def breed(path): return path.name.rsplit('_', 1)[0]
@@ -91,13 +92,23 @@ def summary(facts):
 
 
 def report(results, names):
-    "The pixel statistics side by side."
+    "The pixel statistics side by side, and how far apart the two libraries are."
     from tables import markdown
-    rows = []
+    found, rows = {c: average(runs) for c, runs in results.items() if runs and c != 'plain'}, []
     for key, label in STATISTICS.items():
-        for contender, runs in results.items():
-            if contender == 'plain' or not runs: continue
-            mean = [sum(c)/len(runs) for c in zip(*(r[key] for r in runs))]
-            error = [sum(c)/len(runs) for c in zip(*(r[f'{key}_error'] for r in runs))]
-            rows.append([label, names[contender], *(f'{m:.4f} ± {e:.4f}' for m, e in zip(mean, error))])
-    return 'What comes out, by channel (mean over the pictures ± its standard error):\n\n' + markdown(['statistic', 'by', 'red', 'green', 'blue'], rows)
+        rows += [[label, names[c], *(f'{m:.4f} ± {e:.4f}' for m, e in zip(f[key], f[f'{key}_error']))] for c, f in found.items()]
+    text = 'What comes out, by channel (mean over the pictures ± its standard error):\n\n' + markdown(['statistic', 'by', 'red', 'green', 'blue'], rows)
+    if len(found) < 2: return text
+    apart, where = furthest_apart(found['ours'], found['fastai'])
+    return f'{text}\n\nFurthest apart: {where}, by {apart:.1f} standard errors ({"within" if apart <= APART else "**more than**"} the {APART} that count as noise for {3*len(STATISTICS)} numbers).'
+
+
+def average(runs):
+    "Mean over the runs of one contender, for every list of numbers that they report."
+    return {k: [sum(c)/len(runs) for c in zip(*(r[k] for r in runs))] for k, v in runs[0].items() if isinstance(v, list)}
+
+
+def furthest_apart(a, b):
+    "The largest difference between two contenders' statistics in standard errors, and the name of that statistic."
+    def errors(key): return max(abs(x - y)/max((ex**2 + ey**2)**0.5, 1e-9) for x, y, ex, ey in zip(a[key], b[key], a[f'{key}_error'], b[f'{key}_error']))
+    return max((errors(key), label) for key, label in STATISTICS.items())
