@@ -22,7 +22,7 @@ def chapter(path, *sources):
 def run_course(tmp_path):
     def run(*paths, **env):
         cmd = [sys.executable, course.__file__, '--keep', str(tmp_path/'kept'), *map(str, paths)]
-        return subprocess.run(cmd, cwd=tmp_path, env=dict(os.environ, **env), capture_output=True, text=True)
+        return subprocess.run(cmd, cwd=tmp_path, env=dict({k: v for k, v in os.environ.items() if k != 'MPLBACKEND'}, **env), capture_output=True, text=True)
     return run
 
 

@@ -36,7 +36,7 @@ class Lab:
             self.port = s.getsockname()[1]
         env = dict(os.environ, FASTBOOK_DATA='sample', OMP_NUM_THREADS='1', JUPYTER_PREFER_ENV_PATH='1', **{k: str(tmp/k.lower()) for k in (
             'JUPYTER_CONFIG_DIR', 'JUPYTER_RUNTIME_DIR', 'JUPYTERLAB_SETTINGS_DIR', 'JUPYTERLAB_WORKSPACES_DIR', 'IPYTHONDIR')})
-        env.pop('BROWSER', None)
+        for name in 'BROWSER', 'MPLBACKEND': env.pop(name, None)  # (the tests' own way of drawing is not the reader's)
         cmd = lab.command(folder, [f'--port={self.port}', '--no-browser'], env)
         self.proc = subprocess.Popen(cmd, env=env, stdout=self.log.open('w'), stderr=subprocess.STDOUT, start_new_session=True)
 

@@ -152,7 +152,7 @@ def main(root=ROOT):
         copy, home = tmp/'copy', tmp/'home'
         copy.mkdir()
         copy_notebooks(root, copy)
-        env = dict(lasting(), FASTBOOK_DATA='sample', FASTBOOK_HOME=str(home), FASTBOOK_TEST_HOME=str(home), MPLBACKEND='agg')
+        env = dict(lasting(), FASTBOOK_DATA='sample', FASTBOOK_HOME=str(home), FASTBOOK_TEST_HOME=str(home))
         stages = {'export': lambda: check_export(root, copy), 'clean': lambda: check_clean(root, copy),
                   'notebooks': lambda: run_notebooks(root, env), 'pytest': lambda: run_pytest(root, env, tmp/'pytest.xml')}
         total, table = Count(), []
