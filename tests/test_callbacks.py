@@ -428,14 +428,30 @@ def test_the_loss_sees_32_bits():
     classes(model=half_net(), loss_func=loss).to_bf16().fit(1, 1e-2)
     assert set(seen) == {(torch.float32, False)}
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='float16 and its scaler need a GPU')
-def test_float16_on_a_gpu():
-    learn = classes(model=half_net(), metrics=accuracy, cuda=True).to_fp16(init_scale=2.**40)
-    learn.fit(8, 1e-2, cbs=GradientClip(1.))
+class Float16Anywhere(MixedPrecision):
+    "float16 and its scaler on a CPU too, where nobody would want them, so that they are tested everywhere."
+    name = 'mixed_precision'
+    def _wants_fp16(self, kind): return True
+
+def test_float16_and_its_scaler():
+    learn = classes(model=half_net(), metrics=accuracy, cuda=torch.cuda.is_available(), cbs=Float16Anywhere(init_scale=2.**40))
+    steps = Watch(lambda l: weights(l.model))
+    learn.fit(10, 1e-2, cbs=[GradientClip(1.), steps])
     scales = learn.mixed_precision.scales
     assert learn.model[2].seen == (torch.float16, True) and learn.recorder.values[-1][2] > .95
     assert scales[0] == 2.**40 and scales[-1] < 2.**30 and weights(learn.model).isfinite().all()
+    for i in range(1, 10): assert torch.equal(steps.seen[i], steps.seen[i-1]) == (scales[i] > scales[-1])   # a step that overflows is skipped
     learn.lr_find(show_plot=False)
+
+def test_the_scale_leaves_gradients_as_they_are():
+    grads = []
+    class Grads(Callback):
+        order = 30
+        def before_step(self): grads.append(torch.cat([p.grad.flatten().cpu() for p in self.model.parameters()]))
+    for cbs in ([], [Float16Anywhere(init_scale=2.**10)], [Float16Anywhere(init_scale=2.**10), GradientAccumulation(16)]):
+        classes(model=half_net(), cuda=torch.cuda.is_available(), cbs=[*cbs, ShortEpochCallback()]).fit(1, 1e-2, cbs=Grads())
+    assert len(grads) == 3
+    for g in grads[1:]: assert (g-grads[0]).norm() < .01*grads[0].norm()
 
 
 # hooks ----------------------------------------------------------------------------------------------------------------

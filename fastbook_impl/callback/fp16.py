@@ -31,14 +31,16 @@ class MixedPrecision(Callback):
 
     def _switch_on(self):
         self._switch_off()
-        kind,half = one_param(self.model).device.type,self.amp_mode is AMPMode.FP16
-        self.use_fp16 = half and kind != 'cpu'
+        kind = one_param(self.model).device.type
+        self.use_fp16 = self._wants_fp16(kind)
         self.autocast = torch.autocast(kind, dtype=torch.float16 if self.use_fp16 else torch.bfloat16)
         self.hooks = [self.model.register_forward_pre_hook(self._enter, prepend=True),
                       self.model.register_forward_hook(self._exit, always_call=True)]
 
     def _enter(self, m, x): self.autocast.__enter__()
     def _exit(self, m, x, out): self.autocast.__exit__(None, None, None)
+
+    def _wants_fp16(self, kind): return self.amp_mode is AMPMode.FP16 and kind != 'cpu'
 
     def _switch_off(self):
         for h in self.hooks: h.remove()
