@@ -289,6 +289,14 @@ def test_targets_that_are_no_numbers():
     assert reg.c == 1 and reg.decode(reg(2.5)) == 2.5
 
 
+def test_tuples_as_targets():
+    reg = RegressionSetup()
+    reg.setup([(1., 2.), (3., 4.)])
+    assert reg((1, 2)).tolist() == [1., 2.]
+    cat = MultiCategorize(vocab=['a', 'b'])
+    assert cat(('b', 'a')).tolist() == [1, 0]
+
+
 def test_get_c():
     class Dls: vocab = L(CategoryMap('ab'), CategoryMap('abc'))
     assert get_c(Dls()) == 3

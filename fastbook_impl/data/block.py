@@ -55,11 +55,11 @@ def RegressionBlock(
 # %% ../../nbs/library/26_data_block.ipynb #0000000b
 class Getter(Transform):
     "A function that takes an item whole; named after its place in the data block, `get_x` or `get_y`."
+    takes_tuples = True
     def __init__(self, f, place):
         super().__init__(f)
         name = getattr(f, '__name__', type(f).__name__)
         self._name = place if name in ('<lambda>', place, 'partial') else f'{place} ({name})'
-    def _each(self, name, x, kwargs): return self._funcs['encodes'][0](x) if name == 'encodes' else x
 
 def _getters(place, fs):
     return [Pipeline(None) if f is None else f if isinstance(f, (Transform, Pipeline)) else Getter(f, place) for f in (fs if is_listy(fs) else [fs])]

@@ -556,7 +556,7 @@ def infer_idx(self:TfmdLists, x):
     for i,t in enumerate(kinds):
         if isinstance(x, t) or _alike(x, t): return i
     paths = [i for i,t in enumerate(kinds[:-1]) if issubclass(t, (str, Path))]
-    if paths and (isinstance(x, bytes) or hasattr(x, '__array__') or hasattr(x, 'read')): return paths[-1] # what opens a file opens these too
+    if paths and (isinstance(x, bytes) or any(hasattr(x, a) for a in ('__array__', '__array_interface__', 'read'))): return paths[-1] # what opens a file opens these too
     names = ', '.join(dict.fromkeys(t.__name__ for t in kinds))
     raise TypeError(f'a new item should be one of {names}, as the items of the training set are on their way, and it is a {type(x).__name__}')
 

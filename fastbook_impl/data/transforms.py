@@ -97,8 +97,9 @@ def _with_return(f):
 # %% ../../nbs/library/24_data_transforms.ipynb #0000000f
 class Transform(metaclass=_TransformMeta):
     """A step of data preparation: `encodes` one way, `decodes` back, `setups` to learn from the data first.
-    Subclass it, or wrap a function. Versions are chosen by the annotation of the first argument, a tuple is treated element by element."""
-    split_idx, order, train_setup, _funcs = None, 0, None, {}
+    Subclass it, or wrap a function. Versions are chosen by the annotation of the first argument. A tuple is treated element by element,
+    unless `takes_tuples`; `split_idx` 0 or 1 is for training or validation items only; a pipeline sorts by `order`."""
+    split_idx, order, train_setup, _funcs, takes_tuples = None, 0, None, {}, False
 
     def __init__(self,
         enc=None,       # function to wrap, `encodes`
@@ -130,7 +131,7 @@ def _run(self:Transform, name, x, split_idx, kwargs):
 
 @patch
 def _each(self:Transform, name, x, kwargs):
-    if _is_tuple(x): return tuple.__new__(type(x), [self._each(name, o, kwargs) for o in x])
+    if _is_tuple(x) and not self.takes_tuples: return tuple.__new__(type(x), [self._each(name, o, kwargs) for o in x])
     if name in self._funcs:
         f, kinds, returns = self._funcs[name]
         return _retain(f(x, **kwargs), x, returns) if isinstance(x, kinds) else x
@@ -171,7 +172,7 @@ def _shown(v): return isinstance(v, (int, float, str, bool)) or isinstance(v, (t
 
 @patch
 def __repr__(self:Transform):
-    args = ', '.join(f'{k}={v!r}' for k,v in vars(self).items() if k[0] != '_' and k not in ('split_idx', 'order', 'do', 'name') and _shown(v))
+    args = ', '.join(f'{k}={v!r}' for k,v in vars(self).items() if k[0] != '_' and k not in ('split_idx', 'order', 'do', 'name', 'takes_tuples') and _shown(v))
     return f'{self.name}({args})' if args or not self._funcs else self.name
 
 DisplayedTransform = Transform # the name fastai gives to a transform that prints its parameters; all of ours do
@@ -459,8 +460,9 @@ def _cell(row, c):
 # %% ../../nbs/library/24_data_transforms.ipynb #00000049
 class ItemGetter(Transform):
     "Element `i` of a tuple or list."
+    takes_tuples = True
     def __init__(self, i): self.i = i
-    def _each(self, name, x, kwargs): return x[self.i] if name == 'encodes' else x
+    def encodes(self, x): return x[self.i]
 
 class AttrGetter(Transform):
     "Attribute `nm` of an object, or `default`."
@@ -566,6 +568,7 @@ def _found_in(self:Categorize, labels): return CategoryMap(labels, sort=False)
 # %% ../../nbs/library/24_data_transforms.ipynb #00000056
 class MultiCategorize(Categorize):
     "Labels to their numbers, `TensorMultiCategory`, and back, `MultiCategory`. An empty collection is legal."
+    takes_tuples = True
     @property
     def loss_func(self):
         from fastbook_impl.losses import BCEWithLogitsLossFlat
@@ -577,7 +580,7 @@ class MultiCategorize(Categorize):
 
     def _found_in(self, labels): return list(dict.fromkeys(o for ls in labels for o in _labels(ls)))
     def encodes(self, o): return torch.tensor([self._index(l) for l in _labels(o)], dtype=torch.long).as_subclass(TensorMultiCategory)
-    def decodes(self, o): return MultiCategory(self.vocab[int(i)] for i in o)
+    def decodes(self, o:Tensor|list): return MultiCategory(self.vocab[int(i)] for i in o)
 
 def _labels(o):
     if _missing(o): return []
@@ -604,6 +607,7 @@ class OneHotEncode(Transform):
 # %% ../../nbs/library/24_data_transforms.ipynb #0000005b
 class EncodedMultiCategorize(Categorize):
     "Zeros and ones, one for each class of `vocab`, to a `TensorMultiCategory`, and back to names."
+    takes_tuples = True
     loss_func = MultiCategorize.loss_func
     def __init__(self, vocab):
         super().__init__(vocab, sort=False)
@@ -622,7 +626,7 @@ class TitledTuple(fastuple):
 
 class RegressionSetup(Transform):
     "Targets to float tensors; `c` is how many numbers a target has."
-    order = 1
+    order, takes_tuples = 1, True
     def __init__(self, c=None): self.c = c
 
     @property
