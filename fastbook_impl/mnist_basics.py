@@ -115,6 +115,7 @@ def validate_epoch(self:SimpleLearner):
         total = sum(self.metric(self.model(xb), yb).item()*len(xb) for xb,yb in self.data_loaders.valid)
     return total / sum(len(xb) for xb,_ in self.data_loaders.valid)
 
+# %% ../nbs/04_mnist_basics.ipynb #0000009b
 @patch
 def train_model(self:SimpleLearner, epochs, learning_rate):
     "Train for `epochs` and print the metric after each; `values` keeps them."
@@ -123,7 +124,7 @@ def train_model(self:SimpleLearner, epochs, learning_rate):
         self.values.append(self.validate_epoch())
         print(f'{self.values[-1]:.4f}', end=' ')
 
-# %% ../nbs/04_mnist_basics.ipynb #000000a6
+# %% ../nbs/04_mnist_basics.ipynb #000000a8
 class SimpleNet:
     "Two linear layers with a ReLU between: the smallest neural net."
     def __init__(self,
