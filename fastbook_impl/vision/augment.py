@@ -11,7 +11,7 @@ __all__ = ['BILINEAR', 'NEAREST', 'ResizeMethod', 'PadMode', 'resize_pixels', 'w
            'setup_aug_tfms', 'aug_transforms', 'cutout_gaussian', 'RandomErasing']
 
 # %% ../../nbs/library/52_vision_augment.ipynb #00000002
-import math, random
+import math, random, threading
 from functools import lru_cache, partial
 
 import numpy as np
@@ -194,7 +194,7 @@ class Resize(FrameTransform):
         super().__init__(**kwargs)
         if method not in _wholes: raise ValueError(f'Resize knows the methods {", ".join(_wholes)}, and not {method!r}')
         self.size, self.method, self.pad_mode, self.resamples, self.keep, self.pcts = _wh(size), method, pad_mode, resamples, keep, (0.5, 0.5)
-        self._whole = partial(_wholes[method], *self.size)
+        self._target = partial(_wholes[method], *self.size)
 
     def before_call(self, b, split_idx):
         if self.method != ResizeMethod.Squish: self.pcts = (0.5, 0.5) if split_idx else (random.random(), random.random())
@@ -202,7 +202,7 @@ class Resize(FrameTransform):
 
     def draw(self, split_idx):
         px, py = self.pcts
-        return Frame(self.size, self._whole, lambda w, h: (int(px*w), int(py*h)), self.pad_mode, f'{self.method} {self.size}')
+        return Frame(self.size, self._target, lambda w, h: (int(px*w), int(py*h)), self.pad_mode, f'{self.method} {self.size}')
 
 # %% ../../nbs/library/52_vision_augment.ipynb #0000001e
 class CropPad(FrameTransform):
@@ -407,7 +407,8 @@ def find_coeffs(
     "The eight numbers `(bs, 8, 1)` of the projective map that sends the four points `p2` to `p1`, row by row, the ninth being 1."
     (x, y), (u, v), o, z = p2.unbind(-1), p1.unbind(-1), torch.ones_like(p1[..., 0]), torch.zeros_like(p1[..., 0])
     rows = torch.stack([x, y, o, z, z, z, -u*x, -u*y], -1), torch.stack([z, z, z, x, y, o, -v*x, -v*y], -1)
-    return torch.linalg.solve(torch.stack(rows, 2).view(-1, 8, 8), torch.stack([u, v], 2).view(-1, 8, 1))
+    a, b = torch.stack(rows, 2).view(-1, 8, 8), torch.stack([u, v], 2).view(-1, 8, 1)
+    return torch.from_numpy(np.linalg.solve(a.numpy(), b.numpy())) # PyTorch would wake all its threads for these tiny systems
 
 def warp_mat(x, magnitude=0.2, p=0.5, draw_x=None, draw_y=None, batch=False) -> Tensor:
     "Maps of a view from another place: `draw_x` tilts left and right, `draw_y` up and down, `(bs, 3, 3)`."
@@ -461,13 +462,23 @@ def sample_map(
 # %% ../../nbs/library/52_vision_augment.ipynb #0000003c
 def _sample(x, mats, size, mode, pad_mode, align_corners, coord_tfm, unit):
     src = x.shape[-2:]
-    f = x if x.is_floating_point() else x.float()
+    f = _as_floats(x)
     shrink = _shrink(mats, src, size) if mode == 'bilinear' else 1
     if shrink > 1.1: f = F.interpolate(f, scale_factor=1/shrink, mode='area', recompute_scale_factor=True)
     grid = map_grid(mats, size, align_corners)
     if coord_tfm is not None: grid = coord_tfm(grid)
     res = F.grid_sample(f, grid.to(f.dtype), mode=mode, padding_mode=pad_mode, align_corners=align_corners)
     return res.mul_(1/255) if unit else res
+
+_scratch = threading.local()
+
+def _as_floats(x):
+    "`x` as floats; those of a single picture are in memory that this thread uses again for the next one."
+    if x.is_floating_point(): return x
+    if len(x) > 1 or x.device.type != 'cpu': return x.float()
+    buf = getattr(_scratch, 'buf', None)
+    if buf is None or buf.shape != x.shape or buf.stride() != x.stride(): buf = _scratch.buf = torch.empty_like(x, dtype=torch.float32)
+    return buf.copy_(x)
 
 def _shrink(mats, src, size):
     "Half of how many source pixels one step in the result covers, in the direction where it covers fewest."
@@ -503,8 +514,9 @@ def affine_coord(self:TensorPoint, mat=None, coord_tfm=None, sz=None, mode='near
     if mat is None and coord_tfm is None: return self
     p = plain(self)
     if coord_tfm is not None: p = coord_tfm(p, invert=True)
-    mats = _mats(mat, len(self)).to(p.device)
-    return project(p, torch.linalg.inv(mats.double()).to(p.dtype)).as_subclass(TensorPoint)
+    mats = _mats(mat, len(self))
+    back = torch.from_numpy(np.linalg.inv(mats.detach().cpu().double().numpy())).to(p)
+    return project(p, back).as_subclass(TensorPoint)
 
 @patch
 def affine_coord(self:TensorBBox, mat=None, coord_tfm=None, sz=None, mode='nearest', pad_mode=PadMode.Zeros, align_corners=True):
@@ -713,7 +725,7 @@ class _BrightnessLogit:
     def __init__(self, max_lighting=0.2, p=0.75, draw=None, batch=False): self.max_lighting, self.p, self.draw, self.batch = max_lighting, p, draw, batch
     def before_call(self, x):
         self.change = draw_numbers(x, 0.5*(1-self.max_lighting), 0.5*(1+self.max_lighting), self.draw, self.p, 0.5, self.batch)
-    def colours(self, mul, add): return mul, add + torch.logit(self.change)[:, None]
+    def colours(self, mul, add): return mul, add + (self.change/(1-self.change)).log()[:, None]
 
 class _ContrastLogit(_BrightnessLogit):
     def before_call(self, x): self.change = _log_uniform(self, x, self.max_lighting, 1.)
