@@ -9,6 +9,7 @@ __all__ = ['annealer', 'sched_lin', 'sched_cos', 'sched_no', 'sched_exp', 'Sched
 
 # %% ../../nbs/library/43_callback_schedule.ipynb #00000003
 import copy, math
+from bisect import bisect_right
 from collections import namedtuple
 from functools import partial
 
@@ -74,11 +75,12 @@ def combine_scheds(
     "One schedule made of several, one after the other."
     if len(pcts) != len(scheds): raise ValueError(f'{len(pcts)} shares were given for {len(scheds)} schedules')
     if not math.isclose(sum(pcts), 1) or min(pcts) < 0: raise ValueError(f'shares of the time must not be negative and add up to 1, and these are {list(pcts)}')
-    ends = np.cumsum(pcts)
+    parts = [(p, f) for p,f in zip(pcts, scheds) if p]
+    starts = [sum(p for p,_ in parts[:i]) for i in range(len(parts))]
     def schedule(pos):
-        i = min(int(np.searchsorted(ends, pos, side='right')), len(scheds)-1)
-        while i and pcts[i] == 0: i -= 1
-        return scheds[i](min(1., (pos - ends[i] + pcts[i])/pcts[i]))
+        i = bisect_right(starts, pos) - 1
+        pct,f = parts[i]
+        return f(min(1., (pos - starts[i])/pct))
     return schedule
 
 def combined_cos(
