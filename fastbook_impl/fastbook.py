@@ -19,9 +19,9 @@ def setup_book():
     plt.rc('image', cmap='Greys')
     plt.rc('figure', dpi=90)
     pd.set_option('display.max_columns', 100)
-    pd.set_option('display.width', 140)
-    np.set_printoptions(linewidth=140)
-    torch.set_printoptions(linewidth=140, sci_mode=False)
+    pd.set_option('display.width', 100)
+    np.set_printoptions(linewidth=100)
+    torch.set_printoptions(linewidth=100, sci_mode=False)
 
 # %% ../nbs/library/60_fastbook.ipynb #00000008
 def _read_dot(source):

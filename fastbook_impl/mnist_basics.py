@@ -74,7 +74,7 @@ class BasicOptim:
     def __init__(self, params, lr): self.params, self.lr = list(params), lr
 
     def step(self):
-        for p in self.params: p.data -= self.lr * p.grad.data
+        for p in self.params: p.data -= self.lr * p.grad
 
     def zero_grad(self):
         for p in self.params: p.grad = None
