@@ -73,6 +73,7 @@ def measures_table(measures:list[Measure], results:dict, names:dict, base:str) -
             r = ratio(results, m.key, contender, base)
             spread = f'{number(min(found), m.unit)} to {number(max(found), m.unit)}'
             rows.append([m.label, names[contender], number(median(found), m.unit), spread, '–' if r is None else f'{r:.2f}'])
+    if not rows: return ''
     return markdown(['measured', 'by', 'median', 'lowest to highest', f'× {names[base]}'], rows)
 
 

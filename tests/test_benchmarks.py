@@ -149,9 +149,18 @@ def test_pixel_statistics():
 
 def test_differences_between_libraries_are_counted_in_standard_errors():
     presizing = rows.load('presizing')
-    one = {k: v for key in presizing.STATISTICS for k, v in ((key, [0.5]*3), (f'{key}_error', [0.003]*3))}
-    other = {**one, 'std': [0.5, 0.52, 0.5], 'std_error': [0.004]*3}
-    apart, where = presizing.furthest_apart(one, other)
-    assert apart == pytest.approx(4) and where == presizing.STATISTICS['std']
-    text = presizing.report({'plain': [], 'ours': [one, one], 'fastai': [other]}, NAMES)
-    assert 'by 4.0 standard errors (**more than** the 3' in text and '0.5200 ± 0.0040' in text
+    one = {key: [[0.49]*3, [0.51]*3] for key in presizing.STATISTICS}
+    other = {**one, 'std': [[0.49, 0.55, 0.49], [0.51, 0.57, 0.51]], 'detail': [[0.44]*3, [0.46]*3]}
+    a, b = presizing.average([one]), presizing.average([other])
+    assert a['mean'][0] == (pytest.approx(0.5), pytest.approx(0.01))
+    apart, where = presizing.furthest_apart(a, b)
+    assert apart == pytest.approx(0.06/(2*0.01**2)**0.5) and where == presizing.STATISTICS['std']
+    text = presizing.report({'plain': [], 'ours': [one], 'fastai': [other]}, NAMES)
+    assert '4.2 standard errors (**more than** the 3' in text and '0.5600 ± 0.0100' in text and 'differ by +11%' in text
+
+
+def test_the_same_pictures_are_held_out_everywhere():
+    presizing = rows.load('presizing')
+    names = [Path(f'Bengal_{i}.jpg') for i in range(500)]
+    assert 0.1 < sum(map(presizing.held_out, names))/len(names) < 0.3
+    assert presizing.held_out(Path('a')/'Bengal_7.jpg') == presizing.held_out(Path('b')/'Bengal_7.jpg')

@@ -7,7 +7,7 @@ TITLE = 'Three epochs of a ResNet-18'
 NOTE = ('`vision_learner(dls, resnet18, pretrained=False)`, three epochs of `fit_one_cycle`, `Resize(256)` and `aug_transforms(size=128, min_scale=0.75)`, batches of 64, no progress bar; '
         'a seed for each run. Plain PyTorch gets the same model and three epochs of the same batches, taken from this package beforehand and held in memory, and computes in channels-last. '
         'A prediction is `learn.predict(path)` on a picture that was never opened before, median of 30; plain PyTorch opens, scales and classifies it. '
-        'Memory is the peak of the main process, and of the largest worker.')
+        'Memory is the peak of the main process, and of the largest worker where there are any.')
 DATA = 'PETS'
 NAMES = {**COMMON, 'ours': 'this package, first time', 'ours-cached': 'this package, pictures cached'}
 BASE, RUNS = 'plain', 3
@@ -29,7 +29,7 @@ def work(contender, job):
     begin = job.clock()
     with learn.no_bar(): learn.fit_one_cycle(epochs, LR)
     seconds = job.clock() - begin
-    found = {'seconds': seconds, 'error': float(learn.recorder.values[-1][-1]), **memory()}
+    found = {'seconds': seconds, 'error': float(learn.recorder.values[-1][-1]), **memory(workers(dls.train))}
     with fresh_pictures(job.data) as files, learn.no_bar():
         return {**found, 'predict': median_time(learn.predict, files, job.clock)}
 
@@ -90,13 +90,18 @@ def median_time(f, files, clock, warm_up=5):
     return median([timed(file) for file in files][warm_up:])
 
 
-def memory():
-    "Peak resident memory so far, in MB: of this process, and of the largest worker it has had."
+def workers(dl):
+    "How many processes make the items of the loader `dl`."
+    return getattr(dl, 'fake_l', dl).num_workers
+
+
+def memory(workers):
+    "Peak resident memory so far, in MB: of this process, and of the largest worker it has had, if it has `workers`."
     import resource
     import sys
     unit = 2**20 if sys.platform == 'darwin' else 2**10
     peak = lambda who: resource.getrusage(who).ru_maxrss/unit
-    return {'memory': peak(resource.RUSAGE_SELF), 'memory_worker': peak(resource.RUSAGE_CHILDREN)}
+    return {'memory': peak(resource.RUSAGE_SELF), 'memory_worker': peak(resource.RUSAGE_CHILDREN) if workers else None}
 
 
 def report(results, names):
