@@ -277,7 +277,7 @@ def test_several_labels():
     labels = [['a'], [], ['a', 'b'], ['b']]
     dls = Datasets(range(4), [[_image], [labels.__getitem__, MultiCategorize(), OneHotEncode()]], splits=([0, 1, 2], [3])).dataloaders(bs=3, shuffle=False, device='cpu')
     xb, yb = dls.one_batch()
-    assert type(yb) is TensorMultiCategory and yb.tolist() == [[1, 0], [0, 0], [1, 1]]
+    assert type(yb) is TensorMultiCategory and yb.tolist() == [[1, 0], [0, 0], [1, 1]] and dls.c == 2
     assert [list(o[1]) for o in dls.train.decode_batch((xb, yb))] == [['a'], [], ['a', 'b']]
 
 

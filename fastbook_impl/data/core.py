@@ -491,8 +491,12 @@ def _for_show(self:TfmdDL, b, max_n):
     "Inputs, targets and decoded items of the batch `b`."
     b = self.decode(b)
     samples = self._decoded_items(b, max_n, full=False)
-    if hasattr(b, 'show') or not isinstance(b, tuple): return b, None, samples
+    if hasattr(b, 'show') or not isinstance(b, tuple): return b, None, samples.map(_plain_numbers)
     return detuplify(b[:self.n_inp]), detuplify(b[self.n_inp:]), samples
+
+def _plain_numbers(o):
+    "An item that shows itself need not know that a batch made its numbers tensors."
+    return tuple.__new__(type(o), [p.item() if type(p) is Tensor and p.ndim == 0 else p for p in o]) if isinstance(o, tuple) else o
 
 # %% ../../nbs/library/25_data_core.ipynb #00000033
 @patch

@@ -142,6 +142,7 @@ def _is_tuple(x): return isinstance(x, tuple) and not hasattr(x, '_fields')
 
 def _name_of(f):
     f = getattr(f, 'func', f)
+    if isinstance(getattr(f, '__self__', None), type): return f'{f.__self__.__name__}.{f.__name__}' # a class method
     return getattr(f, '__qualname__', type(f).__name__).split('<locals>.')[-1]
 
 # %% ../../nbs/library/24_data_transforms.ipynb #00000012
@@ -259,7 +260,8 @@ class Pipeline:
         "What one of the transforms knows, the pipeline knows: so `dls.vocab` finds its way."
         found = [] if k[0] == '_' or 'fs' not in self.__dict__ else [getattr(f, k) for f in self.fs if hasattr(f, k)]
         if not found: raise AttributeError(f'{type(self).__name__} has no attribute {k!r}, and none of its transforms has')
-        return found[0] if len(found) == 1 else L(found)
+        agree = all(o is found[0] or isinstance(o, (int, str)) and o == found[0] for o in found)
+        return found[0] if agree else L(found)
 
 # %% ../../nbs/library/24_data_transforms.ipynb #0000002d
 def is_showable(o):
