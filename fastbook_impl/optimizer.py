@@ -219,6 +219,18 @@ class Lookahead:
     def clear_state(self):
         self.opt.clear_state(); self.count, self.slow = 0, None
 
+    def state_dict(self):
+        sd = self.opt.state_dict()
+        for i,slow in enumerate(self.slow or []): sd['state'].setdefault(i, {})['slow'] = slow
+        return {**sd, 'hypers': [{**h, 'lookahead_count': self.count} for h in sd['hypers']]}
+
+    def load_state_dict(self, sd):
+        self.count = int(sd['hypers'][0].get('lookahead_count', 0))
+        slow = [sd['state'].get(i, sd['state'].get(str(i), {})).get('slow') for i in range(len(self.opt.params()))]
+        self.slow = None if any(o is None for o in slow) else slow
+        self.opt.load_state_dict({'hypers': [{k: v for k,v in h.items() if k != 'lookahead_count'} for h in sd['hypers']],
+                                  'state': {i: {k: v for k,v in s.items() if k != 'slow'} for i,s in sd['state'].items()}})
+
     def __getattr__(self, k):
         if k == 'opt': raise AttributeError(k)
         return getattr(self.opt, k)

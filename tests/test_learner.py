@@ -277,3 +277,11 @@ def test_biases_and_normalisation_do_not_decay():
     learn.opt.step()
     changed = {n for n,p in learn.model.named_parameters() if not torch.equal(p, before[n])}
     assert changed == {'0.weight', '2.weight'}
+
+
+def test_the_loss_of_each_item_also_from_a_plain_function():
+    import torch.nn.functional as F
+    losses = line_learner(loss_func=F.mse_loss).get_preds(with_loss=True)[-1]
+    assert losses.shape == (64,)
+    learn = line_learner(loss_func=lambda p, t: (p - t).abs().mean())
+    with pytest.raises(ValueError, match='the loss of each item cannot be had: <lambda> has no argument reduction'): learn.get_preds(with_loss=True)

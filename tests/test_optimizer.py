@@ -88,3 +88,17 @@ def test_an_optimizer_made_of_functions():
 
 def test_lookahead_goes_half_the_way():
     torch.testing.assert_close(run(lambda ps: Lookahead(SGD(ps, lr=0.1), k=100)), run(lambda ps: SGD(ps, lr=0.1)))
+
+
+def test_lookahead_remembers_across_a_checkpoint():
+    def steps(reload):
+        w = torch.ones(3).requires_grad_()
+        opt = ranger([w], lr=0.1, k=4)
+        for i in range(9):
+            if i == 6 and reload:
+                fresh = ranger([w], lr=0.5, k=4)
+                fresh.load_state_dict(opt.state_dict())
+                opt = fresh
+            w.grad = torch.tensor([1., 2., float(i)]); opt.step()
+        return w.detach()
+    assert torch.equal(steps(False), steps(True))
