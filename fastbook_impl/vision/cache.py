@@ -34,14 +34,23 @@ def _head(a): return _HEAD.pack(_MAGIC, *a.shape[:2], a.shape[2] if a.ndim == 3 
 
 def _write_whole(path, a):
     tmp = f'{path}.{os.getpid()}.{threading.get_ident()}.tmp'
-    os.makedirs(os.path.dirname(path), exist_ok=True)
     try:
-        with open(tmp, 'wb') as f:
+        with _create(tmp) as f:
             f.write(_head(a))
             f.write(a)
         os.replace(tmp, path)
-    finally:
-        if os.path.exists(tmp): os.unlink(tmp)
+    except BaseException:
+        _remove(tmp)
+        raise
+
+def _create(path):
+    try: return open(path, 'wb')
+    except FileNotFoundError: os.makedirs(os.path.dirname(path), exist_ok=True)
+    return open(path, 'wb')
+
+def _remove(path):
+    try: os.unlink(path)
+    except OSError: pass
 
 # %% ../../nbs/library/51_vision_cache.ipynb #0000000c
 def _map_record(path, verify):
@@ -114,10 +123,6 @@ def _load(self:ImageCache, name):
     self._seen.add(name)
     return a
 
-def _remove(path):
-    try: os.unlink(path)
-    except OSError: pass
-
 def _stat(fn):
     try: return os.stat(fn)
     except OSError: return None
@@ -136,6 +141,7 @@ def _keep(self:ImageCache, name, a):
     try:
         if not self._has_room(a.nbytes + _HEAD.size): return
         _write_whole(f'{self.path}/{name}', np.ascontiguousarray(a))
+    except FileNotFoundError: return # somebody removed the folder just now
     except OSError as e:
         self.max_bytes = 0
         return warnings.warn(f'pictures are not kept on disk any more, so every epoch decodes them again: {e.strerror or e} ({self.path})', stacklevel=2)
@@ -144,13 +150,13 @@ def _keep(self:ImageCache, name, a):
 # %% ../../nbs/library/51_vision_cache.ipynb #00000018
 @patch
 def records(self:ImageCache) -> list:
-    "`(time of last use, bytes, path)` of each record, the oldest first."
+    "`(time of last use, bytes, path)` of each record, the oldest first. What a killed process left half written is removed on the way."
     res = []
-    for folder in (e for e in _scan(self.path) if len(e.name) == 2):
-        for e in _scan(folder.path):
-            try: st = e.stat()
-            except OSError: continue
-            res.append((st.st_mtime, st.st_size, e.path))
+    for e in (e for folder in _scan(self.path) if len(folder.name) == 2 for e in _scan(folder.path)):
+        try: st = e.stat()
+        except OSError: continue
+        if not e.name.endswith('.tmp'): res.append((st.st_mtime, st.st_size, e.path))
+        elif time.time() - st.st_mtime > 3600: _remove(e.path)
     return sorted(res)
 
 def _scan(path):
