@@ -5,9 +5,9 @@ __all__ = ['DisplayedTransform', 'imagenet_stats', 'cifar_stats', 'mnist_stats',
            'RandTransform', 'mk_transform', 'compose_tfms', 'Pipeline', 'is_showable', 'RandomSplitter',
            'TrainTestSplitter', 'IndexSplitter', 'EndSplitter', 'MaskSplitter', 'FuncSplitter', 'GrandparentSplitter',
            'FileSplitter', 'ColSplitter', 'RandomSubsetSplitter', 'parent_label', 'RegexLabeller', 'ColReader',
-           'ItemGetter', 'AttrGetter', 'CategoryMap', 'Category', 'MultiCategory', 'Categorize', 'MultiCategorize',
-           'OneHotEncode', 'EncodedMultiCategorize', 'TitledTuple', 'RegressionSetup', 'get_c', 'ToTensor',
-           'IntToFloatTensor', 'broadcast_vec', 'Normalize', 'fastuple', 'using_attr', 'L', 'Path']
+           'ItemGetter', 'AttrGetter', 'CategoryMap', 'Category', 'MultiCategory', 'joined_labels', 'Categorize',
+           'MultiCategorize', 'OneHotEncode', 'EncodedMultiCategorize', 'TitledTuple', 'RegressionSetup', 'get_c',
+           'ToTensor', 'IntToFloatTensor', 'broadcast_vec', 'Normalize', 'fastuple', 'using_attr', 'L', 'Path']
 
 # %% ../../nbs/library/24_data_transforms.ipynb #00000002
 import inspect, os, random, re, types, typing, warnings
@@ -512,9 +512,17 @@ class Category(_ShowsTitle, str): "A label that shows itself as a title."
 class MultiCategory(L):
     "Several labels that show themselves as one title."
     def show(self, ctx=None, sep=';', color='black', **kwargs):
-        return show_title(sep.join(self.map(str)), ctx=ctx, color=color, **{'label': 'category', **kwargs})
+        return show_title(joined_labels(self, sep), ctx=ctx, color=color, **{'label': 'category', **kwargs})
 
-# %% ../../nbs/library/24_data_transforms.ipynb #00000051
+def joined_labels(labels, sep=';', width=25):
+    "The `labels` in one string, broken into lines of about `width` characters."
+    lines = ['']
+    for l in map(str, labels):
+        if lines[-1] and len(lines[-1]) + len(l) > width: lines.append('')
+        lines[-1] += l + sep
+    return '\n'.join(lines).removesuffix(sep)
+
+# %% ../../nbs/library/24_data_transforms.ipynb #00000052
 class Categorize(Transform):
     "A label to the number of its class, `TensorCategory`, and back, `Category`. The classes are those of the training labels unless `vocab` is given."
     order = 1
@@ -538,7 +546,7 @@ class Categorize(Transform):
     def encodes(self, o): return torch.tensor(self._index(_clean(o))).as_subclass(TensorCategory)
     def decodes(self, o): return Category(self.vocab[int(o)])
 
-# %% ../../nbs/library/24_data_transforms.ipynb #00000052
+# %% ../../nbs/library/24_data_transforms.ipynb #00000053
 @patch
 def _index(self:Categorize, o):
     if self.vocab is None: raise ValueError(f'{self.name} has no classes yet: call setup with the training labels, or pass vocab')
@@ -567,7 +575,7 @@ def _check_valid(self:Categorize, items):
 @patch
 def _found_in(self:Categorize, labels): return CategoryMap(labels, sort=False)
 
-# %% ../../nbs/library/24_data_transforms.ipynb #00000056
+# %% ../../nbs/library/24_data_transforms.ipynb #00000057
 class MultiCategorize(Categorize):
     "Labels to their numbers, `TensorMultiCategory`, and back, `MultiCategory`. An empty collection is legal."
     takes_tuples = True
@@ -590,7 +598,7 @@ def _labels(o):
         raise TypeError(f'several labels are expected for each item, as a list, and {o!r} is a {type(o).__name__}: split it, for example with label_delim')
     return [l for l in map(_clean, o) if l != '']
 
-# %% ../../nbs/library/24_data_transforms.ipynb #00000058
+# %% ../../nbs/library/24_data_transforms.ipynb #00000059
 class OneHotEncode(Transform):
     "Numbers of classes to a row of zeros and ones, and back. How many classes there are is asked from the `vocab` of the data."
     order = 2
@@ -606,7 +614,7 @@ class OneHotEncode(Transform):
 
     def decodes(self, o): return TensorMultiCategory(torch.where(plain(tensor(o)) > 0)[0])
 
-# %% ../../nbs/library/24_data_transforms.ipynb #0000005b
+# %% ../../nbs/library/24_data_transforms.ipynb #0000005c
 class EncodedMultiCategorize(Categorize):
     "Zeros and ones, one for each class of `vocab`, to a `TensorMultiCategory`, and back to names."
     takes_tuples = True
@@ -621,7 +629,7 @@ class EncodedMultiCategorize(Categorize):
         return TensorMultiCategory(o)
     def decodes(self, o): return MultiCategory(n for n,v in zip(self.vocab, o) if v)
 
-# %% ../../nbs/library/24_data_transforms.ipynb #0000005e
+# %% ../../nbs/library/24_data_transforms.ipynb #0000005f
 class TitledTuple(fastuple):
     "Numbers that show themselves as a title."
     def show(self, ctx=None, **kwargs): return show_title('(' + ', '.join(f'{o:.4g}' for o in self) + ')', ctx=ctx, **{'label': 'target', **kwargs})
@@ -645,7 +653,7 @@ class RegressionSetup(Transform):
         return res
     def decodes(self, o:Tensor): return TitledFloat(o) if o.ndim == 0 else TitledTuple(float(v) for v in o)
 
-# %% ../../nbs/library/24_data_transforms.ipynb #00000061
+# %% ../../nbs/library/24_data_transforms.ipynb #00000062
 def get_c(dls):
     "How many outputs a model for the data `dls` needs: `dls.c` if there is one, else the length of its (last) vocab."
     c = getattr(dls, 'c', None)
@@ -654,7 +662,7 @@ def get_c(dls):
     if len(vocab) and not isinstance(vocab, CategoryMap) and isinstance(vocab[-1], (CategoryMap, list, L)): vocab = vocab[-1]
     return len(vocab)
 
-# %% ../../nbs/library/24_data_transforms.ipynb #00000064
+# %% ../../nbs/library/24_data_transforms.ipynb #00000065
 class ToTensor(Transform):
     "Turn an item into a tensor: the modules that know a kind of item register a version for it."
     order = 5
@@ -668,7 +676,7 @@ class IntToFloatTensor(Transform):
     def encodes(self, o:TensorMask): return o.long() if self.div_mask == 1 else o.long() // self.div_mask
     def decodes(self, o:TensorImage): return (o.clamp(0., 1.) * self.div).round().long() if self.div else o
 
-# %% ../../nbs/library/24_data_transforms.ipynb #00000067
+# %% ../../nbs/library/24_data_transforms.ipynb #00000068
 def broadcast_vec(
     dim, ndim,  # the axis that the values belong to, and how many axes there are
     *t,         # lists of numbers
@@ -684,7 +692,7 @@ imagenet_stats = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 cifar_stats = ([0.491, 0.482, 0.447], [0.247, 0.243, 0.261])
 mnist_stats = ([0.131], [0.308])
 
-# %% ../../nbs/library/24_data_transforms.ipynb #00000069
+# %% ../../nbs/library/24_data_transforms.ipynb #0000006a
 class Normalize(Transform):
     "Pictures minus `mean`, divided by `std`, of shape `(1, c, 1, 1)`; without them, those of the first batch."
     order = 99

@@ -20,7 +20,7 @@ from ..data.external import get_image_files
 from ..data.load import DataLoaders
 from ..data.parallel import thread_map
 from ..data.transforms import (ColReader, ColSplitter, GrandparentSplitter, IntToFloatTensor, ItemTransform, MultiCategorize, RandomSplitter, RegexLabeller,
-                                           Transform, parent_label, using_attr)
+                                           Transform, joined_labels, parent_label, using_attr)
 from ..imports import pd
 from ..torch_core import TensorCategory, TensorImage, TensorMask, TensorPoint, get_grid, is_listy, plain
 from .core import (AddMaskCodes, BBoxLabeler, OpenMask, PILImage, PILMask, PointScaler, TensorBBox, TensorPointCreate, load_image)
@@ -104,11 +104,10 @@ def _show_classes(x:TensorImage, y:TensorCategory, samples, outs, ctxs=None, max
         ax.set_title(f'{_words(truth)}\n{_words(answer)}', color='green' if truth == answer else 'red')
     return ctxs
 
-def _words(label): return (';'.join(map(str, label)) or '(nothing)') if is_listy(label) else label
+def _words(label): return (joined_labels(label) or '(nothing)') if is_listy(label) else label
 
 @show_results.register
-def _show_places(x:TensorImage, y:TensorMask|TensorPoint, samples, outs, ctxs=None, max_n=6, nrows=None, ncols=None, figsize=None, **kwargs):
-    ncols = ncols or (1 if nrows is None else -(-min(len(samples), max_n)//nrows))
+def _show_places(x:TensorImage, y:TensorMask|TensorPoint, samples, outs, ctxs=None, max_n=6, nrows=None, ncols=1, figsize=None, **kwargs):
     ctxs = _grid(samples, ctxs, max_n, nrows, ncols, figsize, double=True)
     for left, right in zip(ctxs[:2*ncols:2], ctxs[1:2*ncols:2]): left.set_title('target'); right.set_title('prediction')
     for sample, out, left, right in zip(samples, outs, ctxs[::2], ctxs[1::2]):
