@@ -47,7 +47,11 @@ def _bare(s):
 # %% ../nbs/library/60_fastbook.ipynb #0000000c
 def _leads(a, b, edges):
     "Whether one can get from node `a` to node `b` along `edges`."
-    return a == b or any(_leads(end, b, edges) for start,end,_ in edges if start == a)
+    reached, new = set(), {a}
+    while new:
+        reached |= new
+        new = {end for start,end,_ in edges if start in new} - reached
+    return b in reached
 
 def _split_edges(edges):
     "The edges that run forwards, and those that close a circle or are marked `constraint=false`."

@@ -85,6 +85,16 @@ def test_an_edge_that_skips_a_column_goes_round():
     assert all(abs(y - (at['b'][1]-5)) > 20 for x,y in skipping if abs(x - at['b'][0]) < 20)
 
 
+def test_an_edge_without_constraint_moves_no_node():
+    _, at, arrows = drawn('a->b; a->c[constraint=false]')
+    assert at['c'][0] == at['a'][0] < at['b'][0] and len(arrows) == 2
+
+
+def test_many_ways_through_a_graph_take_no_longer():
+    ladder = '; '.join(f'a{i}->{side}{i}->a{i+1}' for i in range(30) for side in 'lr')
+    assert len(drawn(ladder)[2]) == 120
+
+
 def test_shapes():
     root, _, _ = drawn('a[shape=box]; b[shape=box3d]; c; d[shape=plaintext]; e[shape=circle]')
     assert len(list(root.iter(SVG + 'ellipse'))) == 2
