@@ -95,12 +95,22 @@ def test_clean_notebooks_pass_and_others_are_named(tiny, copy, changed, capsys):
 
 def test_a_notebook_that_fails_is_counted(tiny, changed, capsys):
     assert verify.run_notebooks(tiny, os.environ) == Count(passed=1)
-    (tiny/'nbs'/'01_bad.ipynb').touch()
-    write_notebook(tiny/'nbs'/'01_bad.ipynb', 'assert 1 == 2, "one is not two"')
-    try: assert verify.run_notebooks(tiny, os.environ) == Count(passed=1, failed=1)
-    finally: (tiny/'nbs'/'01_bad.ipynb').unlink()
+    bad = {'01_bad.ipynb': 'assert 1 == 2, "one is not two"', '02_dead.ipynb': 'import os; os._exit(7)'}
+    for name, source in bad.items(): write_notebook(tiny/'nbs'/name, source)
+    try: assert verify.run_notebooks(tiny, os.environ) == Count(passed=1, failed=2)
+    finally:
+        for name in bad: (tiny/'nbs'/name).unlink()
     said = capsys.readouterr().out
-    assert 'one is not two' in said and re.search(r's  nbs/sub/00_core.ipynb', said)
+    assert 'one is not two' in said and 'nbs/02_dead.ipynb failed (exit code 7)' in said and re.search(r's  nbs/sub/00_core.ipynb', said)
+
+
+def test_a_notebook_does_not_see_what_another_left_behind(tiny, capsys, monkeypatch):
+    monkeypatch.setattr(verify, 'share_cores', lambda: (1, 1))
+    names = '01_one.ipynb', '02_two.ipynb'
+    for name in names: write_notebook(tiny/'nbs'/name, 'import math', 'assert not hasattr(math, "changed")', 'math.changed = True')
+    try: assert verify.run_notebooks(tiny, os.environ) == Count(passed=3)
+    finally:
+        for name in names: (tiny/'nbs'/name).unlink()
 
 
 def test_the_report_of_pytest_is_counted(tmp_path, capsys):

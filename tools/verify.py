@@ -7,14 +7,15 @@
 
 The tree is only read: exporting and cleaning happen in a copy. So do the caches: data goes to a temporary `FASTBOOK_HOME`.
 """
+import multiprocessing
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,7 +95,7 @@ def check_clean(root, copy):
     return Count(len(notebooks(root)) - len(dirty), len(dirty))
 
 
-# --- stage 3: nbdev_test -------------------------------------------------------------------------------------------------
+# --- stage 3: nbdev_test, a process of its own for each notebook, as a kernel is ---------------------------------------------
 
 def share_cores():
     "Notebooks run side by side, each with its share of the cores: two on a small machine, up to four."
@@ -103,26 +104,41 @@ def share_cores():
     return workers, max(1, cores//workers)
 
 
+def test_in_child(name, root, env, log):
+    "Run `nbdev_test` over one notebook, all that is said going to the file `log`; the exit code tells how it went."
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for fd in 1, 2: os.dup2(out, fd)
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(root)
+    import torch
+    from nbdev.test import nbdev_test
+    torch.set_num_threads(int(env['OMP_NUM_THREADS']))
+    nbdev_test(path=str(name), n_workers=0)
+
+
+def run_notebook(ctx, name, root, env, tmp):
+    "Run one notebook in a fresh process; returns whether it passed."
+    log, start = Path(tmp)/str(name).replace(os.sep, '-'), time.time()
+    proc = ctx.Process(target=test_in_child, args=(name, str(root), env, str(log)))
+    proc.start()
+    proc.join()
+    passed = proc.exitcode == 0
+    if not passed: say(log.read_text(errors='replace') if log.exists() else '', f'  {name} failed (exit code {proc.exitcode})')
+    say(f'  {time.time()-start:5.1f} s  {name}')
+    return passed
+
+
 def run_notebooks(root, env):
-    "Run `nbdev_test`, with a line per notebook as it ends."
-    total = len(notebooks(root))
+    "Run every notebook, the largest files first, so that none is left alone at the end."
     workers, threads = share_cores()
-    if total < 2: workers = 0
     env = dict(env, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
-    cmd = [sys.executable, '-u', '-c', f'from nbdev.test import nbdev_test; nbdev_test(n_workers={workers}, do_print=True)']
-    started, failed = {}, 0
-    with subprocess.Popen(cmd, cwd=root, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as proc:
-        for line in proc.stdout:
-            if line.startswith('Starting '): started[line[9:].strip()] = time.time()
-            elif line.startswith('- Completed '):
-                name = line[12:].strip()
-                say(f'  {time.time()-started.get(name, time.time()):5.1f} s  {os.path.relpath(name, root)}')
-            elif line.startswith('nbdev Tests Failed'): failed = sum(o.startswith('\t') for o in list(proc.stdout))
-            elif line.strip() not in ('', 'Success.'): say(line.rstrip())
-    if proc.returncode and not failed:
-        say(f'  nbdev_test stopped with exit code {proc.returncode}')
-        return Count(failed=1)
-    return Count(total - failed, failed)
+    ctx = multiprocessing.get_context('forkserver' if os.name == 'posix' else 'spawn')
+    if os.name == 'posix': ctx.set_forkserver_preload(['torch', 'nbdev.test'])  # loaded once, inherited by each
+    names = sorted(notebooks(root), key=lambda o: -(root/o).stat().st_size)
+    with tempfile.TemporaryDirectory() as tmp, ThreadPoolExecutor(workers) as pool:
+        passed = list(pool.map(lambda o: run_notebook(ctx, o, root, env, tmp), names))
+    return Count(sum(passed), len(passed) - sum(passed))
 
 
 # --- stage 4: pytest -----------------------------------------------------------------------------------------------------
