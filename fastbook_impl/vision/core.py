@@ -29,7 +29,7 @@ def to_mode(
     mode:str  # 'RGB', 'L', or any other that PIL converts to
 ) -> Image.Image:
     "`im` in `mode`. Deep pictures are scaled to bytes (PIL clips them), transparency is laid on white (PIL shows what is hidden)."
-    if im.mode == mode: return im
+    if im.mode == mode and 'transparency' not in im.info: return im
     if im.mode[0] in 'IF': im = _to_bytes(im)
     if mode in ('RGB', 'L') and ('A' in im.mode.upper() or 'transparency' in im.info):
         im = im.convert('RGBA')
@@ -69,9 +69,9 @@ def load_image(
 
 # %% ../../nbs/library/50_vision_core.ipynb #0000000d
 def _cannot_read(fn, e):
-    name = 'the picture in these bytes' if isinstance(fn, (bytes, bytearray, memoryview)) else getattr(fn, 'name', fn)
-    if isinstance(e, FileNotFoundError): return FileNotFoundError(f'there is no file {name}')
+    name = 'the picture in these bytes' if isinstance(fn, (bytes, bytearray, memoryview)) else fn if isinstance(fn, (str, os.PathLike)) else getattr(fn, 'name', 'the picture in this file')
     if isinstance(e, IsADirectoryError) or isinstance(fn, (str, os.PathLike)) and os.path.isdir(fn): return OSError(f'{name} is a folder, not a picture')
+    if isinstance(e, FileNotFoundError): return FileNotFoundError(f'there is no file {name}')
     if isinstance(e, PermissionError): return PermissionError(f'{name} may not be read: {e.strerror}')
     advice = 'leave it out, or replace it; verify_images(files) finds all such files'
     if _is_empty(fn): return OSError(f'{name} is empty: {advice}')
@@ -87,7 +87,9 @@ def _is_empty(fn):
 def image_size(fn) -> tuple:
     "`(w, h)` of the upright picture in the file `fn`, from its first bytes: the picture is not decoded."
     try:
-        with Image.open(fn) as im: return im.size[::-1] if _turn(im) >= 5 else im.size
+        with Image.open(fn) as im:
+            if im.format == 'TIFF': im = load_image(fn) # turned by Pillow itself, by some versions before and by others after decoding
+            return im.size[::-1] if _turn(im) >= 5 else im.size
     except Exception as e: raise _cannot_read(fn, e) from None
 
 # %% ../../nbs/library/50_vision_core.ipynb #00000014
@@ -183,10 +185,9 @@ def create(cls:PILBase,
     if isinstance(fn, (str, os.PathLike)) and not kwargs:
         if not os.path.isfile(fn): raise _cannot_read(fn, FileNotFoundError())
         return cls.later(partial(cls._read, fn), size=partial(image_size, fn), fn=Path(fn))
-    if isinstance(fn, cls) and not kwargs: return fn
     im = to_image(fn) if isinstance(fn, (Tensor, np.ndarray, Image.Image)) else None
     mode = {**cls._open_args, **kwargs}['mode']
-    if im is not None: return cls(to_mode(im, mode) if mode else im)
+    if im is not None: return cls(im.copy() if mode in (None, im.mode) else to_mode(im, mode))
     return cls(load_image(fn, **{**cls._open_args, **kwargs}))
 
 @patch(cls_method=True)
