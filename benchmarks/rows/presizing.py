@@ -12,7 +12,7 @@ MEASURES = [Measure('first', 'first epoch', 'pictures/s', True), Measure('later'
 FLOORS = [Floor('first', 'ours', 'fastai', at_least=4), Floor('later', 'ours', 'fastai', at_least=8)]
 SIZE, OUT, BATCH, EPOCHS = 460, 224, 64, 3
 STATISTICS = {'mean': 'mean of a picture', 'std': 'standard deviation within a picture', 'detail': 'mean step between neighbouring pixels', 'dark': 'share of pixels below 0.02'}
-APART = 3   # standard errors that nine comparisons may be apart by chance
+JUDGED, APART, PASSES = ('mean', 'std'), 3, 6   # statistics that a sharper picture leaves alone; standard errors that they may be apart by chance; passes it takes to say
 
 
 def breed(path): return path.name.rsplit('_', 1)[0]
@@ -88,9 +88,12 @@ def report(results, names):
     text = 'What comes out, by channel (mean over all passes ± its standard error):\n\n' + markdown(['statistic', 'by', 'red', 'green', 'blue'], rows)
     if set(found) != {'ours', 'fastai'}: return text
     apart, where = furthest_apart(found['ours'], found['fastai'])
+    passes = min(sum(len(r['mean']) for r in results[c]) for c in found)
+    verdict = f'too few passes ({passes}) to judge' if passes < PASSES else 'within noise' if apart <= APART else f'**more than** the {APART} that count as noise'
     sharper = found['ours']['detail'][1][0]/found['fastai']['detail'][1][0] - 1
-    return (f'{text}\n\nBrightness and contrast are furthest apart in the {where}: {apart:.1f} standard errors ({"within" if apart <= APART else "**more than**"} the {APART} that count as noise). '
-            f'Neighbouring pixels differ by {sharper:+.0%}: fastai shrinks the whole batch by 3 % with an area filter before it samples (460/224 is a little over 2), which blurs; this package samples at once.')
+    return (f'{text}\n\nMean and standard deviation are furthest apart in the {where}: {apart:.1f} standard errors, {verdict}. '
+            f'Neighbouring pixels differ by {sharper:+.0%} (and there are more of the darkest): fastai shrinks the whole batch by 3 % with an area filter before it samples '
+            '(460/224 is a little over 2), which blurs; this package samples at once.')
 
 
 def average(runs):
@@ -104,6 +107,6 @@ def average(runs):
 
 
 def furthest_apart(a, b):
-    "The largest difference between two contenders in standard errors, and the name of that statistic; sharpness is left out."
+    "The largest difference between two contenders in standard errors, and the name of that statistic."
     def errors(key): return max(abs(x - y)/max((ex**2 + ey**2)**0.5, 1e-9) for (x, ex), (y, ey) in zip(a[key], b[key]))
-    return max((errors(key), label) for key, label in STATISTICS.items() if key != 'detail')
+    return max((errors(key), label) for key, label in STATISTICS.items() if key in JUDGED)
