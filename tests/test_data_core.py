@@ -116,6 +116,11 @@ def test_errors_after_the_data_set_name_the_item_too():
     with pytest.raises(ValueError, match='^abc: .*fail raised RuntimeError: no$'): dl.one_batch()
 
 
+def test_an_item_is_named_once():
+    dl = TfmdDL(TfmdLists(range(5, 9), lambda i: 1/(i-7), do_setup=False), bs=4)
+    with pytest.raises(ValueError, match='^item 2, 7: .*lambda.* raised ZeroDivisionError: [a-z ]*division by zero$'): dl.one_batch()
+
+
 def test_unequal_shapes():
     dl = TfmdDL(TfmdLists(['a.jpg', 'b.jpg', 'ccc.jpg'], lambda s: TensorImage(torch.zeros(3, len(s), 8))), bs=3)
     with pytest.raises(ValueError) as e: dl.one_batch()

@@ -31,10 +31,12 @@ def describe_item(item, i=None):
 def item_error(e, item, i=None):
     "The error `e` with the name of the item it happened to; `e` itself if it names it already."
     msg = str(e.args[0]) if isinstance(e, KeyError) and e.args else str(e)
-    if isinstance(e, SkipItemException) or isinstance(item, (str, Path)) and len(str(item)) > 2 and str(item) in msg: return e
+    named = hasattr(e, 'item') or isinstance(item, (str, Path)) and len(str(item)) > 2 and str(item) in msg
+    if named or isinstance(e, SkipItemException): return e
     step = getattr(e, 'step', None) or 'a transform'
     msg = f'{step}: {msg}' if isinstance(e, (ValueError, OSError)) else f'{step} raised {type(e).__name__}: {msg}'
     res = (type(e) if isinstance(e, FileNotFoundError) else ValueError)(f'{describe_item(item, i)}: {msg}')
+    res.item = item
     return res.with_traceback(e.__traceback__)
 
 # %% ../../nbs/library/25_data_core.ipynb #00000009
@@ -101,6 +103,7 @@ def _transformed(self:TfmdLists, item, i):
     try: return self.tfms(item)
     except Exception as e: raise item_error(e, item, i) from e
 
+# %% ../../nbs/library/25_data_core.ipynb #0000000d
 @patch
 def _new(self:TfmdLists, items, split_idx=None, **kwargs):
     same = dict(tfms=self.tfms, do_setup=False, types=self.types, split_idx=ifnone(split_idx, self.split_idx), dl_type=self._dl_type)
@@ -111,7 +114,7 @@ def subset(self:TfmdLists, i):
     "Part `i` of the splits: 0 is for training, 1 for validation. It shares the transforms."
     return self._new(_pick(self.items, list(self.splits[i])), split_idx=i)
 
-# %% ../../nbs/library/25_data_core.ipynb #0000000d
+# %% ../../nbs/library/25_data_core.ipynb #0000000f
 @patch
 def setup(self:TfmdLists, train_setup=True):
     "Set up the transforms on the items, and record the types an item goes through."
@@ -131,6 +134,7 @@ def _trace(self:TfmdLists, i):
             types.append(type(x))
     return types
 
+# %% ../../nbs/library/25_data_core.ipynb #00000011
 @patch
 def decode(self:TfmdLists, o, full=True):
     "`o` as it was before the transforms; with `full=False` only as far back as it can show itself."
@@ -146,7 +150,7 @@ def new_empty(self:TfmdLists):
     "The same transforms on no items."
     return self._new([], splits=None)
 
-# %% ../../nbs/library/25_data_core.ipynb #00000011
+# %% ../../nbs/library/25_data_core.ipynb #00000015
 class Datasets(FilteredBase):
     "Items seen through several pipelines at once: `dsets[i]` is the tuple of their results."
     def __init__(self,
@@ -171,18 +175,11 @@ class Datasets(FilteredBase):
         if not found: raise AttributeError(f'{type(self).__name__} has no attribute {k!r}, and none of its transforms has')
         return found[0] if len(found) == 1 else L(found)
 
-    @property
-    def items(self): return self.tls[0].items
-    @property
-    def splits(self): return self.tls[0].splits
-    @property
-    def split_idx(self): return self.tls[0].split_idx
-    @property
-    def tfms(self): return self.tls.attrgot('tfms')
-    @property
-    def types(self): return self.tls.attrgot('types')
+# %% ../../nbs/library/25_data_core.ipynb #00000016
+for _k in 'items', 'splits', 'split_idx': setattr(Datasets, _k, property(lambda self, k=_k: getattr(self.tls[0], k)))
+for _k in 'tfms', 'types': setattr(Datasets, _k, property(lambda self, k=_k: self.tls.attrgot(k)))
 
-# %% ../../nbs/library/25_data_core.ipynb #00000012
+# %% ../../nbs/library/25_data_core.ipynb #00000017
 @patch
 def __getitem__(self:Datasets, idx):
     if not _is_index(idx): return L(zip(*[tl[idx] for tl in self.tls]))
@@ -190,6 +187,7 @@ def __getitem__(self:Datasets, idx):
     item = _pick(self.items, idx) # fetched once: a row of a table is slow to make
     return tuple(tl._transformed(item, idx) for tl in self.tls)
 
+# %% ../../nbs/library/25_data_core.ipynb #00000018
 @patch
 def subset(self:Datasets, i):
     "Part `i` of the splits: 0 is for training, 1 for validation."
@@ -217,7 +215,7 @@ def show(self:Datasets, o, ctx=None, **kwargs):
     for p,tl in zip(o, self.tls): ctx = tl.show(p, ctx=ctx, **kwargs)
     return ctx
 
-# %% ../../nbs/library/25_data_core.ipynb #00000015
+# %% ../../nbs/library/25_data_core.ipynb #0000001b
 @patch
 @contextmanager
 def set_split_idx(self:TfmdLists, i):
@@ -236,7 +234,7 @@ def set_split_idx(self:Datasets, i):
     finally:
         for tl,b in zip(self.tls, before): tl.split_idx = tl.tfms.split_idx = b
 
-# %% ../../nbs/library/25_data_core.ipynb #00000019
+# %% ../../nbs/library/25_data_core.ipynb #0000001f
 _batch_tfms = 'after_item', 'before_batch', 'after_batch'
 
 class TfmdDL(DataLoader):
@@ -258,14 +256,6 @@ class TfmdDL(DataLoader):
             if verbose: print(f'Setting up {k}: {pipe}')
             pipe.setup(self)
 
-    def before_iter(self):
-        for k in _batch_tfms:
-            if isinstance(getattr(self, k), Pipeline): getattr(self, k).split_idx = getattr(self.dataset, 'split_idx', None)
-
-    def add_tfms(self, tfms, event):
-        "Add `tfms` to the pipeline `event`."
-        getattr(self, event).add(tfms)
-
     def __getattr__(self, k):
         "What the data set does not know, the transforms may: a mask's names of classes, how many points there are."
         try: return DataLoader.__getattr__(self, k)
@@ -277,7 +267,17 @@ class TfmdDL(DataLoader):
 
 FilteredBase._dl_type = TfmdDL
 
-# %% ../../nbs/library/25_data_core.ipynb #0000001a
+# %% ../../nbs/library/25_data_core.ipynb #00000020
+@patch
+def before_iter(self:TfmdDL):
+    for k in _batch_tfms:
+        if isinstance(getattr(self, k), Pipeline): getattr(self, k).split_idx = getattr(self.dataset, 'split_idx', None)
+
+@patch
+def add_tfms(self:TfmdDL, tfms, event):
+    "Add `tfms` to the pipeline `event`."
+    getattr(self, event).add(tfms)
+
 @patch
 def new(self:TfmdDL, dataset=None, cls=None, do_setup=False, **kwargs):
     "A loader like this one, for another `dataset` or with other arguments. Only transforms given here are set up."
@@ -292,7 +292,7 @@ def _is_ours(self:TfmdDL, *names):
     changed = {k for k,v in self.__dict__.items() if not (k in _batch_tfms and isinstance(v, Pipeline) and len(v) == 0)}
     return all(n not in changed and getattr(type(self), n) is getattr(TfmdDL, n) for n in names)
 
-# %% ../../nbs/library/25_data_core.ipynb #0000001c
+# %% ../../nbs/library/25_data_core.ipynb #00000022
 @patch
 def _late_step(self:TfmdDL):
     "`ToTensor`, if it comes last in `after_item` and nobody replaced the way items and batches are made."
@@ -320,7 +320,7 @@ def do_batch(self:TfmdDL, items):
     "`before_batch`, then `create_batch`."
     return DataLoader.do_batch(self, items if self._late is None else thread_map(self._finish, items))
 
-# %% ../../nbs/library/25_data_core.ipynb #0000001e
+# %% ../../nbs/library/25_data_core.ipynb #00000024
 @patch
 def _make_batch(self:TfmdDL, task):
     self._late = self._late_step()
@@ -335,6 +335,7 @@ def _name(self:TfmdDL, i):
     items = getattr(self.dataset, 'items', None)
     return f'item {i}' if items is None or i is None else describe_item(_pick(items, i))
 
+# %% ../../nbs/library/25_data_core.ipynb #00000025
 @patch
 def _item_error(self:TfmdDL, e, i):
     items = getattr(self.dataset, 'items', None)
@@ -353,7 +354,7 @@ def _shapes(o):
     if isinstance(o, Tensor): return [tuple(o.shape)]
     return [s for p in o for s in _shapes(p)] if is_listy(o) else []
 
-# %% ../../nbs/library/25_data_core.ipynb #00000025
+# %% ../../nbs/library/25_data_core.ipynb #0000002c
 def types_of(b):
     "The types in the batch `b`: a class, or for a tuple its class and a list of the types of its elements."
     return (type(b), [types_of(o) for o in b]) if isinstance(b, (tuple, list)) else type(b)
@@ -383,7 +384,7 @@ def n_inp(self:TfmdDL):
     kinds = self._one_pass()
     return max(1, len(kinds[1])-1) if isinstance(kinds, tuple) else 1
 
-# %% ../../nbs/library/25_data_core.ipynb #00000028
+# %% ../../nbs/library/25_data_core.ipynb #0000002f
 @patch
 def decode(self:TfmdDL, b):
     "The batch `b`, typed again if it is plain, before `after_batch`, on the CPU."
@@ -407,7 +408,7 @@ def _samples(b, max_n):
     if isinstance(b, (tuple, list)): return [tuple.__new__(type(b) if isinstance(b, tuple) else tuple, o) for o in zip(*[_samples(p, max_n) for p in b])]
     return list(b[:max_n])
 
-# %% ../../nbs/library/25_data_core.ipynb #0000002b
+# %% ../../nbs/library/25_data_core.ipynb #00000032
 class TypeDispatch:
     "A function of `(x, y, …)` with versions for types of `x` and `y`, chosen by the annotations of these two arguments."
     _named = {}
@@ -435,7 +436,7 @@ def typedispatch(f):
     TypeDispatch._named[f.__name__].register(f)
     return TypeDispatch._named[f.__name__]
 
-# %% ../../nbs/library/25_data_core.ipynb #0000002d
+# %% ../../nbs/library/25_data_core.ipynb #00000034
 def _has_picture(o): return isinstance(o, TensorImageBase) or isinstance(o, (tuple, list)) and any(map(_has_picture, o))
 
 def show_item(o, ctx=None, **kwargs):
@@ -455,6 +456,7 @@ def _contexts(samples, ctxs, n, nrows=None, ncols=None, figsize=None):
         axs[0].figure.set_size_inches(width*1.7, height)
     return axs
 
+# %% ../../nbs/library/25_data_core.ipynb #00000035
 @TypeDispatch
 def show_batch(x, y, samples, ctxs=None, max_n=9, nrows=None, ncols=None, figsize=None, **kwargs):
     "Show the decoded `samples` of a batch with inputs `x` and targets `y`."
@@ -469,7 +471,7 @@ def show_results(x, y, samples, outs, ctxs=None, max_n=9, nrows=None, ncols=None
     ctxs = _contexts(samples, ctxs, n, nrows, ncols, figsize)
     return [show_item(out, ctx=show_item(o, ctx=c, **kwargs)) for o,out,c in zip(samples[:n], outs, ctxs)]
 
-# %% ../../nbs/library/25_data_core.ipynb #0000002e
+# %% ../../nbs/library/25_data_core.ipynb #00000036
 @patch
 def show_batch(self:TfmdDL, b=None, max_n=9, ctxs=None, show=True, unique=False, **kwargs):
     "Show up to `max_n` items of the batch `b` (by default a new one); `unique` shows one item again and again, to see what augmentation does to it."
@@ -498,7 +500,7 @@ def _plain_numbers(o):
     "An item that shows itself need not know that a batch made its numbers tensors."
     return tuple.__new__(type(o), [p.item() if type(p) is Tensor and p.ndim == 0 else p for p in o]) if isinstance(o, tuple) else o
 
-# %% ../../nbs/library/25_data_core.ipynb #00000033
+# %% ../../nbs/library/25_data_core.ipynb #0000003b
 @patch
 def show_results(self:TfmdDL, b, out, max_n=9, ctxs=None, show=True, **kwargs):
     "Show items of the batch `b` and the answers `out` that a model gave, decoded by its loss function."
@@ -509,12 +511,12 @@ def show_results(self:TfmdDL, b, out, max_n=9, ctxs=None, show=True, **kwargs):
     if not show: return x, y, samples, outs
     show_results(x, y, samples, outs, ctxs=ctxs, max_n=max_n, **kwargs)
 
-# %% ../../nbs/library/25_data_core.ipynb #00000036
+# %% ../../nbs/library/25_data_core.ipynb #0000003e
 def show_at(o, idx, **kwargs):
     "Show item `idx` of the data set `o`."
     return o.show(o[idx], **kwargs)
 
-# %% ../../nbs/library/25_data_core.ipynb #00000039
+# %% ../../nbs/library/25_data_core.ipynb #00000041
 @patch
 def dataloaders(self:FilteredBase,
     bs:int=64,          # items in a batch
@@ -543,7 +545,7 @@ def dataloaders(self:FilteredBase,
 
 def _not_pipes(kwargs): return {k: v for k,v in kwargs.items() if k not in (*_batch_tfms, 'verbose', 'do_setup')}
 
-# %% ../../nbs/library/25_data_core.ipynb #0000003a
+# %% ../../nbs/library/25_data_core.ipynb #00000042
 @patch
 def _check_sizes(self:FilteredBase, n, bs, drop_last):
     if n == 0: raise ValueError('the training set is empty: check the items and the splitter')
@@ -552,7 +554,7 @@ def _check_sizes(self:FilteredBase, n, bs, drop_last):
                          f'there would be nothing to train on. Pass bs={max(1, n//2)}, say, or drop_last=False.')
     if self.n_subsets > 1 and len(self.splits[1]) == 0: warnings.warn('the validation set is empty: losses and metrics cannot be measured', stacklevel=3)
 
-# %% ../../nbs/library/25_data_core.ipynb #0000003e
+# %% ../../nbs/library/25_data_core.ipynb #00000046
 @patch
 def infer_idx(self:TfmdLists, x):
     "The transform of the pipeline that a new item `x` should come in at."
@@ -574,7 +576,7 @@ def _for_new(self:TfmdLists, items, skip=None):
     res.tfms.fs = res.tfms.fs[skip:]
     return res
 
-# %% ../../nbs/library/25_data_core.ipynb #0000003f
+# %% ../../nbs/library/25_data_core.ipynb #00000047
 def test_set(
     dsets,            # `Datasets` or `TfmdLists` with set-up transforms
     test_items,       # new items
@@ -595,7 +597,7 @@ def test_dl(self:DataLoaders, test_items, rm_type_tfms=None, with_labels=False, 
     if isinstance(ds, (Datasets, TfmdLists)): test_items = test_set(ds, test_items, rm_tfms=rm_type_tfms, with_labels=with_labels)
     return self.loaders[-1 if len(self.loaders) < 2 else 1].new(test_items, **{'shuffle': False, 'drop_last': False, **kwargs})
 
-# %% ../../nbs/library/25_data_core.ipynb #00000044
+# %% ../../nbs/library/25_data_core.ipynb #0000004c
 @patch
 def augmented(self:DataLoaders, dl, item_tfms=None, batch_tfms=None):
     "A loader of the items of `dl`, in order, that are transformed at random as training items are, or by `item_tfms` and `batch_tfms`."
@@ -604,7 +606,7 @@ def augmented(self:DataLoaders, dl, item_tfms=None, batch_tfms=None):
     elif isinstance(ds, Datasets): ds = ds._with([tl._new(tl.items, split_idx=0) for tl in ds.tls])
     return dl.new(ds, shuffle=False, drop_last=False, **{k: v for k,v in given.items() if v is not None})
 
-# %% ../../nbs/library/25_data_core.ipynb #00000047
+# %% ../../nbs/library/25_data_core.ipynb #0000004f
 @patch
 def add_tfms(self:DataLoaders, tfms, event, loaders=None):
     "Add `tfms` to the pipeline `event` (`'after_batch'`, say) of all loaders, or of those with the numbers `loaders`."

@@ -246,11 +246,6 @@ class Pipeline:
             for f in funcs: f.setup(items, train_setup)
         self.fs = L(sorted([*self.fs, *funcs], key=lambda f: getattr(f, 'order', 0)))
 
-    def setup(self, items=None, train_setup=False):
-        "Set up each transform on `items` as the transforms before it leave them."
-        funcs, self.fs = self.fs, L()
-        for f in funcs: self.add([f], items, train_setup)
-
     def __call__(self, o): return compose_tfms(o, self.fs, split_idx=self.split_idx)
     def __getitem__(self, i): return self.fs[i]
     def __len__(self): return len(self.fs)
@@ -260,10 +255,20 @@ class Pipeline:
         "What one of the transforms knows, the pipeline knows: so `dls.vocab` finds its way."
         found = [] if k[0] == '_' or 'fs' not in self.__dict__ else [getattr(f, k) for f in self.fs if hasattr(f, k)]
         if not found: raise AttributeError(f'{type(self).__name__} has no attribute {k!r}, and none of its transforms has')
-        agree = all(o is found[0] or isinstance(o, (int, str)) and o == found[0] for o in found)
-        return found[0] if agree else L(found)
+        return _one_answer(found)
 
-# %% ../../nbs/library/24_data_transforms.ipynb #0000002d
+# %% ../../nbs/library/24_data_transforms.ipynb #0000002c
+def _one_answer(found):
+    agree = all(o is found[0] or isinstance(o, (int, str)) and o == found[0] for o in found)
+    return found[0] if agree else L(found)
+
+@patch
+def setup(self:Pipeline, items=None, train_setup=False):
+    "Set up each transform on `items` as the transforms before it leave them."
+    funcs, self.fs = self.fs, L()
+    for f in funcs: self.add([f], items, train_setup)
+
+# %% ../../nbs/library/24_data_transforms.ipynb #0000002e
 def is_showable(o):
     "True if `o`, or each element of the tuple `o`, can show itself."
     return hasattr(o, 'show') or _is_tuple(o) and len(o) > 0 and all(hasattr(p, 'show') for p in o)
@@ -285,7 +290,7 @@ def show(self:Pipeline, o, ctx=None, **kwargs):
         if hasattr(p, 'show'): ctx = p.show(ctx=ctx, **kwargs)
     return ctx
 
-# %% ../../nbs/library/24_data_transforms.ipynb #00000031
+# %% ../../nbs/library/24_data_transforms.ipynb #00000032
 def _need(items):
     if len(items) == 0: raise ValueError('there are no items to split: check that get_items, or the path it looks in, finds any')
     return len(items)
@@ -309,7 +314,7 @@ def RandomSplitter(
         return idxs[cut:], idxs[:cut]
     return _split
 
-# %% ../../nbs/library/24_data_transforms.ipynb #00000034
+# %% ../../nbs/library/24_data_transforms.ipynb #00000035
 def TrainTestSplitter(
     test_size=0.2,     # share or number of validation items
     random_state=None, # seed
@@ -346,7 +351,7 @@ def FuncSplitter(func):
     "Items for which `func` is true are for validation."
     return lambda o: _split_by(_need(o), (i for i,item in enumerate(o) if func(item)))
 
-# %% ../../nbs/library/24_data_transforms.ipynb #00000037
+# %% ../../nbs/library/24_data_transforms.ipynb #00000038
 def GrandparentSplitter(
     train_name='train', # folder, or several, whose classes' files are for training
     valid_name='valid'  # folder, or several, whose classes' files are for validation
@@ -367,6 +372,7 @@ def _few(names, n=10):
     names = sorted(map(repr, names))
     return ', '.join(names[:n]) + (f' and {len(names)-n} more' if len(names) > n else '')
 
+# %% ../../nbs/library/24_data_transforms.ipynb #00000039
 def FileSplitter(fname):
     "Files whose names are lines of the text file `fname` are for validation."
     names = {o.strip() for o in Path(fname).read_text().split('\n')} - {''}
@@ -376,7 +382,7 @@ def FileSplitter(fname):
         return res
     return _split
 
-# %% ../../nbs/library/24_data_transforms.ipynb #0000003a
+# %% ../../nbs/library/24_data_transforms.ipynb #0000003c
 _words = {**dict.fromkeys('true t yes y 1 1.0'.split(), True), **dict.fromkeys('false f no n 0 0.0'.split(), False)}
 
 def _as_bool(v, col, row):
@@ -402,7 +408,7 @@ def ColSplitter(
         return MaskSplitter(mask)(df)
     return _split
 
-# %% ../../nbs/library/24_data_transforms.ipynb #0000003d
+# %% ../../nbs/library/24_data_transforms.ipynb #0000003f
 def RandomSubsetSplitter(
     train_sz, valid_sz, # shares of the items, together at most 1
     seed=None
@@ -416,12 +422,12 @@ def RandomSubsetSplitter(
         return idxs[:a], idxs[a:a+b]
     return _split
 
-# %% ../../nbs/library/24_data_transforms.ipynb #00000040
+# %% ../../nbs/library/24_data_transforms.ipynb #00000042
 def parent_label(o):
     "The name of the folder that the file `o` is in."
     return Path(o).parent.name
 
-# %% ../../nbs/library/24_data_transforms.ipynb #00000043
+# %% ../../nbs/library/24_data_transforms.ipynb #00000045
 class RegexLabeller:
     "The first group of the regular expression `pat` in the item, which is read as text with forward slashes."
     def __init__(self,
@@ -437,7 +443,7 @@ class RegexLabeller:
         if not res: raise ValueError(f'the pattern {self.pat.pattern!r} matches nothing in {str(o)!r}')
         return res.group(1)
 
-# %% ../../nbs/library/24_data_transforms.ipynb #00000046
+# %% ../../nbs/library/24_data_transforms.ipynb #00000048
 class ColReader:
     "Read the columns `cols` from a row, put `pref` before and `suff` behind, or split the cell at `label_delim`."
     def __init__(self, cols, pref='', suff='', label_delim=None):
@@ -459,7 +465,7 @@ def _cell(row, c):
     if isinstance(c, int): return row[c] if hasattr(row, '_fields') else row.iloc[c]
     raise KeyError(f'the table has no column {c!r}; it has {_few(names)}')
 
-# %% ../../nbs/library/24_data_transforms.ipynb #00000049
+# %% ../../nbs/library/24_data_transforms.ipynb #0000004b
 class ItemGetter(Transform):
     "Element `i` of a tuple or list."
     takes_tuples = True
@@ -471,7 +477,7 @@ class AttrGetter(Transform):
     def __init__(self, nm, default=None): self.nm, self.default = nm, default
     def encodes(self, x): return getattr(x, self.nm, self.default)
 
-# %% ../../nbs/library/24_data_transforms.ipynb #0000004c
+# %% ../../nbs/library/24_data_transforms.ipynb #0000004e
 class CategoryMap(Sequence):
     "The different values of `col`, in order, and `o2i`, the index of each."
     def __init__(self,
@@ -492,8 +498,8 @@ class CategoryMap(Sequence):
         try: return sorted(items)
         except TypeError: raise TypeError(f'labels of different types cannot be put in order: {_few({type(o).__name__ for o in items})}') from None
 
-    def __len__(self): return len(self.items)
     def __getitem__(self, i): return self.items[i.tolist() if hasattr(i, 'tolist') else i]
+    def __len__(self): return len(self.items)
     def __eq__(self, other): return list(self) == list(other)
     def __hash__(self): return hash(tuple(self.items))
     def __repr__(self): return repr(self.items)
@@ -503,7 +509,7 @@ class CategoryMap(Sequence):
 def _clean(o): return o.strip() if type(o) is str else o.item() if hasattr(o, 'item') else o
 def _missing(o): return o is None or (isinstance(o, float) and o != o)
 
-# %% ../../nbs/library/24_data_transforms.ipynb #0000004f
+# %% ../../nbs/library/24_data_transforms.ipynb #00000051
 class _ShowsTitle:
     def show(self, ctx=None, **kwargs): return show_title(str(self), ctx=ctx, **{'label': 'category', **kwargs})
 
@@ -522,7 +528,7 @@ def joined_labels(labels, sep=';', width=25):
         lines[-1] += l + sep
     return '\n'.join(lines).removesuffix(sep)
 
-# %% ../../nbs/library/24_data_transforms.ipynb #00000052
+# %% ../../nbs/library/24_data_transforms.ipynb #00000054
 class Categorize(Transform):
     "A label to the number of its class, `TensorCategory`, and back, `Category`. The classes are those of the training labels unless `vocab` is given."
     order = 1
@@ -546,7 +552,7 @@ class Categorize(Transform):
     def encodes(self, o): return torch.tensor(self._index(_clean(o))).as_subclass(TensorCategory)
     def decodes(self, o): return Category(self.vocab[int(o)])
 
-# %% ../../nbs/library/24_data_transforms.ipynb #00000053
+# %% ../../nbs/library/24_data_transforms.ipynb #00000055
 @patch
 def _index(self:Categorize, o):
     if self.vocab is None: raise ValueError(f'{self.name} has no classes yet: call setup with the training labels, or pass vocab')
@@ -575,7 +581,7 @@ def _check_valid(self:Categorize, items):
 @patch
 def _found_in(self:Categorize, labels): return CategoryMap(labels, sort=False)
 
-# %% ../../nbs/library/24_data_transforms.ipynb #00000057
+# %% ../../nbs/library/24_data_transforms.ipynb #00000059
 class MultiCategorize(Categorize):
     "Labels to their numbers, `TensorMultiCategory`, and back, `MultiCategory`. An empty collection is legal."
     takes_tuples = True
@@ -598,7 +604,7 @@ def _labels(o):
         raise TypeError(f'several labels are expected for each item, as a list, and {o!r} is a {type(o).__name__}: split it, for example with label_delim')
     return [l for l in map(_clean, o) if l != '']
 
-# %% ../../nbs/library/24_data_transforms.ipynb #00000059
+# %% ../../nbs/library/24_data_transforms.ipynb #0000005b
 class OneHotEncode(Transform):
     "Numbers of classes to a row of zeros and ones, and back. How many classes there are is asked from the `vocab` of the data."
     order = 2
@@ -614,7 +620,7 @@ class OneHotEncode(Transform):
 
     def decodes(self, o): return TensorMultiCategory(torch.where(plain(tensor(o)) > 0)[0])
 
-# %% ../../nbs/library/24_data_transforms.ipynb #0000005c
+# %% ../../nbs/library/24_data_transforms.ipynb #0000005e
 class EncodedMultiCategorize(Categorize):
     "Zeros and ones, one for each class of `vocab`, to a `TensorMultiCategory`, and back to names."
     takes_tuples = True
@@ -629,7 +635,7 @@ class EncodedMultiCategorize(Categorize):
         return TensorMultiCategory(o)
     def decodes(self, o): return MultiCategory(n for n,v in zip(self.vocab, o) if v)
 
-# %% ../../nbs/library/24_data_transforms.ipynb #0000005f
+# %% ../../nbs/library/24_data_transforms.ipynb #00000061
 class TitledTuple(fastuple):
     "Numbers that show themselves as a title."
     def show(self, ctx=None, **kwargs): return show_title('(' + ', '.join(f'{o:.4g}' for o in self) + ')', ctx=ctx, **{'label': 'target', **kwargs})
@@ -653,7 +659,7 @@ class RegressionSetup(Transform):
         return res
     def decodes(self, o:Tensor): return TitledFloat(o) if o.ndim == 0 else TitledTuple(float(v) for v in o)
 
-# %% ../../nbs/library/24_data_transforms.ipynb #00000062
+# %% ../../nbs/library/24_data_transforms.ipynb #00000064
 def get_c(dls):
     "How many outputs a model for the data `dls` needs: `dls.c` if there is one, else the length of its (last) vocab."
     c = getattr(dls, 'c', None)
@@ -662,7 +668,7 @@ def get_c(dls):
     if len(vocab) and not isinstance(vocab, CategoryMap) and isinstance(vocab[-1], (CategoryMap, list, L)): vocab = vocab[-1]
     return len(vocab)
 
-# %% ../../nbs/library/24_data_transforms.ipynb #00000065
+# %% ../../nbs/library/24_data_transforms.ipynb #00000067
 class ToTensor(Transform):
     "Turn an item into a tensor: the modules that know a kind of item register a version for it."
     order = 5
@@ -676,7 +682,7 @@ class IntToFloatTensor(Transform):
     def encodes(self, o:TensorMask): return o.long() if self.div_mask == 1 else o.long() // self.div_mask
     def decodes(self, o:TensorImage): return (o.clamp(0., 1.) * self.div).round().long() if self.div else o
 
-# %% ../../nbs/library/24_data_transforms.ipynb #00000068
+# %% ../../nbs/library/24_data_transforms.ipynb #0000006a
 def broadcast_vec(
     dim, ndim,  # the axis that the values belong to, and how many axes there are
     *t,         # lists of numbers
@@ -692,7 +698,7 @@ imagenet_stats = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 cifar_stats = ([0.491, 0.482, 0.447], [0.247, 0.243, 0.261])
 mnist_stats = ([0.131], [0.308])
 
-# %% ../../nbs/library/24_data_transforms.ipynb #0000006a
+# %% ../../nbs/library/24_data_transforms.ipynb #0000006c
 class Normalize(Transform):
     "Pictures minus `mean`, divided by `std`, of shape `(1, c, 1, 1)`; without them, those of the first batch."
     order = 99
