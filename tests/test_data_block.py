@@ -214,3 +214,10 @@ def test_no_warnings_on_ordinary_use():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         _block().dataloaders(range(20), bs=4, device='cpu').one_batch()
+
+
+def test_summary_shows_its_source_from_the_base_path(tmp_path, monkeypatch, capsys):
+    (tmp_path/'images').mkdir()
+    monkeypatch.setattr(Path, 'BASE_PATH', tmp_path, raising=False)
+    _block(get_items=lambda p: list(range(10))).summary(tmp_path/'images')
+    assert "Source: Path('images')" in capsys.readouterr().out

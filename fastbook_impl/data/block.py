@@ -5,6 +5,7 @@ __all__ = ['TransformBlock', 'CategoryBlock', 'MultiCategoryBlock', 'RegressionB
 
 # %% ../../nbs/library/26_data_block.ipynb #00000002
 import copy
+from pathlib import Path
 from types import FunctionType, LambdaType, MethodType
 
 from torch import Tensor
@@ -190,7 +191,7 @@ def summary(self:DataBlock,
 ):
     "Take one item and then a small batch through every step, printing what each makes of it. Stops, with an error, at the step that fails."
     with no_random():
-        print(f'Source: {describe_item(source) if not hasattr(source, "iloc") else f"a table of {len(source)} rows"}')
+        print(f'Source: {f"a table of {len(source)} rows" if hasattr(source, "iloc") else repr(source) if isinstance(source, Path) else describe_item(source)}')
         dsets = self._summary_item(*self._items(source, verbose=True))
         dl = self.dl_type(dsets.train, bs=min(bs, len(dsets.train)), do_setup=False, before_batch=kwargs.get('before_batch', self.dls_kwargs.get('before_batch')))
         self._summary_batch(dl, self._summary_item_tfms(dl))
