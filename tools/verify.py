@@ -74,7 +74,7 @@ def check_export(root, copy):
     made, found, count = modules(copy), modules(root), Count()
     for o in sorted(made | found):
         if o not in found: problem = 'is missing'
-        elif o not in made: problem = 'comes from no notebook'
+        elif o not in made: problem = 'comes from no notebook and may be deleted'
         elif (root/o).read_text(encoding='utf-8') != (copy/o).read_text(encoding='utf-8'): problem = 'is not what the notebooks say'
         else: count.passed += 1; continue
         count.failed += 1
