@@ -5,9 +5,9 @@ __all__ = ['BILINEAR', 'NEAREST', 'ResizeMethod', 'PadMode', 'resize_pixels', 'w
            'FrameTransform', 'picture_of', 'Resize', 'CropPad', 'RandomCrop', 'RatioResize', 'CutFrame',
            'RandomResizedCrop', 'random_window', 'FlipItem', 'DihedralItem', 'affine_mat', 'project', 'mask_tensor',
            'draw_numbers', 'rotate_mat', 'zoom_mat', 'flip_mat', 'dihedral_mat', 'find_coeffs', 'warp_mat', 'map_grid',
-           'sample_map', 'AffineCoordTfm', 'Flip', 'Dihedral', 'Rotate', 'Zoom', 'Warp', 'DeterministicDraw',
-           'DeterministicFlip', 'DeterministicDihedral', 'RandomResizedCropGPU', 'colour_map', 'SpaceTfm',
-           'LightingTfm', 'Brightness', 'Contrast', 'Saturation', 'rgb2hsv', 'hsv2rgb', 'HSVTfm', 'Hue',
+           'sample_map', 'in_parts', 'AffineCoordTfm', 'Flip', 'Dihedral', 'Rotate', 'Zoom', 'Warp',
+           'DeterministicDraw', 'DeterministicFlip', 'DeterministicDihedral', 'RandomResizedCropGPU', 'colour_map',
+           'SpaceTfm', 'LightingTfm', 'Brightness', 'Contrast', 'Saturation', 'rgb2hsv', 'hsv2rgb', 'HSVTfm', 'Hue',
            'setup_aug_tfms', 'aug_transforms', 'cutout_gaussian', 'RandomErasing']
 
 # %% ../../nbs/library/52_vision_augment.ipynb #00000002
@@ -455,9 +455,17 @@ def sample_map(
     if x.device.type != 'cpu' or coord_tfm is not None or x.requires_grad: res = job(x4, mats)
     else:
         res = torch.empty(*x4.shape[:2], *size, dtype=x.dtype if x.is_floating_point() else torch.float32)
-        def one(i): res[i:i+1] = job(x4[i:i+1], mats[i:i+1])
-        thread_map(one, range(len(x4)))
+        def part(s): res[s] = job(x4[s], mats[s])
+        in_parts(part, x4)
     return res[:, 0].round_().to(x.dtype) if masks else res
+
+def in_parts(
+    f, # function of a slice of the batch
+    x  # the batch
+):
+    "`f` for all parts of `x`, several at a time. A part is one picture, or several small ones."
+    n = max(1, 2**17//max(1, x[0].numel())) if len(x) else 1
+    thread_map(f, [slice(i, i+n) for i in range(0, len(x), n)])
 
 # %% ../../nbs/library/52_vision_augment.ipynb #0000003c
 def _sample(x, mats, size, mode, pad_mode, align_corners, coord_tfm, unit):
@@ -473,9 +481,9 @@ def _sample(x, mats, size, mode, pad_mode, align_corners, coord_tfm, unit):
 _scratch = threading.local()
 
 def _as_floats(x):
-    "`x` as floats; those of a single picture are in memory that this thread uses again for the next one."
+    "`x` as floats; those of a part of a batch are in memory that this thread uses again for the next part."
     if x.is_floating_point(): return x
-    if len(x) > 1 or x.device.type != 'cpu': return x.float()
+    if x.numel() > 2**22 or x.device.type != 'cpu': return x.float()
     buf = getattr(_scratch, 'buf', None)
     if buf is None or buf.shape != x.shape or buf.stride() != x.stride(): buf = _scratch.buf = torch.empty_like(x, dtype=torch.float32)
     return buf.copy_(x)
@@ -753,8 +761,8 @@ def colour_map(
     x, plain_mul = plain(x), bool((mul == mul[:, :1, :1]*torch.eye(3)).all())
     if x.device.type != 'cpu' or x.requires_grad or not plain_mul and x.shape[1] != 3: return _colour(x, mul.to(x), add.to(x), plain_mul)
     res, nothing = torch.empty_like(x), (mul == torch.eye(3)).all(-1).all(-1) & (add == 0).all(-1)
-    def one(i): res[i] = x[i] if nothing[i] else _colour(x[i:i+1], mul[i:i+1], add[i:i+1], plain_mul)[0]
-    thread_map(one, range(len(x)))
+    def part(s): res[s] = x[s] if nothing[s].all() else _colour(x[s], mul[s], add[s], plain_mul)
+    in_parts(part, x)
     return res
 
 def _colour(x, mul, add, plain_mul):
