@@ -272,6 +272,11 @@ def test_empty_copies_decode():
     assert empty.train.decode_batch((xb, torch.tensor([1])))[0][1] == 'odd' and empty.vocab == ['even', 'odd']
 
 
+def test_empty_copies_of_plain_lists():
+    pairs = [(torch.zeros(2), i) for i in range(8)]
+    assert [len(dl.dataset) for dl in DataLoaders.from_dsets(pairs, pairs, bs=2, device='cpu').new_empty()] == [0, 0]
+
+
 def test_from_dsets():
     pairs = [(torch.zeros(2), i) for i in range(8)]
     dls = DataLoaders.from_dsets(pairs, pairs, bs=3, drop_last=(False, False), after_batch=[lambda x: x], device='cpu')

@@ -615,8 +615,11 @@ def add_tfms(self:DataLoaders, tfms, event, loaders=None):
 @patch
 def new_empty(self:DataLoaders):
     "The same loaders and transforms without items: what is needed to predict."
-    for dl in self.loaders: dl._one_pass()
-    return type(self)(*[dl.new(dl.dataset.new_empty()) for dl in self.loaders], path=self.path, device=self.device)
+    return type(self)(*[_emptied(dl) for dl in self.loaders], path=self.path, device=self.device)
+
+def _emptied(dl):
+    if isinstance(dl, TfmdDL): dl._one_pass() # the empty one cannot find out what its batches are made of
+    return dl.new(dl.dataset.new_empty() if hasattr(dl.dataset, 'new_empty') else [])
 
 @patch(cls_method=True)
 def from_dsets(cls:DataLoaders, *ds, path='.', bs=64, device=None, dl_type=TfmdDL, **kwargs):
