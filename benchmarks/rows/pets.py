@@ -6,7 +6,7 @@ from tables import Floor, Measure
 TITLE = 'Three epochs of a ResNet-18'
 NOTE = ('`vision_learner(dls, resnet18, pretrained=False)`, three epochs of `fit_one_cycle`, `Resize(256)` and `aug_transforms(size=128, min_scale=0.75)`, batches of 64, no progress bar; '
         'a seed for each run. Plain PyTorch gets the same model and three epochs of the same batches, taken from this package beforehand and held in memory, and computes in channels-last. '
-        'A prediction is `learn.predict(path)` on a picture that was never opened before, median of 30; plain PyTorch opens, scales and classifies it. '
+        'A prediction is `learn.predict(path)` as one types it, on a picture that was never opened before, median of 30; plain PyTorch opens, scales and classifies it. '
         'Memory is the peak of the main process, and of the largest worker where there are any.')
 DATA = 'PETS'
 NAMES = {**COMMON, 'ours': 'this package, first time', 'ours-cached': 'this package, pictures cached'}
@@ -30,7 +30,7 @@ def work(contender, job):
     with learn.no_bar(): learn.fit_one_cycle(epochs, LR)
     seconds = job.clock() - begin
     found = {'seconds': seconds, 'error': float(learn.recorder.values[-1][-1]), **memory(workers(dls.train))}
-    with fresh_pictures(job.data) as files, learn.no_bar():
+    with fresh_pictures(job.data) as files:
         return {**found, 'predict': median_time(learn.predict, files, job.clock)}
 
 
