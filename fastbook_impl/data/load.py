@@ -240,7 +240,7 @@ def _start_worker(worker_id):
 @patch
 def _worker_batches(self:DataLoader, tasks):
     loader = torch.utils.data.DataLoader(_BatchMaker(self), batch_size=None, sampler=tasks, num_workers=self.num_workers, collate_fn=_unchanged,
-        pin_memory=self.pin_memory, timeout=self.timeout, worker_init_fn=_start_worker,
+        pin_memory=self.pin_memory, timeout=self.timeout, worker_init_fn=_start_worker, generator=torch.Generator(),
         multiprocessing_context='fork' if sys.platform == 'linux' else None)
     return iter(loader)
 
