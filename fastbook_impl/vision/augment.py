@@ -705,15 +705,15 @@ class _CropMat:
 @patch
 def _windows(self:_CropMat, n, h, w, tries=10):
     shape = tries, 1 if self.batch else n
-    area = torch.empty(shape).uniform_(self.min_scale, self.max_scale)*w*h
-    ratio = torch.empty(shape).uniform_(*map(math.log, self.ratio)).exp()
-    cw, ch = (area*ratio).sqrt().round(), (area/ratio).sqrt().round()
+    area = torch.empty(shape).uniform_(self.min_scale, self.max_scale).numpy()*w*h
+    ratio = np.exp(torch.empty(shape).uniform_(*map(math.log, self.ratio)).numpy())
+    cw, ch = np.sqrt(area*ratio).round(), np.sqrt(area/ratio).round()
     fits = (cw <= w) & (ch <= h) & (cw > 0) & (ch > 0)
-    first = fits.byte().argmax(0, keepdim=True)
-    left, top = torch.rand(shape[1]), torch.rand(shape[1])
-    fallback = self._centre(h, w, scale=1.)
-    cw, ch = (torch.where(fits.any(0), o.gather(0, first)[0], torch.tensor(float(f))) for o,f in zip((cw, ch), fallback[2:]))
-    return (left*(w-cw+1)).floor(), (top*(h-ch+1)).floor(), cw, ch
+    first = fits.argmax(0)[None] # of the tries
+    fallback = self._centre(h, w, scale=1.)[2:]
+    cw, ch = (np.where(fits.any(0), np.take_along_axis(o, first, 0)[0], f) for o,f in zip((cw, ch), fallback))
+    left, top = (np.floor(torch.rand(shape[1]).numpy()*(n-c+1)) for n,c in ((w, cw), (h, ch)))
+    return left, top, cw, ch
 
 class RandomResizedCropGPU(AffineCoordTfm):
     "A random part of each picture of a batch, resized to `size`; for items that are not for training the centre."
