@@ -82,7 +82,7 @@ def _draw(self:Interpretation, ax, i, x, targ, pred, **kwargs):
     if hasattr(x, 'show'): x.show(ctx=ax, **kwargs)
     loss = float(self.losses[i])
     if isinstance(targ, TensorMask): pred.show(ctx=ax)
-    words = f'loss {loss:.2f}' if isinstance(targ, TensorMask) else f'{_words(pred)} / {_words(targ)} / {loss:.2f}' + self._sureness(i)
+    words = f'loss {loss:.2f}' if isinstance(targ, TensorMask) else f'{_words(pred)} / {_words(targ)}\n{loss:.2f}' + self._sureness(i)
     ax.set_title(words, fontsize=9)
 
 def _words(o):
