@@ -1,5 +1,6 @@
 "The drawn pets: the original's layout, the same bytes every time, names and lists that agree."
 import hashlib
+import inspect
 import os
 import subprocess
 import sys
@@ -21,10 +22,8 @@ def digest(image): return hashlib.sha256(image.tobytes()).hexdigest()
 @pytest.fixture(scope='module')
 def small(tmp_path_factory):
     "The sample with two pictures of each breed."
-    dest, n = tmp_path_factory.mktemp('pets'), pets.PER_BREED
-    pets.PER_BREED = 2
-    try: make_pets(dest)
-    finally: pets.PER_BREED = n
+    dest = tmp_path_factory.mktemp('pets')
+    make_pets(dest, 2)
     return dest
 
 
@@ -37,7 +36,7 @@ def test_breeds_are_the_originals():
 
 def test_the_sample_is_registered():
     assert find_sample('PETS').make is make_pets
-    assert str(pets.PER_BREED) in find_sample('PETS').about
+    assert str(inspect.signature(make_pets).parameters['per_breed'].default) in find_sample('PETS').about
 
 
 def test_same_arguments_same_bytes():
@@ -110,39 +109,37 @@ def test_odd_files(tmp_path):
     for p in (tmp_path/'images').iterdir():
         with Image.open(p) as im: kinds[p.stem] = im.format, im.mode
     assert kinds == {'Abyssinian_34': ('GIF', 'P'), 'Abyssinian_5': ('PNG', 'RGBA'), 'Egyptian_Mau_14': ('PNG', 'P'), 'pug_1': ('JPEG', 'RGB')}
-    assert 'Abyssinian_34' not in [line.split()[0] for _, line in pets._rows()]
+    assert 'Abyssinian_34' not in [line.split()[0] for _, line in pets._rows(40)]
 
 
 def test_two_runs_agree_byte_for_byte_with_and_without_helpers(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(pets, 'PER_BREED', 2)
     monkeypatch.setattr(pets, '_cores', lambda: 1)
-    make_pets(tmp_path)
+    make_pets(tmp_path, 2)
     files = sorted(p.relative_to(small) for p in small.rglob('*') if p.is_file())
     assert files == sorted(p.relative_to(tmp_path) for p in tmp_path.rglob('*') if p.is_file())
     assert all((small/f).read_bytes() == (tmp_path/f).read_bytes() for f in files)
 
 
 def test_a_helper_that_fails_is_replaced(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(pets, 'PER_BREED', 2)
     monkeypatch.setattr(pets, '_cores', lambda: 2)
     monkeypatch.setattr(sys, 'executable', 'false')
-    make_pets(tmp_path)
+    make_pets(tmp_path, 2)
     files = [p.relative_to(small) for p in small.rglob('*') if p.is_file()]
     assert all((small/f).read_bytes() == (tmp_path/f).read_bytes() for f in files)
 
 
 def test_helpers_stop_when_drawing_is_interrupted(tmp_path, monkeypatch):
+    helper, kept = pets._helper, []
+
+    def interrupted(dest, names): raise KeyboardInterrupt
+
+    def spied(*args):
+        kept.append(helper(pets._draw_files, *args[1:]))
+        return kept[-1]
+
     monkeypatch.setattr(pets, '_cores', lambda: 2)
-    draw, helpers, kept = pets._draw_files, pets._helpers, []
-
-    def interrupted(dest, names):
-        draw(dest, names[:1])
-        raise KeyboardInterrupt
-
-    def spied(dest, names, n):
-        for p in helpers(dest, names, n): kept.append(p); yield p
-
-    monkeypatch.setattr(pets, '_draw_files', interrupted)
-    monkeypatch.setattr(pets, '_helpers', spied)
-    with pytest.raises(KeyboardInterrupt): make_pets(tmp_path)
+    monkeypatch.setattr(pets, '_helper', spied)
+    for d in ('images', 'annotations/trimaps'): (tmp_path/d).mkdir(parents=True)
+    with pytest.raises(KeyboardInterrupt): pets.draw_shared(interrupted, tmp_path, [f'pug_{n}' for n in range(400)])
     assert len(kept) == 1 and kept[0].poll() is not None
+    assert len(list(tmp_path.glob('images/*'))) < 200
