@@ -215,10 +215,7 @@ def _write_noisy(dest, files):
     with open(dest/'noisy_imagenette.csv', 'w', newline='') as f:
         csv.writer(f, lineterminator='\n').writerows([['path', *(f'noisy_labels_{p}' for p in (0,1,5,25,50)), 'is_valid'], *rows])
 
-_ABOUT = 'drawn pictures of its ten classes, 80 of each to train on and 20 to validate'
-
-@sample_maker('IMAGENETTE', version=1, about=_ABOUT)
-@sample_maker('IMAGENETTE_160', version=1, about=_ABOUT)
+@sample_maker('IMAGENETTE_160', version=1, about='drawn pictures of its ten classes, 80 of each to train on and 20 to validate')
 def make_imagenette(
     dest,              # a folder; gets `train`, `val` and `noisy_imagenette.csv`
     per_class=(80,20), # pictures to train on and to validate
