@@ -129,7 +129,9 @@ def from_file(self:Frame, fn, cls, how, keep=True):
         whole = self.whole(*a.shape[1::-1])
         return a if _oblong(whole, self.size) else resize_pixels(a, whole, how)
     if not keep or self.name is None: return self.pixels(_whole(), how)
-    return self.pixels(image_cache().get(fn, f'{self.name} {int(how)} {cls.__module__}.{cls.__qualname__}', _whole), how)
+    return self.pixels(image_cache().get(fn, f'{self.name} {int(how)} {_kind(cls)}', _whole), how)
+
+def _kind(cls): return f'{cls.__module__}.{cls.__qualname__} {cls._open_args}'
 
 # %% ../../nbs/library/52_vision_augment.ipynb #00000013
 class FrameTransform(RandTransform):
@@ -246,7 +248,7 @@ class CutFrame(Frame):
     def pixels(self, a, how): return resize_pixels(cut_pixels(a, *self._window), self.size, how)
     def from_file(self, fn, cls, how, keep=True):
         read = partial(cls._read, fn)
-        a = image_cache().get(fn, f'as it is {cls.__module__}.{cls.__qualname__}', read) if keep and self.keep else read()
+        a = image_cache().get(fn, f'as it is {_kind(cls)}', read) if keep and self.keep else read()
         return self.pixels(a, how)
 
 # %% ../../nbs/library/52_vision_augment.ipynb #00000021
@@ -429,10 +431,11 @@ def _base_grid(h, w, align_corners, device):
 def map_grid(
     mats,   # (bs, 3, 3)
     size,   # (h, w) of the result
-    align_corners=True # -1 and 1 are centres of pixels; otherwise edges
+    align_corners=True, # -1 and 1 are centres of pixels; otherwise edges
+    device='cpu'        # where the grid is wanted
 ) -> Tensor:
     "For each pixel of the result, the place in the source: `(bs, h, w, 2)`, ready for `F.grid_sample`."
-    p = mats @ _base_grid(*size, align_corners, mats.device)
+    p = mats.to(device) @ _base_grid(*size, align_corners, torch.device(device))
     xy = p[:, :2] if _is_affine(mats) else p[:, :2]/p[:, 2:]
     return xy.view(-1, 2, *size).permute(0, 2, 3, 1)
 
@@ -451,7 +454,6 @@ def sample_map(
     job = partial(_sample, size=tuple(size), mode=mode, pad_mode=pad_mode, align_corners=align_corners, coord_tfm=coord_tfm,
                   unit=not masks and x.dtype == torch.uint8)
     x4 = x[:, None] if masks else x
-    mats = mats.to(x.device)
     if x.device.type != 'cpu' or coord_tfm is not None or x.requires_grad: res = job(x4, mats)
     else:
         res = torch.empty(*x4.shape[:2], *size, dtype=x.dtype if x.is_floating_point() else torch.float32)
@@ -473,7 +475,7 @@ def _sample(x, mats, size, mode, pad_mode, align_corners, coord_tfm, unit):
     f = _as_floats(x)
     shrink = _shrink(mats, src, size) if mode == 'bilinear' else 1
     if shrink > 1.1: f = F.interpolate(f, scale_factor=1/shrink, mode='area', recompute_scale_factor=True)
-    grid = map_grid(mats, size, align_corners)
+    grid = map_grid(mats, size, align_corners, x.device)
     if coord_tfm is not None: grid = coord_tfm(grid)
     res = F.grid_sample(f, grid.to(f.dtype), mode=mode, padding_mode=pad_mode, align_corners=align_corners)
     return res.mul_(1/255) if unit else res
@@ -494,7 +496,9 @@ def _shrink(mats, src, size):
     return step.square().sum(1).sqrt().min().item()/2
 
 # %% ../../nbs/library/52_vision_augment.ipynb #00000040
-def _mats(mat, n): return torch.eye(3).expand(n, 3, 3) if mat is None else F.pad(mat, (0, 0, 0, 1)) + mat.new_tensor([0., 0., 1.])*mat.new_tensor([0., 0., 1.])[:, None] if mat.shape[-2] == 2 else mat
+def _mats(mat, n):
+    if mat is None: return torch.eye(3).expand(n, 3, 3)
+    return mat if mat.shape[-2] == 3 else torch.cat([mat, mat.new_tensor([[[0., 0., 1.]]]).expand(len(mat), 1, 3)], 1)
 
 def _hw(size, x): return tuple(x.shape[-2:]) if size is None else (size, size) if isinstance(size, int) else tuple(size)
 
