@@ -48,7 +48,8 @@ def set_up():
 
 def run(command:list[str]):
     done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode: raise SystemExit(f"`{Path(command[0]).name} {' '.join(command[1:4])} …` failed:\n{done.stderr[-2000:]}")
+    errors = [l for l in done.stderr.splitlines() if l.startswith('ERROR')]
+    if done.returncode: raise SystemExit('\n'.join([f"fastai's environment cannot be made: `{Path(command[0]).name} {' '.join(command[1:3])} …` failed.", *errors[-3:]]))
 
 
 def versions(venv:Path, packages:list[str]=PACKAGES) -> dict[str, str]:

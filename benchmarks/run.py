@@ -150,7 +150,8 @@ def section(row, results, failed, data, load, args):
     "The row as Markdown: what was measured, on what, when, by which command; the numbers; the floors."
     runs = max((len(r) for r in results.values()), default=0)
     command = shlex.join(['python', 'benchmarks/run.py', *sys.argv[1:]])
-    when = f"{datetime.date.today():%Y-%m-%d}; {runs} run{'s'*(runs != 1)} of each in turn, {args.threads} threads; `{command}`."
+    how = '1 thread, processor time' if args.busy else f'{args.threads} threads'
+    when = f"{datetime.date.today():%Y-%m-%d}; {runs} run{'s'*(runs != 1)} of each in turn, {how}; `{command}`."
     on = f'Data: {data.description}.' if data else ''
     noisy = f'**The machine was busy with other work (load {load:.1f} on {env.cores()} cores): these numbers are noise.**' if load > env.cores()/2 and not args.busy else ''
     extra = row.report(results, row.NAMES) if hasattr(row, 'report') and any(results.values()) else ''

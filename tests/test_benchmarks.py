@@ -165,3 +165,17 @@ def test_the_same_pictures_are_held_out_everywhere():
     names = [Path(f'Bengal_{i}.jpg') for i in range(500)]
     assert 0.1 < sum(map(presizing.held_out, names))/len(names) < 0.3
     assert presizing.held_out(Path('a')/'Bengal_7.jpg') == presizing.held_out(Path('b')/'Bengal_7.jpg')
+
+
+def test_a_failed_set_up_is_one_sentence_and_what_the_tool_says():
+    import environment
+    code = "import sys; print('WARNING: somewhere', file=sys.stderr); sys.exit('ERROR: no such package')"
+    with pytest.raises(SystemExit) as e: environment.run([sys.executable, '-c', code])
+    assert "fastai's environment cannot be made" in str(e.value) and str(e.value).endswith('ERROR: no such package') and 'WARNING' not in str(e.value)
+
+
+def test_versions_are_read_without_importing(tmp_path):
+    import environment
+    for name in ('torch-2.15.0.dist-info', 'fastcore-1.12.47.dist-info'): (tmp_path/'lib'/'python3.11'/'site-packages'/name).mkdir(parents=True)
+    assert environment.versions(tmp_path, ['torch', 'fastcore', 'fastai']) == {'torch': '2.15.0', 'fastcore': '1.12.47'}
+    assert environment.version_tuple('2.8.12') == (2, 8, 12) < environment.version_tuple('2.8.13')
