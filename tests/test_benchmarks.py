@@ -167,10 +167,11 @@ def test_the_same_pictures_are_held_out_everywhere():
     assert presizing.held_out(Path('a')/'Bengal_7.jpg') == presizing.held_out(Path('b')/'Bengal_7.jpg')
 
 
-def test_a_failed_set_up_is_one_sentence_and_what_the_tool_says():
+def test_a_failed_set_up_is_one_sentence_and_what_the_tool_says(tmp_path):
     import environment
-    code = "import sys; print('WARNING: somewhere', file=sys.stderr); sys.exit('ERROR: no such package')"
-    with pytest.raises(SystemExit) as e: environment.run([sys.executable, '-c', code])
+    tool = tmp_path/'tool.py'
+    tool.write_text("import sys; print('WARNING: somewhere', file=sys.stderr); sys.exit('ERROR: no such package')")
+    with pytest.raises(SystemExit) as e: environment.run([sys.executable, str(tool)])
     assert "fastai's environment cannot be made" in str(e.value) and str(e.value).endswith('ERROR: no such package') and 'WARNING' not in str(e.value)
 
 
