@@ -13,10 +13,12 @@ def pets_net(
     n_out=37,                  # number of classes
     widths=(32, 64, 128, 256), # channels after each convolution; each halves height and width
 ) -> nn.Sequential:
-    "A small convolutional network for pictures `(bs, 3, h, w)` of some 48 to 96 pixels: one score for each class, `(bs, n_out)`."
+    "A small network for pictures `(bs, 3, h, w)` of 48 to 96 pixels: scores `(bs, n_out)`."
     sizes = [3, *widths]
-    body = [ConvLayer(ni, nf, ks=3 if i else 5, stride=2) for i,(ni,nf) in enumerate(zip(sizes, widths))]
-    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], n_out))
+    body = [ConvLayer(ni, nf, ks=3 if i else 5, stride=2)
+            for i,(ni,nf) in enumerate(zip(sizes, widths))]
+    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(widths[-1], n_out))
 
 # %% ../nbs/05_pet_breeds.ipynb #0000003b
 def softmax(
@@ -52,7 +54,7 @@ def cross_entropy(
     "The negative log likelihood of the softmax: what `F.cross_entropy` computes."
     return nll_loss(log_softmax(acts), targs, reduction)
 
-# %% ../nbs/05_pet_breeds.ipynb #0000006a
+# %% ../nbs/05_pet_breeds.ipynb #0000006b
 def fine_tune_steps(
     learn,           # a `Learner` whose last parameter group is the head
     epochs,          # with all groups
@@ -66,7 +68,7 @@ def fine_tune_steps(
     learn.unfreeze()
     learn.fit_one_cycle(epochs, slice(base_lr/2/lr_mult, base_lr/2), pct_start=0.3, div=5.)
 
-# %% ../nbs/05_pet_breeds.ipynb #0000006d
+# %% ../nbs/05_pet_breeds.ipynb #0000006e
 def read_slice(
     lr, # a number, or a slice
     n,  # how many groups of parameters
