@@ -144,7 +144,8 @@ def run_notebooks(root, env):
 # --- stage 4: pytest -----------------------------------------------------------------------------------------------------
 
 def run_pytest(root, env, report):
-    subprocess.run([sys.executable, '-m', 'pytest', '--junitxml', str(report)], cwd=root, env=env)
+    code = subprocess.run([sys.executable, '-m', 'pytest', '--junitxml', str(report)], cwd=root, env=env).returncode
+    if code < 0 or code > 5: say(f'  pytest was stopped in the middle (exit code {code})')
     return read_junit(report)
 
 
