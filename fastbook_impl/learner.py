@@ -452,14 +452,14 @@ def validate(self:Learner,
         self.epoch, self.n_epoch, self.training = 0, 1, False
         if hasattr(self, 'recorder'): self.recorder.log = []
         self._move_model()
-        self.model.eval()
+        eval_mode(self.model)
         try: self._do_epoch_validate(dl=dl)
         finally: self._end_cleanup()
     return getattr(self, 'recorder', None) and L(m.value for m in self.recorder.active)
 
 @patch
 def _move_model(self:Learner):
-    if getattr(self.dls, 'device', None) is not None: self.model.to(self.dls.device)
+    move_model(self.model, getattr(self.dls, 'device', None))
 
 @patch
 def _ordered(self:Learner, dl):
@@ -501,7 +501,7 @@ def _no_training(self:Learner, cbs, inner=False):
     with self.removed_cbs(fetching), self.added_cbs(cbs):
         self.training = False
         if not inner: self._move_model()
-        self.model.eval()
+        eval_mode(self.model)
         try: yield
         finally:
             self.training = was

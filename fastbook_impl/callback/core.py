@@ -3,9 +3,11 @@
 # %% auto #0
 __all__ = ['CancelStepException', 'CancelBackwardException', 'CancelBatchException', 'CancelTrainException',
            'CancelValidException', 'CancelEpochException', 'CancelFitException', 'Callback', 'sort_by_run',
-           'find_handlers', 'TrainEvalCallback', 'GatherPredsCallback']
+           'find_handlers', 'move_model', 'eval_mode', 'TrainEvalCallback', 'GatherPredsCallback']
 
 # %% ../../nbs/library/40_callback_core.ipynb #00000002
+import itertools
+
 import torch
 from fastcore.basics import camel2snake
 from fastcore.foundation import L
@@ -63,13 +65,24 @@ def find_handlers(
     return [(cb, getattr(cb, event)) for cb in sort_by_run(cbs) if hasattr(type(cb), event) or event in cb.__dict__ if wanted(cb)]
 
 # %% ../../nbs/library/40_callback_core.ipynb #0000000d
+def move_model(model, device):
+    "Move `model` to `device`, unless all of it is there: a walk through its modules to move nothing takes longer than looking."
+    if device is None: return
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    if any(t.device != torch.device(device) for t in tensors): model.to(device)
+
+def eval_mode(model):
+    "Switch `model` to evaluation, unless it is."
+    if any(m.training for m in model.modules()): model.eval()
+
+# %% ../../nbs/library/40_callback_core.ipynb #0000000e
 class TrainEvalCallback(Callback):
     "Sets the model to training or evaluation and keeps `train_iter` and `pct_train`."
     order, run_valid = -10, False
 
     def before_fit(self):
         self.learn.train_iter, self.learn.pct_train = 0, 0.
-        if self.dls.device is not None: self.model.to(self.dls.device)
+        move_model(self.model, self.dls.device)
 
     def before_train(self):
         self.learn.training, self.learn.pct_train = True, self.epoch/self.n_epoch
@@ -77,13 +90,13 @@ class TrainEvalCallback(Callback):
 
     def before_validate(self):
         self.learn.training = False
-        self.model.eval()
+        eval_mode(self.model)
 
     def after_batch(self):
         self.learn.train_iter += 1
         self.learn.pct_train += 1./(self.n_iter*self.n_epoch)
 
-# %% ../../nbs/library/40_callback_core.ipynb #0000000f
+# %% ../../nbs/library/40_callback_core.ipynb #00000010
 class GatherPredsCallback(Callback):
     "Keeps predictions and targets of a validation pass on the CPU, and if asked inputs and losses."
     def __init__(self,

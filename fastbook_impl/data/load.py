@@ -193,10 +193,10 @@ def _stack_once(self:DataLoader):
 # %% ../../nbs/library/23_data_load.ipynb #00000018
 @patch
 def _selections(self:DataLoader, cols, bare):
-    order = self._permutation(self.n).to(cols[0].device) if self.shuffle else None
-    for i in range(0, self.n - (self.bs-1 if self.drop_last else 0), self.bs):
-        j = min(i+self.bs, self.n)
-        b = tuple(c[i:j].clone() if order is None else c.index_select(0, order[i:j]) for c in cols)
+    n = len(self)*self.bs if self.drop_last else self.n
+    order = self._permutation(self.n)[:n] if self.shuffle else torch.arange(n)
+    for idxs in order.to(cols[0].device).split(self.bs) if n else ():
+        b = tuple([c.index_select(0, idxs) for c in cols])
         yield b[0] if bare else b
 
 # %% ../../nbs/library/23_data_load.ipynb #0000001a
