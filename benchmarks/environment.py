@@ -95,17 +95,17 @@ SOURCE = {'mirror': 'from the mirror', 'original': 'the original', 'address': 't
 
 
 def dataset(name:str) -> Dataset:
-    "The data set `URLs.<name>` as this package finds it: from the mirror, where there is one, from its address, or the built-in sample."
+    "The data set `URLs.<name>`, or the archive called `name`, as this package finds it: from the mirror, where there is one, from its address, or the built-in sample."
     mirror = os.environ.get('FASTBOOK_MIRROR') or str(ROOT.parent/'shared'/'data')
     variables = {**os.environ, 'FASTBOOK_HOME': str(BENCH/'home'), **({'FASTBOOK_MIRROR': mirror} if Path(mirror).exists() or '://' in mirror else {})}
-    code = f'from fastbook_impl.data.external import *; print(untar_data(URLs.{name}))'
+    code = f'from fastbook_impl.data.external import *; print(untar_data(getattr(URLs, {name!r}, {name!r})))'
     done = subprocess.run([python(OURS), '-c', code], capture_output=True, text=True, env=variables, cwd=ROOT)
     if done.returncode: raise SystemExit(f'the data set {name} cannot be had: {done.stderr.strip().splitlines()[-1]}')
     path = Path(done.stdout.strip().splitlines()[-1])
     note = path.with_name(path.name + '.json')
     source = json.loads(note.read_text())['source'] if note.exists() else 'original'
     pictures = sum(f.suffix in ('.jpg', '.png') and 'annotations' not in f.parts for f in path.rglob('*'))
-    return Dataset(path, f'{name}, {SOURCE[source]}, {pictures:,} pictures')
+    return Dataset(path, f'{name.removesuffix(".tgz")}, {SOURCE[source]}, {pictures:,} pictures')
 
 
 def machine() -> list[tuple[str, str]]:
