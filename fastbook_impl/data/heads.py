@@ -153,7 +153,7 @@ _cast('f2cdb4', 'curly', 'b8532c', 'freckles', '4f8a5a', '3f7fa4', 'dots', 'room
 _cast('b57a52', 'short', '241a1c', 'moustache', shirt='f4ecd8', cut='suit', place='office', build=(1,1.03))
 _cast('efc0a0', 'bun', 'c9c4bd', 'glasses wrinkles earrings', '5b7b9b', '8d6fa5', 'vee', 'sofa', smile=.8)
 _cast('7a4a34', 'braids', '241a1c', '', shirt='e07a8a', cut='stripes', place='studio', smile=.9, build=(.95,.95))
-_cast('eab890', 'parted', '4a3324', 'stubble', '5a3520', '4f8a5a', 'hood', 'office', smile=.4)
+_cast('eab890', 'parted', '4a3324', '', '5a3520', '4f8a5a', 'hood', 'office', smile=.6)
 _cast('f4d6c4', 'short', 'e0c070', 'party', '5b9bd9', 'd9453a', 'dots', 'room', (.98,.96), .9)
 _cast('a56c48', 'pony', '33221c', 'glasses', shirt='3f8f8a', place='books')
 _cast('f0c4a4', 'bald', 'c9643a', 'beard', '4f7a66', '6a5a4a', 'stripes', 'sofa', (1.05,1.02))
@@ -162,7 +162,7 @@ _cast('4f3226', 'bald', '241a1c', 'shades goatee', shirt='2f4f7f', cut='suit', p
 _cast('f3ccb0', 'bob', 'e06a9a', 'headphones lips', '5b9bd9', '7ac0b0', 'plain', 'office', (.97,.98))
 _cast('c48a62', 'curly', '33221c', 'beard glasses', shirt='8a9a5a', cut='vee', place='books')
 _cast('e9b896', 'short', '8a6a4a', 'sunhat', '5a7a9a', 'f0e0b0', 'stripes', 'beach', smile=.8)
-_cast('f2d0b8', 'parted', '2b2730', 'visor', shirt='4f6fb5', cut='plain', place='room', build=(.97,1))
+_cast('f2d0b8', 'parted', '2b2730', 'visor stubble', shirt='4f6fb5', cut='plain', place='room', build=(.97,1))
 _cast('9a6444', 'mohawk', 'd94f7a', 'earrings', shirt='38343b', cut='vee', place='studio', smile=-.1)
 _cast('f6d8c6', 'monk', 'e8e6e2', 'beard wrinkles', '5b7b9b', 'a8463a', 'plain', 'room', (1.03,1), .8)
 
@@ -563,7 +563,7 @@ def _draw_frames(dest, names):
 _CAL = '\n'.join(map(_lines, (CAMERA, [[0]*4], np.eye(3), [[0]*3], [SIZE])))
 
 # %% ../../nbs/library/22d_data_heads.ipynb #0000003f
-@sample_maker('BIWI_HEAD_POSE', version=1, about='film of 24 drawn people who turn their heads, 20 frames of each, with the pose of the head')
+@sample_maker('BIWI_HEAD_POSE', version=2, about='film of 24 drawn people who turn their heads, 20 frames of each, with the pose of the head')
 def make_heads(
     dest,          # a folder; gets `01` to `24`
     per_person=20, # frames
