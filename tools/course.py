@@ -10,6 +10,7 @@ A chapter says what it trained with `fastbook_impl.fastbook.chapter_result(train
 `application/vnd.fastbook.result+json`, with the keys `trained`, `result` and `metrics`; each such output is a row of the table at the end.
 """
 import argparse
+import logging
 import os
 import re
 import shutil
@@ -31,6 +32,7 @@ from setup_env import lasting
 ROOT = Path(__file__).resolve().parent.parent
 RESULT_MIME = 'application/vnd.fastbook.result+json'
 ENCRYPTED = Config(KernelManager={'transport_encryption': 'auto'})  # a kernel is spoken to over local ports, which others on the machine can hear
+logging.getLogger('tornado.general').setLevel(logging.CRITICAL)  # pyzmq tells it, with a traceback, that a kernel is gone; our own sentence says so
 ANSI = re.compile(r'\x1b\[[0-9;]*m')
 
 
