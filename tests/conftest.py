@@ -22,6 +22,16 @@ def root() -> Path:
     return ROOT
 
 
+@pytest.fixture(scope='session')
+def saved_figures(root):
+    "`saved_figures(name)`: every figure that the chapter's notebook reported with `chapter_result` when it was last run and saved."
+    import nbformat
+    from course import results
+    def read(name):
+        return {k: v for r in results(nbformat.read(root/'nbs'/f'{name}.ipynb', as_version=4)) for k,v in r['metrics'].items()}
+    return read
+
+
 @pytest.fixture
 def home(tmp_path, monkeypatch) -> Path:
     "An empty cache for this test alone."

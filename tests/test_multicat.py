@@ -1,9 +1,7 @@
 """What chapter 6 explains, against PyTorch; what its notebook reached; its recipes trained once more; and street scenes, where there are any."""
-import nbformat
 import numpy as np
 import pytest
 import torch
-from fastcore.xtras import Path
 from sklearn.metrics import average_precision_score
 from torch import nn
 from torch.nn import functional as F
@@ -14,8 +12,6 @@ from fastbook_impl.pet_breeds import pets_net
 from fastbook_impl.vision.all import (ColReader, ColSplitter, DataBlock, FuncSplitter, ImageBlock, ImageDataLoaders, Learner, MultiCategoryBlock, Normalize, PointBlock,
                                       RandomSplitter, Resize, URLs, aug_transforms, get_image_files, imagenet_stats, pd, plt, set_seed, tensor, untar_data,
                                       vision_learner)
-
-RESULT = 'application/vnd.fastbook.result+json'
 
 
 def test_one_hot():
@@ -72,11 +68,7 @@ def test_a_block_of_ones_own(tmp_path):
 
 
 @pytest.fixture(scope='module')
-def reached(root):
-    "Every figure that the notebook saved."
-    nb = nbformat.read(root/'nbs'/'06_multicat.ipynb', as_version=4)
-    found = [o['data'][RESULT]['metrics'] for c in nb.cells for o in c.get('outputs', []) if RESULT in o.get('data', {})]
-    return {k: v for metrics in found for k,v in metrics.items()}
+def reached(saved_figures): return saved_figures('06_multicat')
 
 
 def test_the_notebook_meets_its_floors(reached):
@@ -93,12 +85,6 @@ def test_none_of_these_is_an_answer(reached):
 def sample(monkeypatch): monkeypatch.setenv('FASTBOOK_DATA', 'sample')
 
 
-def scenes_dls(folder, df, size, presize, **kwargs):
-    block = DataBlock(blocks=(ImageBlock, MultiCategoryBlock), get_x=ColReader('fname', pref=f'{folder}/train/'), get_y=ColReader('labels', label_delim=' '),
-                      item_tfms=Resize(presize, method='squish'), batch_tfms=[*aug_transforms(size=size, min_scale=0.75), Normalize.from_stats(*imagenet_stats)], **kwargs)
-    return block.dataloaders(df, bs=32)
-
-
 def trained(dls, epochs):
     learn = vision_learner(dls, pets_net(), pretrained=False, lin_ftrs=[], ps=0.25)
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, 8e-3)
@@ -108,8 +94,10 @@ def trained(dls, epochs):
 def test_twenty_things(sample):
     "Another seed than the notebook's."
     path = untar_data(URLs.PASCAL_2007)
+    block = DataBlock(blocks=(ImageBlock, MultiCategoryBlock), get_x=ColReader('fname', pref=f'{path}/train/'), get_y=ColReader('labels', label_delim=' '), splitter=ColSplitter(),
+                      item_tfms=Resize(96, method='squish'), batch_tfms=[*aug_transforms(size=64, min_scale=0.75), Normalize.from_stats(*imagenet_stats)])
     set_seed(1)
-    preds, targs = trained(scenes_dls(path, pd.read_csv(path/'train.csv'), 64, 96, splitter=ColSplitter()), 20)
+    preds, targs = trained(block.dataloaders(pd.read_csv(path/'train.csv'), bs=32), 20)
     best = max(accuracy_multi(preds, targs, t, sigmoid=False).item() for t in torch.linspace(0.2, 0.8, 13))
     nothing = 1 - targs.mean().item()
     print(f'accuracy_multi {best:.3f}, always nothing {nothing:.3f}')

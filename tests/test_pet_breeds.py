@@ -1,5 +1,4 @@
 """What chapter 5 explains: softmax to cross-entropy by hand, fine-tuning step by step; what its notebook reached; and real pets, where there are any."""
-import nbformat
 import numpy as np
 import pytest
 import torch
@@ -9,8 +8,6 @@ from torch.nn import functional as F
 from fastbook_impl.pet_breeds import cross_entropy, fine_tune_steps, log_softmax, nll_loss, pets_net, read_slice, softmax, three_groups
 from fastbook_impl.vision.all import (CategoryBlock, DataBlock, DataLoader, DataLoaders, ImageBlock, Learner, Normalize, RandomSplitter, RegexLabeller, Resize, URLs,
                                       aug_transforms, default_split, error_rate, get_image_files, imagenet_stats, set_seed, untar_data, using_attr, vision_learner)
-
-RESULT = 'application/vnd.fastbook.result+json'
 
 
 def test_the_worked_example():
@@ -85,11 +82,7 @@ def _tiny_learner(splitter):
 
 
 @pytest.fixture(scope='module')
-def reached(root):
-    "Every figure that the notebook saved."
-    nb = nbformat.read(root/'nbs'/'05_pet_breeds.ipynb', as_version=4)
-    found = [o['data'][RESULT]['metrics'] for c in nb.cells for o in c.get('outputs', []) if RESULT in o.get('data', {})]
-    return {k: v for metrics in found for k,v in metrics.items()}
+def reached(saved_figures): return saved_figures('05_pet_breeds')
 
 
 def test_the_notebook_tells_37_breeds_apart(reached):
