@@ -61,6 +61,7 @@ from .augment import *
 from .data import *
 from .models.tvm import *
 from .learner import *
+from .models.unet import *
 
 # %% ../../nbs/library/59_vision_all.ipynb #00000008
 __all__ = [name for name in globals() if not name.startswith('_')]
