@@ -228,14 +228,20 @@ class TensorMultiCategory(TensorCategory):
 
 class TensorPoint(TensorBase):
     "Points `(x, y)`, `(n, 2)` or `(bs, n, 2)`: in pixels, or scaled to -1…1."
-    _show_args = {'s': 10, 'marker': '.', 'c': 'r'}
+    _show_args = {'marker': 'o', 'c': 'r', 'edgecolors': 'white'}
     def show(self, ctx=None, **kwargs):
-        "Draw the points on the axes `ctx`, in pixels."
+        "Draw the points on the axes `ctx`, in pixels: dots with a white edge, as large as suits the picture, unless `s` is given."
         pts = plain(self).reshape(-1, 2)
         kwargs.pop('figsize', None); title = kwargs.pop('title', None)
-        ctx.scatter(pts[:, 0], pts[:, 1], **{**self._show_args, **kwargs})
+        width = _dot_width(ctx)
+        ctx.scatter(pts[:, 0], pts[:, 1], **{'s': width**2, 'linewidths': width/6, **self._show_args, **kwargs})
         if title is not None: ctx.set_title(title)
         return ctx
+
+def _dot_width(ax):
+    "Width of a dot that is seen on what `ax` shows, in typographic points (1/72 inch): a fifteenth of the shorter side, 4 to 12."
+    ax.apply_aspect()
+    return min(max(min(ax.bbox.size)*72/ax.figure.dpi/15, 4), 12)
 
 class TensorText(TensorBase):
     "Indices of tokens, integers, `(n,)` or `(bs, n)`."

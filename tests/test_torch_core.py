@@ -94,3 +94,14 @@ def test_module_needs_no_super():
 
 def test_flatten_check_counts():
     with pytest.raises(ValueError, match='the predictions hold 6 numbers and the targets 3'): tc.flatten_check(torch.zeros(3, 2), torch.zeros(3))
+
+
+def test_points_are_drawn_so_large_that_they_are_seen():
+    import matplotlib.pyplot as plt
+    for inches, width in ((0.5, 4), (2, 9.6), (6, 12)):
+        fig = plt.figure(figsize=(inches, inches)); ax = fig.add_axes((0, 0, 1, 1))
+        tc.show_image(torch.zeros(3, 60, 60), ax=ax)
+        dots = tc.TensorPoint([[30., 20.]]).show(ctx=ax).collections[0]
+        assert abs(dots.get_sizes()[0]**0.5 - width) < 0.1 and (dots.get_edgecolor()[0] == 1).all()
+        assert tc.TensorPoint([[30., 20.]]).show(ctx=ax, s=50).collections[-1].get_sizes()[0] == 50
+        plt.close(fig)
