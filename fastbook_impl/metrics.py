@@ -126,6 +126,8 @@ def mk_metric(m) -> Metric:
 # %% ../nbs/library/31_metrics.ipynb #00000019
 def accuracy(inp, targ, axis=-1):
     "Share of predictions whose largest activation along `axis` is at the target's index."
+    if targ.shape == inp.shape and inp.shape[axis] > 1:
+        raise ValueError(f'accuracy and error_rate take the number of one class as a target, and these targets have {inp.shape[axis]} entries: for several labels use accuracy_multi')
     pred,targ = flatten_check(inp.argmax(dim=axis), targ)
     return (pred == targ).float().mean()
 

@@ -221,3 +221,14 @@ def test_summary_shows_its_source_from_the_base_path(tmp_path, monkeypatch, caps
     monkeypatch.setattr(Path, 'BASE_PATH', tmp_path, raising=False)
     _block(get_items=lambda p: list(range(10))).summary(tmp_path/'images')
     assert "Source: Path('images')" in capsys.readouterr().out
+
+
+def test_a_splitter_that_takes_the_index_of_a_filtered_table_for_places(table):
+    part = table[table.index > 3]
+    block = DataBlock(blocks=(TransformBlock, TransformBlock), get_x=ColReader("fname"), get_y=ColReader("fname"), splitter=lambda d: (d.index[1:].tolist(), d.index[:1].tolist()))
+    with pytest.raises(IndexError, match=f'^the splitter chose item {table.index[-1]}, and there are {len(part)} items, counted from 0: it must return places in the list'): block.datasets(part)
+    assert len(block.datasets(part.reset_index(drop=True)).train) == len(part) - 1
+
+
+def test_a_target_without_a_block():
+    with pytest.raises(ValueError, match='^get_y is given, and no block is left for a target: name one more in blocks, such as CategoryBlock$'): DataBlock(blocks=(TransformBlock,), get_y=str)

@@ -363,3 +363,10 @@ def test_augmented_validation_items():
     assert dls.valid.dataset.split_idx == 1
     assert dls.augmented(dls.valid, batch_tfms=[IntToFloatTensor]).one_batch()[0].min() >= 0
     assert (dls.augmented(dls.train).one_batch()[1] == torch.tensor([0, 1]*3)).all()
+
+
+def test_a_wrong_column_in_a_function_of_the_row_names_those_there_are():
+    table = pd.DataFrame({'fname': ['a', 'b'], 'labels': ['x', 'y']})
+    with pytest.raises(ValueError) as e: TfmdLists(table, lambda r: r['label'])[0]
+    assert str(e.value).endswith("raised KeyError: 'label'; the row has 'fname', 'labels'") and str(e.value).startswith('row 0: ')
+    with pytest.raises(ValueError, match=r"KeyError: the table has no column 'label'; it has 'fname', 'labels'$"): TfmdLists(table, ColReader('label'))[0]

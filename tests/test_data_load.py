@@ -139,3 +139,8 @@ def test_data_loaders_answer_for_their_loaders():
     assert dls.valid.device == torch.device('cpu')
     assert torch.equal(dls.one_batch()[1], torch.tensor([0, 1, 2, 0]))
     with pytest.raises(AttributeError): dls.no_such_thing
+
+
+def test_a_batch_size_in_quotes():
+    from fastbook_impl.data.core import Datasets
+    with pytest.raises(ValueError, match="^the batch size must be a whole number of at least 1, and it is '4'$"): Datasets(range(8), [int], splits=[range(6), [6, 7]]).dataloaders(bs='4', device='cpu')

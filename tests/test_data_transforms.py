@@ -339,3 +339,10 @@ def test_no_warning_on_ordinary_use():
         warnings.simplefilter('error')
         Categorize().setup(_Split(['a', 'b'], ['a']), train_setup=True)
         Pipeline([Normalize.from_stats(*imagenet_stats, cuda=False)])(TensorBase(torch.zeros(2)))
+
+
+def test_typical_mistakes_get_a_sentence():
+    with pytest.raises(TypeError) as e: CategoryMap([['dog', 'bus'], ['cat']])
+    assert str(e.value) == "a label is one name or number, and ['dog', 'bus'] is a list: MultiCategoryBlock is for several labels in one item"
+    with pytest.raises(TypeError, match=r'^a list of 2 stands where one transform should be: put a \* before it, as in \[\*aug_transforms\(\), another\]$'): Pipeline([[str, str], str])
+    with pytest.raises(ValueError, match='^valid_pct is a share of the items, between 0 and 1, and it is 20$'): RandomSplitter(20)

@@ -249,3 +249,9 @@ def test_sizes_that_do_not_fit():
 def test_too_few_classes_for_top_k():
     with pytest.raises(ValueError, match='^top_k_accuracy with k=5 needs at least 5 classes, and the predictions have 3$'):
         M.top_k_accuracy(torch.zeros(4, 3), torch.zeros(4).long())
+
+
+def test_accuracy_of_several_labels_says_which_metric_to_take():
+    for f in (M.accuracy, M.error_rate):
+        with pytest.raises(ValueError, match='^accuracy and error_rate take the number of one class as a target, and these targets have 5 entries: for several labels use accuracy_multi$'):
+            f(torch.randn(4, 5), torch.zeros(4, 5))

@@ -457,3 +457,7 @@ def test_thread_stack():
                   [TensorMask(torch.randint(0, 9, (300, 300)))]*2):
         b = thread_stack(items)
         assert torch.equal(b, torch.stack(items)) and type(b) is type(items[0])
+
+
+def test_resize_to_a_fraction_of_a_pixel():
+    with pytest.raises(TypeError, match=r'^a size is a whole number, or \(height, width\), and not 80\.0$'): Resize(80.)

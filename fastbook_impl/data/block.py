@@ -104,6 +104,7 @@ def _all_getters(self:DataBlock, getters):
 
 @patch
 def _count(self:DataBlock, name, fs, n, what):
+    if n == 0 and fs: raise ValueError(f'{name} is given, and no block is left for a {what}: name one more in blocks, such as CategoryBlock')
     if len(fs) != n: raise ValueError(f'{name} has {len(fs)} function{"s"*(len(fs) != 1)}, and there must be one for each {what}: {n}, with {len(self.blocks)} blocks and n_inp={self.n_inp}')
     return fs
 
@@ -145,9 +146,15 @@ def _items(self:DataBlock, source, verbose=False):
     if not hasattr(items, '__len__'): items = L(items)
     if len(items) == 0: raise ValueError(f'there are no items in {describe_item(source)}: check the path, and what get_items looks for')
     if verbose: print(f'Found {len(items)} items')
-    splits = ifnone(self.splitter, RandomSplitter())(items)
+    splits = _in_range(ifnone(self.splitter, RandomSplitter())(items), len(items))
     if verbose: print(f'{len(splits)} data sets of sizes {", ".join(str(len(s)) for s in splits)}')
     return items, splits
+
+def _in_range(splits, n):
+    top = max((max(s) for s in splits if len(s)), default=-1)
+    if top < n: return splits
+    raise IndexError(f'the splitter chose item {top}, and there are {n} items, counted from 0: it must return places in the list, '
+                     'not the labels of a table\'s index (table.reset_index(drop=True) makes them the same)')
 
 @patch
 def _type_tfms(self:DataBlock):

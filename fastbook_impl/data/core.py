@@ -33,6 +33,8 @@ def item_error(e, item, i=None):
     msg = str(e.args[0]) if isinstance(e, KeyError) and e.args else str(e)
     named = hasattr(e, 'item') or isinstance(item, (str, Path)) and len(str(item)) > 2 and str(item) in msg
     if named or isinstance(e, SkipItemException): return e
+    if isinstance(e, KeyError) and hasattr(item, 'iloc') and not msg.startswith('the table has no column'):
+        msg = f"{msg!r}; the row has {', '.join(map(repr, item.index))}"
     step = getattr(e, 'step', None) or 'a transform'
     msg = f'{step}: {msg}' if isinstance(e, (ValueError, OSError)) else f'{step} raised {type(e).__name__}: {msg}'
     res = (type(e) if isinstance(e, FileNotFoundError) else ValueError)(f'{describe_item(item, i)}: {msg}')
@@ -549,7 +551,7 @@ def _not_pipes(kwargs): return {k: v for k,v in kwargs.items() if k not in (*_ba
 @patch
 def _check_sizes(self:FilteredBase, n, bs, drop_last):
     if n == 0: raise ValueError('the training set is empty: check the items and the splitter')
-    if drop_last and bs and n < bs:
+    if drop_last and isinstance(bs, int) and n < bs:
         raise ValueError(f'the training set has {n} items, fewer than one batch of {bs}, and a batch that is not full is left out: '
                          f'there would be nothing to train on. Pass bs={max(1, n//2)}, say, or drop_last=False.')
     if self.n_subsets > 1 and len(self.splits[1]) == 0: warnings.warn('the validation set is empty: losses and metrics cannot be measured', stacklevel=3)

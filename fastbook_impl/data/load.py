@@ -28,7 +28,7 @@ def fa_collate(
     if isinstance(b, (np.ndarray, str, Mapping)): return default_collate(items)
     if is_listy(b): return _same_kind(b, [fa_collate(s) for s in zip(*items)])
     try: return default_collate(items)
-    except TypeError: raise TypeError(f'cannot make a batch of {type(b).__name__} objects: turn each into a tensor first, for example with ToTensor') from None
+    except TypeError: raise TypeError(f'cannot make a batch of {type(b).__name__} objects: turn each into a tensor first, for example with ToTensor, or with a block: ImageBlock for picture files') from None
 
 def _same_kind(b, parts): return type(b)(*parts) if hasattr(b, '_fields') else type(b)(parts)
 

@@ -212,6 +212,7 @@ class RandTransform(Transform):
 # %% ../../nbs/library/24_data_transforms.ipynb #0000002a
 def mk_transform(f):
     "`f` as a transform: wrapped if it is a function, instantiated if it is a class of transforms or of callables."
+    if isinstance(f, (list, L)): raise TypeError(f'a list of {len(f)} stands where one transform should be: put a * before it, as in [*aug_transforms(), another]')
     if isinstance(f, type) and (issubclass(f, (Transform, Pipeline)) or any('__call__' in k.__dict__ for k in f.__mro__)): f = f()
     return f if isinstance(f, (Transform, Pipeline)) else Transform(f)
 
@@ -308,6 +309,7 @@ def RandomSplitter(
     seed=None      # the same seed gives the same split
 ):
     "Split at random."
+    if not 0 <= valid_pct <= 1: raise ValueError(f'valid_pct is a share of the items, between 0 and 1, and it is {valid_pct}')
     def _split(o):
         n = _need(o)
         idxs, cut = _shuffled(n, seed), int(valid_pct*n)
@@ -493,7 +495,10 @@ class CategoryMap(Sequence):
         self.add_na = add_na
 
     def _different(self, col, sort):
-        items = list(dict.fromkeys(o for o in map(_clean, col) if not _missing(o)))
+        col = [o for o in map(_clean, col) if not _missing(o)]
+        several = next((o for o in col if isinstance(o, (list, L, set, dict))), None)
+        if several is not None: raise TypeError(f'a label is one name or number, and {several!r} is a {type(several).__name__}: MultiCategoryBlock is for several labels in one item')
+        items = list(dict.fromkeys(col))
         if not sort: return items
         try: return sorted(items)
         except TypeError: raise TypeError(f'labels of different types cannot be put in order: {_few({type(o).__name__ for o in items})}') from None
