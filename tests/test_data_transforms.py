@@ -343,6 +343,7 @@ def test_no_warning_on_ordinary_use():
 
 def test_typical_mistakes_get_a_sentence():
     with pytest.raises(TypeError) as e: CategoryMap([['dog', 'bus'], ['cat']])
-    assert str(e.value) == "a label is one name or number, and ['dog', 'bus'] is a list: MultiCategoryBlock is for several labels in one item"
+    assert str(e.value) == "a label is one name or number, and ['dog', 'bus'] is a list: MultiCategoryBlock is for several labels in one item, PointBlock and RegressionBlock are for numbers"
+    with pytest.raises(TypeError, match="and tensor.* is a Tensor: "): CategoryMap([torch.tensor([1., 2.])])
     with pytest.raises(TypeError, match=r'^a list of 2 stands where one transform should be: put a \* before it, as in \[\*aug_transforms\(\), another\]$'): Pipeline([[str, str], str])
     with pytest.raises(ValueError, match='^valid_pct is a share of the items, between 0 and 1, and it is 20$'): RandomSplitter(20)

@@ -496,8 +496,8 @@ class CategoryMap(Sequence):
 
     def _different(self, col, sort):
         col = [o for o in map(_clean, col) if not _missing(o)]
-        several = next((o for o in col if isinstance(o, (list, L, set, dict))), None)
-        if several is not None: raise TypeError(f'a label is one name or number, and {several!r} is a {type(several).__name__}: MultiCategoryBlock is for several labels in one item')
+        several = next((o for o in col if isinstance(o, (list, L, set, dict)) or getattr(o, 'ndim', 0)), None)
+        if several is not None: raise TypeError(f'a label is one name or number, and {several!r} is a {type(several).__name__}: MultiCategoryBlock is for several labels in one item, PointBlock and RegressionBlock are for numbers')
         items = list(dict.fromkeys(col))
         if not sort: return items
         try: return sorted(items)
@@ -511,7 +511,7 @@ class CategoryMap(Sequence):
     def map_objs(self, objs): return L(self.o2i[o] for o in objs)
     def map_ids(self, ids): return L(self.items[int(i)] for i in ids)
 
-def _clean(o): return o.strip() if type(o) is str else o.item() if hasattr(o, 'item') else o
+def _clean(o): return o.strip() if type(o) is str else o.item() if hasattr(o, 'item') and all(n == 1 for n in getattr(o, 'shape', ())) else o
 def _missing(o): return o is None or (isinstance(o, float) and o != o)
 
 # %% ../../nbs/library/24_data_transforms.ipynb #00000051
