@@ -9,6 +9,7 @@ import torch
 from fastcore.foundation import L
 from fastcore.xtras import Path
 
+from fastbook_impl.data.core import Datasets
 from fastbook_impl.data.transforms import (AttrGetter, Categorize, CategoryMap, ColReader, ColSplitter, EncodedMultiCategorize, EndSplitter, FileSplitter,
                                            FuncSplitter, GrandparentSplitter, IntToFloatTensor, ItemGetter, ItemTransform, MultiCategorize, Normalize,
                                            OneHotEncode, Pipeline, RandomSplitter, RandomSubsetSplitter, RandTransform, RegexLabeller, RegressionSetup,
@@ -347,3 +348,9 @@ def test_typical_mistakes_get_a_sentence():
     with pytest.raises(TypeError, match="and tensor.* is a Tensor: "): CategoryMap([torch.tensor([1., 2.])])
     with pytest.raises(TypeError, match=r'^a list of 2 stands where one transform should be: put a \* before it, as in \[\*aug_transforms\(\), another\]$'): Pipeline([[str, str], str])
     with pytest.raises(ValueError, match='^valid_pct is a share of the items, between 0 and 1, and it is 20$'): RandomSplitter(20)
+
+
+def test_several_labels_in_one_text_are_told_from_new_classes():
+    table = pd.DataFrame({'labels': ['dog', 'bus dog', 'cat', 'dog cat', 'bus cat']})
+    with pytest.raises(ValueError, match=r"'dog cat', 'bus cat'\. Split .* vocab\. If each of these is several labels in one text, pass label_delim=' '\.$"):
+        Datasets(table, [[ColReader('labels'), Categorize]], splits=[[0, 1, 2], [3, 4]])

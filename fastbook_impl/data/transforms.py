@@ -581,7 +581,11 @@ def _check_valid(self:Categorize, items):
     if valid is None or self.add_na or items.train is items: return
     new = [o for o in self._found_in(valid) if o not in self.vocab.o2i]
     if new: raise ValueError(f'{len(new)} of the labels of the validation set never occur in the training set: {_few(new)}. '
-                             'Split so that they do, leave those items out, or pass the classes as vocab.')
+                             f'Split so that they do, leave those items out, or pass the classes as vocab.{_delim_hint(new)}')
+
+def _delim_hint(labels):
+    delim = next((d for d in ',;| ' if sum(isinstance(o, str) and d in o for o in labels) > len(labels)/2), None)
+    return '' if delim is None else f' If each of these is several labels in one text, pass label_delim={delim!r}.'
 
 @patch
 def _found_in(self:Categorize, labels): return CategoryMap(labels, sort=False)
