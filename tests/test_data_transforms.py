@@ -352,5 +352,9 @@ def test_typical_mistakes_get_a_sentence():
 
 def test_several_labels_in_one_text_are_told_from_new_classes():
     table = pd.DataFrame({'labels': ['dog', 'bus dog', 'cat', 'dog cat', 'bus cat']})
-    with pytest.raises(ValueError, match=r"'dog cat', 'bus cat'\. Split .* vocab\. If each of these is several labels in one text, pass label_delim=' '\.$"):
+    with pytest.raises(ValueError, match=r"'bus cat', 'dog cat'\. Split .* vocab\. If each of these is several labels in one text, pass label_delim=' '\.$"):
         Datasets(table, [[ColReader('labels'), Categorize]], splits=[[0, 1, 2], [3, 4]])
+
+
+def test_a_number_among_the_transforms():
+    with pytest.raises(TypeError, match=r'^64 stands where a transform should be, a function or an object such as Resize\(64\)$'): Pipeline([str, 64])

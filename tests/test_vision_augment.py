@@ -461,3 +461,4 @@ def test_thread_stack():
 
 def test_resize_to_a_fraction_of_a_pixel():
     with pytest.raises(TypeError, match=r'^a size is a whole number, or \(height, width\), and not 80\.0$'): Resize(80.)
+    with pytest.raises(TypeError, match="and not '80'$"): Resize('80')

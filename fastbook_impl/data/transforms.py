@@ -214,6 +214,7 @@ def mk_transform(f):
     "`f` as a transform: wrapped if it is a function, instantiated if it is a class of transforms or of callables."
     if isinstance(f, (list, L)): raise TypeError(f'a list of {len(f)} stands where one transform should be: put a * before it, as in [*aug_transforms(), another]')
     if isinstance(f, type) and (issubclass(f, (Transform, Pipeline)) or any('__call__' in k.__dict__ for k in f.__mro__)): f = f()
+    if f is not None and not callable(f): raise TypeError(f'{f!r} stands where a transform should be, a function or an object such as Resize(64)')
     return f if isinstance(f, (Transform, Pipeline)) else Transform(f)
 
 def compose_tfms(

@@ -169,7 +169,7 @@ def _called(o, other): return getattr(o, 'fn', None) or other
 
 # %% ../../nbs/library/52_vision_augment.ipynb #00000016
 def _wh(size):
-    if isinstance(size, float): raise TypeError(f'a size is a whole number, or (height, width), and not {size!r}')
+    if isinstance(size, (float, str)): raise TypeError(f'a size is a whole number, or (height, width), and not {size!r}')
     return (size, size) if isinstance(size, int) else (size[1], size[0])
 
 def _cover(W, H, w, h):
