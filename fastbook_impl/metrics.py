@@ -9,8 +9,8 @@ __all__ = ['rmse', 'exp_rmspe', 'perplexity', 'Metric', 'AvgMetric', 'AvgLoss', 
            'Precision', 'Recall', 'F1Score', 'FBeta', 'Jaccard', 'APScoreBinary', 'RocAuc', 'RocAucBinary',
            'BrierScore', 'F1ScoreMulti', 'FBetaMulti', 'HammingLossMulti', 'JaccardMulti', 'MatthewsCorrCoefMulti',
            'PrecisionMulti', 'RecallMulti', 'APScoreMulti', 'RocAucMulti', 'BrierScoreMulti', 'ExplainedVariance',
-           'R2Score', 'PearsonCorrCoef', 'SpearmanCorrCoef', 'foreground_acc', 'DiceMulti', 'JaccardCoeffMulti', 'Dice',
-           'JaccardCoeff', 'Perplexity', 'LossMetric', 'LossMetrics', 'optim_metric']
+           'R2Score', 'PearsonCorrCoef', 'SpearmanCorrCoef', 'foreground_acc', 'DiceMulti', 'JaccardCoeffMulti',
+           'ClassAccuracy', 'Dice', 'JaccardCoeff', 'Perplexity', 'LossMetric', 'LossMetrics', 'optim_metric']
 
 # %% ../nbs/library/31_metrics.ipynb #00000003
 from enum import Enum
@@ -414,33 +414,46 @@ def _confusion(pred, targ, n) -> Tensor: # (n, n), rows are targets; targets out
 
 class _Areas(Metric):
     "Adds up the confusion table over the batches."
-    def __init__(self, axis=1): 
-        self.axis = axis
+    def __init__(self, axis=1,
+        ignore_index=None # class of the pixels that nobody labelled ("void"): they are left out, and so is the class
+    ):
+        self.axis,self.ignore_index = axis,ignore_index
         self.reset()
     def reset(self): self.table = None
     def accumulate(self, learn):
         n = learn.pred.shape[self.axis]
-        table = _confusion(learn.pred.argmax(dim=self.axis), learn.y, n)
+        targ = learn.y if self.ignore_index is None else learn.y.masked_fill(learn.y == self.ignore_index, -1)
+        table = _confusion(learn.pred.argmax(dim=self.axis), targ, n)
         self.table = table if self.table is None else self.table + table
     def _inter_and_sum(self):
         return self.table.diagonal().double().cpu(), (self.table.sum(0) + self.table.sum(1)).double().cpu()
 
 # %% ../nbs/library/31_metrics.ipynb #0000004a
-class DiceMulti(_Areas):
-    "Mean over the classes of the Dice coefficient; classes neither predicted nor there are left out."
+class _PerClass(_Areas):
     @property
-    def value(self):
-        if self.table is None: return None
-        inter,total = self._inter_and_sum()
-        return (2*inter/total)[total > 0].mean().item()
+    def per_class(self):
+        "The measure of each class, `(classes,)`; NaN for those it says nothing about."
+        res = self._measure()
+        if self.ignore_index is not None and 0 <= self.ignore_index < len(res): res[self.ignore_index] = torch.nan
+        return res
+    @property
+    def value(self): return None if self.table is None else self.per_class.nanmean().item()
 
-class JaccardCoeffMulti(_Areas):
-    "Mean over the classes of intersection over union; classes neither predicted nor there are left out."
-    @property
-    def value(self):
-        if self.table is None: return None
+class DiceMulti(_PerClass):
+    "Mean over the classes of the Dice coefficient; classes neither predicted nor there are left out."
+    def _measure(self):
         inter,total = self._inter_and_sum()
-        return (inter/(total-inter))[total > 0].mean().item()
+        return 2*inter/total
+
+class JaccardCoeffMulti(_PerClass):
+    "Mean over the classes of intersection over union; classes neither predicted nor there are left out."
+    def _measure(self):
+        inter,total = self._inter_and_sum()
+        return inter/(total-inter)
+
+class ClassAccuracy(_PerClass):
+    "Mean over the classes of the share of their pixels that were found (recall); classes that are not there are left out. Source: \"mean accuracy\" in Long et al., 2015."
+    def _measure(self): return (self.table.diagonal().double()/self.table.sum(1)).cpu()
 
 # %% ../nbs/library/31_metrics.ipynb #0000004c
 class Dice(_Areas):

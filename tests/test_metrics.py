@@ -168,6 +168,18 @@ def test_dice_leaves_out_absent_classes_and_void(masks):
     p = acts.argmax(1)
     assert feed(M.DiceMulti(), acts, void) == pytest.approx(skm.f1_score(y[:, 2:].flatten(), p[:, 2:].flatten(), average='macro'))
 
+def test_void_is_left_out_of_areas(masks):
+    acts, y = masks[0], masks[1].clone()
+    y[:, :2] = 3                                                                                # void: class 3
+    p, kept = acts.argmax(1), slice(2, None)
+    truth, guess = y[:, kept].flatten(), p[:, kept].flatten()
+    for metric, sk in ((M.DiceMulti, skm.f1_score), (M.JaccardCoeffMulti, skm.jaccard_score), (M.ClassAccuracy, skm.recall_score)):
+        m = metric(ignore_index=3)
+        expected = sk(truth, guess, average=None, labels=[0, 1, 2], zero_division=0)
+        assert feed(m, acts, y, bs=2) == pytest.approx(expected.mean())
+        assert m.per_class[:3].tolist() == pytest.approx(list(expected)) and m.per_class[3].isnan()
+    assert M.ClassAccuracy().value is None and M.ClassAccuracy().name == 'class_accuracy'
+
 def test_foreground_acc(masks):
     acts, y = masks
     fg = y != 0

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from fastbook_impl.layers import PixelShuffle_ICNR, ResBlock, SelfAttention, SigmoidRange
+import fastbook_impl.vision.all  # the callbacks that every learner has in a chapter
+from fastbook_impl.layers import ResBlock, SelfAttention, SigmoidRange
 from fastbook_impl.torch_core import set_seed
 from fastbook_impl.vision.learner import create_body
 from fastbook_impl.vision.models import tvm
@@ -149,3 +150,156 @@ def test_a_model_that_is_no_body():
         DynamicUnet(resnet18(), 2, (64, 64))
     with pytest.raises(ValueError, match='the body makes pictures 16 times smaller within one layer: a U-Net needs to see the sizes between, so pass a body of several layers'):
         DynamicUnet(nn.Sequential(nn.Conv2d(3, 8, 16, stride=16)), 2, (64, 64))
+
+
+def test_a_cut_that_leaves_nothing():
+    from fastbook_impl.vision.learner import create_body, cut_model
+    for cut in (-10, 0): 
+        with pytest.raises(ValueError, match=f'cut={cut} leaves nothing of ResNet, which has 10 layers'): create_unet_model(resnet18, 2, (64, 64), pretrained=False, cut=cut)
+    def nothing(m): return nn.Sequential(nn.ReLU())
+    with pytest.raises(ValueError, match='the function nothing leaves nothing of ResNet that has weights'): create_body(resnet18, pretrained=False, cut=nothing)
+    with pytest.raises(TypeError, match=r'the function .*lambda.* that cuts a model must return a model, and it returned \[\]'): cut_model(resnet18(), lambda m: [])
+
+
+def test_a_head_for_another_body():
+    from fastbook_impl.vision.learner import add_head, create_head, create_vision_model
+    body = create_body(resnet18, pretrained=False)
+    for wrong in (lambda: add_head(body, 512, 37, head=create_head(2048, 37)), lambda: add_head(body, 2048, 37), lambda: add_head(body, 2048, 37, concat_pool=False),
+                  lambda: create_vision_model(resnet18, 37, pretrained=False, custom_head=create_head(2048, 37, lin_first=True))):
+        with pytest.raises(ValueError, match=r'the head takes 2048 features and the body gives 512: create_head\(512, …\) makes one that fits'): wrong()
+    with pytest.raises(ValueError, match='the head takes 256 features and the body gives 512'): add_head(body, 512, 2, head=nn.Sequential(nn.Conv2d(256, 2, 1), nn.AdaptiveAvgPool2d(1)))
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(512*4, 2))                              # right for pictures of 64 pixels
+    assert create_vision_model(resnet18, 2, pretrained=False, custom_head=flat)(torch.rand(2, 3, 64, 64)).shape == (2, 2)
+
+
+def test_an_architecture_that_is_not_known():
+    with pytest.raises(KeyError, match='resnet43 is not in model_meta: did you mean resnet34 or '): tvm.model_meta['resnet43']
+    try: import timm
+    except ImportError:
+        with pytest.raises(ImportError, match="'resnet43' is taken for the name of a timm model, and timm is not installed: pip install timm; without quotes, resnet34 or .* is an architecture of this package"):
+            create_unet_model('resnet43', 2, (64, 64))
+    with pytest.raises(TypeError, match='an architecture is a function such as resnet34, a name of timm, or a model, and this is 34'): create_unet_model(34, 2, (64, 64))
+
+
+# ---- pictures with masks
+
+CODES = ['ground', 'disc', 'square']
+
+@pytest.fixture(scope='module')
+def scenes(tmp_path_factory):
+    "Twelve pictures of 48x32 pixels with masks of three classes; the outermost pixels are of no class, 9."
+    path, rng = tmp_path_factory.mktemp('scenes'), np.random.default_rng(0)
+    for folder in ('images', 'masks', 'void'): (path/folder).mkdir()
+    for i in range(12):
+        mask = np.zeros((32, 48), np.uint8)
+        mask[8:20, 6:18], mask[14:26, 26:38] = 1, 2
+        mask = np.roll(mask, rng.integers(-3, 4, 2), (0, 1))
+        Image.fromarray(rng.integers(0, 60, (32, 48, 3), np.uint8) + 90*mask[..., None]).save(path/'images'/f'{i:02}.png')
+        Image.fromarray(mask).save(path/'masks'/f'{i:02}.png')
+        mask[[0, -1]], mask[:, [0, -1]] = 9, 9
+        Image.fromarray(mask).save(path/'void'/f'{i:02}.png')
+    return path
+
+
+def loaders(path, masks='masks', codes=CODES, **kwargs):
+    from fastbook_impl.vision.data import SegmentationDataLoaders
+    set_seed(42)
+    return SegmentationDataLoaders.from_label_func(path, fnames=sorted((path/'images').iterdir()), label_func=lambda f: path/masks/f.name, codes=codes, seed=42, bs=4, device='cpu', **kwargs)
+
+
+def small_arch(pretrained=False, **kwargs): return nn.Sequential(*tiny_body(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+
+
+def test_a_learner_from_data_to_saved_model(scenes, tmp_path):
+    from fastbook_impl.vision.learner import create_unet_model as also, unet_learner as same
+    assert same is unet_learner and also is create_unet_model
+    learn = unet_learner(loaders(scenes), small_arch, pretrained=False, path=tmp_path)
+    assert (type(learn.loss_func).__name__, learn.loss_func.axis) == ('CrossEntropyLossFlat', 1)
+    assert learn.model(torch.rand(1, 3, 33, 49)).shape == (1, 3, 33, 49)
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(2, 3e-3)
+    losses = [v[0] for v in learn.recorder.values]
+    assert losses[1] < losses[0]
+    learn.save('unet')
+    before = learn.get_preds()[0]
+    twin = unet_learner(loaders(scenes), small_arch, pretrained=False, path=tmp_path)
+    twin.load('unet')
+    torch.testing.assert_close(twin.get_preds()[0], before)
+    answer = learn.predict(scenes/'images'/'00.png')[0]
+    assert answer.shape == (32, 48) and set(answer.unique().tolist()) <= {0, 1, 2}
+
+
+def test_config_n_out_and_ranges(scenes):
+    dls = loaders(scenes)
+    learn = unet_learner(dls, small_arch, pretrained=False, n_out=7, config={'last_cross': False}, y_range=(0, 1))
+    assert learn.model(torch.rand(1, 3, 16, 16)).shape == (1, 7, 16, 16) and isinstance(learn.model[-1], SigmoidRange)
+    with pytest.raises(ValueError, match='how many numbers the model is to predict could not be told from the data: pass n_out'):
+        unet_learner(loaders(scenes, codes=None), small_arch, pretrained=False)
+
+
+def test_pretrained_bodies_begin_frozen_in_three_groups(scenes, monkeypatch):
+    weights = tvm.resnet18().state_dict()
+    monkeypatch.setattr(tvm, 'imagenet_weights', lambda name, w=None: weights)
+    learn = unet_learner(loaders(scenes), resnet18)
+    assert len(learn.opt.param_lists) == 3 and learn.opt.frozen_idx == 2
+    assert not learn.model[0][4][0].conv1.weight.requires_grad and learn.model[0][1].weight.requires_grad and learn.model[3][0][0].weight.requires_grad
+    assert torch.equal(learn.model[0][0].weight, weights['conv1.weight'])
+
+
+def test_void_is_not_learned_and_not_counted(scenes):
+    from functools import partial
+    from fastbook_impl.losses import CrossEntropyLossFlat
+    from fastbook_impl.metrics import ClassAccuracy, foreground_acc
+    from fastbook_impl.vision.data import ImageBlock, MaskBlock
+    from fastbook_impl.vision.all import DataBlock, RandomSplitter, get_image_files
+    block = DataBlock(blocks=(ImageBlock, MaskBlock(CODES, void=9)), get_items=lambda p: sorted(get_image_files(p/'images')), get_y=lambda f: f.parent.parent/'void'/f.name, splitter=RandomSplitter(seed=42))
+    dls = block.dataloaders(scenes, bs=4, device='cpu')
+    xb, yb = dls.one_batch()
+    assert yb.max() == 9
+    learn = unet_learner(dls, small_arch, pretrained=False, loss_func=CrossEntropyLossFlat(axis=1, ignore_index=9), metrics=[partial(foreground_acc, bkg_idx=9), ClassAccuracy(ignore_index=9)])
+    acts = torch.randn(4, 3, 32, 48)
+    inner = (slice(None), slice(1, -1), slice(1, -1))
+    expected = F.cross_entropy(acts[:, :, 1:-1, 1:-1], torch.as_tensor(yb[inner]).as_subclass(torch.Tensor))
+    torch.testing.assert_close(learn.loss_func(acts, yb), expected)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    assert 0 <= learn.recorder.values[-1][-1] <= 1
+
+
+def test_one_colour_for_a_class(scenes):
+    import matplotlib.pyplot as plt
+    learn = unet_learner(loaders(scenes), small_arch, pretrained=False)
+    learn.show_results(max_n=2, figsize=(4, 4))
+    drawn = [im for ax in plt.gcf().axes for im in ax.images]
+    masks = [im for im in drawn if im.get_array().ndim == 2]
+    assert len(drawn) == 8 and len(masks) == 4                                            # a picture and a mask over it, target and prediction
+    assert {(im.get_clim(), im.get_cmap().name) for im in masks} == {((0, 2), 'tab20')}
+    plt.close('all')
+
+
+def test_masks_that_do_not_belong(scenes):
+    with pytest.raises(ValueError, match=r'the mask .*masks.*\d\d\.png has the value 2, in \d+ of its pixels, and there are 2 classes, 0 to 1: its numbers and the codes do not belong together'):
+        loaders(scenes, codes=['ground', 'disc']).one_batch()
+    with pytest.raises(ValueError, match=r'void.*\.png has the value 9, in 156 of its pixels, and there are 3 classes, 0 to 2: .* MaskBlock\(codes, void=9\) says that it stands for no class'):
+        unet_learner(loaders(scenes, masks='void'), small_arch, pretrained=False)
+    Image.new('L', (24, 32)).save(scenes/'half.png')
+    from fastbook_impl.vision.data import SegmentationDataLoaders
+    with pytest.raises(ValueError, match=r'the mask .*half\.png has 24x32 pixels and its picture has 48x32: they must be of one size'):
+        SegmentationDataLoaders.from_label_func(scenes, fnames=sorted((scenes/'images').iterdir()), label_func=lambda f: scenes/'half.png', codes=CODES, bs=4, device='cpu').one_batch()
+
+
+# ---- the book's chapter 1
+
+def test_chapter_1_segmentation(mirror, tmp_path, monkeypatch):
+    "As printed, with fewer pictures, on the mirror's `camvid_tiny`; without pretrained weights at hand it says so and starts from random ones."
+    from fastbook_impl.vision.all import SegmentationDataLoaders, URLs, get_image_files, plt, untar_data
+    for k, v in dict(FASTBOOK_MIRROR=str(mirror), FASTBOOK_DATA='auto', FASTBOOK_HOME=str(tmp_path)).items(): monkeypatch.setenv(k, v)
+    path = untar_data(URLs.CAMVID_TINY)
+    dls = SegmentationDataLoaders.from_label_func(
+        path, bs=8, fnames = get_image_files(path/"images")[:10],
+        label_func = lambda o: path/'labels'/f'{o.stem}_P{o.suffix}',
+        codes = np.loadtxt(path/'codes.txt', dtype=str)
+    )
+    assert dls.c == 12 and dls.one_batch()[1].shape[1:] == (120, 160)
+    learn = unet_learner(dls, resnet34)
+    learn.fine_tune(1)
+    learn.show_results(max_n=6, figsize=(7,8))
+    plt.close('all')

@@ -8,6 +8,7 @@ __all__ = ['PointBlock', 'BBoxBlock', 'ImageBlock', 'CheckMask', 'MaskBlock', 'c
 import copy, os
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 from fastcore.basics import patch
@@ -34,25 +35,36 @@ def ImageBlock(
 
 # %% ../../nbs/library/54_vision_data.ipynb #0000000a
 class CheckMask(ItemTransform):
-    "Refuses a mask that has another size than its picture."
+    "Refuses a mask that has another size than its picture, or numbers that belong to no class."
     order = -1
-    def __init__(self): self._seen = set()
+    def __init__(self,
+        codes=None, # names of the classes
+        void=None   # a number beyond them that is allowed, such as 255
+    ): self._seen, self.n, self.void = set(), None if codes is None else len(codes), void
+
     def encodes(self, xs:list):
         pics = [x for x in xs if isinstance(x, PILImage)]
         for m in xs if pics else ():
-            if isinstance(m, PILMask) and (pair := (pics[0].fn, m.fn)) not in self._seen: self._compare(pics[0], m, pair)
+            if isinstance(m, PILMask) and (pair := (pics[0].fn, m.fn)) not in self._seen: self._check(pics[0], m, pair)
         return xs
 
-    def _compare(self, pic, mask, pair):
+    def _check(self, pic, mask, pair):
         if pic.size != mask.size:
             raise ValueError(f'the mask {mask.fn or ""} has {mask.size[0]}x{mask.size[1]} pixels and its picture has {pic.size[0]}x{pic.size[1]}: they must be of one size')
+        if self.n is not None: self._check_values(mask)
         if None not in pair: self._seen.add(pair)
 
+    def _check_values(self, mask):
+        found = [(value, n) for value,n in enumerate(np.bincount(np.asarray(mask).ravel())) if n and value >= self.n and value != self.void]
+        if found: raise ValueError(f'the mask {mask.fn or ""} has the value {found[0][0]}, in {found[0][1]} of its pixels, and there are {self.n} classes, 0 to {self.n-1}: '
+                                   f'its numbers and the codes do not belong together, or MaskBlock(codes, void={found[0][0]}) says that it stands for no class')
+
 def MaskBlock(
-    codes=None # names of the classes, in the order of their numbers
+    codes=None, # names of the classes, in the order of their numbers
+    void=None   # a number beyond them for pixels of no class, such as 255; the loss needs it as `ignore_index`
 ):
     "Masks: a class for each pixel."
-    return TransformBlock(type_tfms=OpenMask, item_tfms=[CheckMask, AddMaskCodes(codes=codes)], batch_tfms=IntToFloatTensor)
+    return TransformBlock(type_tfms=OpenMask, item_tfms=[CheckMask(codes, void), AddMaskCodes(codes=codes)], batch_tfms=IntToFloatTensor)
 
 # %% ../../nbs/library/54_vision_data.ipynb #0000000d
 def _of_tuples(tfm):
