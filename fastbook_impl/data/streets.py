@@ -85,7 +85,9 @@ def stand(self:View, code, x, z, h=0.):
 @patch
 def strip(self:View, code, x0, x1, colour, z0=NEAR, z1=160.):
     "A band of the ground, from `x0` to `x1`."
-    zs = np.geomspace(max(z0,NEAR), z1, max(int(7*math.log(z1/max(z0,NEAR))), 2)) if z1>NEAR else []
+    z0 = max(z0, NEAR)
+    if z1<=z0: return
+    n = int(7*math.log(z1/z0)); zs = np.geomspace(z0, z1, n).tolist() if n>2 else (z0,z1)
     for a,b in zip(zs[:-1], zs[1:]): self.fill(code, [(x0,0,a),(x1,0,a),(x1,0,b),(x0,0,b)], colour)
 
 @patch
@@ -166,12 +168,12 @@ def hall(view, z, x, rng, long=24.):
     view.wall('Misc_Text', x-.1*side, z+long*.35, z+long*.65, h-2.2, h-1, 'f4f0e6'); view.wall(None, x-.1*side, z+long*.38, z+long*.62, h-1.8, h-1.4, 'a8323a')
 
 # %% ../../nbs/library/22e_data_streets.ipynb #00000015
-def _crown(pen, y, r, colour, rng):
-    "Leaves around a point `y` metres up."
+def _crown(pen, y, r, colour, rng, layers=3):
+    "Leaves around a point `y` metres up, from their dark outline to the light."
     blobs = [(r*(.75*math.cos(a)*q),-y+r*.7*math.sin(a)*q,r*(.42+.2*rng.random())) for a,q in ((2*math.pi*rng.random(),.4+.7*rng.random()) for _ in range(9))]
-    for grow,c in ((.06*r,darker(colour,.55)),(0,darker(colour,.22)),(-.13*r,colour)):
+    for grow,c in ((.06*r,darker(colour,.55)),(0,darker(colour,.22)),(-.13*r,colour))[:layers]:
         for u,v,s in [(0,-y,.62*r),*blobs]: pen.fill(oval(u-(.06*r if grow<0 else 0), v-(.1*r if grow<0 else 0), s+grow, s+grow, n=26), c)
-    for u,v,s in blobs[:5]: pen.fill(oval(u-.2*s, v-.35*s, s*.4, s*.32, n=12), lighter(colour,.25))
+    for u,v,s in blobs[:5] if layers>2 else (): pen.fill(oval(u-.2*s, v-.35*s, s*.4, s*.32, n=12), lighter(colour,.25))
 
 # %% ../../nbs/library/22e_data_streets.ipynb #00000016
 def _branch(pen, x, y, a, long, w, rng):
@@ -190,7 +192,7 @@ def tree(view, z, x, rng, high=7.):
         if z>45: return
         return _branch(pen, 0, 0, .05-.1*rng.random(), high*.32, .42, rng)
     pen.fill(tube([(0,0),(.05,-.3*high),(0,-.6*high)], [.2,.13,.1]), '6a5040')
-    _crown(pen, .68*high, .34*high, view.tone(_pick(rng, c), z), rng)
+    _crown(pen, .68*high, .34*high, view.tone(_pick(rng, c), z), rng, 3 if z<45 else 2)
 
 # %% ../../nbs/library/22e_data_streets.ipynb #00000018
 def hedge(view, z, x, rng, long=12., h=1.5):
@@ -694,6 +696,12 @@ def _light(image, light, rng):
     bright,gamma,warm = light
     return _expose(image.point([min(round(255*(v/255)**gamma*bright*k), 255) for k in (1+warm,1,1-warm) for v in range(256)]), rng)
 
+def _seams(mask, k):
+    "The mask made `k` times smaller: what is in the middle of a pixel, or Void where that has less than 60 % of it."
+    parts = mask.reshape(len(mask)//k, k, -1, k).swapaxes(1, 2).reshape(len(mask)//k, -1, k*k); middle = parts[...,k*k//2]
+    torn = (parts==middle[...,None]).mean(-1)<.6
+    return Image.fromarray(np.where(torn, CODES.index('Void'), middle).astype(np.uint8))
+
 def _in_sight(d, plots, things, s, t):
     "(z, x, item) from far to near: plots and what is as far from the road as they are, then what is before them."
     seen = sorted(((*_where(o, s, t),o) for o in plots+things), key=lambda o: -o[0])
@@ -717,7 +725,7 @@ def draw_street(
             for z,x,o in row:
                 if near<=z<far: o.draw(view, z, o.s if o.draw is bridge else x, random.Random(o.seed), **{a: b for a,b in o.kw.items() if a!='at'})
     if 'rain' in d.extras: _rain(view, rng)
-    return _light(view.image.reduce(k), d.light, rng), view.mask.resize(size, Image.Resampling.NEAREST)
+    return _light(view.image.reduce(k), d.light, rng), _seams(np.asarray(view.mask), k)
 
 # %% ../../nbs/library/22e_data_streets.ipynb #00000050
 _VALID = '0016E5'
@@ -741,7 +749,7 @@ def _make(dest, draw, names):
     draw_shared(draw, dest, names)
 
 # %% ../../nbs/library/22e_data_streets.ipynb #00000051
-@sample_maker('CAMVID_TINY', version=1, about='100 frames of seven drawn drives through a town, 128x96, with masks of 32 classes')
+@sample_maker('CAMVID_TINY', version=2, about='100 frames of seven drawn drives through a town, 128x96, with masks of 32 classes')
 def make_camvid_tiny(
     dest,           # a folder; gets `images`, `labels` and `codes.txt`
     frames=(12,28), # of each drive, and of the one that CAMVID validates with
@@ -749,7 +757,7 @@ def make_camvid_tiny(
     "Draw the built-in sample of CAMVID_TINY: the layout, the names and the classes of the original."
     _make(dest, _draw_tiny, _frame_names(*frames))
 
-@sample_maker('CAMVID', version=1, about='120 frames of seven drawn drives through a town, 480x360, with masks of 32 classes; valid.txt names the 30 of one drive')
+@sample_maker('CAMVID', version=2, about='120 frames of seven drawn drives through a town, 480x360, with masks of 32 classes; valid.txt names the 30 of one drive')
 def make_camvid(
     dest,           # a folder; gets `images`, `labels`, `codes.txt` and `valid.txt`
     frames=(15,30), # of each drive, and of the one to validate with
