@@ -168,7 +168,7 @@ def _box(ax, x, y, name, shape, colour):
     _,c,h,w = shape
     width,height = .12 + .1*math.log2(c + 1)/2,.12 + .62*math.log2(h + 1)/9
     ax.add_patch(plt.Rectangle((x - width/2, y - height/2), width, height, facecolor=colour, edgecolor='black', linewidth=.8))
-    ax.text(x, y - height/2 - .05, f'{name}\n{c}×{h}×{w}', ha='center', va='top', fontsize=8)
+    ax.text(x, y - height/2 - .05, f'{name}\n{c}×{h}×{w}', ha='center', va='top', fontsize=8, bbox=dict(facecolor='white', edgecolor='none', pad=.3))
     return x - width/2,x + width/2
 
 # %% ../../../nbs/library/56_vision_unet.ipynb #00000023
@@ -180,7 +180,7 @@ def draw_unet(
     "Draw `model` as a diagram: boxes are labelled channels × height × width, grey arrows are what the decoder is shown of the encoder."
     down,up = _part_shapes(model, size)
     rows = {s: i for i,s in enumerate(sorted({s[2:] for _,s in down + up}, reverse=True))}
-    if ax is None: ax = plt.subplots(figsize=figsize or (.8*len(down + up), 1.05*len(rows)), layout='constrained')[1]
+    if ax is None: ax = plt.subplots(figsize=figsize or (.88*len(down + up), 1.1*len(rows)), layout='constrained')[1]
     boxes = [(name, s, i, -1.1*rows[s[2:]], colour) for i,(name,s,colour) in enumerate([(*o, 'C0') for o in down] + [(*o, 'C1') for o in up])]
     sides = [_box(ax, x, y, name, s, colour) for name,s,x,y,colour in boxes]
     arrow = lambda x0,y0,x1,y1,**kw: ax.annotate('', (x1, y1), (x0, y0), arrowprops=dict(arrowstyle='->', **kw))
