@@ -48,3 +48,12 @@ def mirror() -> Path:
     if not (path/'SHA256SUMS').exists():
         pytest.skip(f'no real data: {path} holds no archives (FASTBOOK_MIRROR names a folder that does)')
     return path
+
+
+@pytest.fixture(scope='module')
+def real_pets(mirror, tmp_path_factory):
+    "The folder of the mirror's photographs of pets, with an empty cache around it."
+    from fastbook_impl.data.external import URLs, untar_data
+    with pytest.MonkeyPatch.context() as m:
+        m.setenv('FASTBOOK_MIRROR', str(mirror)); m.setenv('FASTBOOK_DATA', 'auto'); m.setenv('FASTBOOK_HOME', str(tmp_path_factory.mktemp('home')))
+        yield untar_data(URLs.PETS)

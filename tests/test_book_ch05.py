@@ -13,22 +13,13 @@ def figures_closed():
 
 
 @pytest.fixture(scope='module')
-def pets(mirror, tmp_path_factory):
-    import os
-    before = {k: os.environ.get(k) for k in ('FASTBOOK_MIRROR', 'FASTBOOK_DATA', 'FASTBOOK_HOME')}
-    os.environ.update(FASTBOOK_MIRROR=str(mirror), FASTBOOK_DATA='auto', FASTBOOK_HOME=str(tmp_path_factory.mktemp('home')))
-    yield untar_data(URLs.PETS)
-    for k,v in before.items(): os.environ.pop(k, None) if v is None else os.environ.update({k: v})
-
-
-@pytest.fixture(scope='module')
-def some(pets):
+def some(real_pets):
     "A hundred pictures of the three breeds."
-    return get_image_files(pets/'images')[::6]
+    return get_image_files(real_pets/'images')[::6]
 
 
-def test_chapter_1_cat_or_dog(pets, some, capsys):
-    path = pets/'images'
+def test_chapter_1_cat_or_dog(real_pets, some, capsys):
+    path = real_pets/'images'
     def is_cat(x): return x[0].isupper()
     set_seed(42)
     dls = ImageDataLoaders.from_name_func(path, some, valid_pct=0.2, seed=42, label_func=is_cat, item_tfms=Resize(64))
@@ -52,21 +43,21 @@ def test_chapter_1_segmentation_data(mirror, tmp_path, monkeypatch):
     dls.show_batch(max_n=4)
 
 
-def test_chapter_5_labels_from_names(pets):
-    Path.BASE_PATH = pets
+def test_chapter_5_labels_from_names(real_pets):
+    Path.BASE_PATH = real_pets
     try:
-        assert len(pets.ls()) == 2 and len((pets/"images").ls()) > 500
-        fname = (pets/"images").ls().sorted()[10]
+        assert len(real_pets.ls()) == 2 and len((real_pets/"images").ls()) > 500
+        fname = (real_pets/"images").ls().sorted()[10]
         assert re.findall(r'(.+)_\d+.jpg$', fname.name) == ['Abyssinian']
     finally: Path.BASE_PATH = None
 
 
 @pytest.fixture(scope='module')
-def dls(pets, some):
+def dls(real_pets, some):
     set_seed(42)
     pets_block = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=lambda path: some, splitter=RandomSplitter(seed=42),
                            get_y=using_attr(RegexLabeller(r'(.+)_\d+.jpg$'), 'name'), item_tfms=Resize(64), batch_tfms=aug_transforms(size=48, min_scale=0.75))
-    return pets_block.dataloaders(pets/"images", bs=8)
+    return pets_block.dataloaders(real_pets/"images", bs=8)
 
 
 def test_chapter_5_presizing_by_hand(some):
@@ -102,12 +93,12 @@ def test_chapter_5_presizing_at_once_goes_where_the_single_steps_go():
     assert right < 0.002 and min(wrong) > 5*right, (right, wrong)
 
 
-def test_chapter_5_checking_a_data_block(pets, some, dls):
+def test_chapter_5_checking_a_data_block(real_pets, some, dls):
     dls.show_batch(nrows=1, ncols=3)
     dls.show_batch(nrows=1, ncols=3, unique=True)
     pets1 = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=lambda path: some, splitter=RandomSplitter(seed=42),
                       get_y=using_attr(RegexLabeller(r'(.+)_\d+.jpg$'), 'name'))
-    with pytest.raises(Exception, match='Resize'): pets1.summary(pets/"images")
+    with pytest.raises(Exception, match='Resize'): pets1.summary(real_pets/"images")
 
 
 def test_chapter_5_from_model_to_loss(dls, capsys):
