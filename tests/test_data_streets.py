@@ -71,7 +71,7 @@ def test_masks_hold_classes_and_nothing_else(masks):
     share = np.bincount(every.ravel(), minlength=32)/every.size
     assert every.dtype == np.uint8 and every.max() < len(CODES)
     assert (share > 0).sum() >= 20 and share.max() < .4
-    assert 0 < share[VOID] < .03
+    assert 0 < share[VOID] < .07
     for name in 'Sky Building Road Tree Sidewalk'.split(): assert all((m == CODES.index(name)).any() for m in masks.values() if name != 'Tree'), name
 
 
