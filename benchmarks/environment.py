@@ -104,7 +104,7 @@ def dataset(name:str) -> Dataset:
     path = Path(done.stdout.strip().splitlines()[-1])
     note = path.with_name(path.name + '.json')
     source = json.loads(note.read_text())['source'] if note.exists() else 'original'
-    pictures = sum(f.suffix in ('.jpg', '.png') and 'annotations' not in f.parts for f in path.rglob('*'))
+    pictures = sum(f.suffix in ('.jpg', '.png') and not {'annotations', 'labels'} & set(f.parts) for f in path.rglob('*'))
     return Dataset(path, f'{name.removesuffix(".tgz")}, {SOURCE[source]}, {pictures:,} pictures')
 
 

@@ -5,7 +5,7 @@ import importlib
 
 LIBRARY = {'ours': 'fastbook_impl', 'fastai': 'fastai'}
 NAMES = {'plain': 'plain PyTorch', 'ours': 'this package', 'fastai': 'fastai'}
-ORDER = ['imports', 'ch4', 'loop', 'presizing', 'pets', 'multilabel']
+ORDER = ['imports', 'ch4', 'loop', 'presizing', 'pets', 'multilabel', 'siamese', 'unet']
 
 
 def load(name:str):
