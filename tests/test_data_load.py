@@ -144,3 +144,9 @@ def test_data_loaders_answer_for_their_loaders():
 def test_a_batch_size_in_quotes():
     from fastbook_impl.data.core import Datasets
     with pytest.raises(ValueError, match="^the batch size must be a whole number of at least 1, and it is '4'$"): Datasets(range(8), [int], splits=[range(6), [6, 7]]).dataloaders(bs='4', device='cpu')
+
+
+def test_a_validation_loader_that_is_missing_is_told():
+    only = DataLoaders(DataLoader(list(range(8)), bs=4))
+    with pytest.raises(IndexError, match='these DataLoaders have no validation loader: they hold 1'): only[1]
+    assert only[0] is only.train and only[-1] is only.train

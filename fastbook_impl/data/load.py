@@ -315,7 +315,7 @@ class DataLoaders:
         self.loaders, self.path = list(loaders), Path(path)
         if device is not None: self.device = device
 
-    def __getitem__(self, i): return self.loaders[i]
+    def __getitem__(self, i): return self._loader(i, ('training', 'validation')[i]) if i in (0, 1) else self.loaders[i]
     def __len__(self): return len(self.loaders)
     def __iter__(self): return iter(self.loaders)
 
