@@ -63,3 +63,9 @@ def test_the_table_has_a_row_for_each_result_and_each_failure():
 
 def test_chapters_are_those_with_a_number(root):
     assert all(o.parent == root/'nbs' and o.name[:2].isdigit() for o in course.chapters())
+
+
+def test_a_chapter_in_two_notebooks_is_found_whole(tmp_path):
+    (tmp_path/'nbs').mkdir()
+    for name in ('15b_more.ipynb', '15_heads.ipynb', 'index.ipynb', '04_net.ipynb'): chapter(tmp_path/'nbs'/name, '1')
+    assert [o.name for o in course.chapters(tmp_path)] == ['04_net.ipynb', '15_heads.ipynb', '15b_more.ipynb']

@@ -47,7 +47,7 @@ class Run:
 
 def chapters(root=ROOT):
     "The chapter notebooks: those at the top of `nbs/` that begin with the chapter's number."
-    return sorted((root/'nbs').glob('[0-9][0-9]_*.ipynb'))
+    return sorted((root/'nbs').glob('[0-9][0-9]*_*.ipynb'))
 
 
 def results(nb):

@@ -23,7 +23,7 @@ MAP = '<!-- chapters -->'
 # --- the map of chapters -------------------------------------------------------------------------------------------------
 
 def chapters(root):
-    return sorted((root/'nbs').glob('[0-9][0-9]_*.ipynb'))
+    return sorted((root/'nbs').glob('[0-9][0-9]*_*.ipynb'))
 
 
 def first_sentence(text):
@@ -38,7 +38,7 @@ def chapter_row(path):
     promise = next((o for o in '\n'.join(rest).split('\n\n') if o.strip()), '').strip().lstrip('> ')
     module = next((m[1] for c in cells if (m := re.match(r'#\| *default_exp +(\S+)', c.source))), None)
     builds = f'`fastbook_impl.{module}`' if module else ''
-    return f'| {int(path.stem[:2])} | [{title[2:].strip()}]({path.name}) | {first_sentence(promise)} | {builds} |'
+    return f'| {path.stem.split("_")[0].lstrip("0")} | [{title[2:].strip()}]({path.name}) | {first_sentence(promise)} | {builds} |'
 
 
 def chapter_map(root):
