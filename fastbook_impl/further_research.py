@@ -26,7 +26,7 @@ class AttentionPool(Module):
 
 # %% ../nbs/15b_further_research.ipynb #00000011
 class PowerMean(Module):
-    "The mean of powers and its root, `(bs, nf, h, w)` to `(bs, nf)`: power 1 is the mean, a large one nearly the maximum. Negative features count as 0."
+    "Mean of powers, and its root, `(bs, nf, h, w)` to `(bs, nf)`: 1 is the mean, a large power the maximum; negative features count as 0."
     def __init__(self, power=3.): self.power = nn.Parameter(torch.tensor(power))
     def forward(self, x): return x.clamp(min=1e-6).pow(self.power).mean((2, 3)).pow(1/self.power)
 
