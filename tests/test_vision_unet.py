@@ -303,3 +303,13 @@ def test_chapter_1_segmentation(mirror, tmp_path, monkeypatch):
     learn.fine_tune(1)
     learn.show_results(max_n=6, figsize=(7,8))
     plt.close('all')
+
+
+def test_looking_at_a_head_leaves_the_random_numbers_alone(monkeypatch):
+    from fastbook_impl.vision import learner
+    def weights():
+        set_seed(42)
+        return torch.cat([p.flatten() for p in learner.add_head(tiny_body(), 8, 3).parameters()])
+    looked = weights()
+    monkeypatch.setattr(learner, 'check_head', lambda body, head: None)
+    assert torch.equal(looked, weights())

@@ -14,7 +14,7 @@ from torch import nn
 from fastcore.basics import patch
 from fastcore.foundation import L
 
-from ..torch_core import Module, is_listy, params
+from ..torch_core import Module, is_listy, no_random, params
 from ..data.transforms import Normalize
 from ..layers import AdaptiveConcatPool2d, Flatten, LinBnDrop, SigmoidRange, apply_init
 from ..optimizer import Adam
@@ -168,7 +168,7 @@ def add_head(
 ) -> nn.Sequential:
     "`body` with a new head."
     model = nn.Sequential(body, create_head(nf, n_out, **kwargs) if head is None else head)
-    check_head(*model)
+    with no_random(): check_head(*model)
     if init is not None: apply_init(model[1], init)
     return model
 
