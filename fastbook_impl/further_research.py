@@ -12,7 +12,8 @@ from .torch_core import Module, params
 
 # %% ../nbs/15b_further_research.ipynb #0000000e
 class AttentionPool(Module):
-    "Weighted means over the places of a grid, `(bs, nf, h, w)` to `(bs, nf*n_looks)`; the weights depend on the features."
+    """Weighted means over the places of a grid, `(bs, nf, h, w)` to `(bs, nf*n_looks)`;
+    the weights depend on the features."""
     def __init__(self,
         nf,       # features at each place
         n_looks=4 # how many means, each with weights of its own
@@ -26,7 +27,8 @@ class AttentionPool(Module):
 
 # %% ../nbs/15b_further_research.ipynb #00000011
 class PowerMean(Module):
-    "Mean of powers, and its root, `(bs, nf, h, w)` to `(bs, nf)`: 1 is the mean, a large power the maximum; negative features count as 0."
+    """Mean of powers, and its root, `(bs, nf, h, w)` to `(bs, nf)`: 1 is the mean,
+    a large power the maximum; negative features count as 0."""
     def __init__(self, power=3.): self.power = nn.Parameter(torch.tensor(power))
     def forward(self, x): return x.clamp(min=1e-6).pow(self.power).mean((2, 3)).pow(1/self.power)
 
@@ -51,7 +53,8 @@ def stem_and_blocks(
 
 # %% ../nbs/15b_further_research.ipynb #00000029
 class NearestHead(Module):
-    "A body, and back up by repeating activations with a convolution after each step: `(bs, 3, h, w)` to `(bs, n_out, h, w)`."
+    """A body, and back up by repeating activations with a convolution after each step:
+    `(bs, 3, h, w)` to `(bs, n_out, h, w)`."""
     def __init__(self,
         body,      # each layer halves height and width, which have to be divisible so often
         widths,    # channels after each layer of the body
