@@ -33,7 +33,7 @@ def tiny_unet(n_out=2, size=(16, 24), n_in=3, **kwargs):
 @torch.no_grad()
 def test_it_is_what_one_computes_by_hand():
     set_seed(42)
-    m, x = create_unet_model(resnet18, 5, (64, 96), pretrained=False).eval(), torch.rand(2, 3, 64, 96)
+    m, x = [o.to(memory_format=torch.channels_last) for o in (create_unet_model(resnet18, 5, (64, 96), pretrained=False).eval(), torch.rand(2, 3, 64, 96))]
     body, norm, act, middle, b4, b3, b2, b1, shuffle, resize, merge, cross, final = m
     a = body[:3](x); b = body[3:5](a); c = body[5](b); d = body[6](c)
     y = middle(norm(body[7](d)).relu())

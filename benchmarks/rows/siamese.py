@@ -8,8 +8,8 @@ from tables import Floor, Measure
 
 TITLE = 'A Siamese epoch'
 NOTE = ("The book's `SiameseTransform` through `TfmdLists`, `Resize(128)`, batches of 32; `SiameseModel` of a ResNet-18's body and `create_head(1024, 2, ps=0.5)`, "
-        'from nothing; one epoch with the encoder frozen, then one with all of it, no progress bar. The body is cut before it is handed to `create_body`, '
-        "because fastai 2.8 cannot do `create_body(resnet18, cut=-2)`.")
+        'from nothing; one epoch with the encoder frozen, then one with all of it, no progress bar. The body is `create_body(resnet18(weights=None), cut=-2)`, '
+        "because fastai 2.8 cannot do the book's `create_body(resnet18, cut=-2)`.")
 DATA = 'PETS'
 NAMES = {k: v for k, v in COMMON.items() if k != 'plain'}
 BASE, RUNS = 'fastai', 3
@@ -68,7 +68,7 @@ def learner(ns, dls):
         def __init__(self, encoder, head): self.encoder, self.head = encoder, head
         def forward(self, x1, x2): return self.head(torch.cat([self.encoder(x1), self.encoder(x2)], dim=1))
 
-    body = nn.Sequential(*list(ns.resnet18(weights=None).children())[:-2])
+    body = ns.create_body(ns.resnet18(weights=None), pretrained=False, cut=-2)
     model = SiameseModel(body, ns.create_head(512*2, 2, ps=0.5))
     return ns.Learner(dls, model, loss_func=lambda out, targ: nn.CrossEntropyLoss()(out, targ.long()),
                       splitter=lambda m: [ns.params(m.encoder), ns.params(m.head)], metrics=ns.accuracy)
