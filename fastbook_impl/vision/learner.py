@@ -85,6 +85,8 @@ def _model_of(arch, pretrained, weights):
     if not callable(arch): raise TypeError(f'an architecture is a function such as resnet34, a name of timm, or a model, and this is {arch!r}')
     return build_arch(arch, pretrained, weights)
 
+def _channels_last(model): return model.to(memory_format=torch.channels_last)
+
 # %% ../../nbs/library/55_vision_learner.ipynb #0000000c
 class _TimmBody(Module):
     def __init__(self, model): self.model = model
@@ -209,8 +211,6 @@ def _n_out(dls):
     n = getattr(dls, 'c', None)
     if not n: raise ValueError('how many numbers the model is to predict could not be told from the data: pass n_out')
     return n
-
-def _channels_last(model): return model.to(memory_format=torch.channels_last)
 
 def add_normalize(
     dls,   # `DataLoaders`
