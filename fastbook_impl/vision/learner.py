@@ -71,11 +71,11 @@ def create_body(
     cut=None,        # where to cut; `model_meta` knows it for many
     weights=None     # which weights
 ) -> nn.Module:
-    "The body of `arch`: everything before pooling and classification; its weights are ordered channels-last, which convolutions on a CPU are faster with."
+    "The body of `arch`: everything before pooling and classification."
     model, is_pretrained = _model_of(arch, pretrained, weights)
     _adapt_first_layer(model, n_in, is_pretrained)
     cut = model_meta.get(arch, {}).get('cut') if cut is None else cut
-    body = _channels_last(cut_model(model, _last_pool(model) if cut is None else cut))
+    body = cut_model(model, _last_pool(model) if cut is None else cut)
     body.is_pretrained = is_pretrained
     return body
 
@@ -84,8 +84,6 @@ def _model_of(arch, pretrained, weights):
     if isinstance(arch, str): return _timm_model(arch, pretrained), pretrained
     if not callable(arch): raise TypeError(f'an architecture is a function such as resnet34, a name of timm, or a model, and this is {arch!r}')
     return build_arch(arch, pretrained, weights)
-
-def _channels_last(model): return model.to(memory_format=torch.channels_last)
 
 # %% ../../nbs/library/55_vision_learner.ipynb #0000000c
 class _TimmBody(Module):
@@ -211,6 +209,8 @@ def _n_out(dls):
     n = getattr(dls, 'c', None)
     if not n: raise ValueError('how many numbers the model is to predict could not be told from the data: pass n_out')
     return n
+
+def _channels_last(model): return model.to(memory_format=torch.channels_last)
 
 def add_normalize(
     dls,   # `DataLoaders`
