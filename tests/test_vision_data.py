@@ -9,11 +9,12 @@ import torch
 from fastcore.xtras import Path
 from PIL import Image
 
+from book_siamese import SiameseImage, SiameseTransform, label_func
 from fastbook_impl.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock
 from fastbook_impl.data.core import Datasets, TfmdLists, show_results
 from fastbook_impl.data.external import get_image_files
-from fastbook_impl.data.transforms import (Categorize, ColReader, ColSplitter, GrandparentSplitter, IntToFloatTensor, Normalize, RandomSplitter, RegexLabeller, ToTensor, Transform,
-                                           fastuple, imagenet_stats, using_attr)
+from fastbook_impl.data.transforms import (Categorize, ColReader, ColSplitter, GrandparentSplitter, IntToFloatTensor, Normalize, RandomSplitter, RegexLabeller, ToTensor,
+                                           imagenet_stats, using_attr)
 from fastbook_impl.torch_core import TensorCategory, TensorImage, TensorImageBW, TensorMask, TensorMultiCategory, TensorPoint, set_seed
 from fastbook_impl.vision.augment import Resize, aug_transforms
 from fastbook_impl.vision.core import PILImage, PILImageBW, PILMask
@@ -241,42 +242,6 @@ def test_places_are_drawn_side_by_side(y):
 
 def test_items_of_two_pictures_as_in_chapter_15(pets):
     "The Siamese pairs of the book: a class with `show`, a transform without super().__init__, `TfmdLists`."
-    import random
-    import re
-    from fastcore.foundation import L
-    from fastbook_impl.torch_core import Tensor, show_image, tensor
-
-    class SiameseImage(fastuple):
-        def show(self, ctx=None, **kwargs):
-            img1, img2, same_breed = self
-            if not isinstance(img1, Tensor):
-                if img2.size != img1.size: img2 = img2.resize(img1.size)
-                t1, t2 = tensor(img1), tensor(img2)
-                t1, t2 = t1.permute(2, 0, 1), t2.permute(2, 0, 1)
-            else: t1, t2 = img1, img2
-            line = t1.new_zeros(t1.shape[0], t1.shape[1], 10)
-            return show_image(torch.cat([t1, line, t2], dim=2), title=same_breed, ctx=ctx)
-
-    def label_func(fname): return re.match(r'^(.*)_\d+.jpg$', fname.name).groups()[0]
-
-    class SiameseTransform(Transform):
-        def __init__(self, files, label_func, splits):
-            self.labels = files.map(label_func).unique()
-            self.lbl2files = {l: L(f for f in files if label_func(f) == l) for l in self.labels}
-            self.label_func = label_func
-            self.valid = {f: self._draw(f) for f in files[splits[1]]}
-
-        def encodes(self, f):
-            f2, t = self.valid.get(f, self._draw(f))
-            img1, img2 = PILImage.create(f), PILImage.create(f2)
-            return SiameseImage(img1, img2, t)
-
-        def _draw(self, f):
-            same = random.random() < 0.5
-            cls = self.label_func(f)
-            if not same: cls = random.choice(L(l for l in self.labels if l != cls))
-            return random.choice(self.lbl2files[cls]), same
-
     files = _files(pets)
     splits = RandomSplitter(seed=0)(files)
     tls = TfmdLists(files, SiameseTransform(files, label_func, splits), splits=splits)

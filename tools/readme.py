@@ -15,16 +15,14 @@ from pathlib import Path
 
 from execnb.nbio import read_nb, write_nb
 
+from course import chapters
+
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = 'README_files'
 MAP = '<!-- chapters -->'
 
 
 # --- the map of chapters -------------------------------------------------------------------------------------------------
-
-def chapters(root):
-    return sorted((root/'nbs').glob('[0-9][0-9]*_*.ipynb'))
-
 
 def first_sentence(text):
     "The first sentence of `text`, on one line."

@@ -1,5 +1,5 @@
 """Chapter 6's data block on street scenes with six labels: rows of a table, several labels each, an epoch of a ResNet-18 from nothing."""
-from rows import NAMES as COMMON, lib
+from rows import LIBRARIES as NAMES, lib
 from rows.presizing import warm_files
 from tables import Floor, Measure
 
@@ -8,7 +8,6 @@ NOTE = ('`DataBlock(blocks=(ImageBlock, MultiCategoryBlock), get_x=ColReader(…
         '`RandomResizedCrop(128, min_scale=0.35)` on items as in the book, batches of 64, `vision_learner(dls, resnet18, pretrained=False, metrics=accuracy_multi)`, three epochs of '
         '`fit_one_cycle` without a progress bar; a seed for each run. The time is the mean of the three, the first one included.')
 DATA = 'camvid_multilabel.tgz'
-NAMES = {k: v for k, v in COMMON.items() if k != 'plain'}
 BASE, RUNS = 'fastai', 3
 MEASURES = [Measure('epoch', 'epoch'), Measure('accuracy', 'accuracy at the end', '', True)]
 FLOORS = [Floor('epoch', 'fastai', 'ours', at_least=1.5)]

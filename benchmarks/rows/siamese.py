@@ -2,7 +2,7 @@
 import random
 import re
 
-from rows import NAMES as COMMON, lib
+from rows import LIBRARIES as NAMES, lib
 from rows.presizing import warm_files
 from tables import Floor, Measure
 
@@ -11,7 +11,6 @@ NOTE = ("The book's `SiameseTransform` through `TfmdLists`, `Resize(128)`, batch
         'from nothing; one epoch with the encoder frozen, then one with all of it, no progress bar. The body is `create_body(resnet18(weights=None), cut=-2)`, '
         "because fastai 2.8 cannot do the book's `create_body(resnet18, cut=-2)`.")
 DATA = 'PETS'
-NAMES = {k: v for k, v in COMMON.items() if k != 'plain'}
 BASE, RUNS = 'fastai', 3
 MEASURES = [Measure('frozen', 'epoch, encoder frozen'), Measure('epoch', 'epoch, all of it')]
 FLOORS = [Floor('epoch', 'fastai', 'ours', at_least=1.3), Floor('frozen', 'fastai', 'ours', at_least=1.3)]

@@ -1,5 +1,5 @@
 """Segmentation as in the book's first chapter: a U-Net over a ResNet-18 on street scenes, from nothing."""
-from rows import NAMES as COMMON, lib
+from rows import LIBRARIES as NAMES, lib
 from rows.presizing import warm_files
 from tables import Floor, Measure
 
@@ -7,7 +7,6 @@ TITLE = 'An epoch of a U-Net'
 NOTE = ('`SegmentationDataLoaders.from_label_func(path, bs=16, …)` at 96 × 128 with `aug_transforms()`, `unet_learner(dls, resnet18, pretrained=False)`, one epoch of `fit_one_cycle` without a '
         'progress bar; a seed for each run.')
 DATA = 'CAMVID_TINY'
-NAMES = {k: v for k, v in COMMON.items() if k != 'plain'}
 BASE, RUNS = 'fastai', 3
 MEASURES = [Measure('epoch', 'epoch')]
 FLOORS = [Floor('epoch', 'fastai', 'ours', at_least=1.3)]
