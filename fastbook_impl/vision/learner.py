@@ -160,23 +160,25 @@ def check_head(body, head):
 # %% ../../nbs/library/55_vision_learner.ipynb #00000016
 def add_head(
     body,                       # returns a grid of features
-    nf,                         # how many
+    nf,                         # how many; None: find out
     n_out,                      # numbers to predict
     init=nn.init.kaiming_normal_, # for the weights of the head; None leaves PyTorch's
     head=None,                  # a head of your own instead
     **kwargs                    # for `create_head`
 ) -> nn.Sequential:
     "`body` with a new head."
-    model = nn.Sequential(body, create_head(nf, n_out, **kwargs) if head is None else head)
-    with no_random(): check_head(*model)
-    if init is not None: apply_init(model[1], init)
-    return model
+    if head is None and nf is None: head = create_head(num_features_model(body), n_out, **kwargs)
+    else:
+        if head is None: head = create_head(nf, n_out, **kwargs)
+        with no_random(): check_head(body, head)
+    if init is not None: apply_init(head, init)
+    return nn.Sequential(body, head)
 
 def create_vision_model(arch, n_out, pretrained=True, weights=None, cut=None, n_in=3, init=nn.init.kaiming_normal_, custom_head=None,
                         concat_pool=True, pool=True, lin_ftrs=None, ps=0.5, first_bn=True, bn_final=False, lin_first=False, y_range=None):
     "The body of `arch` with a head for `n_out` numbers; a `custom_head` replaces it. See `create_body` and `create_head`."
     body = create_body(arch, n_in, pretrained, cut, weights)
-    return add_head(body, num_features_model(body) if custom_head is None else None, n_out, init, custom_head, concat_pool=concat_pool, pool=pool, lin_ftrs=lin_ftrs, ps=ps,
+    return add_head(body, None, n_out, init, custom_head, concat_pool=concat_pool, pool=pool, lin_ftrs=lin_ftrs, ps=ps,
                     first_bn=first_bn, bn_final=bn_final, lin_first=lin_first, y_range=y_range)
 
 # %% ../../nbs/library/55_vision_learner.ipynb #0000001b
@@ -192,15 +194,10 @@ def vision_learner(
     **kwargs            # for `create_vision_model`: `cut`, `custom_head`, `lin_ftrs`, `ps`, `y_range` …
 ) -> Learner:
     "A `Learner` with a pretrained body and a new head for `dls`."
-    meta = model_meta.get(arch, {})
-    n_out = _n_out(dls) if n_out is None else n_out
-    if kwargs.get('y_range') is None and getattr(dls, 'y_range', None) is not None: kwargs['y_range'] = dls.y_range
+    n_out,kwargs = _from_data(dls, n_out, kwargs)
     model = create_vision_model(arch, n_out, pretrained=pretrained, weights=weights, **kwargs)
-    if normalize: add_normalize(dls, meta.get('stats'), kwargs.get('n_in', 3))
-    learn = Learner(dls, _channels_last(model), loss_func=loss_func, opt_func=opt_func, lr=lr, splitter=splitter or meta.get('split', default_split), cbs=cbs,
-                    metrics=metrics, path=path, model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms)
-    if getattr(model[0], 'is_pretrained', False): learn.freeze()
-    return learn
+    return _learner_for(dls, arch, model, normalize, kwargs.get('n_in', 3), splitter, loss_func=loss_func, opt_func=opt_func, lr=lr, cbs=cbs, metrics=metrics, path=path,
+                        model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms)
 
 cnn_learner = vision_learner # its name in the first printing of the book
 
@@ -210,7 +207,17 @@ def _n_out(dls):
     if not n: raise ValueError('how many numbers the model is to predict could not be told from the data: pass n_out')
     return n
 
-def _channels_last(model): return model.to(memory_format=torch.channels_last)
+def _from_data(dls, n_out, kwargs):
+    if kwargs.get('y_range') is None and getattr(dls, 'y_range', None) is not None: kwargs = {**kwargs, 'y_range': dls.y_range}
+    return _n_out(dls) if n_out is None else n_out, kwargs
+
+def _learner_for(dls, arch, model, normalize, n_in, splitter, **kwargs):
+    "A `Learner` for a `model` whose body, `model[0]`, is that of `arch`; frozen if the body is pretrained."
+    meta = model_meta.get(arch, {})
+    if normalize: add_normalize(dls, meta.get('stats'), n_in)
+    learn = Learner(dls, model.to(memory_format=torch.channels_last), splitter=splitter or meta.get('split', default_split), **kwargs)
+    if getattr(model[0], 'is_pretrained', False): learn.freeze()
+    return learn
 
 def add_normalize(
     dls,   # `DataLoaders`

@@ -22,7 +22,7 @@ from ...layers import (BatchNorm, ConvLayer, MergeLayer, PixelShuffle_ICNR, ResB
 from ...optimizer import Adam
 from ...callback.hook import Hooks, dummy_eval
 from ...learner import Learner
-from ..learner import _channels_last, _n_out, add_normalize, create_body, default_split, model_meta
+from ..learner import _from_data, _learner_for, create_body
 
 # %% ../../../nbs/library/56_vision_unet.ipynb #00000010
 def body_layers(body):
@@ -76,6 +76,7 @@ class ResizeToOrig(Module):
     def __init__(self, mode='nearest'): self.mode = mode
     def forward(self, x): return _resized(x, x.orig.shape[-2:], self.mode)
 
+# %% ../../../nbs/library/56_vision_unet.ipynb #00000016-1
 class DynamicUnet(SequentialEx):
     "A U-Net over any body: `(bs, c, h, w)` to `(bs, n_out, h, w)`. The body is `model[0]`. Source: Ronneberger et al., 2015."
     def __init__(self,
@@ -206,6 +207,7 @@ def create_unet_model(arch, n_out,
     "A U-Net over the body of `arch` that predicts `n_out` numbers for each pixel."
     return DynamicUnet(create_body(arch, n_in, pretrained, cut, weights), n_out, img_size, **kwargs)
 
+# %% ../../../nbs/library/56_vision_unet.ipynb #00000027-1
 def unet_learner(
     dls,                # `DataLoaders` of pictures with masks, or with pictures as targets
     arch,               # an architecture, such as `resnet34`
@@ -219,13 +221,8 @@ def unet_learner(
     **kwargs            # for `create_unet_model`: `cut`, `n_in`, `blur`, `self_attention`, `y_range` …
 ) -> Learner:
     "A `Learner` with a U-Net over the body of `arch`: an answer for every pixel."
-    meta,kwargs = model_meta.get(arch, {}),{**(config or {}), **kwargs}
-    n_out = _n_out(dls) if n_out is None else n_out
-    if kwargs.get('y_range') is None and getattr(dls, 'y_range', None) is not None: kwargs['y_range'] = dls.y_range
+    n_out,kwargs = _from_data(dls, n_out, {**(config or {}), **kwargs})
     with no_random(): img_size = tuple(dls.one_batch()[0].shape[-2:])
     model = create_unet_model(arch, n_out, img_size, pretrained=pretrained, weights=weights, **kwargs)
-    if normalize: add_normalize(dls, meta.get('stats'), kwargs.get('n_in', 3))
-    learn = Learner(dls, _channels_last(model), loss_func=loss_func, opt_func=opt_func, lr=lr, splitter=splitter or meta.get('split', default_split), cbs=cbs,
-                    metrics=metrics, path=path, model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms)
-    if getattr(model[0], 'is_pretrained', False): learn.freeze()
-    return learn
+    return _learner_for(dls, arch, model, normalize, kwargs.get('n_in', 3), splitter, loss_func=loss_func, opt_func=opt_func, lr=lr, cbs=cbs, metrics=metrics, path=path,
+                        model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms)
