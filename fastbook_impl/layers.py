@@ -267,6 +267,7 @@ class MergeLayer(Module):
     def __init__(self, dense:bool=False): self.dense = dense
     def forward(self, x): return torch.cat([x, x.orig], dim=1) if self.dense else x + x.orig
 
+# %% ../nbs/library/32_layers.ipynb #0000002b-1
 class ProdLayer(Module):
     "Multiplies by what went into the `SequentialEx`."
     def forward(self, x): return x * x.orig

@@ -223,6 +223,7 @@ class TensorFlowField(TensorBase):
 class TensorCategory(TensorBase):
     "Indices of categories, integers."
 
+# %% ../nbs/library/11_torch_core.ipynb #0000001d-1
 class TensorMultiCategory(TensorCategory):
     "One-hot encoded labels, floats 0 or 1, `(n_classes,)` or `(bs, n_classes)`."
 
@@ -246,6 +247,7 @@ def _dot_width(ax):
 class TensorText(TensorBase):
     "Indices of tokens, integers, `(n,)` or `(bs, n)`."
 
+# %% ../nbs/library/11_torch_core.ipynb #0000001d-2
 class LMTensorText(TensorText):
     "Indices of tokens for a language model."
 

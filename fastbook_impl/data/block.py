@@ -156,6 +156,7 @@ def _in_range(splits, n):
     raise IndexError(f'the splitter chose item {top}, and there are {n} items, counted from 0: it must return places in the list, '
                      'not the labels of a table\'s index (table.reset_index(drop=True) makes them the same)')
 
+# %% ../../nbs/library/26_data_block.ipynb #00000012-1
 @patch
 def _type_tfms(self:DataBlock):
     return [_copies(g.fs if isinstance(g, Pipeline) else [g]) + _copies(b.type_tfms) for g,b in zip(self.getters, self.blocks)]

@@ -53,6 +53,7 @@ def _horse(pen, rng):
     if rng.random()<.5: pen.line([(-.68,-.76),(-.9,-.48)], 'f4ecdf', .05)
     pen.fill(oval(-.62, -.7, .05, .055, n=12), '17121a'); pen.fill(oval(-.96, -.38, .03, .03, n=8), '17121a')
 
+# %% ../../nbs/library/22c_data_scenes.ipynb #00000007-1
 @kind
 def _cow(pen, rng):
     c,spot,pink = 'f7f4ee',_mostly(rng, '26242a 33303a 1c1a20', '96502a'),'f0a9a4'
@@ -68,6 +69,7 @@ def _cow(pen, rng):
     pen.part(oval(-.62, .02, .27, .18), pink, outline=.04, shade=.3)
     for s in (-1,1): pen.fill(oval(-.62+.12*s, -.36, .05, .06, n=12), '17121a'); pen.fill(oval(-.62+.1*s, .0, .035, .05, n=8), '8a4a50')
 
+# %% ../../nbs/library/22c_data_scenes.ipynb #00000007-2
 @kind
 def _sheep(pen, rng):
     wool,face = _mostly(rng, 'f6efdc f3e8cc fbf6e8', '5f5652'),_mostly(rng, '4a3f3c 5a4a44', 'd9b89a')
@@ -109,6 +111,7 @@ def _bird(pen, rng):
     wing = [(-.15,-.1),(.25,-.12),(.75,.25),(.3,.38),(-.05,.25)] if rng.random()<.6 else [(-.15,.1),(-.05,-.6),(.35,-.98),(.5,-.6),(.4,.1)]
     pen.part(smooth(wing), lighter(c,.25), lambda p: p.line(smooth([(0,.2),(.3,.22),(.6,.2)], closed=False), darker(c,.3), .04))
 
+# %% ../../nbs/library/22c_data_scenes.ipynb #0000000a-1
 @kind
 def _person(pen, rng):
     skin,hair = _pick(rng, 'f0bf9a e0a880 c98a64 9a6444'),_pick(rng, '3a2a22 7a4a26 d9b060 b0532a 2b2730')
@@ -153,6 +156,7 @@ def _motorbike(pen, rng):
     pen.part(smooth([(-.45,-.1),(-.3,-.38),(.1,-.36),(.26,-.05),(.15,.16),(-.35,.14)]), c, lambda p: p.line([(-.4,.02),(.25,-.1)], 'fbe3c0', .07))
     pen.part(smooth([(-.95,.2),(-.62,.06),(-.3,.2),(-.62,.16)]), c, outline=.04, shade=.3); _disc(pen, -.52, -.34, .14, 'fbf0b0', outline=.05, shade=0)
 
+# %% ../../nbs/library/22c_data_scenes.ipynb #0000000d-1
 @kind
 def _car(pen, rng):
     c = _mostly(rng, '5fb8ea 4aa8e0 78c4ee', 'f2d04a e05a4a 8fd0a0')
@@ -175,6 +179,7 @@ def _bus(pen, rng):
     for x in (-.55,.3): _wheel(pen, x, .74, .24)
     _disc(pen, -.88, .5, .07, 'fbf0b0', outline=.03, shade=0)
 
+# %% ../../nbs/library/22c_data_scenes.ipynb #0000000d-2
 @kind
 def _train(pen, rng):
     c,red = _mostly(rng, '1f5a3a 24683f 1a4f38', '2b2d33 2a4f8f'),'c9302a'
@@ -230,6 +235,7 @@ def _bottle(pen, rng):
     else: pen.fill(smooth([(0,.16),(.07,.29),(.22,.3),(.1,.4),(.14,.54),(0,.46),(-.14,.54),(-.1,.4),(-.22,.3),(-.07,.29)], 2), mark)
     pen.line([(-.27,-.05),(-.29,.8)], 'f4fbe0', .06); pen.line([(-.08,-.7),(-.08,-.48)], 'f4fbe0', .05)
 
+# %% ../../nbs/library/22c_data_scenes.ipynb #00000013-1
 @kind
 def _chair(pen, rng):
     c = _mostly(rng, 'f2b81f f5c22e e8ac1a', 'c98a4a d9503f 5fa8a0'); seat = lighter(c,.5)
@@ -244,6 +250,7 @@ def _chair(pen, rng):
     for x in (-.56,.56): pen.part(_box(x-.08, .42, x+.08, .98, .03), c, outline=.04, shade=.3)
     pen.line([(-.5,.72),(.5,.72)], darker(c,.25), .07)
 
+# %% ../../nbs/library/22c_data_scenes.ipynb #00000013-2
 @kind
 def _diningtable(pen, rng):
     a,b,wood = 'fbf4ec',_mostly(rng, 'd93a3a c93040 e05048', '3f7fc4 4fa060'),'8a5a34'
@@ -263,6 +270,7 @@ def _diningtable(pen, rng):
         pen.part(smooth([(-.32,-.32),(.32,-.32),(.16,-.06),(-.16,-.06)], 4), '4f8fc4', outline=.04, shade=.4)
     else: pen.part(tube([(-.3,-.2),(0,-.28),(.3,-.2)], [.12,.16,.12]), 'c98a44', lambda p: [p.line([(x-.05,-.12),(x+.05,-.38)], 'f0c98a', .04) for x in (-.2,0,.2)], outline=.04)
 
+# %% ../../nbs/library/22c_data_scenes.ipynb #00000013-3
 @kind
 def _pottedplant(pen, rng):
     pot,leaf,flower = _mostly(rng, 'c9623a d06a40 b9562f', '4f8fc4 f0e8d8'),_pick(rng, '2f8f3a 3a9c40 278034'),_pick(rng, 'f7d34f f08fb0 f4f0f4 e0508a')
@@ -285,6 +293,7 @@ def _sofa(pen, rng):
     if rng.random()<.8:
         x = rng.choice([-.42,.42]); pen.part(smooth([(x-.25,-.25),(x,-.2),(x+.27,-.28),(x+.24,.2),(x,.15),(x-.26,.22)]), _pick(rng, 'f0d05a f4a0b8 a0e0d0'), outline=.04, shade=.4)
 
+# %% ../../nbs/library/22c_data_scenes.ipynb #00000013-4
 def _programme(p, rng):
     "What is on: the test card, the weather, or snow."
     on = rng.random()
@@ -329,7 +338,9 @@ def parlour(pen, rng, wide, floor):
     _wall(pen, wide, y, rng); rng.choice([_window,_picture,_shelf,_lamp])(pen, wide*rng.random(), y, rng)
     _boards(pen, wide, y, _pick(rng, 'd9c3a0 cdb592 c4b8a8'), rng)
 
+# %% ../../nbs/library/22c_data_scenes.ipynb #00000016-1
 PLACES = {f.__name__: f for f in (sea,street,parlour,sky)}
+
 COMPANY = [tuple(s.split() for s in o) for o in (
     ('meadow fence autumn snow', 'horse cow sheep dog person bird'),
     ('street', 'bus car motorbike bicycle person dog'),
@@ -358,6 +369,7 @@ def _cells(n, wide, rng):
 
 FLYING = 'aeroplane bird'.split()
 
+# %% ../../nbs/library/22c_data_scenes.ipynb #00000019-1
 def draw_scene(
     seed=0,   # another seed, another picture
     size=160, # shorter side in pixels, or (width, height)
@@ -377,6 +389,7 @@ def draw_scene(
     boxes = [_place(image, name, x, y, r, rng) for name,(x,y,r) in zip(names, cells)]
     return _expose(image.reduce(2), rng),list(zip(names, boxes))
 
+# %% ../../nbs/library/22c_data_scenes.ipynb #00000019-2
 def _place(image, name, x, y, r, rng):
     "Draw a thing into a picture of twice the size; its box in the picture of the right size."
     before = image.copy()

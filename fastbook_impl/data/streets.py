@@ -247,12 +247,11 @@ def garden(view, z, x, rng, long=14., edge='planks'):
 
 # %% ../../nbs/library/22e_data_streets.ipynb #0000001c
 def lot(view, z, x, rng, long=20., edge='planks'):
-    "Parked cars in two rows, seen over a low fence."
+    "A row of parked cars, seen over a low fence."
     side = 1 if x>0 else -1; view.strip('ParkingBlock', x, x+16*side, '9a9a98', z, z+long)
-    for row in (5,):
-        for t in np.arange(z+long-4, z, -6.5):
-            seed = rng.random()
-            if t>4 and seed<.8: car(view, t, x+row*side, random.Random(seed), shape=rng.choice('car car van suv'.split()))
+    for t in np.arange(z+long-4, z, -6.5):
+        seed = rng.random()
+        if t>4 and seed<.8: car(view, t, x+5*side, random.Random(seed), shape=rng.choice('car car van suv'.split()))
     for t in np.arange(z, z+long, 3): 
         if t>NEAR: view.wall('Fence', x, t, t+.16, 0, .9, 'e8e4dc')
     view.wall('Fence', x, z, z+long, .62, .82, 'f0ece4')

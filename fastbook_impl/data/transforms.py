@@ -337,6 +337,7 @@ def IndexSplitter(valid_idx):
     "The items with the indices `valid_idx` are for validation."
     return lambda o: _split_by(_need(o), (int(i) for i in valid_idx))
 
+# %% ../../nbs/library/24_data_transforms.ipynb #00000035-1
 def EndSplitter(valid_pct=0.2, valid_last=True):
     "The last (or with `valid_last=False` the first) `valid_pct` of the items are for validation: for data in the order of time."
     def _split(o):
@@ -584,6 +585,7 @@ def _check_valid(self:Categorize, items):
     if new: raise ValueError(f'{len(new)} of the labels of the validation set never occur in the training set: {_few(new)}. '
                              f'Split so that they do, leave those items out, or pass the classes as vocab.{_delim_hint(new)}')
 
+# %% ../../nbs/library/24_data_transforms.ipynb #00000055-1
 def _delim_hint(labels):
     delim = next((d for d in ',;| ' if sum(isinstance(o, str) and d in o for o in labels) > len(labels)/2), None)
     return '' if delim is None else f' If each of these is several labels in one text, pass label_delim={delim!r}.'

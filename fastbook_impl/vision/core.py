@@ -193,6 +193,7 @@ def create(cls:PILBase,
 @patch(cls_method=True)
 def _read(cls:PILBase, fn): return np.array(load_image(fn, **cls._open_args))
 
+# %% ../../nbs/library/50_vision_core.ipynb #0000001b-1
 def to_image(
     x # tensor (c, h, w) or (h, w), array (h, w, c) or (h, w); bytes, or floats between 0 and 1
 ) -> Image.Image:
@@ -367,6 +368,7 @@ def _draw_box(ax, box, label):
     ax.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color='white', lw=2).pop().set_path_effects(edge)
     if label != '#na#': ax.text(x0, y0, label, va='top', color='white', weight='bold', fontsize=12).set_path_effects(edge)
 
+# %% ../../nbs/library/50_vision_core.ipynb #00000030-1
 class LabeledBBox(L):
     "Boxes and their labels, as one thing to show."
     @property

@@ -59,6 +59,7 @@ class CheckMask(ItemTransform):
         if found: raise ValueError(f'the mask {mask.fn or ""} has the value {found[0][0]}, in {found[0][1]} of its pixels, and there are {self.n} classes, 0 to {self.n-1}: '
                                    f'its numbers and the codes do not belong together, or MaskBlock(codes, void={found[0][0]}) says that it stands for no class')
 
+# %% ../../nbs/library/54_vision_data.ipynb #0000000a-1
 def MaskBlock(
     codes=None, # names of the classes, in the order of their numbers
     void=None   # a number beyond them for pixels of no class, such as 255; the loss needs it as `ignore_index`
