@@ -4,7 +4,8 @@
 __all__ = ['even_mults', 'OptimWrapper', 'SGD', 'RMSProp', 'Adam', 'RAdam', 'Lookahead', 'ranger', 'Optimizer']
 
 # %% ../nbs/library/33_optimizer.ipynb #00000002
-from functools import partial
+import inspect
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -99,6 +100,15 @@ class OptimWrapper(_BaseOptimizer):
         self._set_up(params, train_bn=train_bn, **{'lr': 1e-3 if callable(opt) else [g['lr'] for g in opt.param_groups], **hypers})
         self._opt = None if callable(opt) else self._adopt(opt)
 
+# %% ../nbs/library/33_optimizer.ipynb #0000000f2
+@lru_cache(maxsize=None)
+def _uncompiled(cls):
+    "`cls` of `torch.optim` without the wrappers for `torch.compile`."
+    plain = {n: inspect.unwrap(getattr(cls, n)) for n in ('add_param_group', 'zero_grad', 'state_dict', 'load_state_dict')}
+    return type(cls.__name__, (cls,), {**plain, 'step': torch.no_grad()(inspect.unwrap(cls.step))})
+
+def _is_torchs(opt, args): return isinstance(opt, type) and opt.__module__.startswith('torch.optim.') and not args.get('differentiable')
+
 # %% ../nbs/library/33_optimizer.ipynb #00000010
 @patch(as_prop=True)
 def opt(self:OptimWrapper):
@@ -109,10 +119,11 @@ def opt(self:OptimWrapper):
 @patch
 def _build(self:OptimWrapper):
     groups, args = [{'params': list(ps)} for ps in self.param_lists], {'lr': self.hypers[0]['lr'], **self.torch_args}
+    make = _uncompiled(self.make_opt) if _is_torchs(self.make_opt, args) else self.make_opt
     if all(_can_fuse(p) for p in self.params()):
-        try: return self.make_opt(groups, fused=True, **args)
+        try: return make(groups, fused=True, **args)
         except (TypeError, RuntimeError): pass
-    return self.make_opt(groups, **args)
+    return make(groups, **args)
 
 def _can_fuse(p): return p.device.type in ('cpu', 'cuda') and p.dtype.is_floating_point
 

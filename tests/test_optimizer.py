@@ -1,4 +1,7 @@
 """Optimizers against arithmetic by hand, and against PyTorch's own."""
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -102,3 +105,33 @@ def test_lookahead_remembers_across_a_checkpoint():
             w.grad = torch.tensor([1., 2., float(i)]); opt.step()
         return w.detach()
     assert torch.equal(steps(False), steps(True))
+
+
+def test_the_compiler_is_not_imported():
+    "The first optimizer of a process would make PyTorch import torch._dynamo: two seconds that nobody asked for."
+    code = '''import sys, torch
+from fastbook_impl.optimizer import *
+p = torch.nn.Parameter(torch.ones(2))
+for f in (SGD, RMSProp, Adam, RAdam, ranger):
+    opt = f([p], lr=0.1)
+    for _ in range(2): p.grad = torch.ones(2); opt.step(); opt.zero_grad()
+    opt.load_state_dict(opt.state_dict())
+print('torch._dynamo' in sys.modules)'''
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == 'False'
+
+
+def test_hooks_of_the_optimizer_underneath_are_called():
+    p, seen = nn.Parameter(torch.ones(2)), []
+    opt = SGD([p], lr=0.1)
+    opt.opt.register_step_post_hook(lambda *_: seen.append(torch.is_grad_enabled()))
+    p.grad = torch.ones(2)
+    opt.step()
+    assert seen == [True] and isinstance(opt.opt, torch.optim.SGD) and torch.is_grad_enabled()
+
+
+def test_a_step_can_be_learned_through():
+    p = nn.Parameter(torch.ones(2))
+    opt = OptimWrapper([p], torch.optim.SGD, lr=0.1, torch_args=dict(differentiable=True))
+    p.grad = torch.ones(2)
+    opt.step()
+    assert type(opt.opt) is torch.optim.SGD
