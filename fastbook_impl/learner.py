@@ -18,7 +18,7 @@ from fastcore.foundation import L
 from fastcore.xtras import Path
 
 from .imports import plt
-from .torch_core import (Tensor, apply, find_bs, is_listy, params, plain, show_title, to_cpu, to_detach, to_device, trainable_params)
+from .torch_core import (Tensor, apply, find_bs, freed_memory_kept, is_listy, params, plain, show_title, to_cpu, to_detach, to_device, trainable_params)
 from .data.load import DataLoader, DataLoaders
 from .optimizer import Adam, even_mults
 from .layers import NoneReduce, norm_types
@@ -260,7 +260,7 @@ def fit(self:Learner,
 ):
     "Train for `n_epoch` epochs, validating after each."
     self._check_can_train(n_epoch, lr)
-    with self.added_cbs(cbs):
+    with self.added_cbs(cbs), freed_memory_kept():
         if reset_opt or self.opt is None: self.create_opt()
         wd = self.wd if wd is None else wd
         if wd is not None: self.opt.set_hypers(wd=wd)

@@ -2,15 +2,17 @@
 
 # %% auto #0
 __all__ = ['array', 'tensor', 'is_listy', 'to_np', 'apply', 'default_device', 'to_device', 'to_cpu', 'to_detach', 'to_half',
-           'to_float', 'to_concat', 'set_seed', 'get_random_states', 'set_random_states', 'no_random', 'TensorBase',
-           'plain', 'retain_type', 'TensorImageBase', 'TensorImage', 'TensorImageBW', 'TensorMask', 'TensorFlowField',
-           'TensorCategory', 'TensorMultiCategory', 'TensorPoint', 'TensorText', 'LMTensorText', 'show_image',
-           'subplots', 'get_grid', 'show_images', 'show_title', 'TitledStr', 'TitledInt', 'TitledFloat', 'params',
-           'trainable_params', 'num_params', 'one_param', 'requires_grad', 'Module', 'find_bs', 'find_device',
-           'itemize', 'batch_to_samples', 'rank0', 'flatten_check']
+           'to_float', 'to_concat', 'freed_memory_kept', 'set_seed', 'get_random_states', 'set_random_states',
+           'no_random', 'TensorBase', 'plain', 'retain_type', 'TensorImageBase', 'TensorImage', 'TensorImageBW',
+           'TensorMask', 'TensorFlowField', 'TensorCategory', 'TensorMultiCategory', 'TensorPoint', 'TensorText',
+           'LMTensorText', 'show_image', 'subplots', 'get_grid', 'show_images', 'show_title', 'TitledStr', 'TitledInt',
+           'TitledFloat', 'params', 'trainable_params', 'num_params', 'one_param', 'requires_grad', 'Module', 'find_bs',
+           'find_device', 'itemize', 'batch_to_samples', 'rank0', 'flatten_check']
 
 # %% ../nbs/library/11_torch_core.ipynb #00000002
-import math, os, random
+import ctypes, math, os, platform, random
+from contextlib import contextmanager
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -118,6 +120,26 @@ def to_concat(
     if is_listy(xs[0]): return type(xs[0])([to_concat([x[i] for x in xs], dim) for i in range(len(xs[0]))])
     try: return torch.cat(xs, dim=dim)
     except (RuntimeError, TypeError): return L(o for x in xs for o in (x if getattr(x, 'ndim', 1) else [x]))
+
+# %% ../nbs/library/11_torch_core.ipynb #000000122
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1 # of mallopt(3): from which size on memory is mapped; from which size on free memory is given back
+
+@contextmanager
+def freed_memory_kept():
+    "A `with` block in which memory that tensors on the processor leave is kept for the next ones. Source: glibc's mallopt(3); without glibc it changes nothing."
+    libc = _glibc()
+    if libc is None: yield; return
+    libc.mallopt(_MMAP_THRESHOLD, 2**30); libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    try: yield
+    finally:
+        libc.mallopt(_MMAP_THRESHOLD, 2**25); libc.mallopt(_TRIM_THRESHOLD, 2**26) # the most that glibc sets by itself
+        libc.malloc_trim(0)
+
+@lru_cache(maxsize=None)
+def _glibc():
+    if platform.libc_ver()[0] != 'glibc': return None
+    try: return ctypes.CDLL('libc.so.6')
+    except OSError: return None
 
 # %% ../nbs/library/11_torch_core.ipynb #00000014
 def set_seed(

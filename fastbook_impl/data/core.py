@@ -537,7 +537,8 @@ def dataloaders(self:FilteredBase,
     "`DataLoaders` with a loader for each split."
     shuffle, device = ifnone(shuffle_train, shuffle), ifnone(device, default_device())
     drop_last, dl_kwargs = ifnone(drop_last, shuffle), ifnone(dl_kwargs, [{}]*self.n_subsets)
-    self._check_sizes(min(len(self.splits[0]), ifnone(n, len(self))), bs, drop_last)
+    fills = drop_last and getattr(dl_type or self._dl_type, '_counts_items', True) # rows of a batch need not be items
+    self._check_sizes(min(len(self.splits[0]), ifnone(n, len(self))), bs, fills)
     val = {k[4:]: kwargs.pop(k) for k in list(kwargs) if k.startswith('val_')}
     train = {'bs': bs, 'shuffle': shuffle, 'drop_last': drop_last, 'n': n, 'device': device}
     valid = {'bs': ifnone(val_bs, bs), 'shuffle': val_shuffle, 'drop_last': False, 'n': None}
