@@ -34,6 +34,8 @@ class URLs:
     MNIST_TINY     = f'{_S3}sample/mnist_tiny.tgz'
     PASCAL_2007    = f'{_S3}imagelocal/pascal_2007.tgz'
     PETS           = f'{_S3}imageclas/oxford-iiit-pet.tgz'
+    WT103_BWD      = f'{_S3}modelzoo/wt103-bwd.tgz'
+    WT103_FWD      = f'{_S3}modelzoo/wt103-fwd.tgz'
 
 # %% ../../nbs/library/20_data_external.ipynb #0000000a
 _MiB = 2**20
@@ -54,6 +56,8 @@ _published = dict( # size in bytes (None: not published), MD5 of the first `n` b
     MNIST_TINY     = (     342207, '56143e8f24db90d925d82a5a74141875', _MiB),
     PASCAL_2007    = ( 1637796771, '433b4706eb7c42bd74e7f784e3fdf244', _MiB),
     PETS           = (  811706944, 'e4db5c768afd933bb91f5f594d7417a4', _MiB),
+    WT103_BWD      = (  105205312, '20b06f5830fd5a891d21044c28d3097f', _MiB),
+    WT103_FWD      = (  105067061, '7d1114cd9684bf9d1ca3c9f6a54da6f9', _MiB),
 )
 
 # %% ../../nbs/library/20_data_external.ipynb #0000000d
