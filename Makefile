@@ -4,7 +4,7 @@ PY     := .venv/bin/python
 SETUP  := $(PYTHON) tools/setup_env.py
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test course bench export readme selfcheck setup
+.PHONY: help lab test course bench export exercises readme selfcheck setup
 
 help:  ## what can be made
 	@grep -E '^[a-z]+: *##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+): *## */make \1\t/' | expand -t 16
@@ -30,6 +30,10 @@ export:  ## write the package from the notebooks, and clean them
 	@$(SETUP)
 	@$(PY) -c 'from nbdev.doclinks import nbdev_export; nbdev_export()'
 	@$(PY) -c 'from nbdev.clean import nbdev_clean; nbdev_clean()'
+
+exercises:  ## write the exercises into the chapters
+	@$(SETUP)
+	@$(PY) tools/questionnaire.py
 
 readme:  ## render README.md from nbs/index.ipynb
 	@$(SETUP)
