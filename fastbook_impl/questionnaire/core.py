@@ -6,7 +6,7 @@ __all__ = ['SECONDS', 'KINDS', 'CHAPTERS', 'NotYet', 'time_limit', 'call', 'shor
            'chapters', 'exercises', 'find']
 
 # %% ../../nbs/questionnaire/00_core.ipynb #00000002
-import _thread, contextlib, copy, dis, importlib, inspect, io, itertools, numbers, random, reprlib, textwrap, threading
+import _thread, contextlib, copy, dis, functools, importlib, inspect, io, itertools, numbers, random, reprlib, textwrap, threading
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
@@ -196,13 +196,25 @@ class FunctionPart(Part):
             if d: return f'for the input {short(args)}: {d}'
 
     def alike(self, answer, wrong, inputs, seed):
-        try: return not any((self.compare or difference)(self._run(answer, a, seed), self._run(wrong, a, seed)) for a in inputs)
-        except NotYet: return False
+        "Do both return the same, and fail in the same way where they fail?"
+        return not any(self._differ(self._outcome(answer, a, seed), self._outcome(wrong, a, seed)) for a in inputs)
+
+    def _differ(self, a, b):
+        if isinstance(a, NotYet) or isinstance(b, NotYet): return not (isinstance(a, NotYet) and isinstance(b, NotYet) and str(a) == str(b))
+        return (self.compare or difference)(a, b)
+
+    def _outcome(self, f, args, seed):
+        try: return self._run(f, args, seed)
+        except NotYet as e: return e
 
     def _run(self, f, args, seed):
         with no_random(seed): return call(f, *args)
 
-# %% ../../nbs/questionnaire/00_core.ipynb #00000010
+# %% ../../nbs/questionnaire/00_core.ipynb #00000011
+def _places(x):
+    "The indices of a list, the keys of a dictionary; None for anything else."
+    return set(x) if isinstance(x, Mapping) else list(range(len(x))) if _is_list(x) else None
+
 @dataclass
 class ValuePart(Part):
     "A value to predict; the reference is a function that makes the experiment."
@@ -211,8 +223,17 @@ class ValuePart(Part):
 
     def check(self, answer, seed=0, reference=None):
         if callable(answer) and not isinstance(answer, type): raise NotYet(f'{self.form} was expected, and a function came: does it have to be called?')
-        problem = difference(answer, (reference or self.reference)(), self.rtol)
-        if problem: raise NotYet(self.known_mistake(lambda w: difference(answer, w, self.rtol) is None) or self._said(problem))
+        want = (reference or self.reference)()
+        problem = difference(answer, want, self.rtol)
+        if problem: raise NotYet(self.known_mistake(lambda w: not difference(answer, w, self.rtol)) or self.known_mistake(lambda w: self._contains(answer, w, want))
+                                 or self._said(problem))
+
+    def _contains(self, answer, w, want):
+        "Is `answer`, a list or a dictionary, wrong in the same way as `w` wherever that one is wrong? It may have other mistakes besides."
+        places = _places(want)
+        if not places or _places(w) != places or _places(answer) != places: return False
+        off = [k for k in places if difference(w[k], want[k], self.rtol)]
+        return bool(off) and not any(difference(answer[k], w[k], self.rtol) for k in off)
 
     def _said(self, problem): return f'{problem} ({self.form} is asked for)' if 'expected' in problem else problem
 
@@ -227,7 +248,7 @@ class ChoicePart(Part):
         answer = answer.strip().lower()
         if answer != (reference or self.reference): raise NotYet(self.known_mistake(lambda w: w == answer) or 'this is not the reason')
 
-# %% ../../nbs/questionnaire/00_core.ipynb #00000012
+# %% ../../nbs/questionnaire/00_core.ipynb #00000013
 @dataclass
 class Exercise:
     "A question of the book's questionnaire, as a program to write or an experiment to predict."
@@ -260,7 +281,7 @@ class Exercise:
 
 KINDS = ('write it', 'predict', 'why', 'choose', 'draw it', 'look it up')
 
-# %% ../../nbs/questionnaire/00_core.ipynb #00000013
+# %% ../../nbs/questionnaire/00_core.ipynb #00000014
 _exercises = {}
 
 def exercise(number, title, kind):
@@ -281,7 +302,7 @@ def _from_class(spec, number, title, kind):
     return Exercise(number, title, kind, inspect.cleandoc(spec.__doc__ or ''), parts, list(get('hints', [])), get('why', ''),
                     ' '.join(get('explanation', '').split()), get('draw'))
 
-# %% ../../nbs/questionnaire/00_core.ipynb #00000014
+# %% ../../nbs/questionnaire/00_core.ipynb #00000015
 def _source(f, name):
     "The source of the function `f`, called `name`, with its docstring."
     src = textwrap.dedent(inspect.getsource(f))
@@ -295,14 +316,14 @@ def _function_part(spec, name, wrong):
 
 def _value_part(spec, name, wrong):
     f, form = spec.__dict__['experiment'], spec.__dict__.get('form', 'a value')
-    return ValuePart(name, f, wrong, f'{name} = None # {form}', f"{_source(f, 'experiment')}\n\n{name} = experiment()", form, spec.__dict__.get('rtol', 1e-2))
+    return ValuePart(name, functools.cache(f), wrong, f'{name} = None # {form}', f"{_source(f, 'experiment')}\n\n{name} = experiment()", form, spec.__dict__.get('rtol', 1e-2))
 
 def _choice_part(spec, name):
     options, right, mistakes = (spec.__dict__[k] for k in ('options', 'right', 'mistakes'))
     letters = ', '.join(f"'{o}'" for o in options)
     return ChoicePart(name, right, list(mistakes.items()), f'{name} = None # {letters}', f"{name} = '{right}'", options)
 
-# %% ../../nbs/questionnaire/00_core.ipynb #00000016
+# %% ../../nbs/questionnaire/00_core.ipynb #00000017
 def _complain(ex):
     missing = [what for what, there in {
         'a task': ex.task, 'a title': ex.title, f'a kind out of {KINDS}': ex.kind in KINDS, 'something to answer': ex.parts, 'two hints': len(ex.hints) >= 2,
@@ -312,7 +333,7 @@ def _complain(ex):
     }.items() if not there]
     if missing: raise ValueError(f'exercise {ex.number} lacks {", ".join(missing)}')
 
-# %% ../../nbs/questionnaire/00_core.ipynb #0000001a
+# %% ../../nbs/questionnaire/00_core.ipynb #0000001b
 @dataclass
 class Verdict:
     "What a check says."
@@ -340,7 +361,7 @@ def _as_html(text):
     parts = html.escape(text).split('`')
     return ''.join(f'<code>{o}</code>' if i % 2 else o for i,o in enumerate(parts))
 
-# %% ../../nbs/questionnaire/00_core.ipynb #0000001b
+# %% ../../nbs/questionnaire/00_core.ipynb #0000001c
 def judge(
     ex,             # an `Exercise`
     *answers,       # one for each of its parts
@@ -357,7 +378,7 @@ def judge(
         except NotYet as e: return Verdict(ex.number, 'wrong', f'{e}.' if not str(e).endswith(('.', '?', '!')) else str(e))
     return Verdict(ex.number, 'right', ex.why)
 
-# %% ../../nbs/questionnaire/00_core.ipynb #0000001e
+# %% ../../nbs/questionnaire/00_core.ipynb #00000020
 def proof(
     ex,            # an `Exercise`
     seeds=range(10)
@@ -381,7 +402,7 @@ def _stub_passes(ex):
     v = judge(ex, *answers_of(ex, ex.stub))
     if v.state != 'open': yield f'{ex.number}: the stub counts as an answer: {v}'
 
-# %% ../../nbs/questionnaire/00_core.ipynb #0000001f
+# %% ../../nbs/questionnaire/00_core.ipynb #00000021
 def _with(ex, i, answer): return [answer if i == j else a for j,a in enumerate(_right(ex))]
 
 def _wrong_passes(ex):
@@ -403,7 +424,7 @@ def _nonsense_passes(ex):
             v = judge(ex, *_with(ex, i, nonsense), seeds=[0])
             if v.state == 'right' or not v.message: yield f'{ex.number}: {short(nonsense)} as `{ex.names[i]}` gets: {v}'
 
-# %% ../../nbs/questionnaire/00_core.ipynb #00000022
+# %% ../../nbs/questionnaire/00_core.ipynb #00000024
 CHAPTERS = {'01': 'ch01', '02': 'ch02', '03': 'ch03', '04': 'ch04', '05': 'ch05', '06': 'ch06', '15': 'ch15'}
 
 def chapters():
