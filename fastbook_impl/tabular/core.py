@@ -504,8 +504,9 @@ class TabDataLoader(TfmdDL):
     def _columns(self): return None if self.bs is None else (self._whole(), False)
 
     def _selections(self, cols, bare):
-        n = len(self)*self.bs if self.drop_last else self.n
-        idxs = None if not self.shuffle and self._in_order() else self._row_order()[:n]
+        idxs = None if not self.shuffle and self._in_order() else self._row_order()
+        n = self.n if idxs is None else len(idxs)
+        if self.drop_last: n -= n % self.bs
         step = self.bs*max(1, self._at_once//self.bs)
         for start in range(0, n, step):
             rows = slice(start, min(start + step, n))
