@@ -6,7 +6,7 @@ __all__ = ['SECONDS', 'KINDS', 'CHAPTERS', 'NotYet', 'time_limit', 'call', 'shor
            'chapters', 'exercises', 'find']
 
 # %% ../../nbs/questionnaire/00_core.ipynb #00000002
-import _thread, contextlib, copy, dis, functools, importlib, inspect, io, itertools, numbers, random, reprlib, textwrap, threading
+import _thread, contextlib, copy, dis, functools, importlib, inspect, io, itertools, numbers, random, re, reprlib, textwrap, threading
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
@@ -72,7 +72,7 @@ _short.maxstring = _short.maxother = 60
 def short(x):
     "A repr of `x` that fits in a sentence."
     if isinstance(x, tuple) and len(x) == 1: return short(x[0])
-    try: return _short.repr(x)
+    try: return re.sub(r'\s*\n\s*', ' ', _short.repr(x))
     except Exception: return f'a {type(x).__name__}'
 
 def _cut(s, n): return s if len(s) <= n else s[:n - 1] + '…'
