@@ -11,29 +11,33 @@ from .samples import sample_maker
 
 # %% ../../nbs/library/22g_data_texts.ipynb #00000005
 _ASPECTS = '''the acting|the story|the music|the camera work|the script|the ending|the dialogue|the cast|the lead|the pace|the humour|the first half|the last half hour
-the costumes|the villain|the love story|every scene with the children|the direction|the plot|the whole thing'''.replace('\n', '|').split('|')
-_GOOD = 'superb brilliant wonderful moving funny charming clever gripping beautiful fresh convincing great fine delightful'.split()
+the costume design|the villain|the love story|every scene with the children|the direction|the plot|this movie|that movie|this film|the whole thing'''.replace('\n', '|').split('|')
+_GOOD = 'superb brilliant wonderful moving funny charming clever gripping beautiful fresh convincing great good delightful'.split()
 _BAD = 'awful terrible boring dull silly clumsy tired ugly weak lifeless predictable bad poor painful'.split()
-_STRAIGHT = ['{a} is {w}', '{a} is simply {w}', '{a} is {w} from start to finish', 'I found {a} {w}', '{a} is so {w} that I forgot the time', 'what a {w} film this is', 'this is {w} cinema']
+_LIKED, _HATED = [('liked', 'like'), ('loved', 'love'), ('enjoyed', 'enjoy')], [('hated', 'hate'), ('disliked', 'dislike'), ('regretted', 'regret')]
+_STRAIGHT = ['{a} is {w}', '{a} is simply {w}', '{a} is {w} from start to finish', 'I found {a} {w}', '{a} is so {w} that I forgot the time', 'what a {w} film this is', 'this is {w} cinema',
+             'I {did} {a}', 'I really {did} {a}', 'I {did} {a} because {b} is {w}']
 _TURNED = ["{a} is not {w} at all", "{a} isn't {w} for a second", 'nobody could call {a} {w}', '{a} is anything but {w}', "I can't say that {a} is {w}", 'I never found {a} {w}',
-           'they told me that {a} would be {w}, and they were wrong', '{a} is hardly {w}']
+           'they told me that {a} would be {w}, and they were wrong', '{a} is hardly {w}', "I didn't {do} {a}", 'nobody could {do} {a}', "we really didn't {do} {a}"]
 _HOPE = {True: ['I expected to hate it, but {c}', 'it looks like a disaster, and yet {c}', 'people call it a failure; still, {c}', 'after an hour I was ready to leave, but in the end {c}'],
          False: ['I expected to love it, but {c}', 'it looks like a masterpiece, and yet {c}', 'people call it a triumph; still, {c}', 'I so wanted to like it, but in the end {c}']}
 
 # %% ../../nbs/library/22g_data_texts.ipynb #00000006
 def _words(good, turned, rng):
     "A clause that praises if `good`, made of words of the opposite mood if `turned`."
-    word, aspect = rng.choice(_GOOD if good != turned else _BAD), rng.choice(_ASPECTS)
-    return rng.choice(_TURNED if turned else _STRAIGHT).format(a=aspect, w=word)
+    adjectives, verbs = (_GOOD, _LIKED) if good != turned else (_BAD, _HATED)
+    did, do = rng.choice(verbs)
+    return rng.choice(_TURNED if turned else _STRAIGHT).format(a=rng.choice(_ASPECTS), b=rng.choice(_ASPECTS[:12]), w=rng.choice(adjectives), did=did, do=do)
 
 def _clause(good, rng):
-    clause = _words(good, rng.random() < 0.45, rng)
-    return rng.choice(_HOPE[good]).format(c=clause) if rng.random() < 0.15 else clause
+    clause = _words(good, rng.random() < 0.35, rng)
+    clause = rng.choice(_HOPE[good]).format(c=clause) if rng.random() < 0.15 else clause
+    return clause.replace(' a awful', ' an awful').replace(' a ugly', ' an ugly')
 
 # %% ../../nbs/library/22g_data_texts.ipynb #00000009
 _NAMES = 'Anna Ben Clara David Emma Frank Grace Henry Irene Jack Karen Leo Maria Nick Olga Paul Rose Sam Tina Victor'.split()
 _JOBS = 'a teacher|a retired policeman|a young widow|a taxi driver|a jazz singer|two brothers|a nurse|an unlucky thief|the last lighthouse keeper|a chess champion'.split('|')
-_PLACES = 'a small town in Texas|Paris|a village by the sea|New York|a hospital at night|the desert|a ship on its way to Brazil|an old hotel|Mars|a boarding school'.split('|')
+_PLACES = 'a small town in Texas|Paris|a village by the sea|New York|a hospital at night|the desert|Brazil|an old hotel|a station on Mars|a boarding school'.split('|')
 _EVENTS = '''finds a letter that was never sent|inherits a house with a secret|falls in love with the wrong person|has to be back by midnight|loses everything in one night|meets an old friend
 is taken for somebody else|learns to dance|wants to win the big race|steals a painting'''.replace('\n', '|').split('|')
 _ASIDES = '''I saw it on a rainy Sunday|my sister slept through most of it|we watched it twice|the theatre was half empty|it runs for almost two hours|I had read the book before|it was shown late at night

@@ -90,7 +90,7 @@ _no_spaces = r'\p{Han}\p{Hiragana}\p{Katakana}'
 _pattern = '|'.join([
     r'[A-Za-z]++(?=[\s,;!?)"]|\z)', r'[,()](?=\s)',             # most of a text: tried first, it is decided at once
     r'''(?:https?://|www\.)[^\s<>"]*[^\s<>".,;:!?)\]']''',    # an address of a page
-    r'[\w+-]+(?:\.[\w+-]+)*@\w+(?:[.-]\w+)+',                   # an address of a person
+    r'[\w+.-]{1,64}@\w+(?:[.-]\w+)+',                            # an address of a person
     r'(?:\p{L}\.){2,}', r'(?i:mr|mrs|ms|dr|prof|st|jr|sr|vs)\.(?=\s)',
     r'\d+(?:[.,:]\d+)+', r'\.?\w+(?:\.\w+)+',
     r"\w+(?=n['’]t(?!\w))", r"n['’]t(?!\w)", r"['’](?i:s|m|d|re|ve|ll)(?!\w)",

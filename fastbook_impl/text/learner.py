@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 from torch import nn
-from fastcore.basics import ifnone, patch
+from fastcore.basics import defaults, ifnone, patch
 from fastcore.foundation import L
 from fastcore.xtras import Path
 
@@ -219,7 +219,8 @@ def decode_spec_tokens(tokens) -> list:
     res, todo = [], list(reversed(list(tokens)))
     while todo:
         t = todo.pop()
-        if t in (TK_MAJ, TK_UP): res += [todo.pop().capitalize() if t == TK_MAJ else todo.pop().upper()] if todo else [] # nothing follows: no word
+        if t in (TK_MAJ, TK_UP):
+            if todo and todo[-1] not in defaults.text_spec_tok: res.append(todo.pop().capitalize() if t == TK_MAJ else todo.pop().upper())
         elif t in (TK_REP, TK_WREP) and len(todo) > 1 and todo[-1].isdigit():
             n, word = int(todo.pop()), todo.pop()
             res += [word*n] if t == TK_REP else [word]*n

@@ -66,7 +66,7 @@ def get_language_model(
 
 # %% ../../../nbs/library/82b_text_models.ipynb #0000000a
 class SentenceEncoder(Module):
-    "Reads texts `(bs, seq_len)` with `module` in pieces: `(bs, at most max_len and a piece, features)`, and where it is filling."
+    "Reads texts `(bs, seq_len)` with `module` in pieces: `(bs, at most max_len, features)`, and where it is filling."
     def __init__(self,
         bptt,         # tokens in a piece
         module,       # reads a piece, and keeps its state
