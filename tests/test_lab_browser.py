@@ -34,10 +34,10 @@ class Lab:
         with socket.socket() as s:
             s.bind(('127.0.0.1', 0))
             self.port = s.getsockname()[1]
-        env = dict(os.environ, FASTBOOK_DATA='sample', OMP_NUM_THREADS='1', JUPYTER_PREFER_ENV_PATH='1', **{k: str(tmp/k.lower()) for k in (
+        env = dict(os.environ, FASTBOOK_DATA='sample', OMP_NUM_THREADS='1', JUPYTER_PREFER_ENV_PATH='1', FASTBOOK_HOME=str(tmp/'home'), **{k: str(tmp/k.lower()) for k in (
             'JUPYTER_CONFIG_DIR', 'JUPYTER_RUNTIME_DIR', 'JUPYTERLAB_SETTINGS_DIR', 'JUPYTERLAB_WORKSPACES_DIR', 'IPYTHONDIR')})
         for name in 'BROWSER', 'MPLBACKEND': env.pop(name, None)  # (the tests' own way of drawing is not the reader's)
-        cmd = lab.command(folder, [f'--port={self.port}', '--no-browser'], env)
+        cmd = lab.command(folder, [f'--port={self.port}', '--no-browser', '--LabApp.expose_app_in_browser=True'], env)
         self.proc = subprocess.Popen(cmd, env=env, stdout=self.log.open('w'), stderr=subprocess.STDOUT, start_new_session=True)
 
     def address(self, seconds=60):
@@ -165,3 +165,73 @@ def look_through(page, shots, stem):
         before, after = view.evaluate('o => { const t = o.scrollTop; o.scrollTop += o.clientHeight - 40; return [t, o.scrollTop] }')
         if after <= before: return errors
     return errors
+
+
+# --- an exercise, as a reader does it ---------------------------------------------------------------------------------------
+
+WRONG = "def breed_and_number(name):\n    found = re.fullmatch(r'(.+)_(\\d+)\\.jpg', name)\n    return (found[1], found[2]) if found else None"
+RIGHT = WRONG.replace('found[2])', 'int(found[2]))')
+
+
+class Exercise:
+    "An exercise of the notebook on the page; its cells are known by their ids, as `tools/questionnaire.py` gives them."
+    def __init__(self, page, shots): self.page, self.shots, self.taken = page, shots, 0
+
+    def select(self, id):
+        assert self.page.evaluate("""async id => {
+            const nb = window.jupyterapp.shell.currentWidget.content, i = nb.widgets.findIndex(o => o.model.id === id);
+            nb.activeCellIndex = i; nb.mode = 'command'; nb.deselectAll(); nb.activate();
+            await nb.scrollToItem(i, 'center'); return i }""", id) >= 0, f'there is no cell {id}'
+
+    def type(self, id, text):
+        "What was in the cell is replaced by `text`."
+        self.select(id)
+        self.page.keyboard.press('Enter')
+        self.page.keyboard.press('Control+a')
+        self.page.keyboard.insert_text(text)
+
+    def run(self, id):
+        self.select(id)
+        self.page.keyboard.press('Shift+Enter')
+        self.page.wait_for_timeout(500)
+        wait_until_idle(self.page)
+
+    def said(self, id):
+        "What the cell shows, in words."
+        self.page.wait_for_timeout(300)
+        self.select(id)
+        self.taken += 1
+        self.page.screenshot(path=self.shots/f'exercise-{self.taken}.png')
+        outputs = self.page.evaluate("id => window.jupyterapp.shell.currentWidget.content.widgets.find(o => o.model.id === id).model.outputs.toJSON()", id)
+        return ' '.join(''.join(o.get('data', {}).get('text/plain', o.get('text', ''))) for o in outputs)
+
+    def restart(self):
+        self.page.get_by_role('menuitem', name='Kernel', exact=True).click()
+        self.page.locator('.lm-Menu-item[data-command="kernelmenu:restart"]').click()
+        self.page.locator('.jp-Dialog button.jp-mod-accept').click()
+        self.page.wait_for_timeout(2000)
+        wait_until_idle(self.page)
+
+
+def test_an_exercise_is_answered(server, page, shots):
+    "Filled in wrongly, it says why; a hint; filled in rightly; and the kernel's restart takes nothing away."
+    page.goto(re.sub(r'/lab\S*\?', '/lab/tree/05_pet_breeds.ipynb?reset&', server.address()))
+    page.wait_for_selector('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook .jp-Cell')
+    wait_until_idle(page)
+    reader = Exercise(page, shots)
+    stub, check = 'q-05-02-stub', 'q-05-02-check'
+
+    reader.run('q-05-imports')
+    reader.run(stub); reader.run(check)
+    assert 'not answered yet' in reader.said(check)
+    reader.type(stub, WRONG); reader.run(stub); reader.run(check)
+    assert 'not yet, because the number is still text' in reader.said(check)
+    reader.type('q-05-progress', "hint('5.2')"); reader.run('q-05-progress')
+    assert '(hint 1 of 3)' in reader.said('q-05-progress')
+    reader.type(stub, RIGHT); reader.run(stub); reader.run(check)
+    assert 'right' in reader.said(check)
+
+    reader.restart()
+    reader.run('q-05-imports')
+    reader.type('q-05-progress', "progress('05')"); reader.run('q-05-progress')
+    assert '1 of 23 right' in reader.said('q-05-progress')

@@ -275,9 +275,9 @@ class Exercise:
 
     @property
     def solution(self):
-        "The source of the solution's cell, with the explanation as a comment."
+        "The source of the solution's cell, with the explanation as a comment. The first line, which is seen while the cell is folded, says nothing of it."
         words = textwrap.wrap(self.explanation, 100, break_long_words=False)
-        return '\n'.join([*(f'# {o}' for o in words), *(p.solution for p in self.parts)])
+        return '\n'.join([f'# Our solution of {self.number}', *(f'# {o}' for o in words), *(p.solution for p in self.parts)])
 
 KINDS = ('write it', 'predict', 'why', 'choose', 'draw it', 'look it up')
 
