@@ -105,7 +105,7 @@ def dataset(name:str) -> Dataset:
     note = path.with_name(path.name + '.json')
     source = json.loads(note.read_text())['source'] if note.exists() else 'original'
     pictures = sum(f.suffix in ('.jpg', '.png') and not {'annotations', 'labels'} & set(f.parts) for f in path.rglob('*'))
-    return Dataset(path, f'{name.removesuffix(".tgz")}, {SOURCE[source]}, {pictures:,} pictures')
+    return Dataset(path, f'{name.removesuffix(".tgz")}, {SOURCE[source]}' + (f', {pictures:,} pictures' if pictures else ''))
 
 
 def machine() -> list[tuple[str, str]]:

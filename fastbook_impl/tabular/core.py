@@ -458,8 +458,9 @@ def show(self:TabularPandas, max_n=10, **kwargs):
 @patch
 def tensors(self:TabularPandas):
     "Categories `(n, n_cat)` int64, numbers `(n, n_cont)` float32 and, if the rows have it, the target `(n, n_y)`, int64 for classes."
-    cats = np.stack([self._codes(n) for n in self.cat_names] or [np.empty(len(self))], 1).astype(np.int64)[:, :len(self.cat_names)]
-    conts = self.conts.to_numpy(np.float32) if self.cont_names else np.empty((len(self), 0), np.float32)
+    cats, conts = np.empty((len(self), len(self.cat_names)), np.int64), np.empty((len(self), len(self.cont_names)), np.float32)
+    for i,n in enumerate(self.cat_names): cats[:, i] = self._codes(n)
+    for i,n in enumerate(self.cont_names): conts[:, i] = self.items[n].to_numpy()
     self._no_gaps(conts)
     res = [cats, conts]
     if self.y_names:

@@ -55,15 +55,20 @@ class TabularModel(Module):
         self.n_emb, self.n_cont = sum(width for _,width in emb_szs), n_cont
         if not self.n_emb + n_cont: raise ValueError('a model needs inputs, and there are neither categorical nor continuous columns')
         sizes = [self.n_emb + n_cont, *layers, out_sz]
-        groups = [LinBnDrop(a, b, bn=use_bn, p=p, act=act_cls, lin_first=lin_first) for a,b,p in zip(sizes, sizes[1:-1], _per_layer(ps, layers))]
-        groups.append(LinBnDrop(*sizes[-2:], bn=use_bn and bn_final, lin_first=lin_first))
-        self.layers = nn.Sequential(*groups, *([] if y_range is None else [SigmoidRange(*y_range)]))
+        groups = [LinBnDrop(n_in, n, bn=use_bn, p=p, act=act_cls, lin_first=lin_first)
+                  for n_in,n,p in zip(sizes, layers, _per_layer(ps, layers))]
+        groups.append(LinBnDrop(sizes[-2], out_sz, bn=use_bn and bn_final, lin_first=lin_first))
+        if y_range is not None: groups.append(SigmoidRange(*y_range))
+        self.layers = nn.Sequential(*groups)
 
     def forward(self, x_cat, x_cont=None):
         parts = []
-        if self.n_emb: parts.append(self.emb_drop(torch.cat([emb(codes) for emb,codes in zip(self.embeds, x_cat.unbind(1))], 1)))
-        if self.n_cont: parts.append(x_cont if self.bn_cont is None else self.bn_cont(x_cont))
-        return self.layers(torch.cat(parts, 1) if len(parts) > 1 else parts[0])
+        if self.n_emb:
+            words = [emb(codes) for emb,codes in zip(self.embeds, x_cat.unbind(1))]
+            parts.append(self.emb_drop(torch.cat(words, 1)))
+        if self.n_cont:
+            parts.append(x_cont if self.bn_cont is None else self.bn_cont(x_cont))
+        return self.layers(torch.cat(parts, 1))
 
 def _per_layer(ps, layers):
     ps = list(ps) if is_listy(ps) else [ifnone(ps, 0.)]*len(layers)
