@@ -97,10 +97,10 @@ def test_two_notebooks_at_once_lose_nothing(home):
 def test_a_disk_that_is_full_is_told(home, monkeypatch, capsys):
     def full(*args): raise OSError(28, 'No space left on device')
     progress.record('0.7', state='wrong')
-    monkeypatch.setattr(os, 'replace', full)
-    progress.record('0.7', state='right')
+    with monkeypatch.context() as m:
+        m.setattr(os, 'replace', full)
+        progress.record('0.7', state='right')
     assert 'could not be kept: No space left on device' in capsys.readouterr().out
-    monkeypatch.undo()
     assert progress.read_progress()['0.7']['state'] == 'wrong'
 
 
