@@ -6,7 +6,7 @@ __all__ = ['SECONDS', 'KINDS', 'CHAPTERS', 'NotYet', 'time_limit', 'call', 'shor
            'chapters', 'exercises', 'find']
 
 # %% ../../nbs/questionnaire/00_core.ipynb #00000002
-import _thread, contextlib, copy, dis, functools, importlib, inspect, io, itertools, numbers, random, re, reprlib, textwrap, threading
+import _thread, contextlib, copy, dis, functools, importlib, inspect, io, itertools, math, numbers, random, re, reprlib, textwrap, threading
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
@@ -60,6 +60,7 @@ def call(f, *args):
 class _Short(reprlib.Repr):
     def repr_Tensor(self, x, level): return _array_repr(x, 'tensor')
     def repr_ndarray(self, x, level): return _array_repr(x, 'array')
+    def repr_DataFrame(self, x, level): return f'a table of {len(x)} rows with the columns {", ".join(map(str, x.columns))}'
 
 def _array_repr(x, kind):
     if x.ndim == 0: return f'{kind}({x.item():.4g})' if not isinstance(x.item(), (bool, complex)) else f'{kind}({x.item()})'
@@ -126,23 +127,28 @@ def _number_difference(got, want, rtol):
     g, w = (o.item() if hasattr(o, 'item') else o for o in (got, want))
     if g == w or g != g and w != w: return None
     if isinstance(g, complex) or isinstance(w, complex): return None if abs(g - w) < rtol*abs(w) else f'the number is not {g:.4g}'
-    if abs(g - w) <= max(rtol*abs(w), 1e-8): return None
+    if math.isfinite(w) and abs(g - w) <= max(rtol*abs(w), 1e-8): return None
     return f'the number is not {g:.6g}'
 
 def _plain_difference(got, want):
     if type(got) is not type(want): return _wrong_kind(got, want)
-    return None if got == want else f'it is not {short(got)}'
+    same = got.equals(want) if hasattr(want, 'equals') else got == want
+    return None if same else f'it is not {short(got)}'
 
 # %% ../../nbs/questionnaire/00_core.ipynb #0000000b
 def _mapping_difference(got, want, rtol):
     if not isinstance(got, Mapping): return _wrong_kind(got, want)
     if set(got) != set(want): return f'the keys are not right: {len(set(want) - set(got))} are missing, {len(set(got) - set(want))} are too many'
-    return next((f'under the key {short(k)}: {d}' for k in want if (d := difference(got[k], want[k], rtol))), None)
+    return next((_at(k, d) for k in want if (d := difference(got[k], want[k], rtol))), None)
+
+def _at(k, d):
+    "What is wrong, `d`, and where: in `[k]`, or in `[k][0]` if `d` says that it is in `[0]` of that."
+    return f'in `[{short(k)}]' + (d[len('in `'):] if d.startswith('in `[') else f'` {d}')
 
 def _list_difference(got, want, rtol):
     if not _is_list(got): return _wrong_kind(got, want)
     if len(got) != len(want): return f'{len(want)} values were expected, and {len(got)} came'
-    return next((f'at place {i} (counted from 0): {d}' for i,(g,w) in enumerate(zip(got, want)) if (d := difference(g, w, rtol))), None)
+    return next((_at(i, d) for i,(g,w) in enumerate(zip(got, want)) if (d := difference(g, w, rtol))), None)
 
 # %% ../../nbs/questionnaire/00_core.ipynb #0000000e
 @dataclass
