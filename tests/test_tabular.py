@@ -169,6 +169,20 @@ def test_loaders_obey_seed_n_and_batch_hooks():
     assert len(one_by_one) == 12 and one_by_one[0][0].shape == (3,)
 
 
+def test_batches_go_where_they_are_sent(monkeypatch):
+    assert tabular(device='meta').dataloaders(bs=8).one_batch()[0].device.type == 'meta'
+    assert tabular().dataloaders(bs=8, device='meta').one_batch()[1].device.type == 'meta'
+    monkeypatch.setattr('fastbook_impl.tabular.core._max_resident', 10) # too large to be moved in one piece
+    dls = tabular().dataloaders(bs=8, device='meta')
+    assert dls.train._whole()[0].device.type == 'cpu' and dls.one_batch()[0].device.type == 'meta'
+
+
+def test_importing_it_loads_neither_pandas_nor_matplotlib():
+    import subprocess, sys
+    code = "import sys; from fastbook_impl.tabular.all import *; sys.exit(any(m in sys.modules for m in ('pandas', 'matplotlib', 'sklearn', 'torchvision')))"
+    assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+
+
 def test_one_kind_of_column_is_enough():
     for cat, cont in (((), ('count',)), (('kind',), ())):
         learn = tabular_learner(loaders(cat=cat, cont=cont), layers=[5])

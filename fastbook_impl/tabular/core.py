@@ -16,6 +16,7 @@ from fastcore.foundation import L
 
 from ..data.block import CategoryBlock, MultiCategoryBlock, RegressionBlock
 from ..data.core import FilteredBase, TfmdDL
+from ..data.load import _max_resident
 from ..data.transforms import (Categorize, CategoryMap, EncodedMultiCategorize, MultiCategorize, Normalize, Pipeline,
                                            RegressionSetup, Transform)
 from ..imports import in_notebook, pd
@@ -499,7 +500,8 @@ class TabDataLoader(TfmdDL):
         key = id(self.dataset.items), str(self.device)
         if self._cols is None or self._cols[0] != key:
             cols = self.dataset.tensors()
-            self._cols = key, cols if self.device is None else to_device(cols, self.device)
+            small = self.device is not None and sum(c.nbytes for c in cols) <= _max_resident
+            self._cols = key, to_device(cols, self.device) if small else cols
         return self._cols[1]
 
     def _columns(self): return None if self.bs is None else (self._whole(), False)
@@ -518,6 +520,11 @@ class TabDataLoader(TfmdDL):
     def _row_order(self): return self._permutation(self.n) if self._in_order() else torch.tensor(list(self.get_idxs()))
 
 TabularPandas._dl_type = TabDataLoader
+
+@patch
+def dataloaders(self:TabularPandas, bs=64, device=None, **kwargs):
+    "`DataLoaders` with a loader for each part; arguments as for `Datasets.dataloaders`: `shuffle`, `val_bs`, `drop_last` …"
+    return FilteredBase.dataloaders(self, bs, device=ifnone(device, self.device), **kwargs)
 
 # %% ../../nbs/library/70_tabular_core.ipynb #00000040
 @patch
