@@ -648,7 +648,7 @@ class with_new_head:
         if not isinstance(got, nn.Module): return f'a network was expected, and {type(got).__name__} came'
         if not isinstance(got, nn.Sequential) or len(got) != len(want): return 'the new network does not have as many layers as the old one'
         if [type(o) for o in got] != [type(o) for o in want]: return 'these are not the kinds of layers that there should be'
-        if not len(got): return 'there is no layer in it'
+        if not len(got): return None
         if [p.shape for p in got[-1].parameters()][:1] != [p.shape for p in want[-1].parameters()][:1]: return 'the last layer does not have the size that it needs'
         a, b = got[:-1].state_dict(), want[:-1].state_dict()
         if a.keys() != b.keys() or not all(a[k].shape == b[k].shape and torch.equal(a[k], b[k]) for k in a): return 'the layers before the head do not have the weights that they had'
