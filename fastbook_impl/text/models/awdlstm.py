@@ -5,8 +5,9 @@ __all__ = ['awd_lstm_lm_config', 'awd_lstm_clas_config', 'dropout_mask', 'RNNDro
            'AWD_LSTM', 'awd_lstm_lm_split', 'awd_lstm_clas_split']
 
 # %% ../../../nbs/library/82_text_awdlstm.ipynb #00000002
+import math
+
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 from fastcore.basics import noop
@@ -21,9 +22,12 @@ def dropout_mask(
     p    # share of zeros
 ):
     "A mask of shape `sz`: zeros with probability `p`, otherwise `1/(1-p)`."
-    return x.new_empty(*sz).bernoulli_(1 - p).div_(1 - p)
+    n = math.prod(sz)
+    if x.is_cuda or n < 4096 or p == 1: return x.new_empty(*sz).bernoulli_(1 - p).div_(max(1 - p, 1e-9))
+    draws = torch.empty(-(-n//4), dtype=torch.int64).random_(-2**63, None).view(torch.int16)[:n].view(*sz)
+    return (draws >= round(p*2**16) - 2**15).to(x.dtype).div_(1 - p)
 
-# %% ../../../nbs/library/82_text_awdlstm.ipynb #00000008
+# %% ../../../nbs/library/82_text_awdlstm.ipynb #00000009
 class RNNDropout(Module):
     "Dropout with one mask for all places of a text; `(bs, seq_len, features)`."
     def __init__(self, p:float=0.5): self.p = p
@@ -31,7 +35,7 @@ class RNNDropout(Module):
         if not self.training or self.p == 0.: return x
         return x * dropout_mask(x, (x.size(0), 1, *x.shape[2:]), self.p)
 
-# %% ../../../nbs/library/82_text_awdlstm.ipynb #0000000b
+# %% ../../../nbs/library/82_text_awdlstm.ipynb #0000000c
 class EmbeddingDropout(Module):
     "The embedding `emb` with words left out, each with probability `embed_p`."
     def __init__(self, emb, embed_p): self.emb, self.embed_p = emb, embed_p
@@ -40,7 +44,7 @@ class EmbeddingDropout(Module):
         if self.training and self.embed_p != 0: x = x * dropout_mask(self.emb.weight, (self.emb.num_embeddings, 1), self.embed_p)[words]
         return x if scale is None else x * scale
 
-# %% ../../../nbs/library/82_text_awdlstm.ipynb #0000000e
+# %% ../../../nbs/library/82_text_awdlstm.ipynb #0000000f
 class WeightDropout(Module):
     "The layer `module`, called with some of its weights left out; those in `layer_names`, with probability `weight_p`."
     def __init__(self, module, weight_p, layer_names='weight_hh_l0'):
@@ -48,11 +52,12 @@ class WeightDropout(Module):
 
     def forward(self, *args):
         if not self.training or self.weight_p == 0.: return self.module(*args)
-        return functional_call(self.module, {n: F.dropout(getattr(self.module, n), self.weight_p) for n in self.layer_names}, args)
+        return functional_call(self.module, {n: self._dropped(getattr(self.module, n)) for n in self.layer_names}, args)
 
+    def _dropped(self, w): return w*dropout_mask(w, w.shape, self.weight_p)
     def reset(self): getattr(self.module, 'reset', noop)()
 
-# %% ../../../nbs/library/82_text_awdlstm.ipynb #00000011
+# %% ../../../nbs/library/82_text_awdlstm.ipynb #00000012
 class AWD_LSTM(Module):
     "LSTMs with dropout everywhere: `(bs, seq_len)` token numbers to `(bs, seq_len, emb_sz)`. Source: Merity et al. 2017."
     initrange = 0.1
@@ -102,7 +107,7 @@ class AWD_LSTM(Module):
         self.hidden = [tuple(map(fit, self.hidden[l], self._zeros(l, bs))) for l in range(self.n_layers)]
         self.bs = bs
 
-# %% ../../../nbs/library/82_text_awdlstm.ipynb #00000014
+# %% ../../../nbs/library/82_text_awdlstm.ipynb #00000015
 awd_lstm_lm_config = dict(emb_sz=400, n_hid=1152, n_layers=3, pad_token=1, bidir=False, output_p=0.1, hidden_p=0.15, input_p=0.25,
                           embed_p=0.02, weight_p=0.2, tie_weights=True, out_bias=True)
 awd_lstm_clas_config = dict(emb_sz=400, n_hid=1152, n_layers=3, pad_token=1, bidir=False, output_p=0.4, hidden_p=0.3, input_p=0.4,
