@@ -115,9 +115,9 @@ class label_of_each_file:
 def _four_lists(got, want):
     if not isinstance(got, (tuple, list, L)) or len(got) != 4: return difference(got, want)
     for i,(g,w) in enumerate(zip(got, want)):
-        if isinstance(w, L) and not isinstance(g, L): return f'at place {i} there is a {type(g).__name__}, and an `L` was expected'
-        if not isinstance(w, L) and isinstance(g, L): return f'at place {i} there is an `L`'
-        if d := difference(g, w): return f'at place {i}: {d}'
+        if isinstance(w, L) and not isinstance(g, L): return f'in `[{i}]` there is a {type(g).__name__}, and an `L` was expected'
+        if not isinstance(w, L) and isinstance(g, L): return f'in `[{i}]` there is an `L`'
+        if d := difference(g, w): return f'in `[{i}]` {d}'
 
 @exercise('5.4', 'What an L can do that a list cannot', 'look it up')
 class four_from_an_L:

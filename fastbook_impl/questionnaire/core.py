@@ -60,7 +60,7 @@ def call(f, *args):
 class _Short(reprlib.Repr):
     def repr_Tensor(self, x, level): return _array_repr(x, 'tensor')
     def repr_ndarray(self, x, level): return _array_repr(x, 'array')
-    def repr_DataFrame(self, x, level): return f'a table of {len(x)} rows with the columns {", ".join(map(str, x.columns))}'
+    def repr_DataFrame(self, x, level): return f'a table of {len(x)} rows ({", ".join(map(str, x.columns))})'
 
 def _array_repr(x, kind):
     if x.ndim == 0: return f'{kind}({x.item():.4g})' if not isinstance(x.item(), (bool, complex)) else f'{kind}({x.item()})'
