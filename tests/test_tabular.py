@@ -416,3 +416,11 @@ def test_real_adult_within_reach_of_what_is_known(mirror, tmp_path, monkeypatch)
     learn = tabular_learner(dls, metrics=accuracy)
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(2, 3e-3)
     assert learn.recorder.values[-1][2] > .825
+
+
+# what the saved chapter measured
+
+def test_the_chapter_about_tables(saved_figures):
+    f = saved_figures('15d_tables')
+    assert f['accuracy'] > .835 > f['always_no'] and f['embeddings'] > f['numbers_of_words'] + .03 > f['no_words'] + .05
+    assert min(f['education'], f['occupation']) > .95

@@ -4,57 +4,9 @@
 __all__ = []
 
 # %% ../../nbs/library/59_vision_all.ipynb #00000003
-import collections, concurrent.futures, csv, functools, glob, hashlib, inspect, io, itertools, json, math, operator, os, pickle, random, re, shutil, string, sys, tarfile, tempfile, time, types, typing, urllib, warnings, zipfile
-from collections import Counter, OrderedDict, defaultdict, namedtuple
-from contextlib import contextmanager, redirect_stdout
-from copy import copy, deepcopy
-from datetime import datetime
-from enum import Enum, IntEnum
-from functools import partial, reduce
-from itertools import chain, zip_longest
-from operator import attrgetter, itemgetter
-from types import SimpleNamespace
-from typing import Iterable, Optional, Union
-
-# %% ../../nbs/library/59_vision_all.ipynb #00000005
-import numpy as np
-import torch
-import torch.nn as nn
-import torch.nn.functional as F
 import PIL
-from numpy import array, ndarray
 from PIL import Image
-from torch import Tensor, as_tensor, cuda, optim
-from torch.utils.data import TensorDataset
-from fastcore.basics import *
-from fastcore.foundation import *
-from fastcore.imports import *
-from fastcore.meta import delegates, use_kwargs_dict
-from fastcore.parallel import num_cpus, parallel
-from fastcore.xtras import *
-
-# %% ../../nbs/library/59_vision_all.ipynb #00000007
-from ..imports import *
-from ..torch_core import *
-from ..data.external import *
-from ..data.load import *
-from ..data.transforms import *
-from ..data.core import *
-from ..data.block import *
-from ..losses import *
-from ..metrics import *
-from ..layers import *
-from ..optimizer import *
-from ..callback.core import *
-from ..learner import *
-from ..callback.progress import *
-from ..callback.schedule import *
-from ..callback.tracker import *
-from ..callback.fp16 import *
-from ..callback.hook import *
-from ..callback.training import *
-from ..callback.mixup import *
-from ..interpret import *
+from ..basics import *
 from .core import *
 from .cache import *
 from .augment import *
@@ -63,5 +15,5 @@ from .models.tvm import *
 from .learner import *
 from .models.unet import *
 
-# %% ../../nbs/library/59_vision_all.ipynb #00000008
+# %% ../../nbs/library/59_vision_all.ipynb #00000004
 __all__ = [name for name in globals() if not name.startswith('_')]
