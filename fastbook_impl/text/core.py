@@ -10,7 +10,6 @@ __all__ = ['UNK', 'PAD', 'BOS', 'EOS', 'FLD', 'TK_REP', 'TK_WREP', 'TK_UP', 'TK_
 import html, multiprocessing, os, re, sys, warnings
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from functools import reduce
 from itertools import chain
 
 from fastcore.basics import defaults, ifnone, patch
@@ -83,15 +82,16 @@ def replace_space(t):
 defaults.text_proc_rules = [fix_html, replace_rep, replace_wrep, spec_add_spaces, rm_useless_spaces, replace_all_caps, replace_maj, lowercase]
 defaults.text_postproc_rules = [replace_space]
 
-def _ruled(t, rules): return reduce(lambda t, f: f(t), rules, t)
+def _ruled(t, rules):
+    for f in rules: t = f(t)
+    return t
 
 # %% ../../nbs/library/80_text_core.ipynb #00000016
 _no_spaces = r'\p{Han}\p{Hiragana}\p{Katakana}'
 _pattern = '|'.join([
-    r'[A-Za-z]++(?=[\s,;!?)"]|\z)', r'[,()](?=\s)',             # most of a text: tried first, it is decided at once
     r'''(?:https?://|www\.)[^\s<>"]*[^\s<>".,;:!?)\]']''',    # an address of a page
     r'[\w+.-]{1,64}@\w+(?:[.-]\w+)+',                            # an address of a person
-    r'(?:\p{L}\.){2,}', r'(?i:mr|mrs|ms|dr|prof|st|jr|sr|vs)\.(?=\s)',
+    r'(?:\p{L}\.){2,}', r'(?i:mr|mrs|ms|dr|prof|st|jr|sr|vs)\.(?=\s|\z)',
     r'\d+(?:[.,:]\d+)+', r'\.?\w+(?:\.\w+)+',
     r"\w+(?=n['’]t(?!\w))", r"n['’]t(?!\w)", r"['’](?i:s|m|d|re|ve|ll)(?!\w)",
     fr'[{_no_spaces}]', fr'[\w&&[^{_no_spaces}]]+',
@@ -108,13 +108,20 @@ class WordTokenizer:
         from tokenizers import Regex
         from tokenizers.pre_tokenizers import Split
         self.lang, own = lang, [re.escape(o) for o in special_toks or [] if not re.fullmatch(r'\w+', o)]
-        self._split = Split(Regex('|'.join([*own, _pattern])), 'removed', invert=True).pre_tokenize_str
+        self._split, self._seen = Split(Regex('|'.join([*own, _pattern])), 'removed', invert=True).pre_tokenize_str, {}
 
     def __call__(self, items): return (L(self.cut(str(o))) for o in items)
 
     def cut(self, t):
         "The tokens of one text, as a list."
-        return [o[0] for o in self._split(t)]
+        res, seen = [], self._seen
+        for piece in t.split(): res += seen.get(piece) or self._cut_piece(piece)
+        return res
+
+    def _cut_piece(self, piece):
+        toks = [o[0] for o in self._split(piece)]
+        if len(self._seen) < 200_000: self._seen[piece] = toks
+        return toks
 
 SpacyTokenizer = WordTokenizer # its name in fastai, which cuts with spaCy
 
@@ -212,22 +219,22 @@ def setup(self:Tokenizer, items=None, train_setup=False):
 @patch
 def _prepare(self:Tokenizer, texts):
     new = list(dict.fromkeys(o for o in texts if not is_listy(o)))
-    self.ready = dict(zip(new, self._joined(new)))
+    self.ready = {o: _sep.join(toks) for o,toks in zip(new, self._all_tokens(new))}
 
 @patch
 def _count(self:Tokenizer, texts):
     return Counter(chain.from_iterable(o if is_listy(o) else self._tokens(o) for o in texts))
 
 # %% ../../nbs/library/80_text_core.ipynb #00000023
-_work, _per_process = None, 2000 # the tokenizer and texts that forked processes find; texts for which starting one pays
+_work, _per_process = None, 4000 # the tokenizer and texts that forked processes find; texts for which starting one pays
 
 @patch
-def _joined(self:Tokenizer, items, n_workers=None):
-    "The tokens of each of `items`, joined by `_sep`."
+def _all_tokens(self:Tokenizer, items, n_workers=None):
+    "The tokens of each of `items`, as lists."
     n = ifnone(n_workers, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1)
     n = min(n, len(items)//_per_process)
-    if n < 2 or sys.platform != 'linux' or not isinstance(self.tok, WordTokenizer): return [_sep.join(o) for o in self._cut_all(items)]
-    return _forked((self, items), n)
+    if n < 2 or sys.platform != 'linux' or not isinstance(self.tok, WordTokenizer): return list(self._cut_all(items))
+    return [o.split(_sep) for o in _forked((self, items), n)]
 
 def _forked(work, n):
     global _work
@@ -239,6 +246,7 @@ def _forked(work, n):
     finally: _work = None
 
 def _part(start, end):
+    "Items `start` to `end`; tokens joined by `_sep`, for one string passes from process to process faster than a list."
     tkn, items = _work
     return [_sep.join(o) for o in tkn._cut_all(items[start:end])]
 
@@ -285,7 +293,7 @@ def tokenize_texts(texts, n_workers=None, rules=None, tok=None):
     "The tokens of each of `texts`."
     texts = list(texts)
     _check_texts(texts, None)
-    return L(L(o.split(_sep)) for o in Tokenizer(tok, rules=rules)._joined(texts, n_workers))
+    return L(map(L, Tokenizer(tok, rules=rules)._all_tokens(texts, n_workers)))
 
 def tokenize_df(df, text_cols, n_workers=None, rules=None, mark_fields=None, tok=None, tok_text_col='text'):
     "The table `df` with a column of tokens instead of the columns `text_cols`, one of their number, and a `Counter` of all."
