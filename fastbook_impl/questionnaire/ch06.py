@@ -257,12 +257,11 @@ class datasets_out_of_table:
         def get_y(r): return r['labels'].split(' ')
         return DataBlock(get_x=get_x, get_y=get_y).datasets(df)
     def cases(r):
-        rows = [(f'{i:03}.jpg', ' '.join(r.sample(['cat', 'dog', 'sofa'], r.randint(1, 3)))) for i in range(4)]
-        yield pd.DataFrame([('004.jpg', 'cat sofa'), *rows], columns=['fname', 'labels'])
+        rows = [(f'{i:03}.jpg', ' '.join(r.sample(['cat', 'dog', 'sofa'], r.randint(1, 3)))) for i in range(2)]
+        yield pd.DataFrame([('002.jpg', 'cat sofa'), *rows], columns=['fname', 'labels'])
     compare = _x_and_y
     wrong = [(lambda df: DataBlock(get_x=lambda r: r['fname'], get_y=lambda r: r['labels'].split(' ')).datasets(df), 'the name of a file is no path yet: the folder is missing'),
              (lambda df: DataBlock(get_x=lambda r: Path('train')/r['fname'], get_y=lambda r: r['labels']).datasets(df), 'the labels of a picture are still one string'),
-             (lambda df: DataBlock(get_x=lambda r: Path('train')/r['fname'], get_y=lambda r: list(r['labels'])).datasets(df), 'a list of a string is a list of its letters'),
              (lambda df: DataBlock(get_x=lambda r: r['labels'].split(' '), get_y=lambda r: Path('train')/r['fname']).datasets(df), 'x and y have changed places'),
              (lambda df: DataBlock(get_y=lambda r: r['labels'].split(' ')).datasets(df), 'without a function for it, the input is the whole row')]
     hints = ['The two arguments of `DataBlock` are called `get_x` and `get_y`; each is a function of a row.', 'A row is like a dictionary: `r[\'fname\']`.', '`Path(\'train\')/name` is a path; `text.split(\' \')` cuts at blanks.']
