@@ -60,6 +60,7 @@ def call(f, *args):
 class _Short(reprlib.Repr):
     def repr_Tensor(self, x, level): return _array_repr(x, 'tensor')
     def repr_ndarray(self, x, level): return _array_repr(x, 'array')
+    def repr_function(self, x, level): return 'a function' if x.__name__ == '<lambda>' else f'the function {x.__name__}'
     def repr_DataFrame(self, x, level): return f'a table of {len(x)} rows ({", ".join(map(str, x.columns))})'
 
 def _array_repr(x, kind):
