@@ -2,14 +2,15 @@
 
 # %% auto #0
 __all__ = ['shapes_in_head', 'grids_of_body', 'cut_off', 'meta_facts', 'head_plan', 'head_without', 'head_order', 'pooled_twice',
-           'enlarge_nearest', 'spread_out', 'grown_shapes', 'unet_edges', 'remedy_order', 'cured']
+           'enlarge_nearest', 'spread_out', 'grown_shapes', 'unet_edges', 'features_in_pieces',
+           'pooled_without_filling', 'tabular_shapes', 'made_layers', 'remedy_order', 'cured']
 
 # %% ../../nbs/questionnaire/15_arch_details.ipynb #00000002
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from ..layers import AdaptiveConcatPool2d, ConvLayer, Flatten
+from ..layers import AdaptiveConcatPool2d, ConvLayer, Flatten, LinBnDrop, SigmoidRange
 from .core import exercise, NotYet
 from ..torch_core import no_random
 from ..vision.learner import create_head, model_meta
@@ -80,7 +81,7 @@ class cut_off:
                 self.pool, self.flat, self.fc = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(n, 10)
         yield Net(r.randint(2, 6)), -2
         yield Net(3), 1
-        n = r.randint(4, 7)
+        n = r.randint(4, 5)
         layers = [nn.Conv2d(3, 3, r.randint(1, 3)) for _ in range(n)]
         for cut in (-1, r.randint(2, n - 1)): yield nn.Sequential(*layers), cut
     def compare(got, want):
@@ -365,6 +366,156 @@ class unet_edges:
     explanation = 'Down, across, up. Every size has an arrow across: at the bottom through the convolutions in the middle, everywhere else as a skip connection, at the top with the picture itself.'
 
 # %% ../../nbs/questionnaire/15_arch_details.ipynb #00000014
+def _read(reader, x, bptt, carry=True, drop_rest=False):
+    "The outputs of `reader`, piece by piece, as a list; for the wrong answers below."
+    state, outs = None, []
+    for i in range(0, x.shape[1], bptt):
+        piece = x[:, i:i + bptt]
+        if drop_rest and i and piece.shape[1] < bptt: break
+        out, state = reader(piece, state if carry else None)
+        outs.append(out)
+    return outs
+
+def _pool(out): return torch.cat([out[:, -1], out.amax(1), out.mean(1)], 1)
+
+# %% ../../nbs/questionnaire/15_arch_details.ipynb #00000015
+@exercise('15.13', 'A text, read in pieces', 'write it')
+class features_in_pieces:
+    """A classifier reads a text in pieces of at most `bptt` words, and yet has to judge the whole of it. Write the part that does this. `out, state = reader(piece, state)` reads a piece of shape (bs, words, features) with what is remembered from before (`None` in the beginning); `out` has the shape (bs, words, n). It refuses pieces that are too long. Pool what came out over the whole text: the last output, the maximum, the mean. Then say what this way of reading is good for."""
+    def solution(reader, x, bptt):
+        "From `x`, texts of shape (bs, words, features), to (bs, 3*n): last output, maximum and mean over all words; the last piece may be shorter."
+        state, outs = None, []
+        for i in range(0, x.shape[1], bptt):
+            out, state = reader(x[:, i:i + bptt], state)
+            outs.append(out)
+        out = torch.cat(outs, dim=1)
+        return torch.cat([out[:, -1], out.amax(1), out.mean(1)], dim=1)
+    def cases(r):
+        class Reader(nn.Module):
+            def __init__(self, n, most):
+                super().__init__()
+                self.rnn, self.most = nn.GRU(2, n, batch_first=True), most
+            def forward(self, x, state=None):
+                if x.shape[1] > self.most: raise ValueError(f'a piece of {x.shape[1]} words is too long: {self.most} at most')
+                with torch.no_grad(): return self.rnn(x, state)
+        for bs, words, n, bptt in ((2, 10, 3, 4), (r.randint(1, 3), r.randint(5, 9), 4, 2), (2, 3, 1, 5)): yield Reader(n, bptt), torch.randn(bs, words, 2), bptt
+    wrong = [(lambda reader, x, bptt: _pool(torch.cat(_read(reader, x, bptt, carry=False), 1)), 'at each piece everything before it is forgotten'),
+             (lambda reader, x, bptt: _pool(_read(reader, x, bptt)[-1]), 'only the last piece is pooled: maximum and mean are to be those of the whole text'),
+             (lambda reader, x, bptt: _pool(torch.cat(_read(reader, x, bptt, drop_rest=True), 1)), 'the last piece is left out where it is shorter than the others'),
+             (lambda reader, x, bptt: torch.stack([_pool(o) for o in _read(reader, x, bptt)]).mean(0), 'the text is pooled piece by piece, and then the mean is taken: all words belong to one text'),
+             (lambda reader, x, bptt: (lambda out: torch.cat([out[:, -1], out.mean(1), out.amax(1)], 1))(torch.cat(_read(reader, x, bptt), 1)), 'the three are right, but not their order: last, maximum, mean'),
+             (lambda reader, x, bptt: (lambda out: torch.cat([out[:, 0], out.amax(1), out.mean(1)], 1))(torch.cat(_read(reader, x, bptt), 1)), 'this has the first output where the last one should be'),
+             (lambda reader, x, bptt: torch.cat(_read(reader, x, bptt), 1)[:, -1], 'the last output alone would have to hold all that was read; maximum and mean are missing')]
+    options = {'a': 'each piece gets a judgement of its own, and the majority of the pieces decides about the text', 'b': 'the pieces are read at the same time, by many cores, so that a long text takes no longer than a short one',
+               'c': 'a text of any length is judged as one, and gradients (and what they have to remember) are kept for its last pieces only', 'd': 'only the piece with the largest activations is learned from, because most of a text does not matter for its class'}
+    right = 'c'
+    mistakes = {'a': 'there is one judgement, of what was pooled over all pieces', 'b': 'a piece cannot be read before the one in front of it: the state is handed on', 'd': 'the mean is there so that every word counts'}
+    hints = ['A loop over `range(0, x.shape[1], bptt)`, and a slice of the words in it.', 'The state that comes back goes into the next call.', 'Collect the outputs in a list; `torch.cat(outs, dim=1)` makes one text of them.', 'Dimension 1 is that of the words: `out[:, -1]`, `out.amax(1)`, `out.mean(1)`.']
+    why = 'The network reads on as if there were no pieces, but the memory that training needs does not grow with the text.'
+    explanation = 'The state goes from piece to piece, so that what was read is not forgotten; the outputs of all pieces are pooled together. This is backpropagation through time for text classification, BPT3C for short: gradients flow back through the last pieces only.'
+
+# %% ../../nbs/questionnaire/15_arch_details.ipynb #00000016
+@exercise('15.14', 'Texts of different lengths', 'write it')
+class pooled_without_filling:
+    """The texts of a batch are filled up to one length with `xxpad`, but what the network makes of the filling must not count. Write pooling that leaves it out: for each text the maximum and the mean of every feature, over its own words only. Then say why texts of similar length are put into one batch."""
+    def solution(out, is_pad):
+        "From `out`, (bs, words, n), to (bs, 2*n): maxima, then means. `is_pad`, (bs, words), is True at the filling, before or behind a text; each text has a word at least."
+        is_word = ~is_pad[:, :, None]
+        maxima = out.masked_fill(~is_word, -torch.inf).amax(1)
+        means = (out*is_word).sum(1)/is_word.sum(1)
+        return torch.cat([maxima, means], dim=1)
+    def cases(r):
+        for bs, words, n in ((3, 6, 2), (r.randint(2, 4), r.randint(3, 8), 3), (1, 4, 1)):
+            is_pad = torch.zeros(bs, words, dtype=torch.bool)
+            for i in range(bs):
+                front = r.randint(0, words - 1)
+                is_pad[i, :front], is_pad[i, r.randint(front + 1, words):] = True, True
+            is_pad[0, :-1] = True
+            is_pad[0, -1] = False
+            yield torch.randn(bs, words, n), is_pad
+            yield -1 - torch.rand(bs, words, n), is_pad # all of them below zero
+        yield torch.randn(2, 3, 4), torch.zeros(2, 3, dtype=torch.bool)
+    wrong = [(lambda out, is_pad: torch.cat([out.amax(1), out.mean(1)], 1), 'the filling counts like words'),
+             (lambda out, is_pad: torch.cat([(out*~is_pad[:, :, None]).amax(1), (out*~is_pad[:, :, None]).sum(1)/(~is_pad).sum(1, keepdim=True)], 1), 'the means are right; but where all features of the words are below zero, the zeros put for the filling are the largest'),
+             (lambda out, is_pad: torch.cat([out.masked_fill(is_pad[:, :, None], -torch.inf).amax(1), (out*~is_pad[:, :, None]).mean(1)], 1), 'the maxima are right; the means are divided by the number of all places, filling included'),
+             (lambda out, is_pad: torch.cat([out.masked_fill(~is_pad[:, :, None], -torch.inf).amax(1), (out*is_pad[:, :, None]).sum(1)/is_pad.sum(1, keepdim=True)], 1), 'this pools the filling and leaves out the words'),
+             (lambda out, is_pad: torch.cat([(out*~is_pad[:, :, None]).amax(1), (out*~is_pad[:, :, None]).mean(1)], 1), 'zeros instead of the filling are not the same as leaving it out: they count in both'),
+             (lambda out, is_pad: torch.cat([(out*~is_pad[:, :, None]).sum(1)/(~is_pad).sum(1, keepdim=True), out.masked_fill(is_pad[:, :, None], -torch.inf).amax(1)], 1), 'the maxima come first, then the means'),
+             (lambda out, is_pad: torch.cat([out.masked_fill(is_pad[:, :, None], -torch.inf).amax(1), (out*~is_pad[:, :, None]).sum(1)], 1), 'the maxima are right; the sums still have to be divided'),
+             (lambda out, is_pad: torch.cat([out.masked_fill(is_pad[:, :, None], -torch.inf).amax(1), (out*~is_pad[:, :, None]).sum(1)/(~is_pad).sum()], 1), 'each mean is to be divided by the number of words in its own text, not in the whole batch')]
+    options = {'a': 'there is little filling then, and so little is computed for nothing', 'b': 'their filling could not be told from words otherwise', 'c': 'otherwise the long ones would count more in the loss', 'd': 'otherwise the longest would have to be cut off to the length of the shortest'}
+    right = 'a'
+    mistakes = {'b': 'filling has a token of its own, `xxpad`', 'c': 'each text has one label, and counts once', 'd': 'nothing is cut off: the shorter ones are filled up'}
+    hints = ['`is_pad[:, :, None]` has the shape (bs, words, 1) and fits to `out`.', 'What must stand in the place of the filling so that it never is the maximum? Not 0: features may be below zero. `masked_fill` puts it there.', 'For the mean, zeros are right in the sum, and the number of words is `(~is_pad).sum(1)`.']
+    why = 'A text must get the same answer whatever other texts it happens to share a batch with.'
+    explanation = 'For the maximum the filling becomes minus infinity, for the sum it becomes 0, and the sum is divided by the number of words. Texts of similar length share a batch, and whole pieces of filling stand before a text, so that they need not be read at all.'
+
+# %% ../../nbs/questionnaire/15_arch_details.ipynb #00000017
+@exercise('15.15', 'forward of a TabularModel, step by step', 'predict')
+class tabular_shapes:
+    """`model = TabularModel([(10, 6), (4, 3), (17, 8)], n_cont=2, out_sz=2, layers=[200, 100])` gets a batch of 64 rows. Run each line of its `forward` by itself, or do it in your head, and write down the shapes: (1) `x_cat`; (2) what the embedding of the first column gives; (3) all embeddings side by side; (4) after `emb_drop`; (5) after `bn_cont`; (6) both joined; (7), (8), (9) after the three groups of `layers`."""
+    form = 'a list of nine tuples'
+    def experiment():
+        from fastbook_impl.tabular.model import TabularModel
+        model = TabularModel([(10, 6), (4, 3), (17, 8)], n_cont=2, out_sz=2, layers=[200, 100])
+        x_cat, x_cont = torch.zeros(64, 3, dtype=torch.long), torch.zeros(64, 2)
+        looked_up = [emb(codes) for emb, codes in zip(model.embeds, x_cat.unbind(1))]
+        beside = torch.cat(looked_up, 1)
+        words, numbers = model.emb_drop(beside), model.bn_cont(x_cont)
+        steps = [x_cat, looked_up[0], beside, words, numbers, torch.cat([words, numbers], 1)]
+        for group in model.layers: steps.append(group(steps[-1]))
+        return [tuple(o.shape) for o in steps]
+    wrong = [([(64, 3), (64, 10), (64, 31), (64, 31), (64, 2), (64, 33), (64, 200), (64, 100), (64, 2)], 'the first number of each pair says how many words there are; a word becomes as many numbers as the second says'),
+             ([(64, 3), (64, 6), (64, 17), (64, 17), (64, 2), (64, 17), (64, 200), (64, 100), (64, 2)], 'the continuous columns are joined to the embeddings, so that a row gets longer'),
+             ([(64, 3), (64, 6), (3, 64, 17), (3, 64, 17), (64, 2), (64, 19), (64, 200), (64, 100), (64, 2)], 'the embeddings of a row are laid side by side in it, no dimension is added'),
+             ([(64, 5), (64, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 200), (64, 100), (64, 2)], '`x_cat` holds the categorical columns only'),
+             ([(64, 31), (64, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 200), (64, 100), (64, 2)], 'in `x_cat` each word is a single number: that of its row in the embedding'),
+             ([(64, 3), (64, 3, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 200), (64, 100), (64, 2)], 'an embedding gets one column at a time'),
+             ([(64, 3), (64, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 200), (64, 100), (64, 1)], '`out_sz` says how many numbers are predicted for a row'),
+             ([(64, 3), (64, 6), (64, 17), (64, 8), (64, 2), (64, 19), (64, 200), (64, 100), (64, 2)], 'dropout puts zeros, and takes nothing away'),
+             ([(3, 64), (6, 64), (17, 64), (17, 64), (2, 64), (19, 64), (200, 64), (100, 64), (2, 64)], 'the rows of the batch come first')]
+    hints = ['Three categorical columns; each is looked up in its own embedding.', 'Side by side: 6 + 3 + 8 numbers for each row.', 'Dropout and batch normalisation change no shape; the two continuous columns are joined to the rest.']
+    why = 'After the embeddings nothing tells any more that there were words: from there on it is a network like any other.'
+    explanation = 'Three numbers of words per row become 6, 3 and 8 numbers, side by side 17; with the two continuous columns 19; then 200, 100 and 2.'
+
+# %% ../../nbs/questionnaire/15_arch_details.ipynb #00000018
+@exercise('15.16', 'How the layers of a TabularModel are made', 'write it')
+class made_layers:
+    """Look up how `TabularModel` makes its `self.layers`, and write it yourself, with the defaults of its other arguments. For every hidden layer there is a group: a linear layer without bias, `ReLU`, `BatchNorm1d`, and dropout, if there is to be any. What comes last is different. (You may use `LinBnDrop` and `SigmoidRange`, or the layers of PyTorch; whether groups are nested makes no difference to the check.)"""
+    def solution(n_in, layers, out_sz, p=0., y_range=None):
+        "An `nn.Sequential` from `n_in` to `out_sz` numbers with hidden layers of the sizes `layers`; `p` is the dropout of each of them, `y_range` None or a pair."
+        sizes = [n_in, *layers, out_sz]
+        groups = [LinBnDrop(a, b, p=p, act=nn.ReLU(inplace=True), lin_first=True) for a, b in zip(sizes, sizes[1:-1])]
+        groups.append(LinBnDrop(*sizes[-2:], bn=False, lin_first=True))
+        if y_range is not None: groups.append(SigmoidRange(*y_range))
+        return nn.Sequential(*groups)
+    def cases(r):
+        yield 19, [20, 10], 2
+        yield r.randint(1, 30), [], 1
+        yield r.randint(1, 30), [r.randint(2, 20) for _ in range(r.randint(1, 3))], r.randint(1, 5), 0.1
+        yield 7, [4], 1, 0., (0, 5)
+        yield 3, [8, 4], 1, 0.25, (-1, 1)
+    def compare(got, want):
+        def plan(m):
+            what = {'Linear': ('in_features', 'out_features'), 'BatchNorm1d': ('num_features',), 'Dropout': ('p',), 'SigmoidRange': ('low', 'high')}
+            leaves = [o for o in m.modules() if not list(o.children()) and not isinstance(o, nn.Sequential)]
+            return [(type(o).__name__, *(getattr(o, k) for k in what.get(type(o).__name__, ()))) for o in leaves], [o.bias is not None for o in leaves if isinstance(o, nn.Linear)]
+        if not isinstance(got, nn.Module) or not isinstance(want, nn.Module): return f'a network was expected, and {type(got).__name__} came'
+        (got, got_bias), (want, want_bias) = plan(got), plan(want)
+        if [o[0] for o in got] != [o[0] for o in want]: return 'these are not the right kinds of layers in the right order: ' + ', '.join(o[0] for o in got)[:120]
+        if got != want: return f'the kinds of layers are right, but not what they were made with: look at {next(a for a, b in zip(got, want) if a != b)[0]}'
+        if got_bias != want_bias: return 'a linear layer needs no bias if batch normalisation follows, which adds its own; all others have one'
+    wrong = [(lambda n_in, layers, out_sz, p=0., y_range=None: nn.Sequential(*[LinBnDrop(a, b, p=p, act=nn.ReLU(), lin_first=True) for a, b in zip([n_in, *layers], [*layers, out_sz])]), 'the last layer is treated like the hidden ones; but what it returns are scores, which may be any numbers, and nothing is dropped of them'),
+             (lambda n_in, layers, out_sz, p=0., y_range=None: nn.Sequential(*[LinBnDrop(a, b, p=p, act=nn.ReLU()) for a, b in zip([n_in, *layers], layers)], nn.Linear([n_in, *layers][-1], out_sz), *([] if y_range is None else [SigmoidRange(*y_range)])), 'here normalisation and dropout come before the linear layer, as in the head of a network for pictures; in a table\'s network the linear layer comes first'),
+             (lambda n_in, layers, out_sz, p=0., y_range=None: nn.Sequential(*[LinBnDrop(a, b, p=p, act=nn.ReLU(), lin_first=True) for a, b in zip([n_in, *layers], layers)], nn.Linear([n_in, *layers][-1], out_sz)), 'nothing is done about `y_range`'),
+             (lambda n_in, layers, out_sz, p=0., y_range=None: nn.Sequential(*[LinBnDrop(a, b, act=nn.ReLU(), lin_first=True) for a, b in zip([n_in, *layers], layers)], nn.Linear([n_in, *layers][-1], out_sz), *([] if y_range is None else [SigmoidRange(*y_range)])), 'nothing is ever dropped, whatever `p` is'),
+             (lambda n_in, layers, out_sz, p=0., y_range=None: nn.Sequential(*[LinBnDrop(a, b, p=p, lin_first=True) for a, b in zip([n_in, *layers], layers)], nn.Linear([n_in, *layers][-1], out_sz), *([] if y_range is None else [SigmoidRange(*y_range)])), 'between the linear layers is nothing that bends: two of them in a row can do no more than one'),
+             (lambda n_in, layers, out_sz, p=0., y_range=None: nn.Sequential(*[LinBnDrop(a, b, bn=False, p=p, act=nn.ReLU(), lin_first=True) for a, b in zip([n_in, *layers], layers)], nn.Linear([n_in, *layers][-1], out_sz), *([] if y_range is None else [SigmoidRange(*y_range)])), 'batch normalisation is missing: by default every hidden layer has it')]
+    hints = ['All sizes in one list: `[n_in, *layers, out_sz]`. Neighbours make a linear layer.', '`LinBnDrop(a, b, p=p, act=nn.ReLU(), lin_first=True)` is one group.', 'The last layer is only linear, with a bias; after it comes `SigmoidRange(*y_range)`, if there is a range.']
+    why = 'A loop over pairs of sizes: that is all there is to most networks for tables.'
+    explanation = 'Every pair of neighbouring sizes becomes a group: linear, `ReLU`, `BatchNorm1d`, dropout. The last pair is a linear layer alone, because scores may be any numbers; `y_range` squeezes them into a range.'
+
+# %% ../../nbs/questionnaire/15_arch_details.ipynb #0000001a
 @exercise('15.17', 'Five measures, in order', 'write it')
 class remedy_order:
     """A network overfits, and these measures are proposed: `'label more pictures'`, `'buy another data set'`, `'flip and crop'`, `'vary the light'`, `'batch normalisation'`, `'dropout'`, `'weight decay'`, `'half the channels'`, `'fewer layers'`. Write a function that gets some of them and returns them in the order in which they should be tried. Those that belong to the same of the five steps stay in the order in which they came."""
@@ -397,7 +548,7 @@ class remedy_order:
     why = 'Whoever begins at the wrong end has a network that is too small before knowing whether it was too large.'
     explanation = 'More data; augmentation; an architecture that generalises better; regularisation (dropout, weight decay); and only then a smaller architecture.'
 
-# %% ../../nbs/questionnaire/15_arch_details.ipynb #00000015
+# %% ../../nbs/questionnaire/15_arch_details.ipynb #0000001b
 @exercise('15.18', 'Why a smaller network comes last', 'why')
 class cured:
     """The truth is a wave, three times up and three times down. A *large* model (a polynomial with 16 weights) is fitted to 16 noisy points of it, and on new points its mean squared error is above 10. Four remedies: (1) 300 points instead of 16; (2) regularisation, that is, large weights are punished; (3) a *small* model with 2 weights, a straight line; (4) the small model and 300 points.
