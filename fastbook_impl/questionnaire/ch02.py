@@ -255,11 +255,11 @@ class most_added:
                 log += answers(book, False, 20, base) + answers(book, True, 10, base//2 + added)
             r.shuffle(log)
             yield log
-        yield answers('often', False, 20, 10) + answers('often', True, 10, 7) + answers('rare', False, 20, 1) + answers('rare', True, 10, 1) + answers('spoilt', False, 40, 30) + answers('spoilt', True, 6, 3)
-    wrong = [(lambda log: sorted({b for b,_,_ in log}, key=lambda o: -sum(b for n,s,b in log if n == o and s)/sum(s for n,s,b in log if n == o)), 'this ranks by how likely a book is bought when it is shown, and says nothing of what would have been bought anyway'),
-             (lambda log: sorted({b for b,_,_ in log}, key=lambda o: -sum(b for n,s,b in log if n == o)), 'this ranks by how many were bought in all'),
-             (lambda log: sorted({b for b,_,_ in log}, key=lambda o: -sum((1 if s else -1) for n,s,b in log if n == o and b)), 'these are differences of counts: a book may have been shown to few and not shown to many, so compare shares'),
-             (lambda log: (lambda f: sorted({b for b,_,_ in log}, key=lambda o: -f(o, True)/f(o, False)))(lambda o, w: sum(b for n,s,b in log if n == o and s == w)/sum(s == w for n,s,_ in log if n == o)),
+        yield answers('often', False, 20, 10) + answers('often', True, 10, 7) + answers('rare', False, 20, 1) + answers('rare', True, 10, 1) + answers('new', False, 10, 2) + answers('new', True, 40, 12) + answers('spoilt', False, 40, 30) + answers('spoilt', True, 6, 3)
+    wrong = [(lambda log: sorted(sorted({b for b,_,_ in log}), key=lambda o: -sum(b for n,s,b in log if n == o and s)/sum(s for n,s,b in log if n == o)), 'this ranks by how likely a book is bought when it is shown, and says nothing of what would have been bought anyway'),
+             (lambda log: sorted(sorted({b for b,_,_ in log}), key=lambda o: -sum(b for n,s,b in log if n == o)), 'this ranks by how many were bought in all'),
+             (lambda log: sorted(sorted({b for b,_,_ in log}), key=lambda o: -sum((1 if s else -1) for n,s,b in log if n == o and b)), 'these are differences of counts: a book may have been shown to few and not shown to many, so compare shares'),
+             (lambda log: (lambda f: sorted(sorted({b for b,_,_ in log}), key=lambda o: -f(o, True)/f(o, False)))(lambda o, w: sum(b for n,s,b in log if n == o and s == w)/sum(s == w for n,s,_ in log if n == o)),
               'this divides one share by the other: a book that is bought twice as often may still add hardly a sale')]
     options = {'a': 'objective: predict what is bought; lever: the size of the model; data: all that was ever bought; model: one that predicts the next thing bought',
                'b': 'objective: more visitors; lever: the budget for advertising; data: the visits of each day; model: one that predicts tomorrow’s visits',
