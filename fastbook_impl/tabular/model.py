@@ -53,7 +53,8 @@ class TabularModel(Module):
         self.emb_drop = nn.Dropout(embed_p)
         self.bn_cont = nn.BatchNorm1d(n_cont) if bn_cont and n_cont else None
         self.n_emb, self.n_cont = sum(width for _,width in emb_szs), n_cont
-        if not self.n_emb + n_cont: raise ValueError('a model needs inputs, and there are neither categorical nor continuous columns')
+        if not self.n_emb + n_cont:
+            raise ValueError('a model needs inputs, and there are neither categorical nor continuous columns')
         sizes = [self.n_emb + n_cont, *layers, out_sz]
         groups = [LinBnDrop(n_in, n, bn=use_bn, p=p, act=act_cls, lin_first=lin_first)
                   for n_in,n,p in zip(sizes, layers, _per_layer(ps, layers))]
