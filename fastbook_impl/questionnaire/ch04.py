@@ -100,6 +100,7 @@ class nearer_to_threes:
              (lambda p, t, s: (p - t[0]).abs().mean((1, 2)) < (p - s[0]).abs().mean((1, 2)), 'each is compared with the first 3 and the first 7, and these are no ideals'),
              (lambda p, t, s: (p - t.mean(0)).mean((1, 2)) < (p - s.mean(0)).mean((1, 2)), 'positive and negative differences cancel each other out'),
              (lambda p, t, s: (p - t.mean()).abs().mean((1, 2)) < (p - s.mean()).abs().mean((1, 2)), 'the mean over everything is one grey, and no picture: over which axis lie the pictures?'),
+             (lambda p, t, s: ((p - t.mean(0))**2).mean((1, 2)) < ((p - s.mean(0))**2).mean((1, 2)), 'the differences are squared, and that is another distance than the one asked for'),
              (lambda p, t, s: (p - t.mean(0)).abs().mean() < (p - s.mean(0)).abs().mean(), 'this is one verdict over all the pictures together'),
              (lambda p, t, s: (p - t.mean(0)).abs().mean(-1) < (p - s.mean(0)).abs().mean(-1), 'this is one verdict for each row of pixels')]
     hints = ['The ideal 3 is a picture itself: each of its pixels is the mean of that pixel over all 3s.', '`threes.mean(0)` has the shape of one picture; broadcasting subtracts it from all of them.',
@@ -267,7 +268,8 @@ class doubled_corner:
              (lambda n: (torch.arange(1, n*n + 1).view(n, n).T*2)[-2:, -2:], 'the table is filled column by column'),
              (lambda n: (torch.arange(1, n*n + 1)*2)[-4:].view(2, 2), 'these are the last four numbers, which lie in one row'),
              (lambda n: (torch.arange(1, n*n + 1).view(n, n)*2)[1:, 1:], 'this leaves out one row and one column, which is right for a single size only'),
-             (lambda n: (torch.arange(1, n*n + 1).view(n, n)**2)[-2:, -2:], 'these are squares')]
+             (lambda n: (torch.arange(1, n*n + 1).view(n, n)**2)[-2:, -2:], 'these are squares'),
+             (lambda n: (torch.arange(1, 10).view(3, 3)*2)[-2:, -2:], 'the table has nine numbers whatever `n` is')]
     hints = ['`torch.arange(1, 10)` goes from 1 to 9; `view(3, 3)` makes a table of it.', 'A tensor takes an index for each axis: `t[rows, columns]`.', '`-2:` means the last two.']
     why = 'Slices on several axes at once are how pictures are cropped.'
     explanation = '`arange` and `view` make the table; arithmetic doubles all of it; a slice for each axis cuts out the corner, counted from the end.'
@@ -348,7 +350,7 @@ class three_steps_down:
     wrong = [([3., 2.25, 1.6875], 'this takes `x` itself for the slope of `x**2`, and it is steeper'), ([6., 9., 13.5], 'that is uphill'),
              ([-4., 4., -4.], 'the slope has to be multiplied by the learning rate first'), ([0., 0., 0.], 'this goes by how large the loss is, and not by how steep it is'),
              ([4., 2., 1.], 'where it begins is not asked for, only where it comes to'), ([3.75, 3.5, 3.25], 'the steps have no fixed length: they follow the slope'),
-             ([2., 0., 0.], 'the slope has to be worked out anew after each step')]
+             ([8., 4., 2.], 'those are the slopes, and where the steps lead is asked for'), ([2., 0., 0.], 'the slope has to be worked out anew after each step')]
     options = {'a': 'the parameters begin as random numbers', 'b': 'each step is based on some examples picked at random', 'c': 'each step is changed by a little random noise', 'd': 'the learning rate of each step is drawn at random'}
     right = 'b'
     mistakes = {'a': 'they do, but that is over before the first step', 'c': 'nothing is added on purpose: the randomness comes from elsewhere', 'd': 'the learning rate is a number that we choose'}
@@ -400,9 +402,12 @@ class what_next:
     def only_once(now, content): return 'stop' if now == 'step' else what_next.parts[0].reference(now, content)
     def blind(now, content): return {'loss': 'step', 'step': 'gradient', 'gradient': 'stop' if content else 'repeat'}.get(now) or what_next.parts[0].reference(now, content)
     def no_slope(now, content): return {'predict': 'gradient', 'gradient': 'loss', 'loss': 'step'}.get(now) or what_next.parts[0].reference(now, content)
+    def late(now, content): return {'step': 'repeat', 'repeat': 'stop' if content else 'predict'}.get(now) or what_next.parts[0].reference(now, content)
+    def straight(now, content): return {'step': 'repeat', 'repeat': 'stop'}.get(now) or what_next.parts[0].reference(now, content)
     wrong = [(new_start, 'a new round that begins with random parameters throws away what was learned'), (never_ends, 'this never stops'),
              (turned_round, 'it stops when the model is not good enough, and goes on when it is'), (only_once, 'one round is not enough'),
-             (blind, 'the parameters move before anybody knows in which direction'), (no_slope, 'the gradient is that of the loss, so the loss has to be there before')]
+             (blind, 'the parameters move before anybody knows in which direction'), (no_slope, 'the gradient is that of the loss, so the loss has to be there before'),
+             (late, 'whether to stop is to be asked right after the parameters have changed, and not one step later'), (straight, 'this is a line, and nothing leads back')]
     hints = ['It begins with `init`, and ends with `stop`; there is a loop between.', 'To know how bad it is one must have predicted; to know which way is down one must know how bad it is.', 'The way parts after `step`.']
     why = 'The same seven steps train a line through twelve points and a model of a billion parameters.'
     explanation = 'init, predict, loss, gradient, step; then either repeat, which leads back to predict with the parameters as they are now, or stop.'
@@ -412,7 +417,7 @@ class what_next:
         _, ax = plt.subplots(figsize=(9, 2.2))
         for now in places:
             for content in (False, True) if now == 'step' else (False,) if now != 'stop' else ():
-                ax.annotate('', places[answer(now, content)], places[now], arrowprops=dict(arrowstyle='->', shrinkA=24, shrinkB=24))
+                ax.annotate('', places[answer(now, content)], places[now], arrowprops=dict(arrowstyle='->', shrinkA=31, shrinkB=31))
         for name,(x, y) in places.items(): ax.text(x, y, name, ha='center', va='center', bbox=dict(boxstyle='round', facecolor='#e8eef7'))
         ax.set(xlim=(-.4, 5.4), ylim=(-.4, 1.4), title='Seven steps')
         ax.axis('off')
@@ -441,6 +446,8 @@ class starting_weights:
              (lambda i, o: torch.full((i, o), i**-0.5).requires_grad_(), 'they are all equal: then all outputs are alike, and all of them learn the same'),
              (lambda i, o: torch.rand(i, o).requires_grad_(), '`rand` gives numbers between 0 and 1, so not one of them is negative'),
              (lambda i, o: (torch.rand(i, o)/i**0.5).requires_grad_(), '`rand` gives numbers between 0 and 1, so not one of them is negative'),
+             (lambda i, o: ((2*torch.rand(i, o) - 1)/i**0.5).requires_grad_(), 'evenly spread between two limits they lie closer to 0: the limits are not the standard deviation'),
+             (lambda i, o: (torch.randn(i, o)/o**0.5).requires_grad_(), 'what is added up in the layer are its inputs: count those'),
              (lambda i, o: (torch.randn(i, o)/i).requires_grad_(), 'they are too small: sums of random numbers grow more slowly than their number, as some of them cancel each other out'),
              (lambda i, o: torch.randn(i, o)/i**0.5, 'the numbers are right, but PyTorch would keep no gradient for them'),
              (lambda i, o: torch.randn(i, o).requires_grad_()/i**0.5, 'the numbers are right, but they were marked before the division: PyTorch takes what comes out for the result of a calculation')]
@@ -472,6 +479,7 @@ class distance_to_targets:
              (lambda c, t: 1 - ((c > 0.5) == t).float().mean(), 'this is the share of wrong answers, which does not react when a prediction changes a little'),
              (lambda c, t: (c - t).mean(), 'distances above and below the target cancel each other out'),
              (lambda c, t: ((c - t)**2).mean(), 'these are squares of the distances'),
+             (lambda c, t: F.binary_cross_entropy(c, t.float()), 'this is the cross-entropy, which takes the logarithm: a distance is asked for'),
              (lambda c, t: (1 - c).mean(), 'this wants a high confidence for a 7, too'),
              (lambda c, t: torch.where(t==1, 1 - c.sigmoid(), c.sigmoid()).mean(), 'a sigmoid is for numbers of any size, and these are between 0 and 1 already'),
              (lambda c, t: (c - t.squeeze(1)).abs().mean(), 'the shapes of the two differ, so broadcasting compares each picture with the target of every other')]
@@ -496,7 +504,7 @@ class too_far:
         return ends
     form = 'a list of four numbers'
     wrong = [([.8, 0., -1., -1.2], 'this is after one step'), ([.81, .25, 0., .01], 'this takes `x` itself for the slope of `x**2`, and it is steeper'),
-             ([1.44, 4., 9., 10.24], 'this goes uphill'), ([.6, -1., -3., -3.4], 'the slope has to be worked out anew for the second step')]
+             ([1.44, 4., 9., 10.24], 'this goes uphill'), ([.64, 0., 1., -1.44], 'a step over the bottom changes the sign. How often does that happen?'), ([.64, 0., -1., 1.44], 'a step over the bottom changes the sign. How often does that happen?'), ([.6, -1., -3., -3.4], 'the slope has to be worked out anew for the second step')]
     options = {'a': 'the steps go too far over the bottom, and may end higher than they began', 'b': 'the slope itself becomes steeper where the learning rate is large', 'c': 'a large step takes more time to calculate than a small one', 'd': 'the gradient gets its sign wrong if the learning rate is above 1'}
     right = 'a'
     mistakes = {'b': 'the slope depends on where `x` is, and on nothing else', 'c': 'a step is one multiplication and one subtraction, whatever the numbers', 'd': 'the gradient does not know the learning rate: it is worked out before'}
@@ -548,7 +556,11 @@ class nudged_slopes:
             slopes.append((f(params) - before)/h)
         return torch.stack(slopes)
     def nudge(i, params, h): return params + h*torch.eye(len(params), dtype=params.dtype)[i]
+    def both_ways(f, params, h, nudge=nudge): return torch.stack([(f(nudge(i, params, h)) - f(nudge(i, params, -h)))/(2*h) for i in range(len(params))])
     wrong = [(all_moved, 'all parameters are moved at once, and only one should be'),
+             (lambda f, p, h: (f(p + h) - f(p))/h, 'all parameters are moved at once, and only one should be'),
+             (lambda f, p, h: torch.zeros_like(p), 'nothing has changed at all: is the nudged copy a copy, and is it what `f` was given?'),
+             (both_ways, 'these slopes are more exact than a single nudge in one direction can be: use `h` as it is said, and not `backward`'),
              (not_put_back, 'the parameters that were moved are not put back before the next one is'),
              (stairs, 'the parameters that were moved are not put back before the next one is'),
              (lambda f, p, h, nudge=nudge: torch.stack([f(nudge(i, p, h)) - f(p) for i in range(len(p))]), 'this is the change itself, and not yet the change per unit'),
@@ -636,6 +648,7 @@ class squeezed:
     wrong = [(lambda x: 1/(1 + torch.exp(x)), 'it is mirrored: it should rise'), (lambda x: torch.tanh(x), 'this goes from -1 to 1'), (lambda x: x.clamp(0, 1), 'this is straight, with corners, and flat beyond them'),
              (lambda x: (x > 0).float(), 'this is a step: it jumps'), (lambda x: torch.softmax(x, -1), 'this is softmax: what comes out for one number depends on all the others'), (lambda x: torch.exp(x)/(1 + x.exp().sum()), 'the sum runs over all numbers, and each should be squeezed by itself'),
              (lambda x: 1/(1 - torch.exp(-x)), 'there is a wrong sign below the line'), (lambda x: F.relu(x), 'this is not below 1'), (lambda x: torch.exp(x), 'this is always positive, but not below 1'),
+             (lambda x: 1/1 + torch.exp(-x), 'without brackets the division comes first'),
              (lambda x: torch.exp(x)/(1 + torch.exp(x)), 'the formula is right on paper, but `exp` of a large number is infinite, and infinite divided by infinite is no number')]
     options = {'a': 'it has a corner at 0: flat on the left, a straight line on the right', 'b': 'it always rises, everywhere smooth, and never leaves the range from 0 to 1', 'c': 'it rises to its highest point in the middle and falls again on both sides', 'd': 'it rises by the same amount everywhere, and so keeps distances as they are'}
     right = 'b'
@@ -661,9 +674,9 @@ class loss_beside_metric:
         models = tensor(0.9, 0.4, 0.2), tensor(0.9, 0.4, 0.3), tensor(0.9, 0.4, 0.6)
         losses = [torch.where(targs==1, 1-c, c).mean().item() for c in models]
         return losses, [((c > 0.5) == targs).float().mean().item() for c in models]
-    form = 'a tuple of two lists of three numbers: losses, accuracies'
+    form = 'a tuple of two lists of three numbers: losses, accuracies from 0 to 1'
     rtol = 0.02
-    wrong = [(([.5, .467, .367], [2/3, 2/3, 1.]), 'where the target is 0, the distance is the confidence itself'), (([1.3, 1.2, .9], [2/3, 2/3, 1.]), 'those are sums of distances, and not means'),
+    wrong = [(([.5, .467, .367], [2/3, 2/3, 1.]), 'where the target is 0, the distance is the confidence itself'), (([1.3, 1.2, .9], [2/3, 2/3, 1.]), 'those are sums of distances, and not means'), (([.1, .4, .8], [2/3, 2/3, 1.]), 'those are the three distances of the first model, and their mean is only one loss'),
              (([.5, .533, .633], [2/3, 2/3, 1.]), 'that is the mean confidence, whatever the targets are'), (([13/30, .4, .3], [1/3, 1/3, 2/3]), 'for a picture whose target is 0 a low confidence is right'),
              (([13/30, .4, .3], [17/30, .6, .7]), 'accuracy counts the right answers, however sure they are'), (([13/30, .4, .3], [2/3, .7, 1.]), 'accuracy does not move before an answer changes sides'),
              (([13/30, .4, .3], [1/3, 1/3, 0.]), 'that is the share of wrong answers')]
@@ -717,6 +730,7 @@ class cut_into_batches:
              (lambda d, bs, order, made=made: made(d, bs, range(len(d))), 'the given order is not followed'),
              (lambda d, bs, order, made=made: made(d, bs, sorted(order, reverse=True)), 'the given order is not followed'),
              (lambda d, bs, order: [[d[i] for i in order[k:k+bs]] for k in range(0, len(order), bs)], 'the examples are grouped, but each group is still a list of pairs: inputs and targets should be two tensors'),
+             (lambda d, bs, order, made=made: [(torch.cat(list(x)), y) for x,y in made(d, bs, order)], 'the inputs are joined along an axis that they have already: the examples of a batch need an axis of their own'),
              (lambda d, bs, order, made=made: made(d, bs, order, starts=range(len(order))), 'the batches overlap: where does the next one begin?'),
              (lambda d, bs, order, made=made: made(d, bs, order)[:1], 'this is only the first batch'),
              (lambda d, bs, order, made=made: [x for x,_ in made(d, bs, order)], 'the targets are missing'),
@@ -750,7 +764,20 @@ class one_epoch:
             if each and clear: w.grad = None
         if not each: w.data += sign*lr*w.grad
         return w
-    wrong = [(lambda b, w, lr, f=plain_epoch: f(b, w, lr, clear=False), 'the gradients are never cleared, so each step goes along the old ones, too'),
+    def new_name(batches, w, lr):
+        for k,(xb, yb) in enumerate(batches):
+            loss = ((xb@w - yb)**2).mean()
+            loss.backward()
+            w = w - lr*(None if k else w.grad)     # from the second one on there is none
+        return w
+    def tracked(batches, w, lr):
+        for xb,yb in batches:
+            ((xb@w - yb)**2).mean().backward()
+            w -= lr*w.grad
+        return w
+    wrong = [(new_name, 'after the first step `w` is the result of a calculation, and PyTorch keeps no gradient for it: change the numbers in the `w` that there is'),
+             (tracked, 'PyTorch keeps track of the change as if it belonged to the prediction: reach the numbers in `w` without that'),
+             (lambda b, w, lr, f=plain_epoch: f(b, w, lr, clear=False), 'the gradients are never cleared, so each step goes along the old ones, too'),
              (lambda b, w, lr, f=plain_epoch: f(b, w, lr, sign=1), 'it goes uphill: the loss grows'),
              (lambda b, w, lr, f=plain_epoch: f(b, w, lr, each=False), 'there is a single step at the end, instead of one for each batch'),
              (lambda b, w, lr, f=plain_epoch: f(b[:1], w, lr), 'it comes back after the first batch: is the `return` inside the loop?'),
@@ -778,8 +805,9 @@ class paired_up:
         n = r.randint(5, 9)
         yield [r.randint(-9, 9) for _ in range(n)], ''.join(r.choice('pqrstuvw') for _ in range(n))
     def compare(got, want):
-        kinds = [{type(o).__name__ for o in r} if isinstance(r, list) else set() for r in (got, want)]
-        return difference(got, want) or (f'the values are right, but the pairs should not be a {max(kinds[0])}' if kinds[0] != kinds[1] else None)
+        d = difference(got, want)
+        if d or not isinstance(want, list): return d
+        return next((f'the values are right, but a pair should not be a {type(g).__name__}' for g,w in zip(got, want) if type(g) is not type(w)), None)
     wrong = [(lambda xs, ys: [(y, x) for x,y in zip(xs, ys)], 'each pair is turned round: what comes from the first argument should be first'),
              (lambda xs, ys: [(x, y) for x in xs for y in ys], 'these are all combinations, and each should find only its partner'),
              (lambda xs, ys: [list(xs), list(ys)], 'these are the two sequences, one after the other'),
@@ -814,7 +842,7 @@ class viewed:
         t[0, 1] = 99
         try: works = t.view(5, -1) is not None
         except RuntimeError: works = False
-        return t[2].tolist(), a.shape, a[0, 1].item(), works
+        return t[2].tolist(), tuple(a.shape), a[0, 1].item(), works
     form = 'a tuple of a list, a shape, a number, and True or False'
     wrong = [(([2, 5, 8, 11], (2, 6), 99, False), 'the numbers are filled in row by row, and not column by column'), (([4, 5, 6, 7], (2, 6), 99, False), 'the first row has the index 0'), (([9, 10, 11, 12], (2, 6), 99, False), '`arange` begins with 0'),
              (([8, 9, 10, 11], (2, -1), 99, False), '-1 is not a length: it stands for whatever is left'), (([8, 9, 10, 11], (2, 4), 99, False), 'all numbers have to find a place'),
@@ -860,7 +888,7 @@ class rows_times_columns:
     def cases(r):
         for n,k,m in ((2, 3, 4), (3, 3, 3), (1, 1, 1), (5, 1, 2), (1, 6, 1), (2, 2, 2)): yield torch.randn(n, k), torch.randn(k, m)
     def properties(answer, r):
-        used = {n.strip('_') for n in _operations(answer, torch.ones(2, 3), torch.ones(3, 2))} & {'matmul', 'mm', 'bmm', 'dot', 'einsum', 'mv', 'inner', 'addmm', 'linear', 'tensordot', 'vdot', 'baddbmm', 'rmatmul', 'chain_matmul', 'multi_dot', 'vecdot'}
+        used = {n.strip('_') for n in _operations(answer, torch.ones(2, 3), torch.ones(3, 2))} & {'matmul', 'mm', 'bmm', 'dot', 'einsum', 'mv', 'inner', 'addmm', 'linear', 'tensordot', 'vdot', 'numpy', 'baddbmm', 'rmatmul', 'chain_matmul', 'multi_dot', 'vecdot'}
         if used: raise NotYet(f'the result is right, but `{min(used)}` does the work: write it with `*` and sums')
     wrong = [(lambda a, b: a*b, 'this multiplies number by number, which works only if both have one shape'),
              (lambda a, b: (a[:, :, None]*b[None]).sum(2), 'it adds along the columns of the result: which axis have both in common?'),
@@ -926,8 +954,8 @@ class three_times_backward:
 # %% ../../nbs/questionnaire/04_mnist_basics.ipynb #00000029
 @exercise('4.32', 'What a Learner must be told', 'look it up')
 class left_out_of_learner:
-    """A `Learner` is made of five things, for two data loaders of plain pairs: `Learner(dls, model, loss_func=mse, opt_func=SGD, metrics=[mse])`. Leave out one of them at a time; which can be made without?
-    Look it up (`Learner?`) and predict True or False for `dls`, `model`, `loss_func`, `opt_func`, `metrics`, in this order. Then choose the one that changes nothing of what is learned."""
+    """Here a `Learner` is told five things: `Learner(dls, model, loss_func=F.mse_loss, opt_func=SGD, metrics=[F.mse_loss])`. The data loaders hold plain pairs of tensors. One of the five is left out at a time: which can it do without?
+    Look it up (`Learner?`), and predict True or False for `dls`, `model`, `loss_func`, `opt_func`, `metrics`, in this order. Then choose the one that changes nothing of what is learned."""
     def experiment():
         from fastbook_impl.fastbook import SGD
         pairs = [(torch.rand(2), torch.rand(1)) for _ in range(4)]
@@ -975,7 +1003,7 @@ class losses_of_training:
                 losses.append(loss.item())
         return losses
     def cases(r):
-        for n,k,epochs,lr in ((2, 3, 3, 0.1), (3, 1, 2, 0.05), (4, 2, 1, r.choice([0.05, 0.2]))):
+        for n,k,epochs,lr in ((2, 3, 2, 0.1), (3, 1, 2, 0.05), (4, 2, 1, r.choice([0.05, 0.2]))):
             model = nn.Sequential(nn.Linear(n, 3), nn.ReLU(), nn.Linear(3, 1)) if n > 2 else nn.Linear(n, 1)
             yield model, [(torch.randn(5, n), torch.randn(5, 1)) for _ in range(k)], F.mse_loss, PlainSGD(model.parameters(), lr), epochs
     def loop(model, batches, loss_func, opt, epochs, order='backward step zero', keep=lambda losses, k: losses):
@@ -988,7 +1016,19 @@ class losses_of_training:
                 for o in order.split(): do[o](loss)
                 losses.append(loss.item())
         return keep(losses, len(batches))
-    wrong = [(lambda *a, f=loop: f(*a, order='backward step'), 'the gradients are never cleared, so they pile up'),
+    def after(model, batches, loss_func, opt, epochs):
+        losses = []
+        for xb,yb in batches*epochs:
+            loss_func(model(xb), yb).backward()
+            opt.step()
+            opt.zero_grad()
+            losses.append(loss_func(model(xb), yb).item())
+        return losses
+    wrong = [(after, 'these are the losses after the step: keep the one that the step was made for'),
+             (lambda m, b, *a, f=loop: f(m, [o for o in b for _ in range(a[-1])], *a[:-1], 1), 'each batch is used several times in a row: which of the two loops is the outer one?'),
+             (lambda *a, f=loop: f(*a, keep=lambda l, k: l[-k:]), 'only the losses of the last epoch are there: where does the list begin?'),
+             (lambda *a, f=loop: f(*a, keep=lambda l, k: []), 'the list is empty: is anything appended to it?'),
+             (lambda *a, f=loop: f(*a, order='backward step'), 'the gradients are never cleared, so they pile up'),
              (lambda *a, f=loop: f(*a, order='backward zero step'), 'nothing is learned: when the step is made, if it is made at all, there are no gradients'),
              (lambda *a, f=loop: f(*a[:4], 1), 'it stops after the first epoch: is the `return` inside the outer loop?'),
              (lambda *a, f=loop: f(a[0], a[1][:1], *a[2:]), 'only the first batch of each epoch is used'),
@@ -1031,8 +1071,8 @@ class corner_points:
 # %% ../../nbs/questionnaire/04_mnist_basics.ipynb #0000002d
 @exercise('4.35', 'What may stand between two layers', 'why')
 class bent_by:
-    """Between two linear layers, each with a weight and a bias for every connection, one of these functions is put: `3*x`, `x + 1`, `x.relu()`, `x.sigmoid()`, `-x`, `x.abs()`.
-    Predict for each of them, in this order, whether the whole can draw something else than a straight line: True or False. Then choose what an activation function is."""
+    """Two linear layers follow each other, from one number to eight and back to one. Between them one of these functions is put: `3*x`, `x + 1`, `x.relu()`, `x.sigmoid()`, `-x`, `x.abs()`.
+    Predict for each of them, in this order, whether the result, drawn over the input, can be something else than a straight line: True or False. Then choose what an activation function is."""
     def experiment():
         g = torch.Generator().manual_seed(0)
         w1, b1, w2, b2 = (torch.randn(shape, generator=g).double() for shape in ((1, 8), (8,), (8, 1), (1,)))
