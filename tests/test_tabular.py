@@ -309,7 +309,7 @@ def test_gradients_reach_every_part():
     (dict(cat=['kind', 'label']), ValueError, "'label' is the target and also in cat_names: the model would read the answer off its input. Take it out of cat_names."),
     (dict(cont=['price'], y='price'), ValueError, "'price' is the target and also in cont_names"),
     (dict(cat=['count']), ValueError, "'count' is in cat_names and in cont_names"),
-    (dict(cat=['flag'], cont=['kind']), ValueError, "the column 'kind' is in cont_names and holds text: "),
+    (dict(cat=['flag'], cont=['kind']), ValueError, "the column 'kind' is in cont_names and holds what is no number: "),
     (dict(splits=(range(30), range(28, 60))), ValueError, 'the splits overlap: 2 rows are in them more than once, such as row 28'),
     (dict(splits=(range(30), range(30, 61))), IndexError, 'the splits name row 60, and the table has 60 rows, counted from 0'),
     (dict(cat=['kind'], y=['label', 'flag']), ValueError, "classes are in one column, and y_names names 2: 'label', 'flag'"),
@@ -326,7 +326,7 @@ def bad(**columns): return table().assign(**columns)
     (table().assign(label=table().label.mask(table().index % 25 == 3)), ValueError, "3 of 60 labels are missing in the column 'label' (rows 3, 28, 53): leave them out, with df.dropna(subset=['label'])"),
     (bad(count=[np.inf] + [1.]*59), ValueError, "the column 'count' has 1 infinite value, first in row 0: a mean over it would be infinite too."),
     (bad(size=np.nan), ValueError, "the column 'size' is empty in all training rows, and there is no way to know what its gaps should be filled with: leave it out of cont_names"),
-    (bad(count=pd.Timestamp('2020-01-01')), ValueError, "the column 'count' holds dates and is in cont_names: add_datepart turns dates into numbers"),
+    (bad(count=pd.Timestamp('2020-01-01')), ValueError, "the column 'count' is in cont_names and holds dates: add_datepart turns dates into numbers"),
     (table()[:0], ValueError, 'the table has no rows'),
     (pd.concat([table(), table()[['kind']]], axis=1), ValueError, "the table has 2 columns named 'kind': rename them, or drop all but one"),
     (table().assign(label=['few']*50 + ['many']*10), ValueError, "the label 'many' is not among the 1 classes of the training set: 'few'"),
@@ -340,6 +340,16 @@ def test_wrong_tables(df, error, sentence):
 
 def test_infinite_targets():
     with pytest.raises(ValueError, match=says("the column 'price' has 2 infinite values, first in row 4")): tabular(table().assign(price=lambda d: d.price.where(~d.index.isin([4, 9]), np.inf)), y='price')
+
+
+def test_words_that_are_to_be_numbers():
+    with pytest.raises(ValueError, match=says("the column 'label' is to be predicted as a number and holds what is no number: 'few' in row 0. For classes pass y_block=CategoryBlock(), or turn it into numbers.")):
+        tabular(table().assign(label='few'), y_block=RegressionBlock)
+
+
+def test_rows_with_the_same_name_are_different_rows():
+    to = tabular(pd.concat([table(), table()]))
+    assert to.decode().items.label.tolist() == [*table().label]*2
 
 
 def test_a_constant_column_is_shifted_and_said():
@@ -368,7 +378,7 @@ def test_wrong_new_rows(learn):
     dls = learn.dls
     with pytest.raises(KeyError, match=says("the table has no column 'kind'; it has 'flag', ")): dls.test_dl(table().drop(columns='kind'))
     with pytest.raises(ValueError, match=says("the column 'count' has 1 infinite value, first in row 1")): dls.test_dl(table()[:3].assign(count=[1., np.inf, 2.]))
-    with pytest.raises(ValueError, match=says("the column 'count' is in cont_names and holds text: 'lots' in row 0")): learn.predict({**table().iloc[0], 'count': 'lots'})
+    with pytest.raises(ValueError, match=says("the column 'count' is in cont_names and holds what is no number: 'lots' in row 0")): learn.predict({**table().iloc[0], 'count': 'lots'})
     with pytest.raises(ValueError, match='there are no rows to predict: the table is empty'): dls.test_dl(table()[:0])
     with pytest.raises(TypeError, match='rows are expected, as a pandas DataFrame, and this is a list'): dls.test_dl([1, 2])
 

@@ -101,7 +101,7 @@ def check_names(df, names):
 def _near(name, columns):
     near = difflib.get_close_matches(str(name), map(str, columns), n=3, cutoff=.6)
     if near: return 'did you mean ' + ' or '.join(map(repr, near)) + '?'
-    return 'it has ' + ', '.join(map(repr, columns[:20])) + (' …' if len(columns) > 20 else '')
+    return 'it has ' + (', '.join(map(repr, columns[:20])) or 'none at all') + (' …' if len(columns) > 20 else '')
 
 # %% ../../nbs/library/70_tabular_core.ipynb #00000011
 class TabularPandas(FilteredBase):
@@ -215,11 +215,16 @@ def subset(self:TabularPandas, i):
 def new_empty(self:TabularPandas): return self._like(self.items.iloc[:0])
 
 # %% ../../nbs/library/70_tabular_core.ipynb #00000019
-def as_numbers(col):
+_as_cont = 'is in cont_names', 'Put it into cat_names, or turn it into numbers.'
+_as_target = 'is to be predicted as a number', 'For classes pass y_block=CategoryBlock(), or turn it into numbers.'
+
+def as_numbers(
+    col,          # a column
+    role=_as_cont # what it is used for, and a way out, for messages
+):
     "The column `col` as numbers; gaps stay gaps. Texts, dates and infinite values are refused."
-    kinds = pd.api.types
-    if kinds.is_datetime64_any_dtype(col.dtype): raise ValueError(f'the column {col.name!r} holds dates and is in cont_names: add_datepart turns dates into numbers')
-    if not isinstance(col.dtype, np.dtype) or col.dtype.kind not in 'iufb': col = _parsed(col)
+    if pd.api.types.is_datetime64_any_dtype(col.dtype): raise ValueError(f'the column {col.name!r} {role[0]} and holds dates: add_datepart turns dates into numbers')
+    if not isinstance(col.dtype, np.dtype) or col.dtype.kind not in 'iufb': col = _parsed(col, role)
     if col.dtype.kind != 'f': return col
     bad = np.isinf(col.to_numpy())
     if bad.any():
@@ -227,13 +232,13 @@ def as_numbers(col):
                          'a mean over it would be infinite too. Replace them, for example with df.replace([np.inf, -np.inf], np.nan), and FillMissing fills the gaps.')
     return col
 
-def _parsed(col):
+def _parsed(col, role):
     "Numbers from a column of another type: texts, objects, categories, pandas' own types with gaps."
     col = col.astype(object).where(col.notna(), np.nan)
     numbers = pd.to_numeric(col, errors='coerce')
     lost = numbers.isna() & col.notna()
     if lost.any():
-        raise ValueError(f'the column {col.name!r} is in cont_names and holds text: {col[lost].iloc[0]!r} in row {col.index[lost][0]}. Put it into cat_names, or turn it into numbers.')
+        raise ValueError(f'the column {col.name!r} {role[0]} and holds what is no number: {col[lost].iloc[0]!r} in row {col.index[lost][0]}. {role[1]}')
     return numbers
 
 # %% ../../nbs/library/70_tabular_core.ipynb #0000001c
@@ -316,7 +321,9 @@ class Categorify(TabularProc):
 
     def _found(self, col):
         if col.isna().all(): warnings.warn(f'the column {col.name!r} is empty in all training rows: it tells the model nothing', stacklevel=2)
-        return CategoryMap(col.astype('category'), add_na=True)
+        res = CategoryMap(col.astype('category'), add_na=True)
+        res.items = res.items.map(lambda o: o.item() if isinstance(o, np.generic) else o)
+        return res
 
     def encodes(self, to): to.transform(to.cat_names, self._number)
     def decodes(self, to): to.transform(to.cat_names, self._name_of)
@@ -411,7 +418,7 @@ def setups(self:RegressionSetup, to:TabularPandas):
     if self.c is None: self.c = len(to.y_names)
 
 def _floats(to):
-    for n in to.y_names: to.items[n] = as_numbers(to.items[n]).astype(np.float32)
+    for n in to.y_names: to.items[n] = as_numbers(to.items[n], _as_target).astype(np.float32)
     to._no_gaps_in_target()
 
 @patch
