@@ -37,11 +37,15 @@ def time_limit(seconds):
             _thread.interrupt_main()
     timer = threading.Timer(seconds, stop)
     timer.daemon = True
-    timer.start()
-    try: yield
-    except KeyboardInterrupt:
+    try: yield from _while_running(timer, lock, state)
+    except KeyboardInterrupt: # it may come at any time, also while the timer is started or stopped
         if not state['over']: raise
         raise NotYet(f'it was still running after {seconds:g} seconds: is there a loop that does not end?') from None
+
+def _while_running(timer, lock, state):
+    try:
+        timer.start()
+        yield
     finally:
         with lock: state['done'] = True
         timer.cancel()
@@ -80,7 +84,7 @@ def short(x):
 def _for(args): return f'for the input {_cut(short(args), 200)}'
 def _cut(s, n): return s if len(s) <= n else s[:n - 1] + '…'
 
-# %% ../../nbs/questionnaire/00_core.ipynb #00000009
+# %% ../../nbs/questionnaire/00_core.ipynb #0000000b
 def difference(
     got,      # what came
     want,     # what is right
@@ -110,7 +114,7 @@ def _kind(x):
 
 def _wrong_kind(got, want): return f'{_kind(want)} was expected, and {_kind(got)} came'
 
-# %% ../../nbs/questionnaire/00_core.ipynb #0000000a
+# %% ../../nbs/questionnaire/00_core.ipynb #0000000c
 def _array_difference(got, want, rtol):
     if type(got) is not type(want) and not (isinstance(got, torch.Tensor) and isinstance(want, torch.Tensor)): return _wrong_kind(got, want)
     if tuple(got.shape) != tuple(want.shape): return f'the shape {tuple(want.shape)} was expected, and {tuple(got.shape)} came'
@@ -137,7 +141,7 @@ def _plain_difference(got, want):
     same = got.equals(want) if hasattr(want, 'equals') else got == want
     return None if same else f'it is not {short(got)}'
 
-# %% ../../nbs/questionnaire/00_core.ipynb #0000000b
+# %% ../../nbs/questionnaire/00_core.ipynb #0000000d
 def _mapping_difference(got, want, rtol):
     if not isinstance(got, Mapping): return _wrong_kind(got, want)
     if set(got) != set(want): return f'the keys are not right: {len(set(want) - set(got))} are missing, {len(set(got) - set(want))} are too many'
@@ -152,7 +156,7 @@ def _list_difference(got, want, rtol):
     if len(got) != len(want): return f"{len(want)} {'value was' if len(want) == 1 else 'values were'} expected, and {len(got)} came"
     return next((_at(i, d) for i,(g,w) in enumerate(zip(got, want)) if (d := difference(g, w, rtol))), None)
 
-# %% ../../nbs/questionnaire/00_core.ipynb #0000000e
+# %% ../../nbs/questionnaire/00_core.ipynb #00000010
 @dataclass
 class Part:
     "One thing that a reader answers."
@@ -168,7 +172,7 @@ class Part:
         "The sentence of the first wrong answer that `same` recognises."
         return next((text for w,text in self.wrong if same(w)), None)
 
-# %% ../../nbs/questionnaire/00_core.ipynb #0000000f
+# %% ../../nbs/questionnaire/00_core.ipynb #00000011
 def is_empty(f):
     "Does the function `f` do nothing, as a stub does? Decided by what it was compiled to, not by running it."
     if not inspect.isfunction(f): return False
@@ -231,7 +235,7 @@ class FunctionPart(Part):
     def _run(self, f, args, seed):
         with _seeded(seed): return call(f, *args)
 
-# %% ../../nbs/questionnaire/00_core.ipynb #00000011
+# %% ../../nbs/questionnaire/00_core.ipynb #00000013
 def _places(x):
     "The indices of a list, the keys of a dictionary; None for anything else."
     return set(x) if isinstance(x, Mapping) else list(range(len(x))) if _is_list(x) else None
@@ -271,7 +275,7 @@ class ChoicePart(Part):
         answer = answer.strip().lower()
         if answer != (reference or self.reference): raise NotYet(self.known_mistake(lambda w: w == answer) or 'this is not the reason')
 
-# %% ../../nbs/questionnaire/00_core.ipynb #00000013
+# %% ../../nbs/questionnaire/00_core.ipynb #00000015
 @dataclass
 class Exercise:
     "A question of the book's questionnaire, as a program to write or an experiment to predict."
@@ -304,7 +308,7 @@ class Exercise:
 
 KINDS = ('write it', 'predict', 'why', 'choose', 'draw it', 'look it up')
 
-# %% ../../nbs/questionnaire/00_core.ipynb #00000014
+# %% ../../nbs/questionnaire/00_core.ipynb #00000016
 _exercises = {}
 
 def exercise(number, title, kind):
@@ -325,7 +329,7 @@ def _from_class(spec, number, title, kind):
     return Exercise(number, title, kind, inspect.cleandoc(spec.__doc__ or ''), parts, list(get('hints', [])), get('why', ''),
                     ' '.join(get('explanation', '').split()), get('draw'))
 
-# %% ../../nbs/questionnaire/00_core.ipynb #00000015
+# %% ../../nbs/questionnaire/00_core.ipynb #00000017
 def _source(f, name):
     "The source of the function `f`, called `name`, with its docstring."
     src = textwrap.dedent(inspect.getsource(f))
@@ -346,7 +350,7 @@ def _choice_part(spec, name):
     letters = ', '.join(f"'{o}'" for o in options)
     return ChoicePart(name, right, list(mistakes.items()), f'{name} = None # {letters}', f"{name} = '{right}'", options)
 
-# %% ../../nbs/questionnaire/00_core.ipynb #00000017
+# %% ../../nbs/questionnaire/00_core.ipynb #00000019
 def _complain(ex):
     missing = [what for what, there in {
         'a task': ex.task, 'a title': ex.title, f'a kind out of {KINDS}': ex.kind in KINDS, 'something to answer': ex.parts, 'two hints': len(ex.hints) >= 2,
@@ -356,7 +360,7 @@ def _complain(ex):
     }.items() if not there]
     if missing: raise ValueError(f'exercise {ex.number} lacks {", ".join(missing)}')
 
-# %% ../../nbs/questionnaire/00_core.ipynb #0000001b
+# %% ../../nbs/questionnaire/00_core.ipynb #0000001d
 @dataclass
 class Verdict:
     "What a check says."
@@ -384,7 +388,7 @@ def _as_html(text):
     parts = html.escape(text).split('`')
     return ''.join(f'<code>{o}</code>' if i % 2 else o for i,o in enumerate(parts))
 
-# %% ../../nbs/questionnaire/00_core.ipynb #0000001c
+# %% ../../nbs/questionnaire/00_core.ipynb #0000001e
 def judge(
     ex,             # an `Exercise`
     *answers,       # one for each of its parts
@@ -401,7 +405,7 @@ def judge(
         except NotYet as e: return Verdict(ex.number, 'wrong', f'{e}.' if not str(e).endswith(('.', '?', '!')) else str(e))
     return Verdict(ex.number, 'right', ex.why)
 
-# %% ../../nbs/questionnaire/00_core.ipynb #00000020
+# %% ../../nbs/questionnaire/00_core.ipynb #00000022
 def proof(
     ex,            # an `Exercise`
     seeds=range(10)
@@ -425,7 +429,7 @@ def _stub_passes(ex):
     v = judge(ex, *answers_of(ex, ex.stub))
     if v.state != 'open': yield f'{ex.number}: the stub counts as an answer: {v}'
 
-# %% ../../nbs/questionnaire/00_core.ipynb #00000021
+# %% ../../nbs/questionnaire/00_core.ipynb #00000023
 def _with(ex, i, answer): return [answer if i == j else a for j,a in enumerate(_right(ex))]
 
 def _wrong_passes(ex):
@@ -447,7 +451,7 @@ def _nonsense_passes(ex):
             v = judge(ex, *_with(ex, i, nonsense), seeds=[0])
             if v.state == 'right' or not v.message: yield f'{ex.number}: {short(nonsense)} as `{ex.names[i]}` gets: {v}'
 
-# %% ../../nbs/questionnaire/00_core.ipynb #00000024
+# %% ../../nbs/questionnaire/00_core.ipynb #00000026
 CHAPTERS = {'01': 'ch01', '02': 'ch02', '03': 'ch03', '04': 'ch04', '05': 'ch05', '06': 'ch06', '15': 'ch15'}
 
 def chapters():
