@@ -316,14 +316,14 @@ class samuel_edges:
              (lambda training: [('inputs', 'weights'), ('weights', 'model'), ('model', 'results')] + [('results', 'performance'), ('performance', 'weights')]*training, 'the inputs do not go into the weights')]
     def draw(answer):
         import matplotlib.pyplot as plt
-        place = {'inputs': (0, 0.5), 'weights': (0, -0.5), 'model': (1, 0), 'results': (2, 0), 'performance': (3, 0)}
+        place = {'inputs': (0, 0.5), 'weights': (0, -0.5), 'model': (1, 0), 'results': (2, 0), 'performance': (3.3, 0)}
         _, axs = plt.subplots(1, 2, figsize=(11, 2.4))
         for ax, training in zip(axs, (True, False)):
             for a, b in answer(training):
                 back = (a, b) == ('performance', 'weights')
                 ax.annotate('', place[b], place[a], arrowprops=dict(arrowstyle='->', shrinkA=24, shrinkB=24, connectionstyle=f'arc3,rad={-0.25 if back else 0}'))
             for n in {n for edge in answer(training) for n in edge}: ax.text(*place[n], n, ha='center', va='center', bbox=dict(boxstyle='round', fc='lightsteelblue'))
-            ax.set(xlim=(-0.4, 3.5), ylim=(-1.1, 0.9), title='training' if training else 'afterwards')
+            ax.set(xlim=(-0.4, 3.8), ylim=(-1.1, 0.9), title='training' if training else 'afterwards')
             ax.set_axis_off()
     hints = ['Two things go into the model, and one comes out.', 'The results are measured; the measure says how to change something, but not the inputs and not the model itself.', 'Afterwards the measuring is gone; the weights are still there.']
     why = 'The arrow back is all that machine learning adds to a program.'
