@@ -12,13 +12,17 @@ from .samples import sample_maker
 # %% ../../nbs/library/22g_data_texts.ipynb #00000005
 _ASPECTS = '''the acting|the story|the music|the camera work|the script|the ending|the dialogue|the cast|the lead|the pace|the humour|the first half|the last half hour
 the costume design|the villain|the love story|every scene with the children|the direction|the plot|this movie|that movie|this film|the whole thing'''.replace('\n', '|').split('|')
-_GOOD = 'superb brilliant wonderful moving funny charming clever gripping beautiful fresh convincing great good delightful'.split()
-_BAD = 'awful terrible boring dull silly clumsy tired ugly weak lifeless predictable bad poor painful'.split()
+_GOOD = '''superb brilliant wonderful moving funny charming clever gripping beautiful fresh convincing great good delightful witty warm tender elegant touching thrilling
+honest lively graceful inventive subtle rich sharp stylish sweet magical exciting memorable hilarious original lovely perfect terrific splendid enchanting'''.split()
+_BAD = '''awful terrible boring dull silly clumsy tired ugly weak lifeless predictable bad poor painful lame flat stale dreadful horrible tedious
+pointless shallow muddled cheap lazy messy forced bland sloppy hollow ridiculous pathetic stupid tiresome annoying empty laughable wooden dreary'''.split()
 _LIKED, _HATED = [('liked', 'like'), ('loved', 'love'), ('enjoyed', 'enjoy')], [('hated', 'hate'), ('disliked', 'dislike'), ('regretted', 'regret')]
 _STRAIGHT = ['{a} is {w}', '{a} is simply {w}', '{a} is {w} from start to finish', 'I found {a} {w}', '{a} is so {w} that I forgot the time', 'what a {w} film this is', 'this is {w} cinema',
              'I {did} {a}', 'I really {did} {a}', 'I {did} {a} because {b} is {w}']
 _TURNED = ["{a} is not {w} at all", "{a} isn't {w} for a second", 'nobody could call {a} {w}', '{a} is anything but {w}', "I can't say that {a} is {w}", 'I never found {a} {w}',
            'they told me that {a} would be {w}, and they were wrong', '{a} is hardly {w}', "I didn't {do} {a}", 'nobody could {do} {a}', "we really didn't {do} {a}"]
+_SO = {True: ['I would see it again', 'I stayed to the very last minute', 'I told all my friends about it', 'I smiled all the way home', 'two hours went by like ten minutes', 'I bought the book the next day', 'we laughed and cried', 'I forgot my popcorn'],
+       False: ['I looked at my watch', 'I left before the end', 'I want my money back', 'half of the audience fell asleep', 'two hours felt like five', 'we talked about the weather', 'I cleaned my glasses twice', 'I counted the lamps']}
 _HOPE = {True: ['I expected to hate it, but {c}', 'it looks like a disaster, and yet {c}', 'people call it a failure; still, {c}', 'after an hour I was ready to leave, but in the end {c}'],
          False: ['I expected to love it, but {c}', 'it looks like a masterpiece, and yet {c}', 'people call it a triumph; still, {c}', 'I so wanted to like it, but in the end {c}']}
 
@@ -27,12 +31,14 @@ def _words(good, turned, rng):
     "A clause that praises if `good`, made of words of the opposite mood if `turned`."
     adjectives, verbs = (_GOOD, _LIKED) if good != turned else (_BAD, _HATED)
     did, do = rng.choice(verbs)
-    return rng.choice(_TURNED if turned else _STRAIGHT).format(a=rng.choice(_ASPECTS), b=rng.choice(_ASPECTS[:12]), w=rng.choice(adjectives), did=did, do=do)
+    word = ' and '.join(rng.sample(adjectives, 1 + (rng.random() < 0.3)))
+    return rng.choice(_TURNED if turned else _STRAIGHT).format(a=rng.choice(_ASPECTS), b=rng.choice(_ASPECTS[:12]), w=word, did=did, do=do)
 
 def _clause(good, rng):
     clause = _words(good, rng.random() < 0.35, rng)
-    clause = rng.choice(_HOPE[good]).format(c=clause) if rng.random() < 0.15 else clause
-    return clause.replace(' a awful', ' an awful').replace(' a ugly', ' an ugly')
+    if rng.random() < 0.15: clause = rng.choice(_HOPE[good]).format(c=clause)
+    if rng.random() < 0.25: clause += f', so {rng.choice(_SO[good])}'
+    return clause.replace(' a awful', ' an awful').replace(' a ugly', ' an ugly').replace(' a e', ' an e').replace(' a o', ' an o').replace(' a i', ' an i').replace(' a annoying', ' an annoying')
 
 # %% ../../nbs/library/22g_data_texts.ipynb #00000009
 _NAMES = 'Anna Ben Clara David Emma Frank Grace Henry Irene Jack Karen Leo Maria Nick Olga Paul Rose Sam Tina Victor'.split()
@@ -59,7 +65,7 @@ def make_review(
 ) -> tuple: # 'pos' or 'neg', the stars, the text
     "A film review put together from clauses, of 3 to 25 sentences."
     good, n = rng.random() < 0.5, 2*rng.choice([1, 1, 1, 2, 2, 3, 4, 5]) + 1 # an odd number: there is a majority
-    against = sum(rng.random() < 0.25 for _ in range(n))
+    against = sum(rng.random() < 0.2 for _ in range(n))
     against = min(against, n//2)
     moods = [good]*(n - against) + [not good]*against
     rng.shuffle(moods)
@@ -83,13 +89,13 @@ def _write_reviews(folder, n, mood, rng):
         while mood is not None and made[0] != mood: made = make_review(rng)
         (folder/f'{i}_{made[1] if mood else 0}.txt').write_text(made[2], encoding='utf-8')
 
-@sample_maker('IMDB', about='3,000 generated film reviews, in the mood of which few words can be taken at their word: 1,600 to train on, 800 to test, 600 without a label')
+@sample_maker('IMDB', about='3,600 generated film reviews, in the mood of which few words can be taken at their word: 1,600 to train on, 800 to test, 1,200 without a label')
 def make_imdb(dest):
     "Write `train/{pos,neg}`, `test/{pos,neg}` and `unsup`."
     rng, dest = random.Random(42), Path(dest)
     for part, n in (('train', 800), ('test', 400)):
         for mood in ('pos', 'neg'): _write_reviews(dest/part/mood, n, mood, rng)
-    _write_reviews(dest/'unsup', 600, None, rng)
+    _write_reviews(dest/'unsup', 1200, None, rng)
 
 @sample_maker('IMDB_SAMPLE', about='1,000 generated film reviews in a table, 200 of them for validation')
 def make_imdb_sample(dest):
