@@ -4,8 +4,7 @@
 __all__ = ['coloured', 'progress', 'notebook_of', 'stubs', 'check', 'hint', 'solution', 'run', 'data', 'main']
 
 # %% ../nbs/library/90_cli.ipynb #00000002
-import argparse, io, json, os, re, shutil, subprocess, sys
-from contextlib import redirect_stdout
+import argparse, json, os, re, shutil, subprocess, sys
 from pathlib import Path
 
 from .questionnaire import progress as kept
