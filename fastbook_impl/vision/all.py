@@ -11,6 +11,7 @@ from .core import *
 from .cache import *
 from .augment import *
 from .data import *
+from .utils import *
 from .models.tvm import *
 from .learner import *
 from .models.unet import *
