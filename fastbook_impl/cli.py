@@ -8,7 +8,7 @@ import argparse, json, os, re, shutil, subprocess, sys
 from pathlib import Path
 
 from .questionnaire import progress as kept
-from .questionnaire.core import chapters, exercises, find
+from .questionnaire.core import NotYet, Verdict, find
 
 # %% ../nbs/library/90_cli.ipynb #00000005
 def _terminal(): return sys.stdout.isatty() and 'NO_COLOR' not in os.environ
@@ -61,16 +61,20 @@ def check(what):
     ex = find(what)
     nb = notebook_of(ex.chapter)
     source = stubs(nb).get(ex.number) if nb else None
-    v = kept.check(ex.number, *kept.answers_in(ex, source)) if source else kept.check(ex.number)
+    v = _checked(ex, source) if source else kept.check(ex.number)
     if v.state == 'open' and source: v = kept.check(ex.number) or v
     print(coloured(repr(v), v.state))
     return _codes[v.state]
+
+def _checked(ex, source):
+    try: return kept.check(ex.number, *kept.answers_in(ex, source), source=source)
+    except NotYet as e: return Verdict(ex.number, 'wrong', str(e))
 
 def _check_notebook(path):
     if not Path(path).exists(): raise ValueError(f'there is no notebook {path}')
     there = stubs(path)
     if not there: raise ValueError(f'{path} has no exercises')
-    verdicts = [kept.check(n, *kept.answers_in(find(n), s)) for n,s in there.items()]
+    verdicts = [_checked(find(n), s) for n,s in there.items()]
     for v in verdicts: print(coloured(repr(v), v.state))
     n = {s: sum(v.state == s for v in verdicts) for s in _codes}
     print(f"{n['right']} right, {n['wrong']} not yet, {n['open']} open")

@@ -9,7 +9,7 @@ import datetime, html, inspect, json, os, tempfile
 from contextlib import contextmanager
 
 from ..data.external import fastbook_home
-from .core import Verdict, call, chapters, exercises, find, judge, NotYet
+from .core import NotYet, Verdict, chapters, exercises, find, judge, time_limit
 
 # %% ../../nbs/questionnaire/01_progress.ipynb #00000005
 def progress_file():
@@ -52,17 +52,18 @@ def record(number, **what):
 
 # %% ../../nbs/questionnaire/01_progress.ipynb #00000008
 def check(
-    number,   # of the exercise, such as '4.8'
-    *answers  # what you wrote; without, the answer that was kept is checked again
+    number,     # of the exercise, such as '4.8'
+    *answers,   # what you wrote; without, the answer that was kept is checked again
+    source=None # of the answers, where it is known
 ) -> Verdict:
     "Is it right? In words and colour, and why it matters or what is not right yet."
     ex = find(number)
-    if not answers: answers = _kept_answers(ex)
-    v = judge(ex, *answers)
+    try: v = judge(ex, *(answers or _kept_answers(ex)))
+    except NotYet as e: return Verdict(ex.number, 'wrong', str(e))
     if v.state != 'open':
         was_right = read_progress().get(ex.number, {}).get('state') == 'right'
-        if v or not was_right: record(ex.number, state=v.state, answer=_sources(ex, answers))
-    if v and ex.draw: ex.draw(*answers)
+        if v or not was_right: record(ex.number, state=v.state, **({'answer': source or _sources(ex, answers)} if answers else {}))
+    if v and ex.draw and answers: ex.draw(*answers)
     return v
 
 def check_solution(number, *answers) -> Verdict:
@@ -87,11 +88,12 @@ def _kept_answers(ex):
     return answers_in(ex, source) if source else [None]*len(ex.parts)
 
 def answers_in(ex, source):
-    "What `source` defines for the parts of `ex`; None for what it does not."
+    "What `source` defines for the parts of `ex`; None for what it does not. Raises `NotYet` if it does not run."
     ns = {}
-    def run(): exec('from fastbook_impl.fastbook import *\n' + source, ns)
-    try: call(run)
-    except NotYet: pass
+    try:
+        with time_limit(30): exec('from fastbook_impl.fastbook import *\n' + source, ns)
+    except NotYet: raise
+    except Exception as e: raise NotYet(f'the cell raises {type(e).__name__}: {e}') from None
     return [ns.get(n) for n in ex.names]
 
 # %% ../../nbs/questionnaire/01_progress.ipynb #00000010
