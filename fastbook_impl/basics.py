@@ -53,6 +53,7 @@ from .callback.hook import *
 from .callback.training import *
 from .callback.mixup import *
 from .interpret import *
+from .export import *
 
 # %% ../nbs/library/58_basics.ipynb #00000008
 __all__ = [name for name in globals() if not name.startswith('_')]

@@ -639,7 +639,9 @@ def load_model(
 
 def _missing(file):
     there = sorted(p.stem for p in file.parent.glob('*.safetensors')) if file.parent.is_dir() else []
-    return f'there is no saved model {file.stem!r} in {file.parent}; ' + (f'there are: {", ".join(there)}' if there else 'none has been saved there')
+    pickle = next((p for p in (file.with_name(file.stem + ext) for ext in ('', '.pth', '.pkl', '.pt')) if p.is_file() and p.suffix != '.safetensors'), None)
+    also = '' if pickle is None else f'; {pickle.name} is not loaded: it is no safetensors file, and a pickle, which it may be, runs the code in it when it is loaded'
+    return f'there is no saved model {file.stem!r} in {file.parent}; ' + (f'there are: {", ".join(there)}' if there else 'none has been saved there') + also
 
 # %% ../nbs/library/41_learner.ipynb #0000003e
 def _load_weights(model, weights, strict, file):

@@ -19,10 +19,6 @@ from ...imports import plt
 from ...torch_core import Module, no_random, one_param
 from ...layers import (BatchNorm, ConvLayer, MergeLayer, PixelShuffle_ICNR, ResBlock, SelfAttention, SequentialEx, SigmoidRange, apply_init, in_channels,
                                   inplace_relu)
-from ...optimizer import Adam
-from ...callback.hook import Hooks, dummy_eval
-from ...learner import Learner
-from ..learner import _from_data, _learner_for, create_body
 
 # %% ../../../nbs/library/56_vision_unet.ipynb #00000010
 def body_layers(body):
@@ -38,6 +34,7 @@ def layer_shapes(
     size        # (height, width) of the picture
 ) -> list:
     "The shape of what comes out of each of `layers`, `(1, c, h, w)`."
+    from fastbook_impl.callback.hook import Hooks, dummy_eval # here, so that a model that is done can be used without what trains
     with Hooks(layers, _shape) as hooks:
         dummy_eval(model, size)
         return [h.stored for h in hooks]
@@ -205,6 +202,7 @@ def create_unet_model(arch, n_out,
     **kwargs          # for `DynamicUnet`
 ) -> DynamicUnet:
     "A U-Net over the body of `arch` that predicts `n_out` numbers for each pixel."
+    from fastbook_impl.vision.learner import create_body
     return DynamicUnet(create_body(arch, n_in, pretrained, cut, weights), n_out, img_size, **kwargs)
 
 # %% ../../../nbs/library/56_vision_unet.ipynb #00000027-1
@@ -216,13 +214,15 @@ def unet_learner(
     pretrained=True,    # weights from ImageNet for the body
     weights=None,       # which
     config=None,        # a dictionary of arguments for `create_unet_model`
-    loss_func=None, opt_func=Adam, lr=1e-3, splitter=None, cbs=None, metrics=None, path=None, model_dir='models',
-    wd=None, wd_bn_bias=False, train_bn=True, moms=(0.95, 0.85, 0.95), # for `Learner`
+    loss_func=None, opt_func=None, lr=1e-3, splitter=None, cbs=None, metrics=None, path=None, model_dir='models',
+    wd=None, wd_bn_bias=False, train_bn=True, moms=(0.95, 0.85, 0.95), # for `Learner`; its own optimizer, Adam, if `opt_func` is not given
     **kwargs            # for `create_unet_model`: `cut`, `n_in`, `blur`, `self_attention`, `y_range` …
-) -> Learner:
+):
     "A `Learner` with a U-Net over the body of `arch`: an answer for every pixel."
+    from fastbook_impl.optimizer import Adam
+    from fastbook_impl.vision.learner import _from_data, _learner_for
     n_out,kwargs = _from_data(dls, n_out, {**(config or {}), **kwargs})
     with no_random(): img_size = tuple(dls.one_batch()[0].shape[-2:])
     model = create_unet_model(arch, n_out, img_size, pretrained=pretrained, weights=weights, **kwargs)
-    return _learner_for(dls, arch, model, normalize, kwargs.get('n_in', 3), splitter, loss_func=loss_func, opt_func=opt_func, lr=lr, cbs=cbs, metrics=metrics, path=path,
+    return _learner_for(dls, arch, model, normalize, kwargs.get('n_in', 3), splitter, loss_func=loss_func, opt_func=opt_func or Adam, lr=lr, cbs=cbs, metrics=metrics, path=path,
                         model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms)
