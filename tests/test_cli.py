@@ -54,7 +54,7 @@ def test_progress_hint_and_solution(folder, capsys):
     assert 'chapter 04    0 of 37 right, 37 open' in out and '(hint 1 of' in out and f'def {find("4.4").names[0]}' in out and '\033' not in out
 
 
-@pytest.mark.parametrize('args,sentence', [(['check', '4.99'], 'there is no exercise 4.99'), (['hint', '9.1'], 'there are no exercises for chapter 09'), (['check', 'no.ipynb'], 'there is no notebook no.ipynb'),
+@pytest.mark.parametrize('args,sentence', [(['check', '4.99'], 'there is no exercise 4.99'), (['hint', '9.1'], 'there are no exercises for chapter 9'), (['check', 'no.ipynb'], 'there is no notebook no.ipynb'),
                                            (['run', '99'], 'there is no chapter 99'), (['data', '--clean', 'nothing'], 'there is no data set nothing')])
 def test_what_cannot_be_done_is_told(folder, capsys, args, sentence):
     assert main(args) == 2

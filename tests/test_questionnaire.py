@@ -1,9 +1,12 @@
 """No exercise can be fooled: what is tested here is tested of every one of them."""
 import html
+import importlib
 import json
 import os
 import re
+import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -118,7 +121,7 @@ def test_hints_go_from_first_to_last_and_begin_again(home):
 
 # --- what the machinery refuses ----------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('number,sentence', [('4.99', r'there is no exercise 4.99; those of chapter 4 go from 4.1 to 4.37'), ('7.1', r'there are no exercises for chapter 07'), ('x', 'there are no exercises')])
+@pytest.mark.parametrize('number,sentence', [('4.99', r'there is no exercise 4.99; those of chapter 4 go from 4.1 to 4.37'), ('7.1', r'there are no exercises for chapter 7'), ('x', 'there are no exercises')])
 def test_an_exercise_that_is_not_there(number, sentence):
     with pytest.raises(ValueError, match=sentence): find(number)
 
@@ -136,7 +139,7 @@ def test_an_exercise_that_lacks_something_is_refused(missing):
 
 
 def test_too_few_and_too_many_answers():
-    assert 'answers are needed' in judge(half_of_it).message and 'answers are needed' in judge(half_of_it, 1, 2).message
+    assert 'is asked for, and 0 answers came' in judge(half_of_it).message and '2 answers came' in judge(half_of_it, 1, 2).message
 
 
 def test_an_answer_may_not_change_the_input_of_the_reference():
@@ -184,3 +187,43 @@ def test_the_table_of_all_questions_is_in_step(root):
     shown = ''.join(''.join(o.get('data', {}).get('text/html', '')) for c in nb['cells'] for o in c.get('outputs', []))
     rows = re.findall(r'<th>(\d+\.\d+)</th>\s*<td>([^<]*)</td>', shown)
     assert [(n, html.unescape(t)) for n, t in rows] == [(ex.number, ex.title) for ex in ALL]
+
+
+# --- what a reader who tried them cold stumbled over ---------------------------------------------------------------------------
+
+def kept_again(number): return repr(progress.check(number))
+
+@pytest.mark.parametrize('source', ['def half_of_it(x):\n    "Half."\n    y = x\n    return y/2', 'half_of_it = lambda x: x/2', 'def mine(x):\n    return x/2\nhalf_of_it = mine'])
+def test_an_answer_of_several_lines_is_kept_whole(home, tmp_path, monkeypatch, source):
+    (tmp_path/'answer_module.py').write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, 'answer_module', raising=False)
+    answer = importlib.import_module('answer_module').half_of_it
+    assert progress.check('0.7', answer) and 'right' in kept_again('0.7') and 'not kept' not in kept_again('0.7')
+
+
+def test_a_lambda_is_cut_out_of_its_line(home):
+    assert bool(progress.check('0.7', lambda x: x/2)) and 'not kept' not in kept_again('0.7')
+
+
+def test_what_cannot_be_run_again_was_right_all_the_same(home):
+    two = 2
+    def half_of_it(x): return x/two
+    assert progress.check('0.7', half_of_it)
+    assert 'It was right on' in kept_again('0.7') and progress.check('0.7')
+
+
+def test_one_input_that_does_not_end_is_enough(monkeypatch):
+    monkeypatch.setattr(core, 'SECONDS', 0.2)
+    start = time.process_time()
+    assert 'still running' in judge(half_of_it, hangs).message
+    assert time.process_time() - start < 3*0.2 + 1
+
+
+@pytest.mark.parametrize('number,sentence', [(4.1, 'in quotes'), ('q', 'no exercises for chapter q'), (' 4.99 ', 'there is no exercise 4.99')])
+def test_odd_numbers_of_exercises(number, sentence):
+    with pytest.raises(core.NoSuchExercise, match=sentence) as e: progress.check(number, 1)
+    assert e.value._render_traceback_() == [str(e.value)]
+
+
+def test_an_answer_that_ends_the_program_does_not(): assert 'SystemExit' in judge(half_of_it, lambda x: sys.exit()).message

@@ -5,7 +5,7 @@ __all__ = ['NOTEBOOKS', 'progress_file', 'read_progress', 'record', 'check', 'ch
            'skip', 'reset', 'Progress', 'anchor', 'progress']
 
 # %% ../../nbs/questionnaire/01_progress.ipynb #00000002
-import datetime, html, inspect, json, os, tempfile
+import ast, datetime, html, inspect, json, os, tempfile, textwrap
 from contextlib import contextmanager
 
 from ..data.external import fastbook_home
@@ -58,12 +58,12 @@ def check(
 ) -> Verdict:
     "Is it right? In words and colour, and why it matters or what is not right yet."
     ex = find(number)
-    try: v = judge(ex, *(answers or _kept_answers(ex)))
-    except NotYet as e: return Verdict(ex.number, 'wrong', str(e))
+    if not answers: return _check_kept(ex)
+    v = judge(ex, *answers)
     if v.state != 'open':
         was_right = read_progress().get(ex.number, {}).get('state') == 'right'
-        if v or not was_right: record(ex.number, state=v.state, **({'answer': source or _sources(ex, answers)} if answers else {}))
-    if v and ex.draw and answers: ex.draw(*answers)
+        if v or not was_right: record(ex.number, state=v.state, answer=source or _sources(ex, answers))
+    if v and ex.draw: ex.draw(*answers)
     return v
 
 def check_solution(number, *answers) -> Verdict:
@@ -79,19 +79,32 @@ def _sources(ex, answers):
 
 def _source_of(name, answer):
     if not callable(answer): return f'{name} = {answer!r}'
-    try: src = inspect.cleandoc(inspect.getsource(answer))
-    except (OSError, TypeError): return f'# {name}: its source is not known'
-    return src if answer.__name__ == name or src.startswith(name) else f'{src}\n{name} = {answer.__name__}' if answer.__name__.isidentifier() else src
+    try: src = textwrap.dedent(inspect.getsource(answer)).rstrip()
+    except (OSError, TypeError): return f'# the source of {name} is not known'
+    if src.startswith((f'def {name}(', f'{name} =')): return src
+    if src.startswith('def '): return f'{src}\n{name} = {answer.__name__}'
+    return _only_lambda(name, src)
 
-def _kept_answers(ex):
-    source = read_progress().get(ex.number, {}).get('answer')
-    return answers_in(ex, source) if source else [None]*len(ex.parts)
+def _only_lambda(name, line):
+    "The one lambda in a line, as `name`."
+    try: found = [ast.get_source_segment(line, o) for o in ast.walk(ast.parse(line)) if isinstance(o, ast.Lambda)]
+    except SyntaxError: found = []
+    return f'{name} = {found[0]}' if len(found) == 1 else f'# the source of {name} is not known'
+
+def _check_kept(ex):
+    "What was answered before, checked again. Where its text is not all that it needs, what was said then still holds."
+    kept = read_progress().get(ex.number, {})
+    if not kept.get('answer'): return judge(ex, *[None]*len(ex.parts))
+    try: v = judge(ex, *answers_in(ex, kept['answer']))
+    except NotYet as e: v = Verdict(ex.number, 'wrong', str(e))
+    if v or kept.get('state') != 'right': return v
+    return Verdict(ex.number, 'right', f"It was right on {kept['when'][:10]}; it uses what was not kept with it, so it was not run again.")
 
 def answers_in(ex, source):
     "What `source` defines for the parts of `ex`; None for what it does not. Raises `NotYet` if it does not run."
     ns = {}
     try:
-        with time_limit(30): exec('from fastbook_impl.fastbook import *\n' + source, ns)
+        with time_limit(30): exec('from fastbook_impl.fastbook import *\nfrom math import inf, nan\n' + source, ns)
     except NotYet: raise
     except Exception as e: raise NotYet(f'the cell raises {type(e).__name__}: {e}') from None
     return [ns.get(n) for n in ex.names]
