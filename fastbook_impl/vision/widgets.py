@@ -6,6 +6,7 @@ __all__ = ['KEEP', 'DELETE', 'ImagesCleaner', 'ImageClassifierCleaner', 'widgets
 
 # %% ../../nbs/library/58_vision_widgets.ipynb #00000003
 import io, os
+from contextlib import nullcontext
 
 import ipywidgets
 from fastcore.basics import patch
@@ -291,7 +292,7 @@ def judged(self:ImageClassifierCleaner,
     "Of every picture of a set: probabilities, class, predicted class, loss."
     if ds_idx not in self._judged:
         dl = self.learn.dls.test_dl(self.sets[ds_idx].items, with_labels=True)
-        with self.learn.no_bar(): preds, targs, decoded, losses = self.learn.get_preds(dl=dl, with_decoded=True, with_loss=True)
+        with getattr(self.learn, 'no_bar', nullcontext)(): preds, targs, decoded, losses = self.learn.get_preds(dl=dl, with_decoded=True, with_loss=True)
         if targs.ndim != 1 or targs.is_floating_point(): raise ValueError('ImageClassifierCleaner needs one label to a picture; these data have several, or numbers')
         self._judged[ds_idx] = preds, targs, decoded, losses
     return self._judged[ds_idx]
