@@ -9,6 +9,7 @@ import torch
 from fastcore.basics import patch
 from fastcore.foundation import L
 
+from .data.transforms import CategoryMap
 from .imports import pd, plt
 from .torch_core import TensorMask, Tensor, get_grid, is_listy, plain
 from .learner import Learner
@@ -31,7 +32,10 @@ class Interpretation:
         return cls(learn, dl, *learn.get_preds(dl=dl, with_decoded=True, with_loss=True, act=act))
 
     @property
-    def vocab(self): return getattr(self.dl, 'vocab', None)
+    def vocab(self):
+        vocab = getattr(self.dl, 'vocab', None)
+        several = isinstance(vocab, L) and len(vocab) and isinstance(vocab[-1], (CategoryMap, list, L)) # texts have one, too
+        return vocab[-1] if several else vocab
 
     def __len__(self): return len(self.losses)
 

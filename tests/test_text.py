@@ -160,6 +160,23 @@ def test_labels_of_several_kinds():
     assert 0 <= float(learn.predict('good')[1]) <= 6
 
 
+def test_what_the_library_offers_for_pictures_works_for_texts():
+    learn = classifier(loaders(), metrics=accuracy)
+    with learn.no_logging(): learn.fit(1)
+    interp = ClassificationInterpretation.from_learner(learn)
+    assert interp.confusion_matrix().sum() == 12 and list(interp.vocab) == ['neg', 'pos']
+    interp.plot_confusion_matrix()
+    plt.close('all')
+    assert learn.lr_find(show_plot=False).valley > 0
+    assert learn.get_preds(dl=learn.dls.test_dl(reviews(7)))[0].shape == (7, 2)
+    assert learn.predict(reviews().iloc[0])[0] in ('neg', 'pos')
+    with redirect_stdout(io.StringIO()) as said:
+        block = DataBlock(blocks=(TextBlock.from_df('text', min_freq=1), CategoryBlock), get_x=ColReader('text'), get_y=ColReader('label'))
+        block.summary(reviews())
+        DataBlock(blocks=TextBlock.from_df('text', is_lm=True, min_freq=1), get_x=ColReader('text')).summary(reviews())
+    assert 'Pad_Chunk' in said.getvalue() and 'LMTensorText of size 4x72' in said.getvalue()
+
+
 # Odd and broken texts
 
 def test_empty_texts():

@@ -35,9 +35,9 @@ def _words(good, turned, rng):
     return rng.choice(_TURNED if turned else _STRAIGHT).format(a=rng.choice(_ASPECTS), b=rng.choice(_ASPECTS[:12]), w=word, did=did, do=do)
 
 def _clause(good, rng):
-    clause = _words(good, rng.random() < 0.35, rng)
+    clause = _words(good, rng.random() < 0.42, rng)
     if rng.random() < 0.15: clause = rng.choice(_HOPE[good]).format(c=clause)
-    if rng.random() < 0.25: clause += f', so {rng.choice(_SO[good])}'
+    if rng.random() < 0.12: clause += f', so {rng.choice(_SO[good])}'
     return clause.replace(' a awful', ' an awful').replace(' a ugly', ' an ugly').replace(' a e', ' an e').replace(' a o', ' an o').replace(' a i', ' an i').replace(' a annoying', ' an annoying')
 
 # %% ../../nbs/library/22g_data_texts.ipynb #00000009
