@@ -37,7 +37,7 @@ def read_export(file):
     if not file.is_file(): raise FileNotFoundError(_no_export(file))
     with open(file, 'rb') as f:
         start = f.read(8)
-        if _is_pickle(start, file): raise ValueError(f'{file} is a pickle, and is not loaded: loading one runs the code in it, whoever wrote it. Write the learner anew with learn.export(), which makes a file without code.')
+        if _is_pickle(start, f): raise ValueError(f'{file} is a pickle, and is not loaded: loading one runs the code in it, whoever wrote it. Write the learner anew with learn.export(), which makes a file without code.')
         n = int.from_bytes(start, 'little')
         if len(start) < 8 or n > min(file.stat().st_size - 8, _max_head): raise ValueError(_damaged(file, 'it does not begin with a header'))
         head = start + f.read(n)
@@ -53,11 +53,16 @@ def _no_export(file):
     return f'there is no file {file}; ' + (f'beside it there are: {", ".join(there)}' if there else 'learn.export() writes export.pkl into learn.path')
 
 # %% ../nbs/library/84b_inference.ipynb #00000009
-def _is_pickle(start, file):
-    "Pickles begin with byte 0x80 and a version below 6, or are in one of the two archives that PyTorch packs them into."
+def _is_pickle(start, f):
+    """Pickles begin with byte 0x80 and their version, or are in an archive that PyTorch packs them into; old ones are text that begins
+    with one of a few signs and ends with a full stop. The open file `f` is left where it was."""
     if start[:1] == b'\x80' and start[1:2] in (b'\x02', b'\x03', b'\x04', b'\x05') and start[2:8] != b'\0'*6: return True
     if start[:4] == b'PK\x03\x04': return True
-    return start[7:8] not in (b'\0', b'') and file.suffix in ('.pkl', '.pth', '.pt', '.pickle')
+    at = f.tell()
+    f.seek(-min(at, 1), 2)
+    last = f.read(1)
+    f.seek(at)
+    return start[:1] in (b'c', b'(', b']', b'}', b')', b'I', b'V', b'S', b'F', b'L', b'N', b'l', b'd') and last == b'.' and start[7:8] != b'\0'
 
 def _opened(file):
     from safetensors import safe_open

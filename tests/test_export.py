@@ -486,4 +486,7 @@ def test_onnx(pics, tmp_path):
     try: import onnx, onnxruntime, onnxscript
     except ImportError:
         with pytest.raises(ImportError, match='is not installed, and ONNX needs it: pip install onnx onnxscript onnxruntime'): to_onnx(learn, tmp_path/'m.onnx')
-    else: assert to_onnx(learn, tmp_path/'m.onnx') < 1e-4 and (tmp_path/'m.onnx').is_file()
+    else:
+        assert to_onnx(learn, tmp_path/'m.onnx') < 1e-4
+        session, x = onnxruntime.InferenceSession(str(tmp_path/'m.onnx')), learn.dls.valid.one_batch()[0][:1]
+        assert np.abs(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0] - learn.model.eval()(plain(x)).detach().numpy()).max() < 1e-4
