@@ -29,15 +29,15 @@ _agent = {'User-Agent': 'fastbook_impl (a course on deep learning; fetches singl
 
 def _fetch(url, timeout, max_mb):
     "The bytes at `url`, and what the host says about waiting: `(status, bytes, seconds or None)`."
-    import requests
+    import requests, urllib3
     if urlsplit(url).scheme not in ('http', 'https'): raise NoPicture('not an address of the web (http or https)')
     end = time.monotonic() + 10*timeout
     try:
         with requests.get(url, timeout=timeout, stream=True, headers=_agent) as r:
             if r.status_code != 200: return r.status_code, b'', r.headers.get('Retry-After')
             return 200, _read(r, end, max_mb), None
-    except requests.exceptions.Timeout: raise NoPicture('no answer in time') from None
-    except (requests.exceptions.RequestException, ValueError, EOFError) as e: raise NoPicture(_short(e)) from None
+    except NoPicture: raise
+    except (OSError, ValueError, urllib3.exceptions.HTTPError) as e: raise NoPicture(_short(e)) from None
 
 def _short(e):
     text = str(e)
