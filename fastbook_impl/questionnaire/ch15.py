@@ -11,12 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from ..layers import AdaptiveConcatPool2d, ConvLayer, Flatten, LinBnDrop, SigmoidRange
-from .core import exercise, NotYet
+from .core import difference, exercise, NotYet
+from .reading import reads, shapes, words
 from ..torch_core import no_random
 from ..vision.learner import create_head, model_meta
 from ..vision.models.tvm import densenet121, resnet50
 
 # %% ../../nbs/questionnaire/15_arch_details.ipynb #00000005
+@reads(shapes, length='that is not the right number of layers: which is the first that gets rid of the grid?')
 @exercise('15.1', 'What the head makes of a grid', 'predict')
 class shapes_in_head:
     """These six layers are a whole network: `nn.Conv2d(3, 8, 3, stride=2, padding=1)`, `nn.ReLU()`, `nn.Conv2d(8, 16, 3, stride=2, padding=1)`, `nn.AdaptiveAvgPool2d(1)`,
@@ -34,7 +36,11 @@ class shapes_in_head:
              ([(16,), (5,)], 'flattening does not make a grid of 8 by 8 into 16 numbers: something before it does, and it belongs to the head'),
              ([(16, 8, 8), (16, 1, 1), (16,), (5,)], 'a layer whose output is still a grid with several places belongs to the body'),
              ([(1, 16, 1, 1), (1, 16), (1, 5)], 'these are the right layers, but the dimension of the batch is to be left out'),
-             ([(16,), (16,), (5,)], 'pooling leaves height and width where they are, only they have become 1')]
+             ([(16,), (16,), (5,)], 'pooling leaves height and width where they are, only they have become 1'),
+             ([(16, 1, 1), (5,)], 'between these two a layer is missing: it makes a row of the grid'),
+             ([(16, 1, 1), (16,)], 'the layer that gives the scores belongs to the head, too'),
+             ([(8, 16, 16), (8, 16, 16), (16, 8, 8), (16, 1, 1), (16,), (5,)], 'these are all six layers; those that return a grid with several places belong to the body'),
+             ([(16, 8, 8), (16,), (5,)], 'the first of these is still a grid with several places: its layer belongs to the body, and another one follows it')]
     hints = ['The body returns a grid of features. Which layer is the first that gets rid of the grid?', 'The head is pooling, flattening and the linear layer.',
              '`AdaptiveAvgPool2d(1)` makes each channel one number and keeps both dimensions of the grid; `Flatten` drops them.']
     why = 'The head is what has to be exchanged for a new task: it is made for the old answers.'
@@ -75,21 +81,24 @@ class cut_off:
         return nn.Sequential(*list(net.children())[:cut])
     def cases(r):
         class Net(nn.Module):
+            def __repr__(self): return f"a network of {', '.join(k for k,_ in self.named_children())}"
             def __init__(self, n):
                 super().__init__()
                 self.stem, self.stage = nn.Conv2d(3, n, 3), nn.Sequential(nn.ReLU(), nn.Conv2d(n, n, 3))
                 self.pool, self.flat, self.fc = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(n, 10)
         yield Net(r.randint(2, 6)), -2
         yield Net(3), 1
+        class Row(nn.Sequential):
+            def __repr__(self): return f'an nn.Sequential of {len(self)} layers'
         n = r.randint(4, 5)
         layers = [nn.Conv2d(3, 3, r.randint(1, 3)) for _ in range(n)]
-        for cut in (-1, r.randint(2, n - 1)): yield nn.Sequential(*layers), cut
+        for cut in (-1, r.randint(2, n - 1)): yield Row(*layers), cut
     def compare(got, want):
         if not isinstance(got, nn.Sequential): return f'an nn.Sequential was expected, and {type(got).__name__} came'
         if len(got) != len(want): return f'it has {len(got)} layers, and another number of them was to be kept'
         if [type(o) for o in got] != [type(o) for o in want]: return 'these are not the layers that were to be kept'
-        a, b = got.state_dict(), want.state_dict()
-        if a.keys() != b.keys() or not all(a[k].shape == b[k].shape and torch.equal(a[k], b[k]) for k in a): return 'the layers do not have the weights that they had in the network'
+        a, b = list(got.parameters()), list(want.parameters()) # by position: the layers may keep their names
+        if len(a) != len(b) or not all(torch.equal(p, q) for p, q in zip(a, b)): return 'the layers do not have the weights that they had in the network'
     wrong = [(lambda net, cut: nn.Sequential(*list(net.children())[cut:]), 'this is the other part: what was to be cut off'),
              (lambda net, cut: nn.Sequential(*list(net.children())[:abs(cut)]), 'a negative number says how many to leave out, not how many to keep'),
              (lambda net, cut: nn.Sequential(*list(net.children())[:-abs(cut)]), 'a positive number says how many to keep, not how many to leave out'),
@@ -140,6 +149,10 @@ class head_plan:
         yield 256, 37, [256, 64], r.randint(1, 9)/10
         yield r.randint(1, 600), 12, [r.randint(8, 512) for _ in range(r.randint(1, 4))]
         yield 512, 1, None, 0.
+    def compare(got, want):
+        problem = difference(got, want)
+        if problem and len(want) > 1 and [tuple(o[:2]) for o in got] == [tuple(o[:2]) for o in want] and len({o[2] for o in got}) == 1: return 'the sizes are right, but not every dropout is as strong as the last one'
+        return problem
     wrong = [(lambda nf, n_out, lin_ftrs=None, ps=0.5: list(zip([nf, *([512] if lin_ftrs is None else lin_ftrs)], [*([512] if lin_ftrs is None else lin_ftrs), n_out], [ps/2]*(1 if lin_ftrs is None else len(lin_ftrs)) + [ps])),
               'the number of features that goes into the first layer is not that of the body: pooling comes before it, and it keeps two numbers of each feature'),
              (lambda nf, n_out, lin_ftrs=None, ps=0.5: list(zip([2*nf, *(lin_ftrs or [512])], [*(lin_ftrs or [512]), n_out], [ps/2]*len(lin_ftrs or [512]) + [ps])),
@@ -156,6 +169,7 @@ class head_plan:
     explanation = 'The sizes in a row are what pooling returns, the hidden layers, and the number of answers. `zip(sizes[:-1], sizes[1:])` gives the layers. A single `ps` is for the last one, the others have half of it.'
 
 # %% ../../nbs/questionnaire/15_arch_details.ipynb #0000000b
+@reads(words('raises', 'same', 'other'))
 @exercise('15.6', 'A head with a layer missing', 'why')
 class head_without:
     """`create_head(20, 2, lin_ftrs=[8])` has got to know one batch in training and is then switched to `eval`. Five times a kind of layer is taken out of it, all layers of that kind at once: (1) `AdaptiveConcatPool2d`, (2) `Flatten`, (3) `BatchNorm1d`, (4) `Dropout`, (5) `ReLU`.
@@ -328,11 +342,13 @@ class unet_edges:
         yield r.randint(3, 6)
     def compare(got, want):
         if not isinstance(got, (list, tuple, set)): return f'a list of pairs was expected, and {type(got).__name__} came'
+        pairs = len(got), len(want)
         try: got, want = [{(str(a), str(b)) for a, b in o} for o in (got, want)]
         except (TypeError, ValueError): return 'every arrow is a pair of two names, (from, to)'
         if {n for o in got for n in o} - {n for o in want for n in o}: return f"there is a node that such a U-Net does not have: {sorted({n for o in got for n in o} - {n for o in want for n in o})[0]!r}"
         if got - want: return f'an arrow is wrong: {min(got - want)[0]} → {min(got - want)[1]}'
-        if want - got: return f'{len(want - got)} arrows are missing'
+        if want - got: return 'one arrow is missing' if len(want - got) == 1 else f'{len(want - got)} arrows are missing'
+        if pairs[0] != pairs[1]: return 'an arrow is there twice'
     wrong = [(lambda n: [(f'down {2**i}', f'down {2**(i+1)}') for i in range(n)] + [(f'down {2**n}', f'up {2**n}')] + [(f'up {2**(i+1)}', f'up {2**i}') for i in range(n)],
               'this goes down and up, but nothing is handed over: that was the point of the U-Net'),
              (lambda n: [(f'down {2**i}', f'down {2**(i+1)}') for i in range(n)] + [(f'down {2**i}', f'up {2**i}') for i in range(n)] + [(f'up {2**(i+1)}', f'up {2**i}') for i in range(n)],
@@ -344,7 +360,9 @@ class unet_edges:
              (lambda n: [(f'down {2**i}', f'down {2**(i+1)}') for i in range(n)] + [(f'down {2**i}', f'up {2**(n-i)}') for i in range(n + 1)] + [(f'up {2**(i+1)}', f'up {2**i}') for i in range(n)],
               'only grids of the same size can be laid side by side'),
              (lambda n: [(f'down {i}', f'down {i+1}') for i in range(1, n + 1)] + [(f'down {i}', f'up {i}') for i in range(1, n + 2)] + [(f'up {i+1}', f'up {i}') for i in range(1, n + 1)],
-              'the sizes are doubled from one node to the next: 1, 2, 4, 8 …')]
+              'the sizes are doubled from one node to the next: 1, 2, 4, 8 …'),
+             (lambda n: 2*([(f'down {2**i}', f'down {2**(i+1)}') for i in range(n)] + [(f'down {2**i}', f'up {2**i}') for i in range(n + 1)] + [(f'up {2**(i+1)}', f'up {2**i}') for i in range(n)]), 'an arrow is there twice'),
+             (lambda n: [(f'down {2**i}', f'down {2**(i+1)}') for i in range(n)] + [(f'down {2**i}', f'up {2**i}') for i in range(n + 1)] + [(f'down {2**n}', f'up {2**n}')] + [(f'up {2**(i+1)}', f'up {2**i}') for i in range(n)], 'an arrow is there twice')]
     def draw(answer):
         import matplotlib.pyplot as plt
         n = 4
@@ -451,6 +469,7 @@ class pooled_without_filling:
     explanation = 'For the maximum the filling becomes minus infinity, for the sum it becomes 0, and the sum is divided by the number of words. Texts of similar length share a batch, and whole pieces of filling stand before a text, so that they need not be read at all.'
 
 # %% ../../nbs/questionnaire/15_arch_details.ipynb #00000017
+@reads(shapes)
 @exercise('15.15', 'forward of a TabularModel, step by step', 'predict')
 class tabular_shapes:
     """`model = TabularModel([(10, 6), (4, 3), (17, 8)], n_cont=2, out_sz=2, layers=[200, 100])` gets a batch of 64 rows. Run each line of its `forward` by itself, or do it in your head, and write down the shapes: (1) `x_cat`; (2) what the embedding of the first column gives; (3) all embeddings side by side; (4) after `emb_drop`; (5) after `bn_cont`; (6) both joined; (7), (8), (9) after the three groups of `layers`."""
@@ -473,7 +492,10 @@ class tabular_shapes:
              ([(64, 3), (64, 3, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 200), (64, 100), (64, 2)], 'an embedding gets one column at a time'),
              ([(64, 3), (64, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 200), (64, 100), (64, 1)], '`out_sz` says how many numbers are predicted for a row'),
              ([(64, 3), (64, 6), (64, 17), (64, 8), (64, 2), (64, 19), (64, 200), (64, 100), (64, 2)], 'dropout puts zeros, and takes nothing away'),
-             ([(3, 64), (6, 64), (17, 64), (17, 64), (2, 64), (19, 64), (200, 64), (100, 64), (2, 64)], 'the rows of the batch come first')]
+             ([(3, 64), (6, 64), (17, 64), (17, 64), (2, 64), (19, 64), (200, 64), (100, 64), (2, 64)], 'the rows of the batch come first'),
+             ([(64, 3), (10, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 200), (64, 100), (64, 2)], 'that is the table of the embedding, and not what it gives for 64 rows'),
+             ([(64, 3), (64, 10, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 200), (64, 100), (64, 2)], 'a row of the table is looked up, and not the whole table'),
+             ([(3,), (6,), (17,), (17,), (2,), (19,), (200,), (100,), (2,)], 'this is what becomes of one row, and there are 64 of them in the batch')]
     hints = ['Three categorical columns; each is looked up in its own embedding.', 'Side by side: 6 + 3 + 8 numbers for each row.', 'Dropout and batch normalisation change no shape; the two continuous columns are joined to the rest.']
     why = 'After the embeddings nothing tells any more that there were words: from there on it is a network like any other.'
     explanation = 'Three numbers of words per row become 6, 3 and 8 numbers, side by side 17; with the two continuous columns 19; then 200, 100 and 2.'
@@ -516,6 +538,8 @@ class made_layers:
     explanation = 'Every pair of neighbouring sizes becomes a group: linear, `ReLU`, `BatchNorm1d`, dropout. The last pair is a linear layer alone, because scores may be any numbers; `y_range` squeezes them into a range.'
 
 # %% ../../nbs/questionnaire/15_arch_details.ipynb #0000001a
+_step = {'label more pictures': 1, 'buy another data set': 1, 'flip and crop': 2, 'vary the light': 2, 'batch normalisation': 3, 'dropout': 4, 'weight decay': 4, 'half the channels': 5, 'fewer layers': 5}
+
 @exercise('15.17', 'Five measures, in order', 'write it')
 class remedy_order:
     """A network overfits, and these measures are proposed: `'label more pictures'`, `'buy another data set'`, `'flip and crop'`, `'vary the light'`, `'batch normalisation'`, `'dropout'`, `'weight decay'`, `'half the channels'`, `'fewer layers'`. Write a function that gets some of them and returns them in the order in which they should be tried. Those that belong to the same of the five steps stay in the order in which they came."""
@@ -532,6 +556,12 @@ class remedy_order:
         yield every[::-1]
         for n in (1, 4, 6, 9): yield r.sample(every, n)
         yield []
+    def compare(got, want):
+        problem = difference(got, want)
+        if not problem or len(got) != len(want) or sorted(got) != sorted(want): return problem
+        if [_step[o] for o in got] == [_step[o] for o in want]: return 'the steps are right, but measures of the same step should stay in the order in which they came'
+        if [_step[o] for o in got if o != 'batch normalisation'] == [_step[o] for o in want if o != 'batch normalisation']: return 'batch normalisation has another place: it belongs to the architecture'
+        return problem
     wrong = [(lambda ms: sorted(ms, key=lambda m: {'half the channels': 0, 'fewer layers': 0, 'label more pictures': 1, 'buy another data set': 1, 'flip and crop': 2, 'vary the light': 2, 'batch normalisation': 3}.get(m, 4)),
               'a smaller network takes away what it may need, so it is not what to try first'),
              (lambda ms: sorted(ms, key=lambda m: {'label more pictures': 1, 'buy another data set': 1, 'flip and crop': 2, 'vary the light': 2, 'batch normalisation': 4, 'dropout': 3, 'weight decay': 3}.get(m, 5)),
@@ -542,9 +572,12 @@ class remedy_order:
               'regularisation is too early: first give the network more to see, then a better architecture'),
              (lambda ms: sorted(ms, key=lambda m: {'label more pictures': 1, 'buy another data set': 1, 'flip and crop': 2, 'vary the light': 2, 'batch normalisation': 3, 'half the channels': 4, 'fewer layers': 4}.get(m, 5)),
               'a smaller network comes before something that takes nothing away'),
-             (lambda ms: sorted(ms), 'this is the order of the alphabet')]
+             (lambda ms: sorted(ms), 'this is the order of the alphabet'),
+             (lambda ms: sorted(ms, key=lambda m: {'label more pictures': 1, 'buy another data set': 1, 'flip and crop': 2, 'vary the light': 2, 'half the channels': 5, 'fewer layers': 5}.get(m, 4)), 'batch normalisation has another place: it belongs to the architecture'),
+             (lambda ms: [m for m in _step if m in ms], 'the steps are right, but measures of the same step should stay in the order in which they came'),
+             (lambda ms: sorted(ms, key=lambda m: (_step[m], m)), 'the steps are right, but measures of the same step should stay in the order in which they came')]
     hints = ['Give each measure the number of its step, from 1 to 5; `sorted(measures, key=…)` does the rest and leaves equals as they were.', 'Data come first: more of them, and then more out of what there is.',
-             'Then the architecture (but not its size), then regularisation. What is left?']
+             'Then the architecture (but not its size), then regularisation. What is left?', 'Batch normalisation is a layer that is built in: that is architecture.']
     why = 'Whoever begins at the wrong end has a network that is too small before knowing whether it was too large.'
     explanation = 'More data; augmentation; an architecture that generalises better; regularisation (dropout, weight decay); and only then a smaller architecture.'
 
