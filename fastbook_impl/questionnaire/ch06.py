@@ -21,6 +21,7 @@ from ..data.load import DataLoader
 from ..data.transforms import IndexSplitter, Pipeline
 from ..imports import pd
 from .core import difference, exercise
+from .reading import reads, words
 from ..torch_core import TensorCategory, TensorImage, TensorPoint, tensor
 from ..vision.augment import Flip, setup_aug_tfms
 from ..vision.data import PointBlock
@@ -331,6 +332,7 @@ class who_gets_a_gradient:
     explanation = """`nll_loss` wants one number of a class for each picture and looks at that entry alone. Binary cross-entropy looks at all answers, at those that should be no as well."""
 
 # %% ../../nbs/questionnaire/06_multicat.ipynb #00000011
+@reads(words('error', also='a number, `math.inf`'))
 @exercise('6.12', 'With or without logits', 'predict')
 class with_or_without_logits:
     """What comes of these five, to two digits?
@@ -452,10 +454,14 @@ class into_range:
         lo, hi = y_range
         return torch.sigmoid(x)*(hi - lo) + lo
     def cases(r):
-        yield torch.linspace(-8, 8, 9), (-1, 1)
+        yield tensor([-2., 0., 3.]), (-1, 1)
+        yield torch.linspace(-8, 8, 9).requires_grad_(), (-1, 1)
         yield 3*torch.randn(4, 2), (2, 5.5)
         yield tensor([0.]), (r.uniform(-9, -5), r.uniform(1, 3))
         yield 5*torch.randn(2, 3, 2), (-7, -3)
+    def compare(got, want):
+        if problem := difference(got, want): return problem
+        if got.requires_grad != want.requires_grad: return 'the values are right, but no gradient gets from them back to the activations'
     wrong = [(lambda x, y: x.sigmoid()*y[1] + y[0], 'it is stretched by the highest value, and should be by the width of the range'),
              (lambda x, y: x.clamp(*y), 'what is cut off at the ends has no gradient there, and 0 does not give the middle'),
              (lambda x, y: x.sigmoid()*(y[1] - y[0]), 'it is as wide as the range, but begins at 0'),
@@ -463,7 +469,9 @@ class into_range:
              (lambda x, y: (x.tanh() + 1)/2*(y[1] - y[0]) + y[0], 'the ends and the middle are right, but a tanh is steeper than a sigmoid'),
              (lambda x, y: x.sigmoid()*(y[1] - y[0]) + y[1], 'it is as wide as the range, but begins where the range ends'),
              (lambda x, y: x.softmax(-1)*(y[1] - y[0]) + y[0], 'with a softmax each result would depend on all of them'),
-             (lambda x, y: (x - x.min())/(x.max() - x.min() + 1e-8)*(y[1] - y[0]) + y[0], 'this depends on what else is in the batch; each activation should be treated by itself')]
+             (lambda x, y: (x - x.min())/(x.max() - x.min() + 1e-8)*(y[1] - y[0]) + y[0], 'this depends on what else is in the batch; each activation should be treated by itself'),
+             (lambda x, y: x.sigmoid()*y[1], 'the lowest value of the range is never looked at'),
+             (lambda x, y: (x.sigmoid()*(y[1] - y[0]) + y[0]).detach(), 'the values are right, but no gradient gets from them back to the activations')]
     hints = ['A sigmoid goes from 0 to 1.', 'First make it as wide as the range, then move it to where the range begins.', 'Its width is `hi - lo`.']
     why = 'A network that cannot give impossible answers has less to learn.'
     explanation = """A sigmoid times the width, plus the lower end. As the ends are only approached, one makes the range a little wider than the targets, if these do lie at the ends."""
