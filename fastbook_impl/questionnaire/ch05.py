@@ -25,6 +25,7 @@ from ..data.transforms import IndexSplitter
 from ..imports import pd
 from ..optimizer import SGD
 from .core import NotYet, difference, exercise
+from .reading import reads, words
 from ..torch_core import tensor
 
 # %% ../../nbs/questionnaire/05_pet_breeds.ipynb #00000004
@@ -431,6 +432,7 @@ class where_knows_two:
     explanation = """Where the target is 2 the condition is False, so the probability of class 0 is taken for right, and nothing complains. Indexing picks by number, for any number of classes."""
 
 # %% ../../nbs/questionnaire/05_pet_breeds.ipynb #00000014
+@reads(words('error', 'nan', '-inf', 'number'))
 @exercise('5.15', 'The logarithm of what is not positive', 'why')
 class log_of_not_positive:
     """What comes of these five: `math.log(-2.)`, `tensor(-2.).log()`, `tensor(0.).log()`, `math.log(0.)`, `tensor(-2.).exp().log()`? Answer with one of the words `'error'`, `'nan'`, `'-inf'`, `'number'` for each. And why is there no logarithm of -2?"""
@@ -489,10 +491,10 @@ class _Diary:
     def __init__(self): self.frozen, self.diary = False, []
     def freeze(self): self.frozen = True
     def unfreeze(self): self.frozen = False
-    def fit_one_cycle(self, epochs, lr, **kwargs):
+    def fit_one_cycle(self, epochs, lr, *how, **kwargs):
         low, high = (lr.start or lr.stop/10, lr.stop) if isinstance(lr, slice) else (lr, lr)
-        self.diary.append(('head', epochs, [high]) if self.frozen else ('everything', epochs, [low, high]))
-    fit = fit_one_cycle
+        self.diary.append(('head', epochs, [high], *how) if self.frozen else ('everything', epochs, [low, high], *how))
+    def fit(self, epochs, lr, **kwargs): self.fit_one_cycle(epochs, lr, 'at one rate')
     def __repr__(self): return 'learn'
 
 @exercise('5.17', 'The two steps of fine-tuning', 'write it')
@@ -509,14 +511,25 @@ class fine_tune_in_two_steps:
     def cases(r):
         yield _Diary(), 5, 2e-3, 1
         for _ in range(3): yield _Diary(), r.randint(4, 20), 10**r.uniform(-4, -1), r.randint(1, 3)
-    def _told(frozen_first, first, second, rates):
+    def compare(got, want):
+        if isinstance(got, _Diary): return difference(got.diary, want.diary) if isinstance(want, _Diary) else 'this is the learner, and its diary is asked for'
+        problem = difference(got, want)
+        if not problem or isinstance(want, _Diary): return problem
+        if any('at one rate' in step for step in got): return '`fit` stays at one rate: in both steps the rate should go up and down in one cycle'
+        learned = [step[0] for step in got]
+        if learned == ['everything', 'everything']: return 'nothing was frozen in the first step'
+        if learned == ['head', 'head']: return 'in the second step the body is still frozen'
+        if learned == ['everything', 'head']: return 'everything was trained first, while the head was still random'
+        if len(learned) != 2: return f"there should be two trainings, one after the other, and there {'was' if len(learned) == 1 else 'were'} {len(learned)}"
+        return problem.replace('`[0]', '`diary[0]').replace('`[1]', '`diary[1]')
+    def _told(frozen_first, first, second, rates, fit='fit_one_cycle', freeze=True, unfreeze=True, diary=True):
         def f(learn, epochs, base_lr, freeze_epochs):
             n = dict(epochs=epochs, freeze_epochs=freeze_epochs)
-            if frozen_first: learn.freeze()
-            learn.fit_one_cycle(n[first], base_lr)
-            learn.unfreeze() if frozen_first else learn.freeze()
-            learn.fit_one_cycle(n[second], rates(base_lr))
-            return learn.diary
+            if frozen_first and freeze: learn.freeze()
+            getattr(learn, fit)(n[first], base_lr)
+            if unfreeze: learn.unfreeze() if frozen_first else learn.freeze()
+            getattr(learn, fit)(n[second], rates(base_lr))
+            return learn.diary if diary else learn
         return f
     wrong = [(_told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/100, b)), 'the rate is not halved between the steps'),
              (_told(True, 'epochs', 'freeze_epochs', lambda b: slice(b/200, b/2)), 'the two numbers of epochs have changed places'),
@@ -524,7 +537,11 @@ class fine_tune_in_two_steps:
              (_told(True, 'freeze_epochs', 'epochs', lambda b: b/2), 'in the second step all layers have the same rate'),
              (_told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/2)), 'a slice without a beginning gives a tenth to the first layers, and not a hundredth'),
              (_told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/100, b/2)), 'the slice begins at a hundredth of the rate before it was halved'),
-             (_told(False, 'freeze_epochs', 'epochs', lambda b: slice(b/200, b/2)), 'nothing was frozen in the first step')]
+             (_told(False, 'freeze_epochs', 'epochs', lambda b: slice(b/200, b/2)), 'nothing was frozen in the first step'),
+             (_told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/200, b/2), fit='fit'), '`fit` stays at one rate: in both steps the rate should go up and down in one cycle'),
+             (_told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/200, b/2), freeze=False), 'nothing was frozen in the first step'),
+             (_told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/200, b/2), unfreeze=False), 'in the second step the body is still frozen'),
+             (_told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/200, b/2), diary=False), 'this is the learner, and its diary is asked for')]
     hints = ['What is new, and random, in a pretrained network with a new head? That is trained first.', '`freeze`, train for `freeze_epochs`, `unfreeze`, train for `epochs`.', 'The second rate is `slice(base_lr/2/100, base_lr/2)`.']
     why = 'If everything learned from the start, the gradients of a random head would shake what the body knows.'
     explanation = """First the new head alone, with the body frozen; then everything, with half the rate, and much less of it for the first layers. The real `fine_tune` chooses the shape of the two cycles as well."""
@@ -605,7 +622,7 @@ class rates_for_four_groups:
              (([1e-3, 1e-4, 1e-5, 1e-6], [1e-3, 1e-4, 1e-4, 1e-4], [3e-3]*4), 'the first group is the one that is to change least'),
              (([1e-6, 1e-5, 1e-4, 1e-3], [0, 0, 0, 1e-3], [3e-3]*4), 'without a beginning the others do not stand still: they get a certain part of it'),
              (([1e-6, 1e-5, 1e-4, 1e-3], [1e-4, 1e-4, 1e-4, 1e-3], [3e-4, 3e-4, 3e-4, 3e-3]), 'a number that is no slice makes no difference between the groups')]
-    hints = ['From 1e-6 to 1e-3 in three steps: each of them is the same *multiple*.', 'Only an end: the last group gets it, the others a tenth.', 'A number is for everybody.']
+    hints = ['From 1e-6 to 1e-3 in three steps: each of them is the same *multiple*.', 'Only an end: that is for the head, the last group. All the others get the same share of it, and not 0.', 'A number is for everybody.', 'The share is a tenth.']
     why = 'A slice says in one word how much the body may change while the head learns.'
     explanation = """Beginning and end: the first and the last group get these, the others lie between by equal factors. Only an end: a tenth for all groups but the last. A number: the same for all."""
 
