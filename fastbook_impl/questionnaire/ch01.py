@@ -9,7 +9,7 @@ __all__ = ['needed_to_begin', 'deep_learning_leads', 'first_device', 'pdp_requir
            'worth_buying']
 
 # %% ../../nbs/questionnaire/01_intro.ipynb #00000002
-import itertools
+import itertools, re
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from ..data.load import DataLoader
 from ..data.transforms import RandomSplitter
 from ..layers import sigmoid_range
 from .core import exercise, NotYet
+from .reading import reads
 from ..torch_core import no_random
 
 # %% ../../nbs/questionnaire/01_intro.ipynb #00000005
@@ -195,10 +196,19 @@ class foretold:
     explanation = '592 pictures make 18 full batches, 148 make 5, the last of them not full. The first layer turns 3 colours into 64 channels and halves the sides of the picture.'
 
 # %% ../../nbs/questionnaire/01_intro.ipynb #0000000e
+def _keys(x):
+    "Reads a list of keys; 'D, D' is 'dd'."
+    if not isinstance(x, (list, tuple)): return x
+    keys = [re.sub(r'[\s,+]', '', ''.join(o) if isinstance(o, (list, tuple)) else o).lower() if isinstance(o, (str, list, tuple)) else o for o in x]
+    word = next((o for o in keys if isinstance(o, str) and not re.fullmatch(r'(\w)\1?', o)), None)
+    if word is not None: raise NotYet(f"each of them is a single key, or the same one twice, as in 'q' or 'qq', and not {word!r}")
+    return keys
+
+@reads(_keys)
 @exercise('1.9', 'Keys that save time', 'look it up')
 class keys_to_know:
     """Look up the keyboard shortcuts of Jupyter (in JupyterLab: *Help* → *Show Keyboard Shortcuts*). In command mode (press Esc), which key: (1) makes a new cell above, (2) makes a new cell below, (3) turns a cell into text (Markdown), (4) turns it into code, (5) deletes it (the same key twice: write both), (6) takes the deletion back?"""
-    form = 'a list of six strings of small letters'
+    form = 'a list of six strings'
     def experiment():
         keys = {'new cell above': 'a', 'new cell below': 'b', 'to text': 'm', 'to code': 'y', 'delete': 'dd', 'take back': 'z'}
         return list(keys.values())
@@ -302,18 +312,22 @@ class samuel_edges:
     def cases(r): return [(True,), (False,)]
     def compare(got, want):
         if not isinstance(got, (list, tuple, set)): return f'a list of pairs was expected, and {type(got).__name__} came'
+        pairs = len(got), len(want)
         try: got, want = [{(str(a), str(b)) for a, b in o} for o in (got, want)]
         except (TypeError, ValueError): return 'every arrow is a pair of two names, (from, to)'
         unknown = {n for o in got for n in o} - {'inputs', 'weights', 'model', 'results', 'performance'}
         if unknown: return f'there is a node that was not asked for: {min(unknown)!r}'
         if got - want: return f'an arrow is wrong: {min(got - want)[0]} → {min(got - want)[1]}'
-        if want - got: return f'{len(want - got)} of the arrows are missing'
+        if want - got: return 'one arrow is missing' if len(want - got) == 1 else f'{len(want - got)} arrows are missing'
+        if pairs[0] != pairs[1]: return 'an arrow is there twice'
     wrong = [(lambda training: [('inputs', 'model'), ('weights', 'model'), ('model', 'results'), ('results', 'performance')][:4 if training else 3], 'nothing in this drawing ever changes: the measured performance has to lead somewhere'),
              (lambda training: [('inputs', 'model'), ('model', 'results')] + [('results', 'performance'), ('performance', 'weights')]*training, 'the model works with its weights, in training as afterwards'),
              (lambda training: [('inputs', 'model'), ('weights', 'model'), ('model', 'results'), ('results', 'performance'), ('performance', 'model')][:5 if training else 3], 'what is changed is not the architecture, only the numbers that fill it'),
              (lambda training: [('inputs', 'model'), ('weights', 'model'), ('model', 'results'), ('results', 'performance'), ('performance', 'inputs')][:5 if training else 3], 'the inputs stay as they are'),
              (lambda training: [('inputs', 'model'), ('weights', 'model'), ('model', 'results'), ('results', 'performance'), ('performance', 'weights')], 'when the training is over, nothing measures and nothing changes any more'),
-             (lambda training: [('inputs', 'weights'), ('weights', 'model'), ('model', 'results')] + [('results', 'performance'), ('performance', 'weights')]*training, 'the inputs do not go into the weights')]
+             (lambda training: [('inputs', 'weights'), ('weights', 'model'), ('model', 'results')] + [('results', 'performance'), ('performance', 'weights')]*training, 'the inputs do not go into the weights'),
+             (lambda training: [('inputs', 'model'), ('model', 'results')] + [('weights', 'model'), ('results', 'performance'), ('performance', 'weights')]*training, 'when the training is over, the weights are still there: without them there is no program'),
+             (lambda training: 2*([('inputs', 'model'), ('weights', 'model'), ('model', 'results')] + [('results', 'performance'), ('performance', 'weights')]*training), 'an arrow is there twice')]
     def draw(answer):
         import matplotlib.pyplot as plt
         place = {'inputs': (0, 0.5), 'weights': (0, -0.5), 'model': (1, 0), 'results': (2, 0), 'performance': (3.3, 0)}
@@ -355,7 +369,7 @@ class effect_of_a_feature:
 # %% ../../nbs/questionnaire/01_intro.ipynb #00000015
 @exercise('1.15', 'A theorem about bending lines', 'predict')
 class largest_gap:
-    """A net with `nn.ReLU` draws lines with kinks. The curve `x**2` from 0 to 1 is to be drawn by `n` straight pieces of equal width, each of which meets the curve at both ends. How large is the largest gap between curve and line for n = 1, 2 and 10? And what is the theorem called that says that a net can get as close as one likes to any continuous function?"""
+    """A net with `nn.ReLU` draws lines with kinks. The curve `x**2` from 0 to 1 is to be drawn by `n` straight pieces of equal width, each of which meets the curve at both ends. How large is the largest gap between curve and line for n = 1, 2 and 10, exactly (or to three digits that count, as in 0.0123)? And what is the theorem called that says that a net can get as close as one likes to any continuous function?"""
     form = 'a list of three numbers'
     def experiment():
         x = np.linspace(0, 1, 2001)
@@ -370,7 +384,9 @@ class largest_gap:
              ([0.5, 0.25, 0.05], 'in the middle of the first piece the line is at 0.5; where is the curve?'),
              ([0.25, 0.1875, 0.0475], 'the line of the last piece does not begin at 0'),
              ([1, 0.25, 0.01], 'the width of a piece, squared, is not yet the gap: look in the middle of the piece'),
-             ([0, 0, 0], 'a straight line is no curve: there is always a gap')]
+             ([0, 0, 0], 'a straight line is no curve: there is always a gap'),
+             ([0.25, 0.06, 0.0025], 'the idea is right, but it is rounded too much: give three digits that count'),
+             ([0.25, 0.0625, 0.003], 'the idea is right, but it is rounded too much: give three digits that count')]
     options = {'a': 'central limit theorem', 'b': 'no free lunch theorem', 'c': 'universal approximation theorem', 'd': "Bayes' theorem"}
     right = 'c'
     mistakes = {'a': 'that one is about means of many random numbers', 'b': 'that one says that no method is the best for all problems', 'd': 'that one is about probabilities once something is known'}
@@ -546,7 +562,7 @@ class mean_errors:
 class overfits_after:
     """Write a function that reads two curves, the training loss and the validation loss of each epoch, and says after which epoch the network overfits: that with the lowest validation loss (the first, if there are several). If that is the last epoch, nothing can be said yet. Then pick the example of overfitting."""
     def solution(train, valid):
-        "Number of the epoch, counted from 1, with the lowest value in `valid`; None if it is the last one. `train` and `valid` are lists of equal length."
+        "Number of the epoch, counted from 1, with the lowest value in `valid` (the first of them, if several are as low); None if it is the last one. `train` and `valid` are lists of equal length."
         best = valid.index(min(valid))
         return None if best == len(valid) - 1 else best + 1
     def cases(r):
@@ -555,6 +571,7 @@ class overfits_after:
         yield [0.7, 0.5], [0.8, 0.7]
         yield [0.7], [0.9]
         yield [0.7, 0.5, 0.4, 0.3, 0.2], [0.9, 0.6, 0.7, 0.6, 0.8]
+        yield [0.7, 0.5, 0.4, 0.3], [0.8, 0.6, 0.7, 0.6]
         n = r.randint(4, 9)
         yield sorted([r.random() for _ in range(n)], reverse=True), [r.random() for _ in range(n)]
     def compare(got, want):
@@ -565,7 +582,8 @@ class overfits_after:
              (lambda train, valid: None if train.index(min(train)) == len(train) - 1 else train.index(min(train)) + 1, 'the training loss falls on and on: overfitting shows in the other one'),
              (lambda train, valid: next((i for i, (a, b) in enumerate(zip(valid, valid[1:]), 1) if b > a), None), 'losses go up and down a little: one rise is not the end if a lower value comes later'),
              (lambda train, valid: None if valid.index(max(valid)) == len(valid) - 1 else valid.index(max(valid)) + 1, 'a loss is better the lower it is'),
-             (lambda train, valid: next((i for i, (t, v) in enumerate(zip(train, valid), 1) if v > t), None), 'that the validation loss is above the training loss is usual and not yet overfitting')]
+             (lambda train, valid: next((i for i, (t, v) in enumerate(zip(train, valid), 1) if v > t), None), 'that the validation loss is above the training loss is usual and not yet overfitting'),
+             (lambda train, valid: None if valid[-1] == min(valid) else len(valid) - valid[::-1].index(min(valid)), 'of several epochs with the same lowest loss the first one counts')]
     options = {'a': 'a model of breeds is wrong on half of its own pictures and on half of the new ones', 'b': 'a model of breeds is as often right on new photographs as on its own, but helpless with drawings',
                'c': 'a model of breeds needs longer for each epoch than for the one before', 'd': 'a model of breeds knows each of its own pictures, and every other new one gets a wrong name'}
     right = 'd'
