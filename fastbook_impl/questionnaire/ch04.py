@@ -23,6 +23,7 @@ from ..data.load import DataLoader, DataLoaders
 from ..imports import np
 from ..learner import Learner
 from .core import NotYet, call, difference, exercise
+from .reading import reads, words
 from ..torch_core import tensor
 
 # %% ../../nbs/questionnaire/04_mnist_basics.ipynb #00000004
@@ -232,23 +233,29 @@ class brightened:
         for shape in ((1,), (2, 3), (3, 1, 4)): yield torch.randint(0, 256, shape, dtype=torch.uint8)
         yield tensor([0, 100, 255]).to(torch.uint8)
         yield tensor([[16, 64], [0, 1]]).to(torch.uint8)
+        yield torch.zeros(0, 2, dtype=torch.uint8)
     def properties(answer, r):
-        names = _operations(answer, torch.zeros(40, 50, dtype=torch.uint8))
-        if 'tolist' in names: raise NotYet('the results are right, but `tolist` makes Python numbers of the pixels, and Python then takes them one by one')
-        if len(names) > 200: raise NotYet(f'the results are right, but for 2000 pixels it makes {len(names)} operations: do it with the whole tensor at once')
+        for shape in (2000, 1), (1, 2000): # a loop over the rows of one is as long as a loop over the pixels, and so is one over the columns of the other
+            names = _operations(answer, torch.zeros(shape, dtype=torch.uint8))
+            if 'tolist' in names: raise NotYet('the results are right, but `tolist` makes Python numbers of the pixels, and Python then takes them one by one')
+            if 'apply_' in names: raise NotYet('the results are right, but `apply_` calls a function of Python for each pixel')
+            if {'numpy', '__array__'} & set(names): raise NotYet('the results are right, but outside of PyTorch nobody can count the operations: stay with tensors')
+            if len(names) > 50: raise NotYet(f'the results are right, but for 2000 pixels, {shape[0]} by {shape[1]}, it makes {len(names)} operations: do it with the whole tensor at once')
     wrong = [(lambda p: p.float().sqrt()/255, 'the root is taken of the byte, and not of its share'),
              (lambda p: (p//255).float().sqrt(), '`//` throws away what is behind the point, and nearly every share lies between 0 and 1'),
              (lambda p: p/255, 'this is the share itself'),
              (lambda p: (p/256).sqrt(), 'full light should come out as 1, and it does not'),
              (lambda p: (p/p.max()).sqrt(), 'the share is taken of the brightest pixel in the picture, and not of full light'),
-             (lambda p: (p/255)**2, 'this darkens the picture')]
+             (lambda p: (p/255)**2, 'this darkens the picture'),
+             (lambda p: torch.stack([(row/255).sqrt() for row in p]), 'this takes one row after the other: do it with the whole tensor at once')]
     options = {'a': 'PyTorch notices that many pixels are equal, and calculates each result only once',
                'b': 'nothing is calculated before somebody looks at the result',
                'c': 'a tensor is always on the graphics card, which has thousands of small processors',
                'd': 'the loop runs in compiled code, over numbers of one type that lie side by side'}
     right = 'd'
     mistakes = {'a': 'it is as fast if they are all different', 'b': 'it is as fast if you print the result', 'c': 'it is much faster on the processor, too, and that is where a tensor is made'}
-    hints = ['Arithmetic on a tensor works on each of its numbers.', 'Divide the whole tensor by 255, and then take `.sqrt()` of the whole.', 'For each number Python has to look up its type and the function to call.']
+    hints = ['Arithmetic on a tensor works on each of its numbers.', 'What is a share of full light: which number is full light here? Write down for one pixel what is to be done; then do it to `pixels`.',
+             'Why faster? For each number of a list, Python has to look up its type and the function to call.', 'Divide the whole tensor by 255, and then take `.sqrt()` of the whole.']
     why = 'All speed in deep learning comes from this: say what should happen to the whole tensor, and leave the loop to PyTorch.'
     explanation = 'Division and root work on all numbers at once: one operation each, whatever the size. PyTorch runs the loop in compiled code, on all of it in one type.'
 
@@ -275,6 +282,7 @@ class doubled_corner:
     explanation = '`arange` and `view` make the table; arithmetic doubles all of it; a slice for each axis cuts out the corner, counted from the end.'
 
 # %% ../../nbs/questionnaire/04_mnist_basics.ipynb #0000000f
+@reads(words('error', also='a tuple'))
 @exercise('4.10', 'Shapes that do not match', 'predict')
 class stretched_shapes:
     """What shape does each of these have?
@@ -465,6 +473,8 @@ class distance_to_targets:
         `confidence`: numbers from 0 to 1, `(bs, 1)`. `targets`: 1 for a 3, 0 for a 7, `(bs, 1)`."""
         return torch.where(targets==1, 1 - confidence, confidence).mean()
     def cases(r):
+        yield tensor([[0.9]]), tensor([[1]])
+        yield tensor([[0.4], [0.7]]), tensor([[0], [1]])
         yield tensor([[0.9], [0.4], [0.2]]), tensor([[1], [0], [1]])
         yield torch.rand(1, 1), tensor([[0]])
         for n in (5, 12): yield torch.rand(n, 1), torch.randint(0, 2, (n, 1))
@@ -482,7 +492,10 @@ class distance_to_targets:
              (lambda c, t: F.binary_cross_entropy(c, t.float()), 'this is the cross-entropy, which takes the logarithm: a distance is asked for'),
              (lambda c, t: (1 - c).mean(), 'this wants a high confidence for a 7, too'),
              (lambda c, t: torch.where(t==1, 1 - c.sigmoid(), c.sigmoid()).mean(), 'a sigmoid is for numbers of any size, and these are between 0 and 1 already'),
-             (lambda c, t: (c - t.squeeze(1)).abs().mean(), 'the shapes of the two differ, so broadcasting compares each picture with the target of every other')]
+             (lambda c, t: (c - t.squeeze(1)).abs().mean(), 'the shapes of the two differ, so broadcasting compares each picture with the target of every other'),
+             (lambda c, t: (t - c).mean(), 'distances above and below the target cancel each other out'),
+             (lambda c, t: (c - t).mean().abs(), 'distances above and below the target cancel each other out: the sign has to go before the mean'),
+             (lambda c, t: (c - t).abs().sum(), 'the sum grows with the number of pictures')]
     hints = ['For a 3 the confidence should be 1: how far is it from there? For a 7 it should be 0.', '`torch.where(condition, a, b)` takes from `a` where the condition is true, and from `b` where it is not.', 'One number for all pictures together: their mean.']
     why = 'The loss is all that training knows of what we want.'
     explanation = 'Where the target is 1 the distance is what is missing to 1; where it is 0, it is the confidence itself. The mean makes one number of them, and does not depend on how many pictures there are.'
@@ -720,8 +733,12 @@ class cut_into_batches:
             batches.append((torch.stack([x for x,_ in examples]), tensor([y for _,y in examples])))
         return batches
     def cases(r):
-        for n,bs,shape in ((10, 4, (2, 3)), (6, 3, (1,)), (1, 5, (4,)), (9, 2, (2, 2)), (4, 1, (3,))):
-            yield [(torch.rand(shape), r.randint(0, 9)) for _ in range(n)], bs, r.sample(range(n), n)
+        for n,bs,shape in ((2, 2, (1,)), (3, 2, (1,)), (3, 1, (2,)), (1, 5, (2,)), (9, 2, (2, 2)), (10, 4, (2, 3))):
+            yield [(torch.randint(1, 10, shape).float(), r.randint(0, 9)) for _ in range(n)], bs, r.sample(range(n), n)
+    def compare(got, want):
+        fractions = lambda batches: [b[-1].is_floating_point() for b in batches if isinstance(b, (tuple, list)) and torch.is_tensor(b[-1])]
+        if problem := difference(got, want): return problem
+        if any(fractions(got)) != any(fractions(want)): return 'the targets have become numbers with a fraction, and the numbers of classes should stay whole'
     def made(dset, bs, order, starts=None, last=True):
         groups = [[dset[i] for i in order[k:k+bs]] for k in (starts or range(0, len(order), bs))]
         return [(torch.stack([x for x,_ in g]), torch.tensor([y for _,y in g])) for g in groups if last or len(g) == bs]
@@ -734,7 +751,8 @@ class cut_into_batches:
              (lambda d, bs, order, made=made: made(d, bs, order, starts=range(len(order))), 'the batches overlap: where does the next one begin?'),
              (lambda d, bs, order, made=made: made(d, bs, order)[:1], 'this is only the first batch'),
              (lambda d, bs, order, made=made: [x for x,_ in made(d, bs, order)], 'the targets are missing'),
-             (as_many, '`bs` is how many examples are in a batch, and not how many batches there are')]
+             (as_many, '`bs` is how many examples are in a batch, and not how many batches there are'),
+             (lambda d, bs, order, made=made: [(x, y.float()) for x,y in made(d, bs, order)], 'the targets have become numbers with a fraction, and the numbers of classes should stay whole')]
     hints = ['The first batch takes `order[0:bs]`, the next one `order[bs:2*bs]`: `range(0, len(order), bs)` gives the places where they begin.', 'A slice that reaches beyond the end of a list is simply shorter.',
              '`torch.stack` makes one tensor of a list of inputs; `tensor` makes one of a list of numbers.']
     why = 'With a shuffled order this is a data loader; what the real ones add is speed.'
@@ -1138,7 +1156,8 @@ class folded_line:
         return [pieces(n) for n in (1, 2, 3, 6)]
     form = 'a list of four whole numbers'
     wrong = [([2, 4, 6, 12], 'each new fold folds all the pieces that are there, and not only the first'), ([2, 3, 4, 7], 'that would be one more corner each time: what happens to a piece that goes from 0 to 1 when it is folded?'), ([1, 2, 3, 6], 'a single fold has made a corner already'),
-             ([1, 3, 7, 63], 'those are the corners, and there is one piece more'), ([2, 2, 2, 2], 'what comes out of the first fold goes from 0 to 1 twice, and is folded both times'), ([2, 4, 16, 65536], 'the pieces are not squared: each of them becomes two'), ([3, 9, 27, 729], 'how many pieces does one fold have?')]
+             ([1, 3, 7, 63], 'those are the corners, and there is one piece more'), ([2, 2, 2, 2], 'what comes out of the first fold goes from 0 to 1 twice, and is folded both times'), ([2, 4, 16, 65536], 'the pieces are not squared: each of them becomes two'), ([3, 9, 27, 729], 'how many pieces does one fold have?'),
+             ([2, 4, 8, 16], 'the last one is that after four times, and six times are asked for')]
     options = {'a': 'several layers do it with far fewer parameters than one wide layer', 'b': 'the proof holds for straight lines only, and others need more layers',
                'c': 'several layers are easier to train than one, as each learns for itself', 'd': 'a layer cannot have more outputs than inputs, so one is soon too narrow'}
     right = 'a'
