@@ -8,7 +8,7 @@ __all__ = ['SequentialRNN', 'LinearDecoder', 'get_language_model', 'SentenceEnco
 # %% ../../../nbs/library/82b_text_models.ipynb #00000002
 import torch
 from torch import nn
-from fastcore.basics import noop
+from fastcore.basics import noop, patch
 
 from ...layers import LinBnDrop, SigmoidRange
 from .awdlstm import AWD_LSTM, RNNDropout, awd_lstm_clas_config, awd_lstm_clas_split, awd_lstm_lm_config, awd_lstm_lm_split
@@ -77,24 +77,28 @@ class SentenceEncoder(Module):
 
     def reset(self): getattr(self.module, 'reset', noop)()
 
-    def forward(self, inp):
-        mask = inp == self.pad_idx
-        order = (~mask).sum(1).argsort(descending=True, stable=True)
-        back = order.argsort()
-        x, there = inp[order], ~mask[order]
-        self.reset()
-        kept = [self._read(x[:, s:s + self.bptt], there[:, s:s + self.bptt], self._is_kept(inp.shape[1] - s)) for s in range(0, inp.shape[1], self.bptt)]
-        kept = [o for o in kept if o is not None]
-        return torch.cat(kept, dim=1)[back], mask[:, -sum(o.shape[1] for o in kept):]
+# %% ../../../nbs/library/82b_text_models.ipynb #0000000b
+@patch
+def forward(self:SentenceEncoder, inp):
+    mask = inp == self.pad_idx
+    order = (~mask).sum(1).argsort(descending=True, stable=True)
+    back = order.argsort()
+    x, there = inp[order], ~mask[order]
+    self.reset()
+    kept = [self._read(x[:, s:s + self.bptt], there[:, s:s + self.bptt], self._is_kept(inp.shape[1] - s)) for s in range(0, inp.shape[1], self.bptt)]
+    kept = [o for o in kept if o is not None]
+    return torch.cat(kept, dim=1)[back], mask[:, -sum(o.shape[1] for o in kept):]
 
-    def _is_kept(self, from_end): return self.max_len is None or from_end <= max(self.max_len, self.bptt)
+@patch
+def _is_kept(self:SentenceEncoder, from_end): return self.max_len is None or from_end <= max(self.max_len, self.bptt)
 
-    def _read(self, x, there, keep):
-        n = int(there.any(1).nonzero().max()) + 1 if there.any() else 1 # rows after that have nothing in this piece
-        with torch.set_grad_enabled(keep and torch.is_grad_enabled()): out = self.module(x[:n])
-        return torch.cat([out, out.new_zeros(len(x) - n, *out.shape[1:])]) if keep else None
+@patch
+def _read(self:SentenceEncoder, x, there, keep):
+    n = int(there.any(1).nonzero().max()) + 1 if there.any() else 1 # rows after that have nothing in this piece
+    with torch.set_grad_enabled(keep and torch.is_grad_enabled()): out = self.module(x[:n])
+    return torch.cat([out, out.new_zeros(len(x) - n, *out.shape[1:])]) if keep else None
 
-# %% ../../../nbs/library/82b_text_models.ipynb #0000000d
+# %% ../../../nbs/library/82b_text_models.ipynb #0000000e
 def masked_concat_pool(
     output,   # features, (bs, seq_len, n)
     mask,     # where there is filling, (bs, seq_len)
@@ -110,7 +114,7 @@ def masked_concat_pool(
     max_pool = max_pool.masked_fill(mask.all(1)[:, None], 0.)
     return torch.cat([output[torch.arange(len(output), device=output.device), last], max_pool, avg_pool], dim=1)
 
-# %% ../../../nbs/library/82b_text_models.ipynb #0000000f
+# %% ../../../nbs/library/82b_text_models.ipynb #00000010
 class PoolingLinearClassifier(Module):
     "Pooling, then linear layers with batch normalisation and dropout; `(scores, features, features)`, as a language model's last layer."
     def __init__(self,
@@ -128,7 +132,7 @@ class PoolingLinearClassifier(Module):
         out, mask = inp
         return self.layers(masked_concat_pool(out, mask, self.bptt)), out, out
 
-# %% ../../../nbs/library/82b_text_models.ipynb #00000010
+# %% ../../../nbs/library/82b_text_models.ipynb #00000011
 def get_text_classifier(
     arch,           # `AWD_LSTM`
     vocab_sz,       # how many tokens
