@@ -129,7 +129,7 @@ def freed_memory_kept():
     "A `with` block in which memory that tensors on the processor leave is kept for the next ones. Source: glibc's mallopt(3); without glibc it changes nothing."
     libc = _glibc()
     if libc is None: yield; return
-    libc.mallopt(_MMAP_THRESHOLD, 2**30); libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    libc.mallopt(_MMAP_THRESHOLD, 2**25); libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
     try: yield
     finally:
         libc.mallopt(_MMAP_THRESHOLD, 2**25); libc.mallopt(_TRIM_THRESHOLD, 2**26) # the most that glibc sets by itself

@@ -1,6 +1,10 @@
 """Tensors that know what they are, seeds, and what is shown."""
 import matplotlib
 import numpy as np
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from fastcore.foundation import L
@@ -105,3 +109,26 @@ def test_points_are_drawn_so_large_that_they_are_seen():
         assert abs(dots.get_sizes()[0]**0.5 - width) < 0.1 and (dots.get_edgecolor()[0] == 1).all()
         assert tc.TensorPoint([[30., 20.]]).show(ctx=ax, s=50).collections[-1].get_sizes()[0] == 50
         plt.close(fig)
+
+
+@pytest.mark.skipif(not Path('/proc/self/statm').exists(), reason='how much memory a process has is asked of Linux')
+def test_memory_that_is_kept_does_not_grow_from_step_to_step():
+    "A language model's steps: scores of 70 MB come and go, and small tensors between them stay."
+    code = '''
+import torch
+from torch import nn
+from torch.nn import functional as F
+from fastbook_impl.torch_core import freed_memory_kept
+def megabytes(): return int(open('/proc/self/statm').read().split()[1])*4//1024
+emb, dec = nn.Embedding(9160, 200), nn.Linear(200, 9160)
+opt, stays, seen = torch.optim.Adam(dec.parameters()), [], []
+with freed_memory_kept():
+    for step in range(10):
+        out, y = dec(emb(torch.randint(0, 9160, (64, 30)))), torch.randint(0, 9160, (64*30,))
+        loss = F.cross_entropy(out.view(-1, 9160), y)
+        stays.append((loss.detach(), (out.argmax(-1).view(-1) == y).float().mean()))
+        loss.backward(); opt.step(); opt.zero_grad()
+        seen.append(megabytes())
+print(seen[-1] - seen[2])'''
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 300
