@@ -72,7 +72,7 @@ def _opened(file):
             if meta.get('kind') != _kind: raise ValueError('it holds something else')
             about = json.loads(meta['learner'])
             if about['version'] > _version: raise ValueError(f'it was written by fastbook_impl {about["made_with"]["fastbook_impl"]} as version {about["version"]}, and this one reads versions up to {_version}')
-            return about, {k: f.get_tensor(k).clone() for k in f.keys()}
+            return about, {k: f.get_tensor(k) for k in f.keys()}
     except Exception as e: raise ValueError(_damaged(file, str(e) or type(e).__name__)) from None
 
 # %% ../nbs/library/84b_inference.ipynb #0000000d
@@ -191,12 +191,11 @@ _table_dtypes = {'boolean', 'Float32', 'Float64', *(f'{u}Int{n}' for u in ('', '
 # %% ../nbs/library/84b_inference.ipynb #00000018
 @reads('tensor')
 def _(r, v):
-    t = r.tensors[v['name']]
-    if v.get('channels_last'): t = t.contiguous(memory_format=torch.channels_last)
+    t = r.tensors[v['name']].clone(memory_format=torch.channels_last if v.get('channels_last') else torch.contiguous_format)
     return t if 'kind' not in v else t.as_subclass(r({'class': v['kind']}))
 
 @reads('array')
-def _(r, v): return r.tensors[v].numpy()
+def _(r, v): return r.tensors[v].numpy().copy()
 
 def _parameter(r, v):
     if v is None: return None
