@@ -4,7 +4,7 @@ PY     := .venv/bin/python
 SETUP  := $(PYTHON) tools/setup_env.py
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test course bench export exercises readme selfcheck setup
+.PHONY: help lab test course app bench export exercises readme selfcheck setup
 
 help:  ## what can be made
 	@grep -E '^[a-z]+: *##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+): *## */make \1\t/' | expand -t 16
@@ -21,6 +21,10 @@ test:  ## prove that everything works; ends in a count
 course:  ## run every chapter; ends in a table of what was trained and how well
 	@$(SETUP)
 	@$(PY) tools/course.py
+
+app:  ## open the application of chapter 2: upload a picture, see the breeds
+	@$(SETUP)
+	@$(PY) tools/lab.py --app
 
 bench:  ## measure this package beside fastai and plain PyTorch
 	@$(SETUP)

@@ -1,4 +1,4 @@
-"""Open the course in JupyterLab: on this machine only, with a token, with its address printed.
+"""Open the course in JupyterLab: on this machine only, with a token, with its address printed; or, with `--app`, the application of chapter 2.
 
 What is given on the command line goes on to JupyterLab:  make lab LAB='--port=9000'
 """
@@ -31,7 +31,16 @@ def command(folder, extra=(), env=os.environ, root=None):
     return [*cmd, *extra]
 
 
+def app(args):
+    "The application, on this machine only. Its settings are in its folder, which therefore has to be the current one."
+    print('Starting the application; Ctrl-C ends it.', flush=True)
+    os.chdir(ROOT/'nbs'/'app')
+    browser = [] if has_browser() else ['--no-browser']
+    os.execve(sys.executable, [sys.executable, '-m', 'voila', 'pets.ipynb', '--Voila.ip=127.0.0.1', *browser, *args], dict(lasting(), JUPYTER_PREFER_ENV_PATH='1'))
+
+
 def main(args):
+    if '--app' in args: return app([o for o in args if o != '--app'])
     print('Starting JupyterLab; Ctrl-C, twice, ends it.', flush=True)
     env = dict(lasting(), JUPYTER_PREFER_ENV_PATH='1')
     os.execve(sys.executable, command(ROOT/'nbs', args, env), env)

@@ -144,7 +144,10 @@ def run_notebooks(root, env):
 # --- stage 4: pytest -----------------------------------------------------------------------------------------------------
 
 def run_pytest(root, env, report):
-    code = subprocess.run([sys.executable, '-m', 'pytest', '--junitxml', str(report)], cwd=root, env=env).returncode
+    workers, threads = share_cores()
+    env = dict(env, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
+    side_by_side = ['-n', str(workers), '--dist', 'loadfile'] # the tests of a file share what they have set up
+    code = subprocess.run([sys.executable, '-m', 'pytest', *side_by_side, '--junitxml', str(report)], cwd=root, env=env).returncode
     if code < 0 or code > 5: say(f'  pytest was stopped in the middle (exit code {code})')
     return read_junit(report)
 
