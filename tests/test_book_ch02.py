@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 from IPython.display import display # a notebook has it by itself
-from IPython.display import display  # in a notebook it is there without
 
 from fastbook_impl.fastbook import *
 from fastbook_impl.vision.all import *
