@@ -235,7 +235,15 @@ def chapter_result(
     display({'text/plain': sentence, RESULT_MIME: dict(trained=trained, result=result, metrics=metrics)}, raw=True)
 
 # %% ../nbs/library/60_fastbook.ipynb #0000002d-2
-widgets = LazyModule('fastbook_impl.vision.widgets')
+class _Widgets(LazyModule):
+    "`ipywidgets`, together with what the book's code needs of it (`vision.widgets`)."
+    def _load(self):
+        if self._loaded is None:
+            import importlib
+            importlib.import_module('fastbook_impl.vision.widgets')
+        return super()._load()
+
+widgets = _Widgets('ipywidgets')
 
 # %% ../nbs/library/60_fastbook.ipynb #0000002f
 __all__ = [name for name in globals() if not name.startswith('_')]

@@ -163,3 +163,10 @@ def test_a_star_import_brings_what_the_book_uses():
         np pd plt matplotlib torch nn F partial math random re string show_image show_images'''.split()
     code = f'from fastbook_impl.fastbook import *\nmissing = [n for n in {names} if n not in globals()]\nassert not missing, missing'
     subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_widgets_are_those_of_ipywidgets():
+    "Looked up when they are needed; `Image` is a widget, and not Pillow's; an upload has the book's `data`."
+    import ipywidgets
+    from fastbook_impl.fastbook import widgets
+    assert widgets.Image is ipywidgets.Image and widgets.VBox is ipywidgets.VBox and hasattr(widgets.FileUpload, 'data')
