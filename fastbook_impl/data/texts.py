@@ -89,7 +89,7 @@ def _write_reviews(folder, n, mood, rng):
         while mood is not None and made[0] != mood: made = make_review(rng)
         (folder/f'{i}_{made[1] if mood else 0}.txt').write_text(made[2], encoding='utf-8')
 
-@sample_maker('IMDB', about='3,600 generated film reviews, in the mood of which few words can be taken at their word: 1,600 to train on, 800 to test, 1,200 without a label')
+@sample_maker('IMDB', version=2, about='3,600 generated film reviews, in the mood of which few words can be taken at their word: 1,600 to train on, 800 to test, 1,200 without a label')
 def make_imdb(dest):
     "Write `train/{pos,neg}`, `test/{pos,neg}` and `unsup`."
     rng, dest = random.Random(42), Path(dest)
@@ -97,7 +97,7 @@ def make_imdb(dest):
         for mood in ('pos', 'neg'): _write_reviews(dest/part/mood, n, mood, rng)
     _write_reviews(dest/'unsup', 1200, None, rng)
 
-@sample_maker('IMDB_SAMPLE', about='1,000 generated film reviews in a table, 200 of them for validation')
+@sample_maker('IMDB_SAMPLE', version=2, about='1,000 generated film reviews in a table, 200 of them for validation')
 def make_imdb_sample(dest):
     "Write `texts.csv`: label (positive or negative), text, is_valid."
     rng = random.Random(7)
