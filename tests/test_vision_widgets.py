@@ -99,6 +99,12 @@ def test_the_page_shows_a_class_of_a_set_and_the_next(cleaner):
     cleaner.max_n = 2
     cleaner.dd_set.index = cleaner.dd_class.index = 0
     assert len(cleaner._cards_box.children) == 2 and '(2 of ' in cleaner._status.value
+    n = len(cleaner.worst(0, 0))
+    button(cleaner.widget, '2 more').click()
+    assert list(cleaner._cards) == cleaner.worst(0, 0)[:4] and f'(4 of {n} shown)' in cleaner._status.value
+    cleaner.mark(cleaner.worst(0, 0)[3], DELETE)
+    cleaner.apply()
+    assert len(cleaner._cards) == 4 and f'(4 of {n-1} shown)' in cleaner._status.value # (and not two again)
 
 
 # --- marks

@@ -5,7 +5,7 @@ __all__ = ['KEEP', 'DELETE', 'Verdict', 'ImagesCleaner', 'ImageClassifierCleaner
            'Dropdown', 'FileUpload', 'HBox', 'Label', 'Layout', 'Output', 'VBox']
 
 # %% ../../nbs/library/58_vision_widgets.ipynb #00000003
-import io, os
+import html, io, os
 from collections import namedtuple
 from contextlib import nullcontext
 
@@ -13,7 +13,7 @@ import ipywidgets
 from fastcore.basics import patch
 from fastcore.foundation import L
 from fastcore.xtras import Path
-from ipywidgets import Box, Button, Checkbox, Dropdown, FileUpload, HBox, Label, Layout, Output, VBox, widgets
+from ipywidgets import Box, Button, Checkbox, Dropdown, FileUpload, GridBox, HBox, Label, Layout, Output, VBox, widgets
 from PIL import Image, ImageOps
 
 from .core import to_mode
@@ -153,18 +153,17 @@ class _Card:
     "One picture on the page."
     def __init__(self, cleaner, i, about='', guess=None):
         self.cleaner, self.i = cleaner, i
-        image = widgets.Image(value=_thumb(cleaner.fns[i], cleaner.height, cleaner.width),
-                              layout=Layout(height=f'{cleaner.height}px', width='auto', object_fit='contain'))
-        self.choice = Dropdown(options=[(str(o), o) for o in (KEEP, DELETE, *cleaner.opts)], value=cleaner.marks.get(i, KEEP), layout=Layout(width='auto'))
-        self.choice.observe(lambda change: cleaner.mark(i, change['new']), 'value')
+        image = widgets.Image(value=_thumb(cleaner.fns[i], cleaner.height, cleaner.width), layout=Layout(height=f'{cleaner.height}px', width='100%', object_fit='contain'))
+        words = widgets.HTML(_words(cleaner.fns[i].name, about), layout=Layout(width='100%', margin='2px 0', flex='1 1 auto'))
         buttons = [self._button('Delete', DELETE, 'trash')]
         if guess is not None: buttons.append(self._button(f'→ {guess}', guess))
-        self.box = VBox([image, Label(cleaner.fns[i].name), Label(about), HBox(buttons), self.choice],
-                        layout=Layout(margin='4px', padding='4px', max_width='100%', align_items='stretch'))
+        self.choice = Dropdown(options=[(str(o), o) for o in (KEEP, DELETE, *cleaner.opts)], value=cleaner.marks.get(i, KEEP), layout=Layout(width='100%', margin='2px 0'))
+        self.choice.observe(lambda change: cleaner.mark(i, change['new']), 'value')
+        self.box = VBox([image, words, Box(buttons, layout=Layout(flex_flow='row wrap', overflow='hidden')), self.choice], layout=Layout(padding='4px', overflow='hidden'))
         self.refresh()
 
     def _button(self, text, what, icon=''):
-        button = Button(description=text, icon=icon, layout=Layout(width='auto', flex='1 1 auto'))
+        button = Button(description=text, tooltip=text, icon=icon, layout=Layout(width='auto', max_width='100%', flex='1 1 auto', margin='1px'))
         button.on_click(lambda _: self.cleaner.mark(self.i, KEEP if self.cleaner.marks.get(self.i) == what else what))
         return button
 
@@ -173,6 +172,9 @@ class _Card:
         self.choice.value = what
         self.box.layout.border = f"2px solid {'transparent' if what == KEEP else '#c62828' if what == DELETE else '#1565c0'}"
 
+def _words(name, about):
+    return f'<div style="font-size: 12px; line-height: 1.35; overflow-wrap: anywhere">{html.escape(name)}<br><span style="opacity: .7">{html.escape(about)}</span></div>'
+
 # %% ../../nbs/library/58_vision_widgets.ipynb #00000017
 def _plural(n, word): return f'{n} {word}' + ('' if n == 1 else 's')
 
@@ -180,15 +182,26 @@ def _plural(n, word): return f'{n} {word}' + ('' if n == 1 else 's')
 def _build(self:ImagesCleaner):
     "Make the page: what is chosen above, the cards, the buttons."
     row = Layout(flex_flow='row wrap', align_items='center')
-    self._cards_box, self._status, self._question = Box(layout=Layout(flex_flow='row wrap', align_items='flex-start')), Label(), Label()
+    self._place, self._status, self._question = Box(), Label(), Label()
     self._undo, self._apply = Button(description='Undo', icon='undo'), Button(description='Apply …', icon='check')
-    yes, no = Button(description='Yes', button_style='danger'), Button(description='No')
+    self._more, yes, no = Button(icon='plus', layout=Layout(width='auto')), Button(description='Yes', button_style='danger'), Button(description='No')
     self._confirm = HBox([self._question, yes, no], layout=Layout(flex_flow='row wrap', align_items='center', display='none'))
     self._undo.on_click(lambda _: self.undo())
     self._apply.on_click(lambda _: self._ask(True))
+    self._more.on_click(lambda _: self.show(self._shown, self._n + self.max_n))
     yes.on_click(lambda _: self._confirmed())
     no.on_click(lambda _: self._ask(False))
-    self.widget = VBox([*self._above(), self._cards_box, HBox([self._undo, self._apply, self._status], layout=row), self._confirm])
+    self.widget = VBox([*self._above(), self._place, HBox([self._undo, self._apply, self._more, self._status], layout=row), self._confirm])
+    self._look()
+
+@patch
+def _look(self:ImagesCleaner, change=None):
+    "Show what is chosen, from the top."
+    if self.widget is None: return
+    columns = f'repeat(auto-fill, minmax(min({min(self.width, round(1.4*self.height))}px, 100%), 1fr))'
+    self._cards_box = GridBox(layout=Layout(width='100%', min_height=f'{self.height + 126}px', max_height=f'max({self.height + 210}px, 60vh)', overflow='auto',
+                                            grid_template_columns=columns, grid_auto_rows='max-content', grid_gap='8px'))
+    self._place.children = [self._cards_box]
     self.show(self._first())
 
 @patch
@@ -203,20 +216,22 @@ def _about(self:ImagesCleaner, i): return '', None
 # %% ../../nbs/library/58_vision_widgets.ipynb #00000018
 @patch
 def show(self:ImagesCleaner,
-    idxs # indices into `fns`
+    idxs,  # indices into `fns`
+    n=None # so many at most; `max_n`, if not given
 ):
-    "Put the pictures `idxs` on the page, `max_n` at most; files that are gone are left out."
-    self._shown = list(idxs)
+    "Put the pictures `idxs` on the page; files that are gone are left out."
+    self._shown, self._n = list(idxs), n or self.max_n
     here = [i for i in self._shown if i not in self.done and self.fns[i].exists()]
-    self._cards = {i: self._cards.get(i) or _Card(self, i, *self._about(i)) for i in here[:self.max_n]}
+    self._cards = {i: self._cards.get(i) or _Card(self, i, *self._about(i)) for i in here[:self._n]}
     self._cards_box.children = [c.box for c in self._cards.values()] or [Label('No pictures here.')]
-    self._more = f' ({len(self._cards)} of {len(here)} shown)' if len(here) > self.max_n else ''
+    self._rest = len(here) - len(self._cards)
     self._say()
 
 @patch
 def _say(self:ImagesCleaner, text=None):
     n, m = len(self.delete()), len(self.change())
-    self._status.value = text or f'{n} to delete, {m} to move' + self._more
+    self._status.value = text or f'{n} to delete, {m} to move' + (f' ({len(self._cards)} of {len(self._cards) + self._rest} shown)' if self._rest else '')
+    self._more.description, self._more.layout.display = f'{min(self._rest, self.max_n)} more', '' if self._rest else 'none'
     self._undo.disabled, self._apply.disabled = not self.history, not (n + m)
     self._ask(False)
 
@@ -235,7 +250,7 @@ def _confirmed(self:ImagesCleaner):
 @patch
 def _refresh(self:ImagesCleaner, i=None):
     if self.widget is None: return
-    if i is None: self.show(self._shown)
+    if i is None: self.show(self._shown, self._n)
     elif i in self._cards: self._cards[i].refresh()
     for card in self._cards.values() if i is None else (): card.refresh()
     self._say()
@@ -318,10 +333,6 @@ def worst(self:ImageClassifierCleaner,
     return [i for i,v in sorted(self.judged(ds_idx).items(), key=lambda o: -o[1].loss) if cat is None or v.actual == cat]
 
 @patch
-def _look(self:ImageClassifierCleaner, change=None):
-    if self.widget is not None: self.show(self._first())
-
-@patch
 def _above(self:ImageClassifierCleaner): return [HBox([self.dd_set, self.dd_class], layout=Layout(flex_flow='row wrap'))]
 
 @patch
@@ -330,7 +341,7 @@ def _first(self:ImageClassifierCleaner): return self.worst(self.dd_set.index, se
 @patch
 def _about(self:ImageClassifierCleaner, i):
     v = self.judged(int(i >= self._start[1]))[i]
-    return f'loss {v.loss:.2f} · {self.vocab[v.guess]} {v.prob:.0%}', self.vocab[v.guess] if v.guess != v.actual else None
+    return f'loss {v.loss:.2f} · model: {self.vocab[v.guess]} {v.prob:.0%}', self.vocab[v.guess] if v.guess != v.actual else None
 
 # %% ../../nbs/library/58_vision_widgets.ipynb #00000029
 if not hasattr(FileUpload, 'data'):
