@@ -57,3 +57,25 @@ def real_pets(mirror, tmp_path_factory):
     with pytest.MonkeyPatch.context() as m:
         m.setenv('FASTBOOK_MIRROR', str(mirror)); m.setenv('FASTBOOK_DATA', 'auto'); m.setenv('FASTBOOK_HOME', str(tmp_path_factory.mktemp('home')))
         yield untar_data(URLs.PETS)
+
+
+@pytest.fixture(scope='module')
+def browser():
+    "A real browser, without a window."
+    from browsing import BROWSER_ARGS
+    from setup_env import find_browser
+    found = find_browser()
+    if not found: pytest.skip('no Chromium or Chrome on this machine: install one, or name it in FASTBOOK_BROWSER')
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=found, args=BROWSER_ARGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def shots(tmp_path):
+    "Where screenshots go: the folder that `FASTBOOK_SHOTS` names, if they are to be looked at."
+    folder = Path(os.environ.get('FASTBOOK_SHOTS') or tmp_path/'shots')
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

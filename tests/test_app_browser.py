@@ -6,19 +6,15 @@ import importlib.util
 import os
 import pickle
 import shutil
-import signal
 import socket
-import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 from PIL import Image
 from torch import nn
 
-from setup_env import find_browser
-from test_lab_browser import BROWSER_ARGS, shots  # noqa: F401 (a fixture)
+from browsing import Server, free_port
 from fastbook_impl.callback.schedule import fit_one_cycle  # noqa: F401 (becomes a method of learners)
 from fastbook_impl.data.external import URLs, untar_data
 from fastbook_impl.layers import ConvLayer
@@ -51,31 +47,15 @@ def home(pets, tmp_path_factory):
     return home
 
 
-class App:
+class App(Server):
     "The application as `make app` starts it, on a copy of its folder."
     def __init__(self, root, tmp, home):
-        folder, self.log = tmp/'app', tmp/'app.log'
+        folder, self.port = tmp/'app', free_port()
         shutil.copytree(root/'nbs'/'app', folder, ignore=shutil.ignore_patterns('.ipynb_checkpoints', 'export.pkl'))
-        with socket.socket() as s:
-            s.bind(('127.0.0.1', 0))
-            self.port = s.getsockname()[1]
-        env = dict(os.environ, FASTBOOK_HOME=str(home), OMP_NUM_THREADS='1', JUPYTER_PREFER_ENV_PATH='1',
-                   **{k: str(tmp/k.lower()) for k in ('JUPYTER_CONFIG_DIR', 'JUPYTER_RUNTIME_DIR', 'IPYTHONDIR')})
-        env.pop('MPLBACKEND', None)
-        cmd = [sys.executable, '-m', 'voila', 'pets.ipynb', '--no-browser', f'--port={self.port}', '--Voila.ip=127.0.0.1']
-        self.proc = subprocess.Popen(cmd, cwd=folder, env=env, stdout=self.log.open('w'), stderr=subprocess.STDOUT, start_new_session=True)
+        super().__init__([sys.executable, '-m', 'voila', 'pets.ipynb', '--no-browser', f'--port={self.port}', '--Voila.ip=127.0.0.1'], tmp, cwd=folder, FASTBOOK_HOME=str(home))
 
-    def address(self, seconds=60):
-        for _ in range(seconds*10):
-            with socket.socket() as s:
-                if s.connect_ex(('127.0.0.1', self.port)) == 0: return f'http://127.0.0.1:{self.port}/'
-            if self.proc.poll() is not None: break
-            time.sleep(0.1)
-        pytest.fail(f'Voilà did not start:\n{self.log.read_text()}')
-
-    def close(self):
-        os.killpg(self.proc.pid, signal.SIGTERM)
-        self.proc.wait(20)
+    def found(self):
+        with socket.socket() as s: return f'http://127.0.0.1:{self.port}/' if s.connect_ex(('127.0.0.1', self.port)) == 0 else None
 
 
 @pytest.fixture(scope='module')
@@ -83,17 +63,6 @@ def app(root, home, tmp_path_factory):
     app = App(root, tmp_path_factory.mktemp('app'), home)
     yield app
     app.close()
-
-
-@pytest.fixture(scope='module')
-def browser():
-    found = find_browser()
-    if not found: pytest.skip('no Chromium or Chrome on this machine: install one, or name it in FASTBOOK_BROWSER')
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as p:
-        chromium = p.chromium.launch(executable_path=found, args=BROWSER_ARGS)
-        yield chromium
-        chromium.close()
 
 
 class Visitor:

@@ -6,9 +6,7 @@
 import os
 import re
 import shutil
-import signal
 import socket
-import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -18,40 +16,9 @@ from urllib.parse import urlsplit
 import nbformat
 import pytest
 
-import lab
-from setup_env import find_browser
+from browsing import MINUTES, Lab, Notebook, wait_until_idle
 
 NOTEBOOKS = os.environ.get('FASTBOOK_LAB_NOTEBOOKS', '04_mnist_basics.ipynb').split()
-BROWSER_ARGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-                '--disable-component-update', '--disable-sync']
-MINUTES = 60
-
-
-class Lab:
-    "JupyterLab as `make lab` starts it, on a copy of the notebooks, with settings and history of its own."
-    def __init__(self, folder, tmp):
-        self.folder, self.log = folder, tmp/'lab.log'
-        with socket.socket() as s:
-            s.bind(('127.0.0.1', 0))
-            self.port = s.getsockname()[1]
-        env = dict(os.environ, FASTBOOK_DATA='sample', OMP_NUM_THREADS='1', JUPYTER_PREFER_ENV_PATH='1', FASTBOOK_HOME=str(tmp/'home'), **{k: str(tmp/k.lower()) for k in (
-            'JUPYTER_CONFIG_DIR', 'JUPYTER_RUNTIME_DIR', 'JUPYTERLAB_SETTINGS_DIR', 'JUPYTERLAB_WORKSPACES_DIR', 'IPYTHONDIR')})
-        for name in 'BROWSER', 'MPLBACKEND': env.pop(name, None)  # (the tests' own way of drawing is not the reader's)
-        cmd = lab.command(folder, [f'--port={self.port}', '--no-browser', '--LabApp.expose_app_in_browser=True'], env)
-        self.proc = subprocess.Popen(cmd, env=env, stdout=self.log.open('w'), stderr=subprocess.STDOUT, start_new_session=True)
-
-    def address(self, seconds=60):
-        "The address that was printed for the reader to open."
-        for _ in range(seconds*10):
-            found = re.search(rf'http://127\.0\.0\.1:{self.port}/lab\S*\?token=\w+', self.log.read_text())
-            if found: return found[0]
-            if self.proc.poll() is not None: break
-            time.sleep(0.1)
-        pytest.fail(f'JupyterLab printed no address:\n{self.log.read_text()}')
-
-    def close(self):
-        os.killpg(self.proc.pid, signal.SIGTERM)
-        self.proc.wait(20)
 
 
 @pytest.fixture(scope='module')
@@ -65,23 +32,10 @@ def server(root, tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def page():
-    browser = find_browser()
-    if not browser: pytest.skip('no Chromium or Chrome on this machine: install one, or name it in FASTBOOK_BROWSER')
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as p:
-        chromium = p.chromium.launch(executable_path=browser, args=BROWSER_ARGS)
-        page = chromium.new_page(viewport=dict(width=1280, height=1000))
-        page.set_default_timeout(60_000)
-        yield page
-        chromium.close()
-
-
-@pytest.fixture
-def shots(tmp_path):
-    folder = Path(os.environ.get('FASTBOOK_SHOTS') or tmp_path/'shots')
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def page(browser):
+    page = browser.new_page(viewport=dict(width=1280, height=1000))
+    page.set_default_timeout(60_000)
+    return page
 
 
 def status_of(url):
@@ -108,9 +62,7 @@ def elsewhere():
 
 @pytest.mark.parametrize('name', NOTEBOOKS)
 def test_a_chapter_runs_from_top_to_bottom(server, page, shots, name):
-    page.goto(re.sub(r'/lab\S*\?', f'/lab/tree/{name}?reset&', server.address()))
-    page.wait_for_selector('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook .jp-Cell')
-    wait_until_idle(page)
+    server.open(page, name)
     run_all(page)
     wait_until_run(page, server.folder/name)
     errors = look_through(page, shots, Path(name).stem)
@@ -121,11 +73,6 @@ def test_a_chapter_runs_from_top_to_bottom(server, page, shots, name):
 def run_all(page):
     page.get_by_role('menuitem', name='Run', exact=True).click()
     page.locator('.lm-Menu-item[data-command="runmenu:run-all"]').click()
-
-
-def wait_until_idle(page, minutes=5):
-    "Wait for the status bar to say so; the circle beside the kernel's name is empty, too, while the kernel is not there yet."
-    page.get_by_text(re.compile(r'\| Idle')).wait_for(timeout=minutes*MINUTES*1000)
 
 
 def wait_until_run(page, path, minutes=5):
@@ -173,51 +120,22 @@ WRONG = "def breed_and_number(name):\n    found = re.fullmatch(r'(.+)_(\\d+)\\.j
 RIGHT = WRONG.replace('found[2])', 'int(found[2]))')
 
 
-class Exercise:
+class Exercise(Notebook):
     "An exercise of the notebook on the page; its cells are known by their ids, as `tools/questionnaire.py` gives them."
     def __init__(self, page, shots): self.page, self.shots, self.taken = page, shots, 0
 
-    def select(self, id):
-        assert self.page.evaluate("""async id => {
-            const nb = window.jupyterapp.shell.currentWidget.content, i = nb.widgets.findIndex(o => o.model.id === id);
-            nb.activeCellIndex = i; nb.mode = 'command'; nb.deselectAll(); nb.activate();
-            await nb.scrollToItem(i, 'center'); return i }""", id) >= 0, f'there is no cell {id}'
-
-    def type(self, id, text):
-        "What was in the cell is replaced by `text`."
-        self.select(id)
-        self.page.keyboard.press('Enter')
-        self.page.keyboard.press('Control+a')
-        self.page.keyboard.insert_text(text)
-
-    def run(self, id):
-        self.select(id)
-        self.page.keyboard.press('Shift+Enter')
-        self.page.wait_for_timeout(500)
-        wait_until_idle(self.page)
-
     def said(self, id):
-        "What the cell shows, in words."
+        "What the cell shows, in words, and a screenshot of it."
         self.page.wait_for_timeout(300)
         self.select(id)
         self.taken += 1
         self.page.screenshot(path=self.shots/f'exercise-{self.taken}.png')
-        outputs = self.page.evaluate("id => window.jupyterapp.shell.currentWidget.content.widgets.find(o => o.model.id === id).model.outputs.toJSON()", id)
-        return ' '.join(''.join(o.get('data', {}).get('text/plain', o.get('text', ''))) for o in outputs)
-
-    def restart(self):
-        self.page.get_by_role('menuitem', name='Kernel', exact=True).click()
-        self.page.locator('.lm-Menu-item[data-command="kernelmenu:restart"]').click()
-        self.page.locator('.jp-Dialog button.jp-mod-accept').click()
-        self.page.wait_for_timeout(2000)
-        wait_until_idle(self.page)
+        return super().said(id)
 
 
 def test_an_exercise_is_answered(server, page, shots):
     "Filled in wrongly, it says why; a hint; filled in rightly; and the kernel's restart takes nothing away."
-    page.goto(re.sub(r'/lab\S*\?', '/lab/tree/05_pet_breeds.ipynb?reset&', server.address()))
-    page.wait_for_selector('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook .jp-Cell')
-    wait_until_idle(page)
+    server.open(page, '05_pet_breeds.ipynb')
     reader = Exercise(page, shots)
     stub, check = 'q-05-02-stub', 'q-05-02-check'
 

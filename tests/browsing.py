@@ -1,0 +1,106 @@
+"""What the tests with a browser share: servers that are started for them, and what one does on a page of JupyterLab. (`browser` and `shots` are in conftest.py.)"""
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+import lab
+
+BROWSER_ARGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+                '--disable-component-update', '--disable-sync']
+MINUTES = 60
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+
+class Server:
+    "A server in a process of its own, with settings and history of its own in `tmp`."
+    def __init__(self, cmd, tmp, cwd=None, **env):
+        self.log = tmp/f'{type(self).__name__.lower()}.log'
+        own = 'JUPYTER_CONFIG_DIR', 'JUPYTER_RUNTIME_DIR', 'JUPYTERLAB_SETTINGS_DIR', 'JUPYTERLAB_WORKSPACES_DIR', 'IPYTHONDIR'
+        env = dict(os.environ, OMP_NUM_THREADS='1', JUPYTER_PREFER_ENV_PATH='1', **{k: str(tmp/k.lower()) for k in own}, **env)
+        for name in 'BROWSER', 'MPLBACKEND': env.pop(name, None)  # (the tests' own way of drawing is not the reader's)
+        self.proc = subprocess.Popen(cmd, cwd=cwd, env=env, stdout=self.log.open('w'), stderr=subprocess.STDOUT, start_new_session=True)
+
+    def address(self, seconds=60):
+        "Where a reader would find it, once it is there."
+        for _ in range(seconds*10):
+            if (found := self.found()) is not None: return found
+            if self.proc.poll() is not None: break
+            time.sleep(0.1)
+        pytest.fail(f'{type(self).__name__} did not start:\n{self.log.read_text()}')
+
+    def close(self):
+        os.killpg(self.proc.pid, signal.SIGTERM)
+        self.proc.wait(20)
+
+
+class Lab(Server):
+    "JupyterLab as `make lab` starts it, on a folder of notebooks."
+    def __init__(self, folder, tmp):
+        self.folder, self.port = folder, free_port()
+        cmd = lab.command(folder, [f'--port={self.port}', '--no-browser', '--LabApp.expose_app_in_browser=True'])
+        super().__init__(cmd, tmp, FASTBOOK_DATA='sample', FASTBOOK_HOME=str(tmp/'home'))
+
+    def found(self):
+        "The address that was printed for the reader to open."
+        found = re.search(rf'http://127\.0\.0\.1:{self.port}/lab\S*\?token=\w+', self.log.read_text())
+        return found and found[0]
+
+    def open(self, page, name):
+        "Open the notebook `name`, and wait for its kernel."
+        page.goto(re.sub(r'/lab\S*\?', f'/lab/tree/{name}?reset&', self.address()))
+        page.wait_for_selector('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook .jp-Cell')
+        wait_until_idle(page)
+
+
+def wait_until_idle(page, minutes=5):
+    "Wait for the status bar to say so; the circle beside the kernel's name is empty, too, while the kernel is not there yet."
+    page.get_by_text(re.compile(r'\| Idle')).wait_for(timeout=minutes*MINUTES*1000)
+
+
+class Notebook:
+    "The notebook on a page of JupyterLab; its cells are known by their ids."
+    def __init__(self, page): self.page = page
+
+    def select(self, id):
+        assert self.page.evaluate("""async id => {
+            const nb = window.jupyterapp.shell.currentWidget.content, i = nb.widgets.findIndex(o => o.model.id === id);
+            nb.activeCellIndex = i; nb.mode = 'command'; nb.deselectAll(); nb.activate();
+            await nb.scrollToItem(i, 'center'); return i }""", id) >= 0, f'there is no cell {id}'
+
+    def type(self, id, text):
+        "What was in the cell is replaced by `text`."
+        self.select(id)
+        self.page.keyboard.press('Enter')
+        self.page.keyboard.press('Control+a')
+        self.page.keyboard.insert_text(text)
+
+    def run(self, id):
+        self.select(id)
+        self.page.keyboard.press('Shift+Enter')
+        self.page.wait_for_timeout(500)
+        wait_until_idle(self.page)
+
+    def outputs(self, id):
+        return self.page.evaluate("id => window.jupyterapp.shell.currentWidget.content.widgets.find(o => o.model.id === id).model.outputs.toJSON()", id)
+
+    def said(self, id):
+        "What the cell shows, in words."
+        return ' '.join(''.join(o.get('data', {}).get('text/plain', o.get('text', ''))) for o in self.outputs(id))
+
+    def restart(self):
+        self.page.get_by_role('menuitem', name='Kernel', exact=True).click()
+        self.page.locator('.lm-Menu-item[data-command="kernelmenu:restart"]').click()
+        self.page.locator('.jp-Dialog button.jp-mod-accept').click()
+        self.page.wait_for_timeout(2000)
+        wait_until_idle(self.page)
