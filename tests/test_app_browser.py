@@ -110,7 +110,7 @@ def visitor(browser, app):
 
 def test_nothing_then_a_text_then_a_good_picture(visitor, pets, tmp_path, shots):
     "One visitor after a false start: each time there is a sentence, and what is wrong does not stick."
-    visitor.told('It knows 3 breeds and takes every picture for one of them: Bengal, american pit bull terrier, pug.')
+    visitor.told('The network knows 3 breeds and takes every picture for one of them: Bengal, american pit bull terrier, pug.')
     visitor.shoot(shots/'app-0-start.png')
     visitor.classify_button.click()
     visitor.told('Choose a picture first.')
