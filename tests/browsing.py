@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import nbformat
 import pytest
 
 import lab
@@ -66,6 +67,12 @@ class Lab(Server):
 def wait_until_idle(page, minutes=5):
     "Wait for the status bar to say so; the circle beside the kernel's name is empty, too, while the kernel is not there yet."
     page.get_by_text(re.compile(r'\| Idle')).wait_for(timeout=minutes*MINUTES*1000)
+
+
+def small_notebook(path, **cells):
+    "Write a notebook whose cells have these ids."
+    cells = [nbformat.v4.new_code_cell(source.strip(), id=id) for id,source in cells.items()]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=dict(kernelspec=dict(name='python3', display_name='Python 3', language='python'))), path)
 
 
 class Notebook:

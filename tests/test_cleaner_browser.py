@@ -5,10 +5,9 @@
 import re
 import shutil
 
-import nbformat
 import pytest
 
-from browsing import Lab, Notebook
+from browsing import Lab, Notebook, small_notebook
 from fastbook_impl.data.external import URLs, untar_data
 
 BREEDS = dict(Bengal=110, american_pit_bull_terrier=4, pug=6) # so many of each; those whose number can be divided by three are for validation, if they are not pit bulls
@@ -47,8 +46,7 @@ def server(tmp_path_factory):
     for breed,n in BREEDS.items():
         (folder/'pets'/breed).mkdir(parents=True)
         for k in range(n): shutil.copy(images/f'{breed}_{k%40+1}.jpg', folder/'pets'/breed/f'{breed}_{k+1}.jpg')
-    cells = [nbformat.v4.new_code_cell(source.strip(), id=id) for id,source in CELLS.items()]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=dict(kernelspec=dict(name='python3', display_name='Python 3', language='python'))), folder/'clean.ipynb')
+    small_notebook(folder/'clean.ipynb', **CELLS)
     server = Lab(folder, tmp)
     yield server
     server.close()
@@ -147,4 +145,13 @@ def test_somebody_cleans(server, person):
         assert person.outputs(o) == []
     moved = before.pop('american_pit_bull_terrier/american_pit_bull_terrier_4.jpg')
     del before['american_pit_bull_terrier/american_pit_bull_terrier_2.jpg']
-    assert tree(pets) == before | {'pug/american_pit_bull_terrier_4.jpg': moved}
+    cleaned = before | {'pug/american_pit_bull_terrier_4.jpg': moved}
+    assert tree(pets) == cleaned
+
+    # who then asks the cleaner to do it as well is told that it is done
+    person.press('Apply')
+    person.press('Yes')
+    person.told('0 files moved; american_pit_bull_terrier_2.jpg is not there any more; american_pit_bull_terrier_4.jpg is not there any more')
+    person.look('Class', 'american_pit_bull_terrier', 1, 3)
+    assert tree(pets) == cleaned
+    person.shoot('6-done')

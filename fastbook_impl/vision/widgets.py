@@ -243,9 +243,10 @@ def _ask(self:ImagesCleaner, on):
 # %% ../../nbs/library/58_vision_widgets.ipynb #00000019
 @patch
 def _confirmed(self:ImagesCleaner):
-    n = len(self.marks)
+    n, some_deleted = len(self.marks), len(self.delete()) > 0
     problems = self.apply()
-    self._say(f'{_plural(n - len(problems), "file")} moved; deleted ones are in a folder .deleted' + ''.join(f'; {p}' for p in problems))
+    n -= len(problems)
+    self._say('; '.join([f'{_plural(n, "file")} moved', *(['deleted ones are in a folder .deleted'] if n and some_deleted else []), *problems]))
 
 @patch
 def _refresh(self:ImagesCleaner, i=None):
