@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import nbformat
 import pytest
 
-from browsing import MINUTES, Lab, Notebook, wait_until_idle
+from browsing import MINUTES, Lab, Notebook, small_notebook, wait_until_idle
 
 NOTEBOOKS = os.environ.get('FASTBOOK_LAB_NOTEBOOKS', '04_mnist_basics.ipynb').split()
 
@@ -153,3 +153,25 @@ def test_an_exercise_is_answered(server, page, shots):
     reader.run('q-05-imports')
     reader.type('q-05-progress', "progress('05')"); reader.run('q-05-progress')
     assert '1 of 23 right' in reader.said('q-05-progress')
+
+
+# --- a photograph that is uploaded ------------------------------------------------------------------------------------------
+
+UPLOAD = """
+from fastbook_impl.vision.widgets import *
+btn_upload, lbl_got = widgets.FileUpload(), widgets.Label('nothing yet')
+def on_upload(change): lbl_got.value = f'{len(btn_upload.data[-1])} bytes'
+btn_upload.observe(on_upload, 'value')
+VBox([btn_upload, lbl_got])
+"""
+
+
+def test_a_large_photograph_is_uploaded(server, page, tmp_path):
+    "A telephone's pictures have up to 15 MB or so; a server that is not told takes 10, and says nothing about more."
+    small_notebook(server.folder/'upload.ipynb', upload=UPLOAD)
+    with (tmp_path/'photograph.jpg').open('wb') as f: f.truncate(15_000_000)
+    server.open(page, 'upload.ipynb')
+    Notebook(page).run('upload')
+    with page.expect_file_chooser() as chooser: page.locator('.widget-upload').click()
+    chooser.value.set_files(str(tmp_path/'photograph.jpg'))
+    page.get_by_text('15000000 bytes').wait_for()

@@ -25,7 +25,8 @@ def command(folder, extra=(), env=os.environ, root=None):
     "JupyterLab's command line. Later words win, so `extra` can change anything."
     root = is_root() if root is None else root
     cmd = [sys.executable, '-m', 'jupyterlab', f'--ServerApp.root_dir={folder}', '--ServerApp.ip=127.0.0.1', '--LabApp.default_url=/lab/tree/index.ipynb',
-           '--Application.log_level=ERROR', '--MappingKernelManager.transport_encryption=auto']
+           '--Application.log_level=ERROR', '--MappingKernelManager.transport_encryption=auto',
+           '--ServerApp.tornado_settings={"websocket_max_message_size": 100000000}'] # (a widget that uploads a photograph: 10 MB would be the limit)
     if root: cmd.append('--allow-root')
     if not has_browser(env, root=root): cmd.append('--no-browser')
     return [*cmd, *extra]
