@@ -8,12 +8,12 @@ import argparse, json, os, re, shutil, subprocess, sys
 from pathlib import Path
 
 from .questionnaire import progress as kept
-from .questionnaire.core import NotYet, Verdict, find
+from .questionnaire.core import CHAPTERS, NotYet, Verdict, answers_in, find
 
 # %% ../nbs/library/90_cli.ipynb #00000005
 def _terminal(): return sys.stdout.isatty() and 'NO_COLOR' not in os.environ
 
-_ansi = {'right': '32', 'wrong': '33', 'open': '90', 'bold': '1'}
+_ansi = {'right': '32', 'wrong': '33', 'skipped': '90', 'open': '90'}
 
 def coloured(text, kind):
     "`text` in the colour of `kind`, in a terminal; as it is, elsewhere."
@@ -32,14 +32,13 @@ def progress(chapter=None):
         for c,row in p.rows.items(): print(f"chapter {c}  {_bar(p.counts(c)['right'], len(row))}  {p.counts(c)['right']:3} of {len(row)}")
     else:
         for row in p.rows.values():
-            for ex,state in row: print(coloured(f"{ex.number:6} {state:8} {ex.title}", {'skipped': 'open'}.get(state, state)))
+            for ex,state in row: print(coloured(f"{ex.number:6} {state:8} {ex.title}", state))
     return 0
 
 # %% ../nbs/library/90_cli.ipynb #00000009
-def notebook_of(chapter, folder=None):
-    "The chapter's notebook, in `folder` or where we are; None if it is not there."
-    name = f'{kept.NOTEBOOKS[chapter]}.ipynb'
-    return next((o for o in (Path(folder or '.')/name, Path(folder or '.')/'nbs'/name) if o.exists()), None)
+def notebook_of(chapter):
+    "The chapter's notebook, where we are or in `nbs/` there; None if it is not there."
+    return next((o for o in (Path(f'{CHAPTERS[chapter]}.ipynb'), Path(f'nbs/{CHAPTERS[chapter]}.ipynb')) if o.exists()), None)
 
 def stubs(notebook) -> dict:
     "What a reader wrote: number of the exercise → source of the cell below its heading."
@@ -67,7 +66,7 @@ def check(what):
     return _codes[v.state]
 
 def _checked(ex, source):
-    try: return kept.check(ex.number, *kept.answers_in(ex, source), source=source)
+    try: return kept.check(ex.number, *answers_in(ex, source), source=source)
     except NotYet as e: return Verdict(ex.number, 'wrong', str(e))
 
 def _check_notebook(path):
@@ -97,7 +96,7 @@ def solution(number):
 # %% ../nbs/library/90_cli.ipynb #0000000d
 def run(chapter):
     "Run a chapter from top to bottom, without a browser."
-    root = Path(__file__).resolve().parent.parent if '__file__' in globals() else Path.cwd()
+    root = Path(__file__).resolve().parent.parent
     tool, found = root/'tools'/'course.py', sorted((root/'nbs').glob(f'{str(chapter).zfill(2)}_*.ipynb'))
     if not tool.exists(): raise ValueError('the chapters are not installed with the package: run this in a checkout of the project, where `nbs/` and `tools/` are')
     if not found: raise ValueError(f"there is no chapter {chapter}: there are {', '.join(sorted({o.name.partition('_')[0] for o in (root/'nbs').glob('[0-9][0-9]*_*.ipynb')}))}")
@@ -115,12 +114,13 @@ def data(clean=None):
     return 0
 
 def _clean(there, name):
+    from fastbook_impl.data.external import _note_path
     gone = [o for o in there if name in ('all', Path(o['folder']).name)]
     if not gone: raise ValueError(f"there is no data set {name}: there are {', '.join(Path(o['folder']).name for o in there) or 'none'}")
     for o in gone:
         print(f"deleted: {o['folder']} ({_size(o['folder'])/1e6:.1f} MB)")
         shutil.rmtree(o['folder'])
-        Path(o['folder']).with_name(Path(o['folder']).name + '.json').unlink(missing_ok=True)
+        _note_path(Path(o['folder'])).unlink(missing_ok=True)
     return 0
 
 # %% ../nbs/library/90_cli.ipynb #0000000f

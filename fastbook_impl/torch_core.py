@@ -7,7 +7,7 @@ __all__ = ['array', 'tensor', 'is_listy', 'to_np', 'apply', 'default_device', 't
            'TensorMask', 'TensorFlowField', 'TensorCategory', 'TensorMultiCategory', 'TensorPoint', 'TensorText',
            'LMTensorText', 'show_image', 'subplots', 'get_grid', 'show_images', 'show_title', 'TitledStr', 'TitledInt',
            'TitledFloat', 'params', 'trainable_params', 'num_params', 'one_param', 'requires_grad', 'Module', 'find_bs',
-           'find_device', 'itemize', 'batch_to_samples', 'rank0', 'flatten_check']
+           'find_device', 'itemize', 'batch_to_samples', 'written_whole', 'rank0', 'flatten_check']
 
 # %% ../nbs/library/11_torch_core.ipynb #00000002
 import ctypes, math, os, platform, random
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
-from fastcore.basics import first, listify
+from fastcore.basics import first
 from fastcore.foundation import L
 from fastcore.xtras import Path
 
@@ -431,6 +431,18 @@ def batch_to_samples(
     "The first `max_n` items of the batch `b`."
     if isinstance(b, Tensor): return list(b[:max_n])
     return L(tuple(o) for o in zip(*[batch_to_samples(o, max_n) for o in b])) if is_listy(b) else b[:max_n]
+
+# %% ../nbs/library/11_torch_core.ipynb #000000352
+@contextmanager
+def written_whole(file):
+    "A `with` block that is given a path to write to; when it ends well, that takes the place of `file`, and otherwise nothing is changed."
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f'.{file.name}.{os.getpid()}.part')
+    try:
+        yield part
+        os.replace(part, file)
+    finally: part.unlink(missing_ok=True)
 
 # %% ../nbs/library/11_torch_core.ipynb #00000036
 def rank0(): return int(os.environ.get('RANK', 0)) == 0

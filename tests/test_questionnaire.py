@@ -171,7 +171,7 @@ def test_the_chapters_have_their_exercises(capsys):
 @pytest.mark.parametrize('chapter', BOOK)
 def test_run_all_shows_stubs_as_open_and_solutions_as_right(root, chapter):
     "As saved by the last run of the section: nothing raised, every check open, every solution right."
-    nb = json.loads((root/'nbs'/f'{progress.NOTEBOOKS[chapter]}.ipynb').read_text())
+    nb = json.loads((root/'nbs'/f'{core.CHAPTERS[chapter]}.ipynb').read_text())
     said = {c['id']: ''.join(''.join(o.get('data', {}).get('text/plain', '')) for o in c['outputs']) for c in nb['cells'] if c['cell_type'] == 'code' and c['id'].startswith('q-')}
     assert not [o for c in nb['cells'] if c['id'].startswith('q-') for o in c.get('outputs', []) if o['output_type'] == 'error']
     for i in range(1, BOOK[chapter] + 1):

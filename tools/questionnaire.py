@@ -15,6 +15,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from nbdev.clean import nbdev_clean
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from course import ENCRYPTED
@@ -63,13 +64,6 @@ def run(cells):
     nb = nbformat.v4.new_notebook(cells=cells, metadata={'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}})
     with tempfile.TemporaryDirectory() as home:
         NotebookClient(nb, timeout=600, config=ENCRYPTED, resources={'metadata': {'path': str(ROOT/'nbs')}}, coalesce_streams=True).execute(env={**os.environ, 'FASTBOOK_HOME': home, 'FASTBOOK_DATA': 'sample'})
-    for c in nb.cells:
-        if c.cell_type != 'code': continue
-        c.execution_count = None
-        c.metadata = {k: v for k, v in c.metadata.items() if k == 'jupyter'}
-        for o in c.outputs:
-            if 'execution_count' in o: o['execution_count'] = None
-            if 'metadata' in o: o['metadata'] = {}
     return nb.cells
 
 
@@ -77,20 +71,19 @@ def write(path, cells):
     nb = nbformat.read(path, as_version=4)
     nb.cells = [c for c in nb.cells if not c.id.startswith('q-')] + run(cells)
     path.write_text(nbformat.writes(nb), encoding='utf-8')
+    nbdev_clean(str(path))
 
 
 def main(argv=None):
-    from fastbook_impl.questionnaire.core import chapters, exercises
-    from fastbook_impl.questionnaire.progress import NOTEBOOKS
+    from fastbook_impl.questionnaire.core import CHAPTERS, exercises
     p = argparse.ArgumentParser(prog='tools/questionnaire.py', description='Write the exercises into the chapter notebooks.')
     p.add_argument('notebooks', nargs='*', type=Path, help='chapter notebooks (default: all that have exercises)')
     p.add_argument('--check', action='store_true', help='write nothing, and fail if a chapter is not in step')
     args = p.parse_args(argv)
     wanted, late = {o.stem for o in args.notebooks}, []
-    for chapter in chapters():
-        path = ROOT/'nbs'/f'{NOTEBOOKS[chapter]}.ipynb'
-        if not path.exists() or wanted and path.stem not in wanted: continue
-        exs = exercises(chapter)
+    for chapter, name in CHAPTERS.items():
+        path, exs = ROOT/'nbs'/f'{name}.ipynb', exercises(chapter)
+        if wanted and name not in wanted: continue
         cells = section(chapter, exs)
         if in_step(nbformat.read(path, as_version=4), cells): continue
         late.append(path.name)

@@ -2,11 +2,11 @@
 
 # %% auto #0
 __all__ = ['SECONDS', 'KINDS', 'CHAPTERS', 'NotYet', 'TooLong', 'time_limit', 'call', 'short', 'difference', 'Part', 'is_empty',
-           'FunctionPart', 'ValuePart', 'ChoicePart', 'Exercise', 'exercise', 'Verdict', 'judge', 'proof', 'answers_of',
-           'chapters', 'exercises', 'NoSuchExercise', 'find']
+           'FunctionPart', 'ValuePart', 'ChoicePart', 'Exercise', 'exercise', 'Verdict', 'judge', 'proof', 'answers_in',
+           'exercises', 'NoSuchExercise', 'find']
 
 # %% ../../nbs/questionnaire/00_core.ipynb #00000002
-import _thread, contextlib, copy, dis, functools, importlib, inspect, io, itertools, math, numbers, random, re, reprlib, textwrap, threading
+import _thread, contextlib, copy, dis, functools, html, importlib, inspect, io, math, numbers, random, re, reprlib, textwrap, threading
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
@@ -389,7 +389,6 @@ class Verdict:
 
 def _as_html(text):
     "Plain text with `code` in backticks, as HTML."
-    import html
     parts = html.escape(text).split('`')
     return ''.join(f'<code>{o}</code>' if i % 2 else o for i,o in enumerate(parts))
 
@@ -418,20 +417,23 @@ def proof(
     "What is wrong with the exercise itself: a list of sentences, empty if it can't be fooled."
     return [*_solution_fails(ex, seeds), *_stub_passes(ex), *_wrong_passes(ex), *_broken_reference_passes(ex), *_nonsense_passes(ex)]
 
-def answers_of(ex, source):
-    "The answers that running `source` gives."
+def answers_in(ex, source):
+    "What `source` defines for the parts of `ex`; None for what it does not. Raises `NotYet` if it does not run."
     ns = {}
-    exec('from fastbook_impl.fastbook import *\n' + source, ns)
-    return [ns[n] for n in ex.names]
+    try:
+        with time_limit(30): exec('from fastbook_impl.fastbook import *\n' + source, ns)
+    except NotYet: raise
+    except Exception as e: raise NotYet(f'the cell raises {type(e).__name__}: {e}') from None
+    return [ns.get(n) for n in ex.names]
 
 def _right(ex): return [p.reference if not isinstance(p, ValuePart) else p.reference() for p in ex.parts]
 
 def _solution_fails(ex, seeds):
-    v = judge(ex, *answers_of(ex, ex.solution), seeds=seeds)
+    v = judge(ex, *answers_in(ex, ex.solution), seeds=seeds)
     if not v: yield f'{ex.number}: the solution is refused: {v}'
 
 def _stub_passes(ex):
-    v = judge(ex, *answers_of(ex, ex.stub))
+    v = judge(ex, *answers_in(ex, ex.stub))
     if v.state != 'open': yield f'{ex.number}: the stub counts as an answer: {v}'
 
 # %% ../../nbs/questionnaire/00_core.ipynb #00000023
@@ -457,21 +459,18 @@ def _nonsense_passes(ex):
             if v.state == 'right' or not v.message: yield f'{ex.number}: {short(nonsense)} as `{ex.names[i]}` gets: {v}'
 
 # %% ../../nbs/questionnaire/00_core.ipynb #00000026
-CHAPTERS = {'01': 'ch01', '02': 'ch02', '03': 'ch03', '04': 'ch04', '05': 'ch05', '06': 'ch06', '15': 'ch15'}
-
-def chapters():
-    "The chapters that have exercises, as '04'."
-    return [c for c,m in CHAPTERS.items() if importlib.util.find_spec(f'fastbook_impl.questionnaire.{m}')]
+# the notebooks that end in exercises; those of chapter 04 are in the module `ch04`
+CHAPTERS = {'01': '01_intro', '02': '02_production', '03': '03_ethics', '04': '04_mnist_basics', '05': '05_pet_breeds', '06': '06_multicat', '15': '15_arch_details'}
 
 def exercises(chapter=None):
-    "The exercises of `chapter`, or all of them, in order."
-    for c in [_chapter(chapter)] if chapter else chapters(): importlib.import_module(f'fastbook_impl.questionnaire.{CHAPTERS[c]}')
-    found = sorted(_exercises.values(), key=lambda o: o.place)
-    return [o for o in found if o.place[0] and (chapter is None or o.chapter == _chapter(chapter))]
+    "The exercises of `chapter`, such as '04', or all of them, in order."
+    wanted = [_chapter(chapter)] if chapter else list(CHAPTERS)
+    for c in wanted: importlib.import_module(f'fastbook_impl.questionnaire.ch{c}')
+    return sorted((o for o in _exercises.values() if o.chapter in wanted), key=lambda o: o.place)
 
 def _chapter(c):
     name = str(c).strip().zfill(2)
-    if name not in chapters(): raise NoSuchExercise(f"there are no exercises for chapter {str(c).strip()}; there are for {', '.join(chapters())}")
+    if name not in CHAPTERS: raise NoSuchExercise(f"there are no exercises for chapter {str(c).strip()}; there are for {', '.join(CHAPTERS)}")
     return name
 
 class NoSuchExercise(ValueError):
