@@ -18,11 +18,9 @@ from fastcore.foundation import L
 from fastcore.xtras import Path
 
 from . import __version__
-from .torch_core import Tensor, is_listy, plain
+from .torch_core import Tensor, is_listy, plain, written_whole
 from .data.block import Getter
 from .data.core import Datasets, TfmdDL, TfmdLists
-from .data.load import DataLoader
-from .data.transforms import Transform
 from .learner import Learner
 from .inference import InferenceLearner, file_checksum, known, load_learner
 from .inference import _checksum, _kind, _known, _module_attrs, _version
@@ -271,18 +269,13 @@ def write_export(file, about, tensors):
     "Write the description `about` and the `tensors` to `file`, atomically, with a checksum."
     from safetensors.torch import save
     file, meta = Path(file), {'kind': _kind, 'checksum': '0'*64, 'learner': json.dumps(about, ensure_ascii=False, allow_nan=False)}
-    data = bytearray(save(tensors, metadata=meta))
+    data = save(tensors, metadata=meta)
     n = 8 + int.from_bytes(data[:8], 'little')
-    at = _checksum.search(data, 0, n)
-    data[at.start(1):at.end(1)] = file_checksum(bytes(data[:n]), [memoryview(data)[n:]]).encode()
-    part = file.with_name(f'.{file.name}.{os.getpid()}.part')
+    head, rest = data[:n], memoryview(data)[n:]
+    head = head.replace(b'0'*64, file_checksum(head, [rest]).encode(), 1)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data)
-        os.replace(part, file)
+        with written_whole(file) as part, open(part, 'wb') as f: f.writelines([head, rest])
     except OSError as e: raise OSError(f'the learner could not be exported to {file}: {e.strerror}. What was there before is untouched.') from None
-    finally:
-        if part.exists(): part.unlink()
     return file
 
 # %% ../nbs/library/85_export.ipynb #00000020

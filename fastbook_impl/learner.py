@@ -8,19 +8,19 @@ __all__ = ['default_callbacks', 'Learner', 'norm_bias_params', 'FitInterrupted',
            'mk_metric', 'DataLoader', 'DataLoaders', 'params']
 
 # %% ../nbs/library/41_learner.ipynb #00000002
-import inspect, json, math, os, tempfile, time
+import inspect, json, math, time
 from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
-from fastcore.basics import patch, listify
+from fastcore.basics import patch
 from fastcore.foundation import L
 from fastcore.xtras import Path
 
 from .imports import plt
-from .torch_core import (Tensor, apply, find_bs, freed_memory_kept, is_listy, params, plain, show_title, to_cpu, to_detach, to_device, trainable_params)
+from .torch_core import Tensor, apply, freed_memory_kept, is_listy, params, plain, to_device, trainable_params, written_whole
 from .data.load import DataLoader, DataLoaders
-from .optimizer import Adam, even_mults
+from .optimizer import Adam
 from .layers import NoneReduce, norm_types
 from .metrics import AvgLoss, AvgMetric, AvgSmoothLoss, Metric, ValueMetric, mk_metric
 from .callback.core import *
@@ -606,14 +606,9 @@ def save_model(
     from safetensors.torch import save_file
     file = Path(file)
     tensors, meta = _flat_state(model, opt if with_opt else None)
-    part = file.with_name(f'.{file.name}.{os.getpid()}.part')
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, part, metadata={'fastbook_impl': json.dumps(meta)})
-        os.replace(part, file)
+        with written_whole(file) as part: save_file(tensors, part, metadata={'fastbook_impl': json.dumps(meta)})
     except Exception as e: raise OSError(f'the model could not be saved to {file}: {e}. What was there before is untouched.') from None
-    finally:
-        if part.exists(): part.unlink()
     return file
 
 # %% ../nbs/library/41_learner.ipynb #0000003d

@@ -5,24 +5,23 @@ __all__ = ['TextLearner', 'text_vocab', 'get_encoder', 'match_embeds', 'read_wei
            'convert_pretrained', 'LMLearner', 'language_model_learner', 'decode_spec_tokens', 'text_classifier_learner']
 
 # %% ../../nbs/library/83_text_learner.ipynb #00000002
-import io, json, os, pickle, re
+import io, json, pickle, re
 from functools import partial
 
 import torch
 from torch import nn
 from fastcore.basics import defaults, ifnone, patch
-from fastcore.foundation import L
 from fastcore.xtras import Path
 
 from ..callback.rnn import rnn_cbs
 from ..data.external import URLs, fastbook_path
 from ..data.transforms import get_c
-from ..learner import Learner, load_model, save_model
+from ..learner import Learner, save_model
 from ..learner import _load_weights
 from ..losses import CrossEntropyLossFlat
 from .core import BOS, PAD, TK_MAJ, TK_REP, TK_UP, TK_WREP, UNK
 from .models.core import SentenceEncoder, _model_meta, get_language_model, get_text_classifier
-from ..torch_core import no_random, plain
+from ..torch_core import written_whole
 
 # %% ../../nbs/library/83_text_learner.ipynb #00000005
 class TextLearner(Learner):
@@ -71,9 +70,7 @@ def save_encoder(self:TextLearner,
 ) -> Path:
     "Keep the encoder and its vocabulary under a name."
     file = save_model(self._model_file(file), get_encoder(self.model), with_opt=False)
-    part = file.with_suffix(f'.json.{os.getpid()}.part')
-    part.write_text(json.dumps(text_vocab(self.dls), ensure_ascii=False), encoding='utf-8')
-    os.replace(part, file.with_suffix('.json'))
+    with written_whole(file.with_suffix('.json')) as part: part.write_text(json.dumps(text_vocab(self.dls), ensure_ascii=False), encoding='utf-8')
     return file
 
 @patch
@@ -158,11 +155,9 @@ def convert_pretrained(
     found = [next(iter(sorted(source.rglob(f'*{ext}'))), None) for ext in ('.pth', '.pkl')]
     if None in found: raise FileNotFoundError(f'{source} should hold weights (.pth) and a vocabulary (.pkl), and it has {", ".join(sorted(o.name for o in source.iterdir())) or "nothing"}')
     weights, vocab = read_weights(found[0]), read_vocab(found[1])
-    dest.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous().clone() for k,v in weights.items()}, dest/'weights.part')
-    (dest/'vocab.part').write_text(json.dumps(vocab, ensure_ascii=False), encoding='utf-8')
-    os.replace(dest/'vocab.part', dest/'vocab.json')
-    os.replace(dest/'weights.part', dest/'weights.safetensors')
+    with written_whole(dest/'weights.safetensors') as w, written_whole(dest/'vocab.json') as v:
+        save_file({k: v.contiguous().clone() for k,v in weights.items()}, w)
+        v.write_text(json.dumps(vocab, ensure_ascii=False), encoding='utf-8')
 
 # %% ../../nbs/library/83_text_learner.ipynb #00000010
 @patch

@@ -5,7 +5,7 @@ __all__ = ['NoPicture', 'download_url', 'download_images', 'resize_to', 'resize_
            'verify_images']
 
 # %% ../../nbs/library/58b_vision_utils.ipynb #00000002
-import hashlib, io, os, re, shutil, tempfile, threading, time
+import hashlib, io, re, shutil, threading, time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import unquote, urlsplit
@@ -16,6 +16,7 @@ from PIL import Image
 
 from ..data.external import get_image_files, image_extensions
 from ..data.parallel import thread_map
+from ..torch_core import written_whole
 from .core import load_image
 from .data import verify_image, verify_images
 
@@ -76,15 +77,12 @@ def download_url(
     try: status, body, _ = _fetch(url, timeout or 10, max_mb)
     except NoPicture as e: raise OSError(f'{url} could not be fetched: {e}') from None
     if status != 200: raise OSError(f'{url} could not be fetched: the host answers {status}')
-    dest.parent.mkdir(parents=True, exist_ok=True)
     _write(dest, body)
     return dest
 
 def _write(dest, body):
     "All of it or nothing: whoever is interrupted leaves no half file under the name `dest`."
-    part = dest.with_name(f'.{dest.name}.part')
-    part.write_bytes(body)
-    os.replace(part, dest)
+    with written_whole(dest) as part: part.write_bytes(body)
 
 # %% ../../nbs/library/58b_vision_utils.ipynb #0000000f
 def _key(url): return hashlib.sha1(url.encode()).hexdigest()[:16]

@@ -9,14 +9,12 @@ __all__ = ['model_meta', 'NoWeightsError', 'imagenet_weights', 'build_arch', 'de
 
 # %% ../../../nbs/library/53_vision_models.ipynb #00000002
 import difflib, os, shutil
-from functools import wraps
 from pathlib import Path
 
 import torch
-from torch import nn
 from fastcore.foundation import L
 
-from ...torch_core import params
+from ...torch_core import params, written_whole
 from ...data.transforms import imagenet_stats
 
 # %% ../../../nbs/library/53_vision_models.ipynb #00000005
@@ -55,10 +53,7 @@ def _from_mirror(file):
     mirror = os.environ.get('FASTBOOK_MIRROR', '')
     source = Path(mirror)/file.name
     if not mirror or '://' in mirror or not source.is_file(): return False
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix('.part')
-    shutil.copyfile(source, part)
-    os.replace(part, file)
+    with written_whole(file) as part: shutil.copyfile(source, part)
     return True
 
 # %% ../../../nbs/library/53_vision_models.ipynb #00000009
