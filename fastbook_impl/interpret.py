@@ -10,9 +10,8 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 
 from .data.transforms import CategoryMap
-from .imports import pd, plt
+from .imports import plt
 from .torch_core import TensorMask, Tensor, get_grid, is_listy, plain
-from .learner import Learner
 
 # %% ../nbs/library/57_interpret.ipynb #00000005
 class Interpretation:

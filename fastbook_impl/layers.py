@@ -19,7 +19,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import nn, Tensor
+from torch import nn
 from torch.nn.utils import parametrizations
 from fastcore.basics import defaults
 

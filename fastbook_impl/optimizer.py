@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from torch import nn, Tensor
+from torch import Tensor
 from fastcore.basics import listify, patch
 from fastcore.foundation import L
 

@@ -17,7 +17,7 @@ from fastbook_impl.callback.hook import (ActivationStats, Hook, HookCallback, Ho
                                          module_summary, num_features_model, total_params)
 from fastbook_impl.callback.mixup import CutMix, MixUp
 from fastbook_impl.callback.progress import ProgressCallback  # noqa: F401  (adds no_logging to Learner)
-from fastbook_impl.callback.schedule import (LRFinder, ParamScheduler, SchedCos, SchedExp, SchedLin, SchedNo, SchedPoly, SuggestionMethod, annealer,
+from fastbook_impl.callback.schedule import (ParamScheduler, SchedCos, SchedExp, SchedLin, SchedNo, SchedPoly, SuggestionMethod, annealer,
                                              combine_scheds, combined_cos, minimum, slide, steep, valley)
 from fastbook_impl.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback, TerminateOnNaNCallback, TrackerCallback
 from fastbook_impl.callback.training import BnFreeze, GradientAccumulation, GradientClip, ShortEpochCallback, set_bn_eval

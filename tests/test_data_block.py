@@ -9,7 +9,7 @@ from fastcore.foundation import L
 
 from fastbook_impl.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock, merge_tfms
 from fastbook_impl.data.core import TfmdDL
-from fastbook_impl.data.transforms import (Categorize, ColReader, ColSplitter, EndSplitter, IndexSplitter, IntToFloatTensor, ItemGetter, Normalize, RandTransform,
+from fastbook_impl.data.transforms import (ColReader, ColSplitter, EndSplitter, IndexSplitter, IntToFloatTensor, ItemGetter, Normalize, RandTransform,
                                            RegexLabeller, ToTensor, Transform, using_attr)
 from fastbook_impl.torch_core import TensorImage, set_seed
 

@@ -1,7 +1,6 @@
 """The built-in samples: their folders, their bytes, their look, and that no scan is in two parts."""
 import csv
 import hashlib
-from pathlib import Path
 
 import numpy as np
 import pytest

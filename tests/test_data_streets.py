@@ -1,7 +1,6 @@
 "The drawn street scenes: the original's layout, masks that hold nothing but classes and fit their pictures, and drives that are drives."
 import hashlib
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest

@@ -1,5 +1,6 @@
 """Learners in a file: the same answers to the last bit for every kind of data, nothing that runs, and one sentence for whatever is wrong with the file."""
 import json
+import os
 import pickle
 import random
 import subprocess
@@ -225,6 +226,139 @@ def test_tables(tmp_path, y):
     assert same(inf.get_preds(dl=inf.dls.test_dl(df.iloc[:9]))[0], learn.get_preds(dl=learn.dls.test_dl(df.iloc[:9]))[0])
 
 
+# -- one item, without a loader ---------------------------------------------------------------------------------------------------------------------
+
+def no_loader(inf, monkeypatch):
+    "From now on, making a loader of new items is an error."
+    def refused(*args, **kwargs): raise AssertionError('a loader was made')
+    monkeypatch.setattr(type(inf.dls), 'test_dl', refused)
+    return inf
+
+
+def by_loader(inf, item): return inf._inputs(next(iter(inf.dls.test_dl([item]))))
+
+
+@pytest.mark.parametrize('kwargs', [{}, dict(item_tfms=Resize(SIZE, 'pad')), dict(item_tfms=Resize((SIZE, 200)), batch_tfms=None), dict(item_tfms=Resize(200)),
+                                    dict(item_tfms=Resize(200), batch_tfms=[*aug_transforms(size=SIZE), Normalize.from_stats(*imagenet_stats)])])
+def test_a_picture_alone_is_as_in_a_loader(pics, tmp_path, monkeypatch, kwargs):
+    "Small and large pictures: a batch of these is laid out in memory in another way, and the model's sums depend on that."
+    inf = load_learner(Learner(dls_of(pics, **kwargs), small(2), path=tmp_path).export())
+    items = [pics[0], str(pics[1]), Image.open(pics[2]), pics[3].read_bytes(), Image.open(pics[4]).convert('L')]
+    want = [by_loader(inf, o) for o in items]
+    no_loader(inf, monkeypatch)
+    for o, w in zip(items, want):
+        got = inf._alone(inf._way, o)
+        assert len(got) == len(w) == 1 and same(got[0], w[0]) and got[0].stride() == w[0].stride() and type(got[0]) is torch.Tensor
+        inf.predict(o)
+
+
+def test_no_loader_is_needed_for_points_masks_and_texts(pics, tmp_path, monkeypatch):
+    points = DataBlock((ImageBlock, PointBlock), get_y=spots, splitter=IndexSplitter([0, 1]), item_tfms=Resize(SIZE), batch_tfms=aug_transforms(size=24)).dataloaders(pics, bs=4)
+    masks = SegmentationDataLoaders.from_label_func(pics[0].parent, pics, mask_of, codes=['sky', 'road', 'cat'], seed=0, bs=2, item_tfms=Resize(SIZE))
+    learners = [(Learner(points, small(4), path=tmp_path), pics[0]), (unet_learner(masks, resnet18, pretrained=False, path=tmp_path), pics[0]), (texts_learner(tmp_path)[0], 'A fine film')]
+    for learn, item in learners:
+        before, inf = shaken(learn).predict(item), load_learner(learn.export())
+        want = by_loader(inf, item)
+        with monkeypatch.context() as m:
+            got = no_loader(inf, m)._alone(inf._way, item)
+            assert same(got, want) and same(inf.predict(item), before)
+
+
+class Noisy(Transform):
+    order = 6
+    def encodes(self, o: torch.Tensor): return o + torch.rand(1)*20
+
+
+def test_random_numbers_of_ones_own(pics, tmp_path):
+    "A step of the user's may draw: it is seeded as in a loader, so that the learner and the loaded one agree."
+    learn = shaken(Learner(dls_of(pics, batch_tfms=None, item_tfms=[Resize(SIZE), Noisy()]), small(2), path=tmp_path))
+    inf = load_learner(learn.export(), names={'Noisy': Noisy})
+    answers = []
+    for one in (learn, inf, inf):
+        set_seed(3)
+        answers.append(one.predict(pics[0]))
+    assert same(answers[0], answers[1]) and same(answers[1], answers[2])
+    assert not torch.equal(inf.predict(pics[0])[2], answers[0][2])
+
+
+def test_steps_that_are_changed_after_loading(pics, tmp_path):
+    inf = load_learner(shaken(Learner(dls_of(pics), small(2), path=tmp_path)).export())
+    before = inf.predict(pics[0])
+    inf.dls.add_tfms([Normalize.from_stats([.1]*3, [.2]*3)], 'after_batch')
+    after = inf.predict(pics[0])
+    assert not torch.equal(before[2], after[2]) and same(inf._alone(inf._way, pics[0])[0], by_loader(inf, pics[0])[0])
+    inf.dls.valid.create_batch = lambda items: (torch.zeros(1, 3, SIZE, SIZE),)
+    assert same(inf.predict(pics[0])[1:], inf.predict(pics[5])[1:])
+
+
+@pytest.mark.parametrize('item, message', [('nothing.png', 'there is no file nothing.png'), (b'text', 'is not a picture in a format that Pillow knows'), (3, r'a new item should be one of PosixPath.*, and it is a int')])
+def test_items_that_are_none(pics, tmp_path, item, message):
+    inf = load_learner(Learner(dls_of(pics), small(2), path=tmp_path).export())
+    with pytest.raises((OSError, TypeError, ValueError), match=message) as alone: inf.predict(item)
+    with pytest.raises((OSError, TypeError, ValueError)) as loader: by_loader(inf, item)
+    assert str(alone.value) == str(loader.value) and alone.type is loader.type
+
+
+def odd_table(n=60):
+    rng = np.random.default_rng(0)
+    return pd.DataFrame({'word': rng.choice(['own', 'state', None], n), 'size': rng.integers(0, 4, n), 'part': rng.choice([.5, 1., 2.], n), 'yes': rng.random(n) > .5,
+                         'age': rng.integers(20, 60, n), 'hours': rng.choice([20., 40., np.nan], n), 'height': rng.random(n).astype(np.float32), 'class': rng.choice(['low', 'high'], n)})
+
+
+@pytest.fixture(scope='module', params=['all procs', 'gaps not told', 'numbers as they are'])
+def tables(request, tmp_path_factory):
+    from fastbook_impl.tabular.core import Categorify, FillMissing
+    from fastbook_impl.tabular.data import TabularDataLoaders
+    from fastbook_impl.tabular.learner import tabular_learner
+    procs = {'all procs': [Categorify, FillMissing, Normalize], 'gaps not told': [Categorify, FillMissing(add_col=False), Normalize], 'numbers as they are': [FillMissing, Categorify]}[request.param]
+    dls = TabularDataLoaders.from_df(odd_table(), procs=procs, cat_names=['word', 'size', 'part', 'yes'], cont_names=['age', 'hours', 'height'], y_names='class', valid_idx=range(50, 60), bs=8)
+    learn = shaken(tabular_learner(dls, layers=[8], path=tmp_path_factory.mktemp('tables')))
+    return learn, load_learner(learn.export())
+
+
+def test_rows_without_pandas(tables):
+    "Whatever stands in a row: the numbers are those of the procs, or the procs are asked."
+    learn, inf = tables
+    df, rng, direct = odd_table(), random.Random(1), 0
+    values = ['own', 'new', '1', '', None, np.nan, 0, 1, 2., .5, True, False, -3, 10**17, 2**53 + 1, 1e300, np.inf, np.float32(.1), np.float32('nan'), np.int8(2), np.int64(41), np.uint8(3),
+              np.bool_(True), np.str_('own'), '#na#', pd.NA, pd.NaT, pd.Timestamp(0), b'own']
+    for i in range(250):
+        row = df.iloc[i % len(df)].to_dict()
+        for name in rng.sample(list(row), rng.randrange(3)): row[name] = rng.choice(values)
+        row = [row, pd.Series(row), pd.Series(row, dtype=object)][i % 3]
+        got = inf._row_inputs(row)
+        if got is None: continue
+        direct += 1
+        assert same(got, inf._inputs(next(iter(inf.dls.test_dl(row, with_labels=False))))), row
+    assert direct > 120
+    for row in (df.iloc[3], df[['size', 'part', 'age', 'hours', 'height']].astype(float).iloc[0], df[['size', 'age']].iloc[0]):
+        assert inf._row_inputs(row) is None or same(inf._row_inputs(row), inf._inputs(next(iter(inf.dls.test_dl(row, with_labels=False)))))
+
+
+def test_a_row_is_decoded_when_it_is_looked_at(tables, monkeypatch, capsys):
+    from fastbook_impl.tabular.core import TabularPandas
+    learn, inf = tables
+    row, want = odd_table().iloc[1], learn.predict(odd_table().iloc[1])
+    with monkeypatch.context() as m:
+        m.setattr(TabularPandas, 'process', None)  # no pandas so far
+        m.setattr(TabularPandas, 'decode', None)
+        said = inf.predict(row)
+        assert same(said[1:], want[1:]) and isinstance(said[0], TabularPandas)
+    said[1].zero_(), said[2].zero_()
+    assert said[0].items.equals(want[0].items) and len(said[0]) == 1 and repr(said[0]) == repr(want[0]) and said[0]['class'].item() == want[0]['class'].item()
+    assert said[0].xs.equals(want[0].xs) and said[0].iloc[0].equals(want[0].iloc[0]) and said[0].decode().items.equals(want[0].items)
+    said[0].show()
+    assert 'hours' in capsys.readouterr().out
+    said[0]['hours'] = 3.
+    assert said[0]['hours'].item() == 3
+
+
+def test_rows_that_lack_a_column(tables):
+    row = odd_table().iloc[0]
+    with pytest.raises(KeyError, match="the table has no column 'hours'"): tables[1].predict(row.drop('hours'))
+    with pytest.raises(ValueError, match="the column 'age' is in cont_names and holds what is no number: 'old' in row 0"): tables[1].predict({**row, 'age': 'old'})
+
+
 # -- what is the user's own ---------------------------------------------------------------------------------------------------------------------
 
 def test_layers_of_ones_own(pics, tmp_path):
@@ -384,8 +518,110 @@ def test_a_thousand_mutations(tiny, pics, tmp_path):
             errors[str(e).partition('(')[2][:30]] = errors.get(str(e).partition('(')[2][:30], 0) + 1
         else: assert m == data and same(learn.predict(pics[0]), want)
     assert sum(errors.values()) > 900 and len(errors) >= 3
-    assert tracemalloc.get_traced_memory()[1] < 2*len(data) + 5_000_000  # the checksum is read in pieces of a megabyte
+    assert tracemalloc.get_traced_memory()[1] < 2*len(data) + 5_000_000  # what Python itself asks for; for tensors see below
     tracemalloc.stop()
+
+
+@pytest.fixture(scope='module')
+def large(pics, tmp_path_factory):
+    "Forty megabytes, in few tensors."
+    model = nn.Sequential(Flatten(), nn.Linear(3*SIZE*SIZE, 2048), nn.ReLU(), nn.Linear(2048, 2048), nn.ReLU(), nn.Linear(2048, 2))
+    return Learner(dls_of(pics), model, loss_func=CrossEntropyLossFlat(), path=tmp_path_factory.mktemp('large')).export()
+
+
+MEMORY = '''
+import gc, os, random, resource, sys
+import fastbook_impl.vision.data
+from fastbook_impl.inference import load_learner
+
+def now(key): return 1024*int(next(l for l in open('/proc/self/status') if l.startswith(key)).split()[1])
+def peak(): return now('VmHWM') if os.path.exists('/proc/self/clear_refs') else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)
+def reset():
+    gc.collect()
+    if not os.path.exists('/proc/self/clear_refs'): return peak()
+    with open('/proc/self/clear_refs', 'w') as f: f.write('5')
+    return now('VmRSS')
+def load(file):
+    before = reset()
+    try: load_learner(file); said = 'loaded'
+    except ValueError as e: said = 'refused'
+    return said, peak() - before
+
+load_learner(sys.argv[1])
+print(*load(sys.argv[2]))
+file, size, rng = sys.argv[2], os.path.getsize(sys.argv[2]), random.Random(0)
+with open(file, 'rb') as f: head = f.read(8 + int.from_bytes(f.read(8), 'little'))
+def change(at, new):
+    with open(file, 'r+b') as f:
+        f.seek(at); old = f.read(len(new))
+        f.seek(at); f.write(new)
+    return old
+changes = [(0, n.to_bytes(8, 'little')) for n in (size - 8, size - 9, size//2, 20_000_000, 2**40)] + [(size - 1, b'?'), (size//2, b'??')]
+changes += [(rng.randrange(len(head)), rng.randbytes(1)) for _ in range(30)] + [(head.index(b'2048', i), b'9999') for i in (0, len(head)//2)]
+for at, new in changes:
+    old = change(at, new)
+    if old != new: print(*load(file))
+    change(at, old)
+print(*load(file))
+os.truncate(file, size - 20_000_000)
+print(*load(file))
+'''
+
+
+def test_memory_is_that_of_the_file(large, tiny, tmp_path):
+    "Weights are in memory once; and whatever a damaged file claims, it does not get more than twice its size."
+    file = tmp_path/'copy.pkl'
+    file.write_bytes(large.read_bytes())
+    size, root = file.stat().st_size, Path(__file__).parent.parent
+    out = subprocess.run([sys.executable, '-c', MEMORY, str(tiny[0]), str(file)], capture_output=True, text=True, check=True, cwd=root).stdout
+    said = [(l.split()[0], int(l.split()[1])/size) for l in out.splitlines()]
+    assert size > 40_000_000 and said[0][0] == said[-2][0] == 'loaded' and {s for s, _ in said[1:-2]} == {said[-1][0]} == {'refused'} and len(said) > 30
+    assert .9 < said[0][1] < 1.5 and said[-2][1] < 1.5, said
+    assert max(m for _, m in said) < 2, said
+
+
+def test_the_file_may_change_after_loading(tiny, pics, tmp_path):
+    file, want = tmp_path/'export.pkl', tiny[1]
+    file.write_bytes(tiny[0].read_bytes())
+    learn = load_learner(file)
+    with open(file, 'r+b') as f: f.write(b'x'*file.stat().st_size)
+    assert same(learn.predict(pics[0]), want)
+    with open(file, 'wb'): pass
+    assert same(learn.predict(pics[0]), want)
+
+
+def test_a_file_that_changes_while_it_is_read(tiny, tmp_path, monkeypatch):
+    "The checksum is that of the bytes that become weights."
+    import fastbook_impl.inference as inference
+    file = tmp_path/'export.pkl'
+    for change in ('weights', 'length'):
+        file.write_bytes(tiny[0].read_bytes())
+        def meanwhile(head, size, right=inference._places):
+            if change == 'length': os.truncate(file, file.stat().st_size - 1)
+            else: file.write_bytes(file.read_bytes()[:-4] + b'oops')
+            return right(head, size)
+        with monkeypatch.context() as m, pytest.raises(ValueError, match='its checksum is wrong' if change == 'weights' else 'it was cut short just now'):
+            m.setattr(inference, '_places', meanwhile)
+            load_learner(file)
+
+
+def header_of(tensors, texts={}):
+    "The beginning of a file of safetensors."
+    text = json.dumps({'__metadata__': {'checksum': '0'*64, **texts}, **tensors}).replace('": ', '":').encode()
+    text += b' '*(-len(text) % 8)
+    return len(text).to_bytes(8, 'little') + text
+
+
+@pytest.mark.parametrize('tensors, size', [({'a': {'dtype': 'F32', 'shape': [10**9], 'data_offsets': [0, 4*10**9]}}, 8), ({'a': {'dtype': 'F32', 'shape': [2], 'data_offsets': [0, 12]}}, 12),
+                                           ({'a': {'dtype': 'F32', 'shape': [-1, -2], 'data_offsets': [0, 8]}}, 8), ({'a': {'dtype': 'F32', 'shape': [2], 'data_offsets': [4, 12]}}, 12),
+                                           ({'a': {'dtype': 'U8', 'shape': [8], 'data_offsets': [0, 8]}, 'b': {'dtype': 'U8', 'shape': [8], 'data_offsets': [0, 8]}}, 8),
+                                           ({'a': {'dtype': 'F32', 'shape': [1], 'data_offsets': [0, 4]}}, 8), ({'a': {'dtype': 'X', 'shape': [1], 'data_offsets': [0, 4]}}, 4),
+                                           ({'a': {'dtype': 'U8', 'shape': [10**15]*100_000, 'data_offsets': [0, 4]}}, 4), ({'a': {'dtype': 'U8', 'shape': [0, 2**80], 'data_offsets': [0, 0]}}, 0),
+                                           ({'a': []}, 0), ({'a': {'shape': 1}}, 0)])
+def test_headers_that_promise_too_much(tmp_path, tensors, size):
+    (tmp_path/'bad.pkl').write_bytes(header_of(tensors) + bytes(size))
+    with pytest.raises(ValueError, match='is no exported learner, or it is damaged') as e: load_learner(tmp_path/'bad.pkl')
+    assert 'checksum' not in str(e.value) and '\n' not in str(e.value)
 
 
 def forged(file, change):

@@ -1,6 +1,5 @@
 "Augmentation: draws as promised, one sampling, and everything that belongs to a picture goes where the picture goes."
 import math
-import random
 
 import numpy as np
 import pytest

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from fastbook_impl.data.transforms import Pipeline, ToTensor
-from fastbook_impl.torch_core import TensorImage, TensorImageBW, TensorMask, TensorMultiCategory, TensorPoint, plain, tensor
+from fastbook_impl.torch_core import TensorImage, TensorImageBW, TensorMask, TensorMultiCategory, TensorPoint, plain
 from fastbook_impl.vision.augment import FlipItem, Resize
-from fastbook_impl.vision.core import (AddMaskCodes, BBoxLabeler, LabeledBBox, OpenMask, PILBase, PILImage, PILImageBW, PILMask, PointScaler, TensorBBox,
+from fastbook_impl.vision.core import (AddMaskCodes, BBoxLabeler, LabeledBBox, OpenMask, PILImage, PILImageBW, PILMask, PointScaler, TensorBBox,
                                        TensorPointCreate, image2tensor, image_size, load_image, mask_codes, scale_points, to_image, to_mode, unscale_points)
 
 

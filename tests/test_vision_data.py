@@ -6,14 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fastcore.xtras import Path
 from PIL import Image
 
 from book_siamese import SiameseImage, SiameseTransform, label_func
 from fastbook_impl.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock
 from fastbook_impl.data.core import Datasets, TfmdLists, show_results
 from fastbook_impl.data.external import get_image_files
-from fastbook_impl.data.transforms import (Categorize, ColReader, ColSplitter, GrandparentSplitter, IntToFloatTensor, Normalize, RandomSplitter, RegexLabeller, ToTensor,
+from fastbook_impl.data.transforms import (Categorize, ColReader, ColSplitter, IntToFloatTensor, Normalize, RandomSplitter, RegexLabeller, ToTensor,
                                            imagenet_stats, using_attr)
 from fastbook_impl.torch_core import TensorCategory, TensorImage, TensorImageBW, TensorMask, TensorMultiCategory, TensorPoint, set_seed
 from fastbook_impl.vision.augment import Resize, aug_transforms

@@ -12,7 +12,7 @@ import torch
 from fastcore.basics import camel2snake
 from fastcore.foundation import L
 
-from ..torch_core import to_detach, to_concat, to_device
+from ..torch_core import to_detach, to_concat
 
 # %% ../../nbs/library/40_callback_core.ipynb #00000005
 class CancelStepException(Exception): "Skip the optimizer's step."

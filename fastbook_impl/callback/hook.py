@@ -8,7 +8,7 @@ __all__ = ['Hook', 'hook_output', 'Hooks', 'hook_outputs', 'dummy_eval', 'model_
 
 # %% ../../nbs/library/46_callback_hook.ipynb #00000003
 import torch
-from torch import nn, Tensor
+from torch import Tensor
 from fastcore.basics import patch
 from fastcore.foundation import L
 

@@ -13,7 +13,7 @@ from fastcore.xtras import Path
 
 from ..imports import in_notebook, plt
 from .core import Callback
-from ..learner import Learner, Recorder, default_callbacks, format_time
+from ..learner import Learner, default_callbacks, format_time
 
 # %% ../../nbs/library/42_callback_progress.ipynb #00000005
 def format_row(row) -> list:

@@ -20,7 +20,6 @@ from fastcore.basics import patch
 from ..imports import plt
 from ..torch_core import get_random_states, is_listy, set_random_states
 from .core import Callback, CancelFitException, CancelValidException
-from .progress import ProgressCallback
 from ..learner import Learner, Recorder
 
 # %% ../../nbs/library/43_callback_schedule.ipynb #00000006

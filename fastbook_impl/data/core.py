@@ -9,7 +9,6 @@ import warnings
 import itertools
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor
 from fastcore.basics import detuplify, ifnone, patch
 from fastcore.foundation import L

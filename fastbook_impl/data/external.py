@@ -5,7 +5,7 @@ __all__ = ['image_extensions', 'URLs', 'fastbook_home', 'fastbook_path', 'untar_
            'get_image_files', 'get_text_files', 'FileGetter', 'ImageGetter']
 
 # %% ../../nbs/library/20_data_external.ipynb #00000002
-import bz2, difflib, errno, gzip, hashlib, io, json, lzma, os, queue, re, shutil, tarfile, tempfile, threading, time, zipfile, zlib
+import bz2, difflib, errno, gzip, hashlib, io, json, lzma, os, re, shutil, tarfile, tempfile, threading, time, zipfile, zlib
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath, PureWindowsPath

@@ -16,7 +16,7 @@ import numpy as np
 from fastcore.basics import patch
 from PIL import Image, ImageFilter
 
-from .pets import Pen, _expose, _pick, _plant, _rect, _shelf, _wall, backdrop, darker, draw_shared, fluffy, lighter, luma, mix, oval, rgb, smooth, tube
+from .pets import Pen, _expose, _pick, _plant, _rect, _shelf, _wall, backdrop, darker, draw_shared, fluffy, lighter, luma, mix, oval, smooth, tube
 from .samples import sample_maker
 
 # %% ../../nbs/library/22d_data_heads.ipynb #00000005

@@ -16,7 +16,7 @@ from fastcore.foundation import L
 from fastcore.xtras import Path
 
 from .parallel import thread_stack
-from ..torch_core import first, is_listy, apply, to_device, get_random_states, set_random_states
+from ..torch_core import is_listy, to_device, get_random_states, set_random_states
 
 # %% ../../nbs/library/23_data_load.ipynb #00000005
 def fa_collate(

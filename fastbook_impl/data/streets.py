@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 from fastcore.basics import patch
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 
-from .pets import Pen, _expose, _pick, _ramp, _rect, darker, draw_shared, lighter, mix, oval, rgb, smooth, tube
+from .pets import Pen, _expose, _pick, _ramp, darker, draw_shared, lighter, mix, oval, rgb, smooth, tube
 from .samples import sample_maker
 from .scenes import KINDS
 from .things import THINGS, _box, _disc

@@ -10,17 +10,15 @@ import copy, difflib, re, warnings
 
 import numpy as np
 import torch
-from torch import Tensor
 from fastcore.basics import ifnone, patch
 from fastcore.foundation import L
 
 from ..data.block import CategoryBlock, MultiCategoryBlock, RegressionBlock
 from ..data.core import FilteredBase, TfmdDL
 from ..data.load import _max_resident
-from ..data.transforms import (Categorize, CategoryMap, EncodedMultiCategorize, MultiCategorize, Normalize, Pipeline,
-                                           RegressionSetup, Transform)
+from ..data.transforms import Categorize, CategoryMap, EncodedMultiCategorize, Normalize, Pipeline, RegressionSetup, Transform
 from ..imports import in_notebook, pd
-from ..torch_core import is_listy, plain, to_cpu, to_device
+from ..torch_core import plain, to_cpu, to_device
 
 # %% ../../nbs/library/70_tabular_core.ipynb #00000005
 def cont_cat_split(

@@ -4,9 +4,7 @@
 __all__ = ['TabularDataLoaders', 'read_table']
 
 # %% ../../nbs/library/71_tabular_data.ipynb #00000002
-import warnings
-
-from fastcore.basics import ifnone, patch
+from fastcore.basics import patch
 from fastcore.foundation import L
 
 from ..data.load import DataLoaders

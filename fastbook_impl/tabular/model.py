@@ -7,7 +7,6 @@ __all__ = ['emb_sz_rule', 'get_emb_sz', 'TabularModel', 'tabular_config']
 import torch
 from torch import nn
 from fastcore.basics import ifnone
-from fastcore.foundation import L
 
 from ..layers import Embedding, LinBnDrop, SigmoidRange
 from ..torch_core import Module, is_listy

@@ -16,7 +16,6 @@ from fastcore.basics import defaults, ifnone, patch
 from fastcore.foundation import L
 from fastcore.xtras import Path
 
-from ..imports import pd
 from ..data.transforms import ColReader, Transform
 from ..torch_core import TitledStr, is_listy
 

@@ -5,11 +5,9 @@ __all__ = ['pad_input', 'make_vocab', 'Numericalize', 'LMDataLoader', 'SortedDL'
            'pad_input_chunk', 'reverse_text', 'TextBlock', 'show_table', 'TextDataLoaders']
 
 # %% ../../nbs/library/81_text_data.ipynb #00000002
-import copy
 from collections import Counter
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 from fastcore.basics import defaults, ifnone, patch
@@ -22,7 +20,7 @@ from ..data.external import get_text_files
 from ..data.load import DataLoaders
 from ..data.transforms import ColReader, ColSplitter, GrandparentSplitter, ItemTransform, RandomSplitter, RandTransform, Transform, parent_label
 from ..imports import in_notebook, pd
-from .core import BOS, PAD, UNK, Tokenizer, join_fields
+from .core import BOS, UNK, Tokenizer, join_fields
 from ..torch_core import LMTensorText, TensorText, TitledStr, is_listy, plain, retain_type
 
 # %% ../../nbs/library/81_text_data.ipynb #00000005

@@ -23,8 +23,8 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 
 from ..data.parallel import thread_map
-from ..data.transforms import Pipeline, RandTransform, compose_tfms
-from ..torch_core import TensorImage, TensorImageBase, TensorMask, TensorPoint, is_listy, plain
+from ..data.transforms import RandTransform, compose_tfms
+from ..torch_core import TensorImage, TensorImageBase, TensorMask, TensorPoint, plain
 from .cache import image_cache
 from .core import PILBase, PILImage, PILMask, TensorBBox, scale_points, to_mode, unscale_points
 
@@ -116,7 +116,7 @@ def _oblong(whole, size): return whole[0]*whole[1] > 16*size[0]*size[1]
 # %% ../../nbs/library/52_vision_augment.ipynb #00000010
 @patch
 def _long_way_round(self:Frame, a, how):
-    (h, w), (x, y, ww, wh) = a.shape[:2], self.window(a.shape[1], a.shape[0])
+    x, y, ww, wh = self.window(a.shape[1], a.shape[0])
     x0, y0, x1, y1 = math.floor(x), math.floor(y), max(math.ceil(x+ww), math.floor(x)+1), max(math.ceil(y+wh), math.floor(y)+1)
     part = cut_pixels(a, x0, y0, x1-x0, y1-y0, PadMode.Border)
     return resize_pixels(part, self.size, how)

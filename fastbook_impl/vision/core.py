@@ -6,12 +6,11 @@ __all__ = ['OpenMask', 'TensorPointCreate', 'to_mode', 'load_image', 'image_size
            'unscale_points', 'TensorBBox', 'LabeledBBox', 'PointScaler', 'BBoxLabeler']
 
 # %% ../../nbs/library/50_vision_core.ipynb #00000002
-import io, os, struct
+import io, os
 from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from fastcore.basics import patch
@@ -20,8 +19,7 @@ from fastcore.xtras import Path
 
 from ..data.transforms import ItemTransform, ToTensor, Transform
 from ..losses import CrossEntropyLossFlat, MSELossFlat
-from ..torch_core import (TensorBase, TensorImage, TensorImageBW, TensorMask, TensorMultiCategory, TensorPoint, plain,
-                                      show_image, tensor)
+from ..torch_core import TensorImage, TensorImageBW, TensorMask, TensorMultiCategory, TensorPoint, plain, show_image, tensor
 
 # %% ../../nbs/library/50_vision_core.ipynb #00000008
 def to_mode(

@@ -7,20 +7,17 @@ __all__ = ['cnn_learner', 'cut_model', 'create_body', 'create_head', 'features_t
 
 # %% ../../nbs/library/55_vision_learner.ipynb #00000002
 import difflib
-from functools import partial
 
 import torch
 from torch import nn
-from fastcore.basics import patch
-from fastcore.foundation import L
 
-from ..torch_core import Module, is_listy, no_random, params
+from ..torch_core import Module, is_listy, no_random
 from ..data.transforms import Normalize
 from ..layers import AdaptiveConcatPool2d, Flatten, LinBnDrop, SigmoidRange, apply_init
 from ..optimizer import Adam
 from ..learner import Learner
 from ..callback.hook import num_features_model
-from .models.tvm import ModelMeta, build_arch, default_split, imagenet_weights, model_meta, resnet18, resnet34, resnet50
+from .models.tvm import ModelMeta, build_arch, default_split, imagenet_weights, model_meta
 
 # %% ../../nbs/library/55_vision_learner.ipynb #00000005
 def cut_model(
