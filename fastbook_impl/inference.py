@@ -5,19 +5,23 @@ __all__ = ['file_checksum', 'read_export', 'known', 'BasicBlock', 'Bottleneck', 
            'InferenceLearner', 'load_learner']
 
 # %% ../nbs/library/84b_inference.ipynb #00000002
-import hashlib, importlib, json, re, sys
-from functools import partial
+import hashlib, importlib, json, math, os, re, sys
+from functools import lru_cache, partial
+from itertools import chain
 
+import numpy as np
 import torch
 from torch import nn
 from fastcore.basics import noop, patch
 from fastcore.foundation import L
 from fastcore.xtras import Path
 
-from .torch_core import Tensor, apply, default_device, is_listy, plain, to_concat, to_cpu, to_device
-from .data.core import Datasets, TfmdLists
-from .data.transforms import ItemTransform, annotated_types
-from .data.transforms import _with_return
+from .torch_core import Tensor, TensorBase, TensorCategory, TensorImage, apply, default_device, is_listy, plain, to_concat, to_cpu, to_device
+from .data.core import Datasets, TfmdLists, item_error
+from .data.load import DataLoader, fa_collate
+from .data.transforms import Categorize, Category, IntToFloatTensor, ItemTransform, Normalize, Transform, annotated_types, compose_tfms
+from .data.transforms import _find, _with_return
+from .torch_core import _plain_tensor
 
 # %% ../nbs/library/84b_inference.ipynb #00000005
 _kind, _version, _max_head = 'fastbook_impl learner', 1, 100_000_000
@@ -25,26 +29,24 @@ _checksum = re.compile(rb'"checksum":"([0-9a-f]{64})"')
 
 def file_checksum(head, parts):
     "SHA-256 of the bytes `head` and of all `parts`; the checksum in `head` counts as zeros."
-    at = _checksum.search(head)
-    sha = hashlib.sha256(head[:at.start(1)] + b'0'*64 + head[at.end(1):])
+    at, head, sha = _checksum.search(head), memoryview(head), hashlib.sha256()
+    for p in (head[:at.start(1)], b'0'*64, head[at.end(1):]): sha.update(p)
     for p in parts: sha.update(p)
     return sha.hexdigest()
 
 # %% ../nbs/library/84b_inference.ipynb #00000008
 def read_export(file):
     "The description and the tensors in `file`; `ValueError` of one sentence for a file that is damaged, or of another kind, or newer than this package."
-    file = Path(file)
+    file, tensors = Path(file), {}
     if not file.is_file(): raise FileNotFoundError(_no_export(file))
     with open(file, 'rb') as f:
-        start = f.read(8)
-        if _is_pickle(start, f): raise ValueError(f'{file} is a pickle, and is not loaded: loading one runs the code in it, whoever wrote it. Write the learner anew with learn.export(), which makes a file without code.')
-        n = int.from_bytes(start, 'little')
-        if len(start) < 8 or n > min(file.stat().st_size - 8, _max_head): raise ValueError(_damaged(file, 'it does not begin with a header'))
-        head = start + f.read(n)
-        found = _checksum.search(head)
-        if found is None: raise ValueError(_damaged(file, 'its header has no checksum'))
-        if file_checksum(head, iter(lambda: f.read(2**20), b'')) != found[1].decode(): raise ValueError(_damaged(file, 'its checksum is wrong'))
-    return _opened(file)
+        size = os.fstat(f.fileno()).st_size
+        head = _head(file, f, size)
+        try:
+            texts, places = _places(head, size - len(head))
+            if file_checksum(head, _filled(f, places, tensors)) != texts['checksum']: raise ValueError('its checksum is wrong')
+            return _about(texts), tensors
+        except Exception as e: raise ValueError(_damaged(file, _short(e))) from None
 
 def _damaged(file, why): return f'{file} is no exported learner, or it is damaged ({why}): write it anew with learn.export(), or fetch it again'
 
@@ -52,30 +54,63 @@ def _no_export(file):
     there = sorted(p.name for p in file.parent.glob('*.pkl')) if file.parent.is_dir() else []
     return f'there is no file {file}; ' + (f'beside it there are: {", ".join(there)}' if there else 'learn.export() writes export.pkl into learn.path')
 
+def _short(e):
+    why = str(e) or type(e).__name__
+    if isinstance(e, (KeyError, AttributeError, TypeError)): why = f'its description makes no sense: {type(e).__name__} {e}'
+    return why.splitlines()[0][:200]
+
 # %% ../nbs/library/84b_inference.ipynb #00000009
+def _head(file, f, size):
+    "The length of the header, and the header."
+    start = f.read(8)
+    if _is_pickle(start, f): raise ValueError(f'{file} is a pickle, and is not loaded: loading one runs the code in it, whoever wrote it. Write the learner anew with learn.export(), which makes a file without code.')
+    n = int.from_bytes(start, 'little')
+    if len(start) < 8 or n > min(size - 8, _max_head): raise ValueError(_damaged(file, 'it does not begin with a header'))
+    f.seek(0)
+    head = f.read(8 + n)
+    if not _checksum.search(head): raise ValueError(_damaged(file, 'its header has no checksum'))
+    if not head[-8:].rstrip(b' ').endswith(b'}'): raise ValueError(_damaged(file, 'its header does not end where it should'))
+    return head
+
 def _is_pickle(start, f):
     """Pickles begin with byte 0x80 and their version, or are in an archive that PyTorch packs them into; old ones are text that begins
-    with one of a few signs and ends with a full stop. The open file `f` is left where it was."""
+    with one of a few signs and ends with a full stop."""
     if start[:1] == b'\x80' and start[1:2] in (b'\x02', b'\x03', b'\x04', b'\x05') and start[2:8] != b'\0'*6: return True
     if start[:4] == b'PK\x03\x04': return True
-    at = f.tell()
-    f.seek(-min(at, 1), 2)
-    last = f.read(1)
-    f.seek(at)
-    return start[:1] in (b'c', b'(', b']', b'}', b')', b'I', b'V', b'S', b'F', b'L', b'N', b'l', b'd') and last == b'.' and start[7:8] != b'\0'
+    f.seek(-min(len(start), 1), 2)
+    return start[:1] in (b'c', b'(', b']', b'}', b')', b'I', b'V', b'S', b'F', b'L', b'N', b'l', b'd') and f.read(1) == b'.' and start[7:8] != b'\0'
 
-def _opened(file):
-    from safetensors import safe_open
-    try:
-        with safe_open(file, 'pt', device='cpu') as f:
-            meta = f.metadata() or {}
-            if meta.get('kind') != _kind: raise ValueError('it holds something else')
-            about = json.loads(meta['learner'])
-            if about['version'] > _version: raise ValueError(f'it was written by fastbook_impl {about["made_with"]["fastbook_impl"]} as version {about["version"]}, and this one reads versions up to {_version}')
-            return about, {k: f.get_tensor(k) for k in f.keys()}
-    except Exception as e: raise ValueError(_damaged(file, str(e) or type(e).__name__)) from None
+# %% ../nbs/library/84b_inference.ipynb #0000000a
+_dtypes = {'F64': torch.float64, 'F32': torch.float32, 'F16': torch.float16, 'BF16': torch.bfloat16, 'C64': torch.complex64, 'BOOL': torch.bool,
+           'F8_E4M3': torch.float8_e4m3fn, 'F8_E5M2': torch.float8_e5m2,
+           **{f'I{n}': getattr(torch, f'int{n}') for n in (8, 16, 32, 64)}, **{f'U{n}': getattr(torch, f'uint{n}') for n in (8, 16, 32, 64)}}
 
-# %% ../nbs/library/84b_inference.ipynb #0000000d
+def _places(head, size):
+    "The texts in the header `head`, and name, type and shape of each tensor, in the order of the file. They must fill `size` bytes."
+    told = json.loads(str(memoryview(head)[8:], 'utf-8'))
+    texts, end = told.pop('__metadata__'), 0
+    told = sorted(told.items(), key=lambda o: o[1]['data_offsets'])
+    for k,t in told:
+        start, end = end, end + math.prod(t['shape'][:64])*_dtypes[t['dtype']].itemsize
+        if t['data_offsets'] != [start, end] or min(t['shape'], default=0) < 0 or len(t['shape']) > 64: raise ValueError(f'the place of {k} does not fit')
+    if end != size: raise ValueError(f'its tensors should have {end} bytes, and have {size}')
+    return texts, [(k, _dtypes[t['dtype']], t['shape']) for k,t in told]
+
+def _filled(f, places, tensors):
+    "Read the tensors at `places` into `tensors`, and yield the bytes of each."
+    for name,dtype,shape in places:
+        t = tensors[name] = torch.empty(shape, dtype=dtype)
+        part = t.reshape(-1).view(torch.uint8).numpy()
+        if f.readinto(part) < len(part): raise ValueError('it was cut short just now')
+        yield part
+
+def _about(texts):
+    if texts.get('kind') != _kind: raise ValueError('it holds something else')
+    about = json.loads(texts['learner'])
+    if about['version'] > _version: raise ValueError(f'it was written by fastbook_impl {about["made_with"]["fastbook_impl"]} as version {about["version"]}, and this one reads versions up to {_version}')
+    return about
+
+# %% ../nbs/library/84b_inference.ipynb #0000000f
 _ours = __name__.split('.')[0] if '.' in __name__ else 'fastbook_impl'
 _known = {f'{_ours}.{k}': set(v.split()) for k,v in {
     'torch_core': 'TensorBase TensorImageBase TensorImage TensorImageBW TensorMask TensorFlowField TensorCategory TensorMultiCategory TensorPoint TensorText LMTensorText TitledStr TitledInt TitledFloat',
@@ -96,7 +131,7 @@ _known = {f'{_ours}.{k}': set(v.split()) for k,v in {
 _known |= {'fastcore.basics': {'_using_attr', 'noop'}, 'builtins': set('object str int float bool bytes tuple list dict set'.split()), 'torch': {'Tensor', 'relu', 'sigmoid', 'tanh', 'exp', 'flatten'},
            'torch.nn.functional': set('relu relu6 gelu elu leaky_relu silu mish hardswish softmax log_softmax sigmoid tanh softplus normalize'.split())}
 
-# %% ../nbs/library/84b_inference.ipynb #0000000f
+# %% ../nbs/library/84b_inference.ipynb #00000011
 _layers = {f'{_ours}.{k}' for k in 'layers text.models.awdlstm text.models.core tabular.model vision.models.unet'.split()}
 _torchvision = {'torchvision.ops.misc', 'torchvision.ops.stochastic_depth'} | {f'torchvision.models.{k}' for k in 'alexnet vgg resnet squeezenet densenet efficientnet convnext mobilenetv2 mobilenetv3'.split()}
 
@@ -116,7 +151,7 @@ def known(name):
 
 _stand_ins = {}
 
-# %% ../nbs/library/84b_inference.ipynb #00000012
+# %% ../nbs/library/84b_inference.ipynb #00000014
 class BasicBlock(nn.Module):
     "torchvision's block of two convolutions with a short cut, without torchvision. Source: He et al., 2015."
     def forward(self, x):
@@ -135,15 +170,17 @@ class Bottleneck(BasicBlock):
 
 _stand_ins |= {f'torchvision.models.resnet:{c.__name__}': c for c in (BasicBlock, Bottleneck)}
 
-# %% ../nbs/library/84b_inference.ipynb #00000014
+# %% ../nbs/library/84b_inference.ipynb #00000016
 class Reader:
     "Makes objects of descriptions: `reader(description)`."
     _ways = {}
     def __init__(self,
-        tensors, # by name
+        tensors, # by name; they are used, not copied
         names,   # the user's own functions and classes, by name
         file=''  # for messages
-    ): self.tensors, self.names, self.file, self.made, self.params, self.must = tensors, names, file, {}, {}, True
+    ):
+        self.tensors, self.names, self.file = tensors, names, file
+        self.taken, self.made, self.params, self.must = {}, {}, {}, True
 
     def __call__(self, o):
         if isinstance(o, list): return [self(v) for v in o]
@@ -159,7 +196,7 @@ def reads(tag):
         return f
     return _register
 
-# %% ../nbs/library/84b_inference.ipynb #00000015
+# %% ../nbs/library/84b_inference.ipynb #00000017
 @reads('tuple')
 def _(r, v): return tuple(map(r, v))
 @reads('L')
@@ -178,31 +215,37 @@ def _(r, v): return Path(v)
 def _(r, v): return re.compile(v[0], v[1])
 @reads('number')
 def _(r, v): # of numpy
-    import numpy as np
     return np.dtype(v[0]).type(v[1])
 @reads('dtype')
 def _(r, v):
-    import numpy as np
     if v in _table_dtypes: return importlib.import_module('pandas').api.types.pandas_dtype(v)
     return np.dtype(v)
 
 _table_dtypes = {'boolean', 'Float32', 'Float64', *(f'{u}Int{n}' for u in ('', 'U') for n in (8, 16, 32, 64))}
 
-# %% ../nbs/library/84b_inference.ipynb #00000018
+# %% ../nbs/library/84b_inference.ipynb #0000001a
+@patch
+def take(self:Reader, name, channels_last=False):
+    "The tensor called `name`; it is taken out of `tensors`."
+    if name in self.taken: return self.taken[name].clone()
+    t = self.tensors.pop(name)
+    self.taken[name] = t.clone(memory_format=torch.channels_last) if channels_last else t
+    return self.taken[name]
+
 @reads('tensor')
 def _(r, v):
-    t = r.tensors[v['name']].clone(memory_format=torch.channels_last if v.get('channels_last') else torch.contiguous_format)
+    t = r.take(v['name'], v.get('channels_last'))
     return t if 'kind' not in v else t.as_subclass(r({'class': v['kind']}))
 
 @reads('array')
-def _(r, v): return r.tensors[v].numpy().copy()
+def _(r, v): return r.take(v).numpy()
 
 def _parameter(r, v):
     if v is None: return None
     if v['name'] not in r.params: r.params[v['name']] = nn.Parameter(r({'tensor': v}))
     return r.params[v['name']] # one and the same where two layers share it
 
-# %% ../nbs/library/84b_inference.ipynb #0000001a
+# %% ../nbs/library/84b_inference.ipynb #0000001c
 @reads('known')
 def _(r, v):
     o = known(v)
@@ -233,7 +276,7 @@ def _(r, v):
     if v[1] != 'create': raise ValueError(f'it asks for the method {v[1]}, which is not given')
     return getattr(r(v[0]), 'create')
 
-# %% ../nbs/library/84b_inference.ipynb #0000001c
+# %% ../nbs/library/84b_inference.ipynb #0000001e
 class _RowType(type):
     def __instancecheck__(cls, o): return hasattr(o, 'iloc') and not hasattr(o, 'columns')
 
@@ -245,14 +288,13 @@ def _(r, v):
     if v == 'path': return type(Path())
     if v == 'row': return Series
     if v.startswith('numpy:'):
-        import numpy as np
         t = getattr(np, v[6:], None)
         return t if isinstance(t, type) and issubclass(t, (np.generic, np.ndarray)) else _NoType
     if v == 'picture': return importlib.import_module('PIL.Image').Image
     t = known(v) if ':' in v else r.names.get(v)
     return t if isinstance(t, type) else _NoType
 
-# %% ../nbs/library/84b_inference.ipynb #0000001e
+# %% ../nbs/library/84b_inference.ipynb #00000020
 _finish = {}
 
 def finishes(name):
@@ -279,7 +321,7 @@ def _(r, v):
 
 def _lacking(r, name): raise NameError(needs(r.file, name))
 
-# %% ../nbs/library/84b_inference.ipynb #0000001f
+# %% ../nbs/library/84b_inference.ipynb #00000021
 @finishes('CategoryMap')
 def _(o): o.o2i = {v: i for i,v in enumerate(o.items)}
 
@@ -301,7 +343,7 @@ def _(o):
 @finishes('CheckMask')
 def _(o): o._seen = set()
 
-# %% ../nbs/library/84b_inference.ipynb #00000021
+# %% ../nbs/library/84b_inference.ipynb #00000023
 @finishes('Tokenizer')
 def _(o): o.ready, o.counter = {}, {}
 
@@ -325,7 +367,7 @@ def _(r, v): # without rows
     pd = importlib.import_module('pandas')
     return pd.DataFrame({r(k): pd.Series([], dtype=object if t == 'object' else r({'dtype': t})) for k,t in v})
 
-# %% ../nbs/library/84b_inference.ipynb #00000023
+# %% ../nbs/library/84b_inference.ipynb #00000025
 @reads('layer')
 def _(r, v):
     cls = known(v['class']) if ':' in v['class'] else r({'yours': v['class']}) if v['class'] in r.names else _lacking(r, v['class'])
@@ -355,7 +397,7 @@ def _(m):
     m.bs = 1
     m.reset()
 
-# %% ../nbs/library/84b_inference.ipynb #00000026
+# %% ../nbs/library/84b_inference.ipynb #00000028
 def _lists(r, v):
     r.must = False # of the functions that look up labels none will be called
     try: tls = [TfmdLists([], r(o['tfms']), do_setup=False, types=r(o['types']), split_idx=o['split_idx']) for o in v['lists']]
@@ -373,7 +415,7 @@ def _loader(r, v):
 @reads('loaders')
 def _(r, v): return known(v['class'])(*[_loader(r, o) for o in v['loaders']], device='cpu')
 
-# %% ../nbs/library/84b_inference.ipynb #00000028
+# %% ../nbs/library/84b_inference.ipynb #0000002a
 class InferenceLearner:
     "A model with what leads from an item to its answer; see `load_learner`."
     def __init__(self, model, dls, loss_func, kind='', made_with=None, path='.'):
@@ -387,7 +429,7 @@ class InferenceLearner:
         self.dls.to(device)
         return self
 
-# %% ../nbs/library/84b_inference.ipynb #00000029
+# %% ../nbs/library/84b_inference.ipynb #0000002b
 @patch
 def _forward(self:InferenceLearner, xb):
     with torch.no_grad(): preds = self.model(*xb)
@@ -397,13 +439,92 @@ def _forward(self:InferenceLearner, xb):
 def _answers(self:InferenceLearner, preds, act=None):
     "Probabilities, or what the loss function makes of the activations, and what they say."
     act = getattr(self.loss_func, 'activation', noop) if act is None else act
-    preds = act(to_cpu(preds))
+    preds = act(preds.cpu() if isinstance(preds, Tensor) else to_cpu(preds))
     return preds, getattr(self.loss_func, 'decodes', noop)(preds)
 
 @patch
 def _inputs(self:InferenceLearner, b): return tuple(plain(b if is_listy(b) else (b,)))[:getattr(self.dls, 'n_inp', 1)]
 
-# %% ../nbs/library/84b_inference.ipynb #0000002a
+# %% ../nbs/library/84b_inference.ipynb #0000002d
+class _Way:
+    "The steps of the loader `dl`, and what is known of them."
+    def __init__(self, dl, steps):
+        ds, self.dl, self.steps = dl.dataset, dl, steps
+        self.several = isinstance(ds, Datasets)
+        self.tls = ds.tls if self.several else [ds]
+        self.inputs = self.tls[:ds.n_inp] if self.several else self.tls
+        self.direct = type(dl).__name__ in ('TfmdDL', 'SortedDL') and dl.bs is not None
+        self.yours = {id(f) for f in steps if not _is_ours(f)}
+        self.label = _label_step(dl) if self.several else None
+        self.entries, self.to_numbers = {}, all(type(f) in (IntToFloatTensor, Normalize) for f in dl.after_batch.fs)
+
+    def lists(self, item, skip):
+        "For each input the steps that make it of `item`; None if a loader should do it."
+        if not self.direct or is_listy(skip) or not _loader_steps.isdisjoint(self.dl.__dict__): return None
+        if skip is None and type(item) not in self.entries: self.entries[type(item)] = [tl.infer_idx(item) for tl in self.inputs]
+        skips = self.entries[type(item)] if skip is None else [skip]*len(self.inputs)
+        lists = [tl.tfms.fs.items[n:] for tl,n in zip(self.inputs, skips)]
+        return lists if not self.yours or self.yours.isdisjoint(map(id, chain(*lists, _pipes(self.dl)))) else None
+
+def _pipes(dl): return [*dl.after_item.fs.items, *dl.before_batch.fs.items, *dl.after_batch.fs.items]
+
+def _is_ours(f): return isinstance(f, Transform) and all(getattr(o, '__module__', '').startswith(f'{_ours}.') for o in (type(f), *[o[0] for o in f._funcs.values()]))
+
+_loader_steps = {*DataLoader._hooks} - {'after_item', 'before_batch', 'after_batch'}
+
+# %% ../nbs/library/84b_inference.ipynb #0000002f
+def _label_step(dl):
+    "What gives a class its name, if that is all that happens to the only target."
+    targets = dl.dataset.tls[dl.dataset.n_inp:]
+    if len(targets) != 1 or not targets[0].tfms.fs or not isinstance(dl._kinds, tuple) or dl._kinds[1][-1] is not TensorCategory: return None
+    *before, last = targets[0].tfms.fs
+    alone = type(last) is Categorize and not any(_decodes(f, TensorCategory) for f in _pipes(dl)) and not any(_decodes(f, Category) for f in before)
+    return partial(_find(Categorize, 'decodes', TensorCategory)[0], last) if alone else None
+
+def _decodes(f, t):
+    changed = isinstance(f, ItemTransform) or type(f).decode is not Transform.decode or 'decodes' in f._funcs
+    return changed or _find(type(f), 'decodes', t) is not None
+
+def _moved(b, device): return b if device is None or device == 'cpu' else to_device(b, device)
+
+def _numbers(pic, dl):
+    "The usual steps of a picture, bytes to floats and `Normalize`, on a plain tensor."
+    x = _moved(fa_collate([_plain_tensor(pic)]), dl.device)
+    for f in dl.after_batch.fs.items: x = _find(type(f), 'encodes', type(pic))[0](f, x)
+    return x
+
+def _stacked(x):
+    "The batch of `x` alone."
+    if not isinstance(x, TensorBase): return fa_collate([x])
+    return fa_collate([_plain_tensor(x)]).as_subclass(type(x)) # of plain tensors, shapes and types are quickly asked for
+
+# %% ../nbs/library/84b_inference.ipynb #00000030
+@patch(as_prop=True)
+def _valid_dl(self:InferenceLearner): return self.dls.loaders[-1 if len(self.dls.loaders) < 2 else 1]
+
+@patch(as_prop=True)
+def _way(self:InferenceLearner):
+    dl, steps = self._valid_dl, [f for o in self.dls.loaders for f in _pipes(o)]
+    for tl in getattr(dl.dataset, 'tls', [dl.dataset]): steps += tl.tfms.fs.items
+    way = self.__dict__.get('_looked_up')
+    if way is None or way.dl is not dl or way.steps != steps: way = self._looked_up = _Way(dl, steps)
+    return way
+
+@patch
+def _alone(self:InferenceLearner, way, item, skip=None):
+    "The inputs of a batch with nothing but the `item`, from the step `skip` on."
+    lists, dl = way.lists(item, skip), way.dl
+    if lists is None: return self._inputs(next(iter(self.dls.test_dl([item], rm_type_tfms=skip, num_workers=0))))
+    try:
+        x = [compose_tfms(item, fs, split_idx=1) for fs in lists]
+        x = compose_tfms(tuple(x) if way.several else x[0], dl.after_item.fs.items, split_idx=1)
+    except Exception as e: raise item_error(e, item, 0) from e
+    x, = compose_tfms([x], dl.before_batch.fs.items, split_idx=1)
+    if way.to_numbers and type(x) is tuple and len(x) == 1 and isinstance(x[0], TensorImage): return (_numbers(x[0], dl),)
+    b = tuple(map(_stacked, x)) if type(x) is tuple else _stacked(x)
+    return self._inputs(compose_tfms(_moved(b, dl.device), dl.after_batch.fs.items, split_idx=1))
+
+# %% ../nbs/library/84b_inference.ipynb #00000031
 @patch
 def predict(self:InferenceLearner,
     item,              # what the data set was made from: a file name, a picture (or its bytes), a text, a row
@@ -412,27 +533,131 @@ def predict(self:InferenceLearner,
 ):
     "The decoded prediction, the prediction as a tensor, and the probabilities (or activations) for `item`, as `Learner.predict`."
     if self.kind == 'table': return self._predict_row(item)
-    dl = self.dls.test_dl([item], rm_type_tfms=rm_type_tfms, num_workers=0)
-    xb = self._inputs(next(iter(dl)))
+    way = self._way
+    xb = self._alone(way, item, rm_type_tfms)
     preds, decoded = self._answers(self._forward(xb))
+    if not with_input and way.label and isinstance(decoded, Tensor): return way.label(decoded[0]), decoded[0], preds[0]
     targ = decoded if isinstance(decoded, tuple) else (decoded,)
-    whole = None if not with_input and self._alone() else self.dls.decode_batch((*xb, *targ))[0]
+    whole = None if not with_input and self._needs_no_input() else self.dls.decode_batch((*xb, *targ))[0]
     targ = self._decoded_alone(targ) if whole is None else whole[len(xb):]
     res = (targ[0] if len(targ) == 1 else targ, _first(decoded), _first(preds))
     return ((whole[0] if len(xb) == 1 else whole[:len(xb)]), *res) if with_input else res
 
 def _first(o): return tuple(p[0] for p in o) if isinstance(o, tuple) else o[0]
 
+# %% ../nbs/library/84b_inference.ipynb #00000033
+class _Unusual(Exception): "Something in a row that pandas should look at."
+
+_value_kinds = {str: str, bool: bool, np.bool_: bool, int: float, float: float, # whole numbers are equal to those with a point
+                **dict.fromkeys([np.float64, np.float32, *(np.dtype(f'{u}int{n}').type for u in ('', 'u') for n in (8, 16, 32, 64))], float)}
+
+def _value_kind(v):
+    "str, bool or float; None for a gap."
+    kind = _value_kinds.get(type(v))
+    if v is None or kind is float and v != v and type(v) is not np.float32: return None
+    if kind is None or kind is float and not abs(v) < 2**53: raise _Unusual # beyond that, not every whole number is a float
+    return kind
+
+class _Codes:
+    "Numbers of the categories `items`, of which the first stands for the unknown."
+    def __init__(self, items):
+        kinds = {_value_kinds.get(type(v)) for v in items[1:]}
+        self.kind, self.codes = kinds.pop() if len(kinds) == 1 else None, {v: i for i,v in enumerate(items) if i}
+
+    def __call__(self, v):
+        kind = self.kind if type(v) is self.kind is not float else _value_kind(v)
+        if kind is None: return 0
+        if kind is not self.kind: raise _Unusual
+        return self.codes.get(v, 0)
+
+def _number(v):
+    kind = _value_kind(v)
+    if kind is str: raise _Unusual
+    return math.nan if kind is None else float(v)
+
+# %% ../nbs/library/84b_inference.ipynb #00000035
+class _RowWay:
+    "What the procs of the table `to` do to a row."
+    def __init__(self, to):
+        self.fs, self.cats, self.conts = to.procs.fs.items[:], list(to.cat_names), list(to.cont_names)
+        names = [type(f).__name__ for f in self.fs]
+        self.usual = _are_usual(self.fs, names) and ('Categorify' in names or not self.cats)
+        if not self.usual: return
+        fill, cat, norm = (self.fs[names.index(n)] if n in names else None for n in _procs)
+        gaps = fill.na_dict if fill and fill.add_col else {}
+        self.gaps, self.fills = {n: f'{n}_na' for n in gaps}, {n: float(v) for n,v in fill.fills.items()} if fill else {}
+        self.codes = [(n, _Codes([*cat.classes[n]])) for n in self.cats] if cat else []
+        self.scale = [np.array([d[n] for n in self.conts]) for d in (norm.means, norm.stds)] if norm and self.conts else None
+
+    def __call__(self, row):
+        "Categories `(1, n_cat)` and numbers `(1, n_cont)`."
+        row = _as_dict(row)
+        for n in self.conts: row[n] = _number(row[n])
+        for n,made in self.gaps.items(): row[made] = row[n] != row[n]
+        conts = [self.fills.get(n, v) if (v := row[n]) != v else v for n in self.conts]
+        if math.isnan(sum(conts)): raise _Unusual
+        x = np.array([conts])
+        if self.scale is not None: x = (x - self.scale[0])/self.scale[1]
+        return torch.tensor([[f(row[n]) for n,f in self.codes]], dtype=torch.long), torch.from_numpy(x.astype(np.float32))
+
+def _are_usual(fs, names):
+    "Only procs of ours, of each kind at most one, in their order."
+    ours = all(n in (*_procs, *_target_procs) and _is_ours(f) and f.split_idx is None for f,n in zip(fs, names))
+    return ours and [n for n in names if n in _procs] == [n for n in _procs if n in names]
+
+_procs, _target_procs = ('FillMissing', 'Categorify', 'Normalize'), ('Categorize', 'RegressionSetup', 'EncodedMultiCategorize')
+
+def _as_dict(row):
+    if type(row) is dict: return {**row}
+    if not isinstance(row, Series) or str(row.dtype) not in ('object', 'str', 'float64', 'int64'): raise _Unusual
+    res = dict(zip(row.index.tolist(), row.tolist()))
+    if len(res) < len(row): raise _Unusual
+    return res
+
+# %% ../nbs/library/84b_inference.ipynb #00000037
+@patch(as_prop=True)
+def _row_way(self:InferenceLearner):
+    "None if the procs, or the loader, are not the usual ones."
+    dl, to, way = self._valid_dl, self.dls.train_ds, self.__dict__.get('_rows')
+    if way is None or way.fs != to.procs.fs.items: way = self._rows = _RowWay(to)
+    return way if way.usual and not _pipes(dl) and _loader_steps.isdisjoint(dl.__dict__) else None
+
+@patch
+def _row_inputs(self:InferenceLearner, row):
+    way = self._row_way
+    try: return _moved(way(row), self.dls.device) if way else None
+    except (_Unusual, KeyError, TypeError): return None
+
 @patch
 def _predict_row(self:InferenceLearner, row):
-    xb = self._inputs(next(iter(self.dls.test_dl(row, with_labels=False))))
+    xb = self._row_inputs(row)
+    if xb is None: xb = self._inputs(next(iter(self.dls.test_dl(row, with_labels=False))))
     preds, decoded = self._answers(self._forward(xb))
-    said = decoded if decoded.ndim > 1 else decoded[:, None]
-    return self.dls.train.decode((*xb, said)), decoded[0], preds[0]
+    return _table_later(self.dls.train, xb, decoded.clone()), decoded[0], preds[0]
 
-# %% ../nbs/library/84b_inference.ipynb #0000002c
+# %% ../nbs/library/84b_inference.ipynb #00000038
+def _table_later(dl, xb, said):
+    "The decoded rows `xb` with what the model `said`, a `TabularPandas` that decodes them when its frame is asked for."
+    cls = _later_class(type(dl.dataset))
+    res = cls.__new__(cls)
+    res.__dict__ = {**dl.dataset.__dict__, 'sizes': [len(said)], 'decoded': True, '_make': lambda: dl.decode((*xb, said if said.ndim > 1 else said[:, None]))}
+    del res.__dict__['items']
+    return res
+
+@lru_cache
+def _later_class(cls):
+    "A `cls` without its `items`; as soon as somebody asks for them, or sets them, it is one of `cls`."
+    def become(self, state): self.__dict__, self.__class__ = state, cls
+    def items(self):
+        become(self, self._make().__dict__)
+        return self.items
+    def set_items(self, v): become(self, {**{k: o for k,o in self.__dict__.items() if k != '_make'}, 'items': v})
+    def whole(self, protocol): return self.items is not None and self.__reduce_ex__(protocol)
+    return type(cls.__name__, (cls,), {'items': property(items, set_items), '__reduce_ex__': whole, '__doc__': cls.__doc__, '__module__': cls.__module__})
+
+# %% ../nbs/library/84b_inference.ipynb #0000003a
 @patch
-def _alone(self:InferenceLearner):
+def _needs_no_input(self:InferenceLearner):
     "Whether targets can be decoded without their inputs."
     dl, ds = self.dls.train, self.dls.train_ds
     return isinstance(ds, Datasets) and isinstance(dl._kinds, tuple) and not any(isinstance(f, ItemTransform) for pipe in (dl.after_item, dl.after_batch) for f in pipe.fs)
@@ -445,7 +670,7 @@ def _decoded_alone(self:InferenceLearner, targ):
     targ = dl.after_item.decode(tuple(o[0] for o in targ))
     return tuple(tl.decode(o) for tl,o in zip(dl.dataset.tls[n:], targ))
 
-# %% ../nbs/library/84b_inference.ipynb #0000002d
+# %% ../nbs/library/84b_inference.ipynb #0000003b
 @patch
 def get_preds(self:InferenceLearner,
     ds_idx=1,           # there for the sake of `Learner.get_preds`: the data sets are empty
@@ -470,7 +695,7 @@ def _in_order(batches, order):
     res = apply(lambda t: t[order], to_concat([to_cpu(b) for b in batches]))
     return res if isinstance(res, Tensor) or len(res) > 1 else res[0] if len(res) else None
 
-# %% ../nbs/library/84b_inference.ipynb #0000002e
+# %% ../nbs/library/84b_inference.ipynb #0000003c
 def load_learner(
     fname,      # a file that `learn.export` wrote
     cpu=True,   # False: predict on the default device, a GPU if there is one
@@ -485,5 +710,3 @@ def load_learner(
     except NameError: raise
     except Exception as e: raise ValueError(_damaged(fname, _short(e))) from None
     return learn if cpu else learn.to(default_device())
-
-def _short(e): return (str(e) or type(e).__name__).splitlines()[0][:200] if not isinstance(e, (KeyError, AttributeError, TypeError)) else f'its description makes no sense: {type(e).__name__} {e}'[:200]

@@ -1,4 +1,5 @@
 """Learners in a file: the same answers to the last bit for every kind of data, nothing that runs, and one sentence for whatever is wrong with the file."""
+import copy
 import json
 import os
 import pickle
@@ -345,12 +346,17 @@ def test_a_row_is_decoded_when_it_is_looked_at(tables, monkeypatch, capsys):
         said = inf.predict(row)
         assert same(said[1:], want[1:]) and isinstance(said[0], TabularPandas)
     said[1].zero_(), said[2].zero_()
+    assert repr(copy.copy(said[0]).items) == repr(pickle.loads(pickle.dumps(inf.predict(row)[0])).items) == repr(want[0].items)
     assert said[0].items.equals(want[0].items) and len(said[0]) == 1 and repr(said[0]) == repr(want[0]) and said[0]['class'].item() == want[0]['class'].item()
     assert said[0].xs.equals(want[0].xs) and said[0].iloc[0].equals(want[0].iloc[0]) and said[0].decode().items.equals(want[0].items)
+    assert type(said[0]) is TabularPandas
     said[0].show()
     assert 'hours' in capsys.readouterr().out
     said[0]['hours'] = 3.
     assert said[0]['hours'].item() == 3
+    other = inf.predict(row)[0]
+    other.items = want[0].items
+    assert other.items is want[0].items
 
 
 def test_rows_that_lack_a_column(tables):
