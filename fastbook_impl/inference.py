@@ -180,7 +180,7 @@ class Reader:
         file=''  # for messages
     ):
         self.tensors, self.names, self.file = tensors, names, file
-        self.taken, self.made, self.params, self.must = {}, {}, {}, True
+        self.taken, self.made, self.params, self.must = set(), {}, {}, True
 
     def __call__(self, o):
         if isinstance(o, list): return [self(v) for v in o]
@@ -226,11 +226,11 @@ _table_dtypes = {'boolean', 'Float32', 'Float64', *(f'{u}Int{n}' for u in ('', '
 # %% ../nbs/library/84b_inference.ipynb #0000001a
 @patch
 def take(self:Reader, name, channels_last=False):
-    "The tensor called `name`; it is taken out of `tensors`."
-    if name in self.taken: return self.taken[name].clone()
-    t = self.tensors.pop(name)
-    self.taken[name] = t.clone(memory_format=torch.channels_last) if channels_last else t
-    return self.taken[name]
+    "The tensor called `name`. Laid out anew, it takes the place of the first one, which may go."
+    if name in self.taken: return self.tensors[name].clone()
+    if channels_last: self.tensors[name] = self.tensors[name].clone(memory_format=torch.channels_last)
+    self.taken.add(name)
+    return self.tensors[name]
 
 @reads('tensor')
 def _(r, v):
