@@ -581,6 +581,7 @@ class _RowWay:
     def __init__(self, to):
         self.fs, self.cats, self.conts = to.procs.fs.items[:], list(to.cat_names), list(to.cont_names)
         names = [type(f).__name__ for f in self.fs]
+        self.last = None, [] # index of a row, and the names in it
         self.usual = _are_usual(self.fs, names) and ('Categorify' in names or not self.cats)
         if not self.usual: return
         fill, cat, norm = (self.fs[names.index(n)] if n in names else None for n in _procs)
@@ -591,7 +592,7 @@ class _RowWay:
 
     def __call__(self, row):
         "Categories `(1, n_cat)` and numbers `(1, n_cont)`."
-        row = _as_dict(row)
+        row = self.as_dict(row)
         for n in self.conts: row[n] = _number(row[n])
         for n,made in self.gaps.items(): row[made] = row[n] != row[n]
         conts = [self.fills.get(n, v) if (v := row[n]) != v else v for n in self.conts]
@@ -607,12 +608,19 @@ def _are_usual(fs, names):
 
 _procs, _target_procs = ('FillMissing', 'Categorify', 'Normalize'), ('Categorize', 'RegressionSetup', 'EncodedMultiCategorize')
 
-def _as_dict(row):
+@patch
+def as_dict(self:_RowWay, row):
+    "The values in `row` by name, in a dictionary of our own."
     if type(row) is dict: return {**row}
-    if not isinstance(row, Series) or str(row.dtype) not in ('object', 'str', 'float64', 'int64'): raise _Unusual
-    res = dict(zip(row.index.tolist(), row.tolist()))
+    if not isinstance(row, Series) or not _is_usual(row.dtype): raise _Unusual
+    index, names = self.last
+    if index is not row.index: index, names = self.last = row.index, row.index.tolist() # rows of one table share theirs
+    res = dict(zip(names, row.tolist()))
     if len(res) < len(row): raise _Unusual
     return res
+
+@lru_cache
+def _is_usual(dtype): return str(dtype) in ('object', 'str', 'float64', 'int64')
 
 # %% ../nbs/library/84b_inference.ipynb #00000037
 @patch(as_prop=True)
