@@ -143,7 +143,7 @@ def run_notebooks(root, env):
 
 # --- stage 4: pytest -----------------------------------------------------------------------------------------------------
 
-LONGEST = ['tests/test_lab_browser.py', 'tests/test_app_browser.py'] # begin with these, so that none is left alone at the end
+LONGEST = ['tests/test_lab_browser.py', 'tests/test_app_browser.py', 'tests/test_cleaner_browser.py'] # begin with these, so that none is left alone at the end
 
 
 def run_pytest(root, env, report):
