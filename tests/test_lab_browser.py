@@ -1,7 +1,7 @@
 """A reader opens a chapter in JupyterLab and runs all of it: the real server, the real browser, no error on the page.
 
     FASTBOOK_SHOTS=shots pytest tests/test_lab_browser.py                              # keep the screenshots, to look at
-    FASTBOOK_LAB_NOTEBOOKS='library/11_torch_core.ipynb' pytest tests/test_lab_browser.py    # another notebook
+    FASTBOOK_LAB_NOTEBOOKS='15_arch_details.ipynb' FASTBOOK_LAB_MINUTES=15 pytest tests/test_lab_browser.py    # another notebook, a long one
 """
 import os
 import re
@@ -19,6 +19,7 @@ import pytest
 from browsing import MINUTES, Lab, Notebook, small_notebook, wait_until_idle
 
 NOTEBOOKS = os.environ.get('FASTBOOK_LAB_NOTEBOOKS', '04_mnist_basics.ipynb').split()
+PATIENCE = int(os.environ.get('FASTBOOK_LAB_MINUTES', 5))  # for a notebook as a whole
 
 
 @pytest.fixture(scope='module')
@@ -75,11 +76,11 @@ def run_all(page):
     page.locator('.lm-Menu-item[data-command="runmenu:run-all"]').click()
 
 
-def wait_until_run(page, path, minutes=5):
+def wait_until_run(page, path, minutes=PATIENCE):
     "Wait until the kernel rests and the saved notebook shows a number, or an error, where each cell was run."
     end = time.time() + minutes*MINUTES
     while time.time() < end:
-        wait_until_idle(page)
+        wait_until_idle(page, minutes)
         page.keyboard.press('Control+s')
         page.wait_for_timeout(1000)
         cells = code_cells(path)
