@@ -22,8 +22,11 @@ from .torch_core import Tensor, is_listy, plain, written_whole
 from .data.block import Getter
 from .data.core import Datasets, TfmdDL, TfmdLists
 from .learner import Learner
-from .inference import InferenceLearner, file_checksum, known, load_learner
-from .inference import _checksum, _kind, _known, _module_attrs, _version
+from .inference import InferenceLearner, load_learner
+from .inference_file import file_checksum
+from .inference_reader import known
+from .inference_file import _checksum, _kind, _version
+from .inference_reader import _known, _module_attrs
 
 # %% ../nbs/library/85_export.ipynb #00000007
 class Writer:

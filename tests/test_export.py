@@ -21,7 +21,9 @@ from fastbook_impl.data.block import CategoryBlock, DataBlock, MultiCategoryBloc
 from fastbook_impl.data.load import DataLoader, DataLoaders
 from fastbook_impl.data.transforms import ColReader, IndexSplitter, Normalize, Transform, imagenet_stats
 from fastbook_impl.export import Writer, to_onnx, write_export
-from fastbook_impl.inference import InferenceLearner, Reader, known, load_learner, read_export
+from fastbook_impl.inference import InferenceLearner, load_learner
+from fastbook_impl.inference_file import read_export
+from fastbook_impl.inference_reader import Reader, known
 from fastbook_impl.layers import ConvLayer, Flatten, Lambda, SelfAttention, SimpleCNN
 from fastbook_impl.learner import Learner, load_model
 from fastbook_impl.losses import CrossEntropyLossFlat
@@ -129,7 +131,7 @@ def test_ways_to_one_size(pics, tmp_path, kwargs):
 def test_residual_networks_without_torchvision(pics, tmp_path, arch):
     learn = vision_learner(dls_of(pics), arch, pretrained=False, path=tmp_path)
     inf = round_trip(learn, pics[:2], tmp_path)
-    assert {type(m).__module__ for m in inf.model.modules()} <= {'fastbook_impl.inference', 'fastbook_impl.layers'} | {k for k in sys.modules if k.startswith('torch.nn.')}
+    assert {type(m).__module__ for m in inf.model.modules()} <= {'fastbook_impl.inference_reader', 'fastbook_impl.layers'} | {k for k in sys.modules if k.startswith('torch.nn.')}
 
 
 @pytest.mark.parametrize('name', ['squeezenet1_1', 'densenet121', 'efficientnet_b0', 'convnext_tiny', 'mobilenet_v3_small'])
@@ -598,16 +600,16 @@ def test_the_file_may_change_after_loading(tiny, pics, tmp_path):
 
 def test_a_file_that_changes_while_it_is_read(tiny, tmp_path, monkeypatch):
     "The checksum is that of the bytes that become weights."
-    import fastbook_impl.inference as inference
+    import fastbook_impl.inference_file as inference_file
     file = tmp_path/'export.pkl'
     for change in ('weights', 'length'):
         file.write_bytes(tiny[0].read_bytes())
-        def meanwhile(head, size, right=inference._places):
+        def meanwhile(head, size, right=inference_file._places):
             if change == 'length': os.truncate(file, file.stat().st_size - 1)
             else: file.write_bytes(file.read_bytes()[:-4] + b'oops')
             return right(head, size)
         with monkeypatch.context() as m, pytest.raises(ValueError, match='its checksum is wrong' if change == 'weights' else 'it was cut short just now'):
-            m.setattr(inference, '_places', meanwhile)
+            m.setattr(inference_file, '_places', meanwhile)
             load_learner(file)
 
 
