@@ -147,7 +147,7 @@ class _Fetcher:
 def download_images(
     dest,                   # folder; made if it is not there
     url_file=None,          # file with an address in each line, or
-    urls=None,              # the addresses
+    urls=None,              # the addresses, or a single one
     max_pics=1000,          # no more than the first so many of them
     n_workers=8,            # threads; a single host never gets more than two requests at a time
     timeout=4,              # seconds that a host may be silent; a file may take ten times as long
@@ -157,7 +157,7 @@ def download_images(
     "Fetch the pictures at the addresses. What is there from an earlier call is not fetched again; says in one line what came and what did not."
     if (url_file is None) == (urls is None): raise ValueError('download_images needs either urls or a url_file')
     if urls is None: urls = Path(url_file).read_text(encoding='utf-8').splitlines()
-    urls = list(dict.fromkeys(str(u).strip() for u in urls if u and str(u).strip()))[:max_pics]
+    urls = list(dict.fromkeys(str(u).strip() for u in ([urls] if isinstance(urls, str) else urls) if u and str(u).strip()))[:max_pics]
     dest = Path(dest)
     dest.mkdir(parents=True, exist_ok=True)
     fetch = _Fetcher(dest, timeout, max_mb, preserve_filename)
@@ -170,7 +170,7 @@ def download_images(
 def _fetch_all(fetch, urls, n):
     from tqdm.auto import tqdm
     pool = ThreadPoolExecutor(max(1, n))
-    try: return dict(zip(urls, tqdm(pool.map(fetch, urls), total=len(urls), leave=False, delay=1)))
+    try: return {u: r for r,u in zip(tqdm(pool.map(fetch, urls), total=len(urls), leave=False, delay=1), urls)} # the bar is asked first, so it sees the end
     finally: pool.shutdown(wait=True, cancel_futures=True)
 
 def _report(dest, before, results):
