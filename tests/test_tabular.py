@@ -383,6 +383,52 @@ def test_wrong_new_rows(learn):
     with pytest.raises(TypeError, match='rows are expected, as a pandas DataFrame, and this is a list'): dls.test_dl([1, 2])
 
 
+def test_splits_that_are_none():
+    with pytest.raises(TypeError, match=says('splits are places of rows, and this is a function: call it with the table, as in splits=RandomSplitter()(df)')): tabular(splits=RandomSplitter())
+    with pytest.raises(TypeError, match=says('splits are two lists of places, of the rows to train with and of those to validate with: splits=(train, valid)')): tabular(splits=list(range(40)))
+    mask = table()['count'] > 50
+    with pytest.raises(TypeError, match=says('splits are places of rows, and these are True and False: np.flatnonzero(…) turns them into places')): tabular(splits=(mask, ~mask))
+    with pytest.raises(ValueError, match='there are no rows to train with: the first of the splits is empty'): tabular(splits=([], [1, 2]))
+    assert len(tabular(splits=(range(60), [])).valid) == 0
+
+
+@pytest.mark.parametrize('valid_idx, error, said', [([100], IndexError, 'valid_idx names item 100, and there are 60, counted from 0'), ([3, -1], IndexError, 'valid_idx names item -1'),
+    ([True, False]*30, TypeError, 'valid_idx holds True and False, and indices are expected: MaskSplitter takes a mask'), (range(60), ValueError, 'there are no rows to train with')])
+def test_validation_rows_that_are_not_there(valid_idx, error, said):
+    with pytest.raises(error, match=says(said)): TabularDataLoaders.from_df(table(), procs=PROCS, y_names='label', valid_idx=valid_idx, bs=8)
+    assert len(TabularDataLoaders.from_df(table(), procs=PROCS, y_names='label', valid_idx=np.array([0, 59]), bs=8).valid_ds) == 2
+
+
+@pytest.mark.parametrize('block', ['category', CategoryBlock().type_tfms, 3])
+def test_what_is_no_block(block):
+    with pytest.raises(TypeError, match=r'y_block is CategoryBlock, RegressionBlock or MultiCategoryBlock\(encoded=True, vocab=\[…\]\), and this is '): tabular(y_block=block)
+
+
+@pytest.mark.parametrize('dates, bad', [(['blue', '2020-01-01'], "'blue' in row 0"), (['2020-01-01', None, 'tomorrow'], "'tomorrow' in row 2"), (['2020-01-01', '3/4/2020'], "'3/4/2020' in row 1")])
+def test_dates_that_are_none(dates, bad):
+    df = pd.DataFrame({'day': dates})
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')    # pandas guesses aloud
+        with pytest.raises(ValueError, match=says(f"the column 'day' cannot be read as dates: {bad} is none, or is written in another way than the first.")): add_datepart(df, 'day')
+    assert df.columns.tolist() == ['day'] and df.equals(pd.DataFrame({'day': dates}))
+    with pytest.raises(KeyError, match=says("the table has no column 'days'; did you mean 'day'?")): make_date(df, 'days')
+
+
+def test_wrong_arguments_of_procs_and_models(learn):
+    dls = learn.dls
+    with pytest.raises(TypeError, match=says("fill_strategy is FillStrategy.median, FillStrategy.mode or FillStrategy.constant, and this is 'median'")): FillMissing('median')
+    with pytest.raises(TypeError, match=says('layers is a list of widths, one for each hidden layer, such as [200, 100], and it is 200')): tabular_learner(dls, layers=200)
+    with pytest.raises(TypeError, match=says('y_range is a pair, the lowest and the highest prediction, such as (0, 5), and it is 5')): tabular_learner(dls, y_range=5)
+    with pytest.raises(TypeError, match=says('widths of embeddings are given by name of the column, such as {"city": 8}, and these are [(4, 3)]')): tabular_learner(dls, emb_szs=[(4, 3)])
+    with pytest.raises(TypeError, match="TabularModel has no argument 'dropout'; it has ps, embed_p"): tabular_learner(dls, config={'dropout': .5})
+    with pytest.raises(TypeError, match='layers is no part of config: tabular_learner has arguments of its own for layers'): tabular_config(layers=[3])
+
+
+def test_one_row_at_a_time(learn):
+    with pytest.raises(ValueError, match=says('predict is for one row, and these are 3: for several call learn.get_preds(dl=learn.dls.test_dl(rows))')): learn.predict(table()[:3])
+    assert torch.equal(learn.predict(table()[:1])[2], learn.predict(table().iloc[0])[2])
+
+
 def test_learners_for_tables_only(learn):
     other = DataLoaders(DataLoader(range(10), bs=2), DataLoader(range(10), bs=2))
     with pytest.raises(TypeError, match='tabular_learner is for the rows of a table, and these loaders hold a range'): tabular_learner(other)

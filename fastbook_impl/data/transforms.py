@@ -13,6 +13,7 @@ __all__ = ['DisplayedTransform', 'imagenet_stats', 'cifar_stats', 'mnist_stats',
 import inspect, os, random, re, types, typing, warnings
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from fastcore.basics import fastuple, ifnone, patch, using_attr
@@ -334,8 +335,14 @@ def TrainTestSplitter(
     return _split
 
 def IndexSplitter(valid_idx):
-    "The items with the indices `valid_idx` are for validation."
-    return lambda o: _split_by(_need(o), (int(i) for i in valid_idx))
+    "The items with the indices `valid_idx` are for validation. `IndexError` if there is no such item, `TypeError` if they are no indices."
+    def _split(o):
+        n, idxs = _need(o), list(valid_idx)
+        if any(isinstance(i, (bool, np.bool_)) for i in idxs): raise TypeError('valid_idx holds True and False, and indices are expected: MaskSplitter takes a mask, np.flatnonzero(…) makes indices of it')
+        outside = next((i for i in idxs if not 0 <= i < n), None)
+        if outside is not None: raise IndexError(f'valid_idx names item {outside}, and there are {n}, counted from 0')
+        return _split_by(n, map(int, idxs))
+    return _split
 
 # %% ../../nbs/library/24_data_transforms.ipynb #00000035-1
 def EndSplitter(valid_pct=0.2, valid_last=True):
@@ -466,7 +473,7 @@ def _cell(row, c):
     names = getattr(row, '_fields', None) or getattr(row, 'index', None)
     if names is None or callable(names): return row[c] if isinstance(c, int) or isinstance(row, dict) else getattr(row, c)
     if c in names: return getattr(row, c) if hasattr(row, '_fields') else row[c]
-    if isinstance(c, int): return row[c] if hasattr(row, '_fields') else row.iloc[c]
+    if isinstance(c, int) and -len(names) <= c < len(names): return row[c] if hasattr(row, '_fields') else row.iloc[c]
     raise KeyError(f'the table has no column {c!r}; it has {_few(names)}')
 
 # %% ../../nbs/library/24_data_transforms.ipynb #0000004b

@@ -9,7 +9,7 @@ from fastcore.basics import ifnone
 from ..data.transforms import get_c
 from ..learner import Learner
 from .core import TabularPandas
-from .model import TabularModel, get_emb_sz
+from .model import TabularModel, get_emb_sz, tabular_config
 
 # %% ../../nbs/library/73_tabular_learner.ipynb #00000005
 class TabularLearner(Learner):
@@ -17,8 +17,10 @@ class TabularLearner(Learner):
     def predict(self,
         row # a row of a frame, or a dictionary
     ):
-        "The row as the model saw it, with the predicted target filled in (a `TabularPandas`), the prediction as a tensor, and the probabilities or activations."
+        """The row as the model saw it, with the predicted target filled in (a `TabularPandas`), the prediction as a tensor, and the probabilities
+        `(n_classes,)` or the numbers predicted `(n_y,)`. `ValueError` if there are several rows."""
         dl = self.dls.test_dl(row, with_labels=False)
+        if dl.n > 1: raise ValueError(f'predict is for one row, and these are {dl.n}: for several call learn.get_preds(dl=learn.dls.test_dl(rows))')
         inp, preds, _, decoded = self.get_preds(dl=dl, with_input=True, with_decoded=True)
         said = decoded if decoded.ndim > 1 else decoded[:, None]
         return self.dls.train.decode((*inp, said)), decoded[0], preds[0]
@@ -34,7 +36,7 @@ def tabular_learner(
     **kwargs      # for `Learner`: `metrics`, `loss_func`, `lr` …
 ) -> TabularLearner:
     "A `TabularLearner` with a `TabularModel` that fits the table behind `dls`."
-    to, config = getattr(dls, 'train_ds', None), dict(ifnone(config, {}))
+    to, config = getattr(dls, 'train_ds', None), tabular_config(**ifnone(config, {}))
     if not isinstance(to, TabularPandas): raise TypeError(f'tabular_learner is for the rows of a table, and these loaders hold a {type(to).__name__}: make them with TabularDataLoaders or TabularPandas(…).dataloaders()')
     if y_range is None: y_range = config.pop('y_range', None)
     n_out = get_c(dls) if n_out is None else n_out

@@ -4,6 +4,8 @@
 __all__ = ['emb_sz_rule', 'get_emb_sz', 'TabularModel', 'tabular_config']
 
 # %% ../../nbs/library/72_tabular_model.ipynb #00000002
+import inspect
+
 import torch
 from torch import nn
 from fastcore.basics import ifnone
@@ -25,6 +27,7 @@ def get_emb_sz(
 ):
     "For each categorical column the number of categories and the width of its embedding."
     sz_dict = ifnone(sz_dict, {})
+    if not isinstance(sz_dict, dict): raise TypeError(f'widths of embeddings are given by name of the column, such as {{"city": 8}}, and these are {sz_dict!r}')
     unknown = [n for n in sz_dict if n not in to.cat_names]
     if unknown: raise KeyError(f'{unknown[0]!r} is not a categorical column; they are {", ".join(map(repr, to.cat_names))}')
     if to.cat_names and not hasattr(to, 'classes'): raise ValueError('how many categories the columns have is not known: put Categorify into procs')
@@ -48,6 +51,7 @@ class TabularModel(Module):
         act_cls=nn.ReLU(inplace=True), # activation of the hidden layers
         lin_first=True # in each group the linear layer comes first
     ):
+        _check_lists(layers, y_range)
         self.embeds = nn.ModuleList(Embedding(n, width) for n,width in emb_szs)
         self.emb_drop = nn.Dropout(embed_p)
         self.bn_cont = nn.BatchNorm1d(n_cont) if bn_cont and n_cont else None
@@ -70,6 +74,10 @@ class TabularModel(Module):
             parts.append(x_cont if self.bn_cont is None else self.bn_cont(x_cont))
         return self.layers(torch.cat(parts, 1))
 
+def _check_lists(layers, y_range):
+    if not is_listy(layers): raise TypeError(f'layers is a list of widths, one for each hidden layer, such as [200, 100], and it is {layers!r}')
+    if y_range is not None and not hasattr(y_range, '__len__'): raise TypeError(f'y_range is a pair, the lowest and the highest prediction, such as (0, 5), and it is {y_range!r}')
+
 def _per_layer(ps, layers):
     ps = list(ps) if is_listy(ps) else [ifnone(ps, 0.)]*len(layers)
     if len(ps) != len(layers): raise ValueError(f'ps has {len(ps)} values for {len(layers)} hidden layers: give one number, or one for each')
@@ -78,9 +86,9 @@ def _per_layer(ps, layers):
 # %% ../../nbs/library/72_tabular_model.ipynb #00000011
 def tabular_config(**kwargs # arguments of `TabularModel`: `ps`, `embed_p`, `use_bn`, `bn_cont` …
 ) -> dict:
-    "Arguments of `TabularModel`, for `tabular_learner(config=…)`."
-    import inspect
-    known = list(inspect.signature(TabularModel.__init__).parameters)[1:]
+    "Arguments of `TabularModel`, for `tabular_learner(config=…)`, without those that it takes from the table. `TypeError` for any other."
+    known = list(inspect.signature(TabularModel.__init__).parameters)[5:]
     for k in kwargs:
+        if k in ('emb_szs', 'n_cont', 'out_sz', 'layers'): raise TypeError(f'{k} is no part of config: tabular_learner has arguments of its own for layers, emb_szs and n_out, and counts the columns itself')
         if k not in known: raise TypeError(f'TabularModel has no argument {k!r}; it has {", ".join(known)}')
     return kwargs

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['pad_input', 'make_vocab', 'Numericalize', 'LMDataLoader', 'SortedDL', 'Pad_Input', 'pad_chunk', 'Pad_Chunk',
-           'pad_input_chunk', 'reverse_text', 'TextBlock', 'show_table', 'TextDataLoaders']
+           'pad_input_chunk', 'reverse_text', 'TextBlock', 'TextDataLoaders']
 
 # %% ../../nbs/library/81_text_data.ipynb #00000002
 from collections import Counter
@@ -17,10 +17,11 @@ from fastcore.xtras import Path
 from ..data.block import CategoryBlock, DataBlock, MultiCategoryBlock, TransformBlock
 from ..data.core import TfmdDL, show_batch, show_results
 from ..data.external import get_text_files
+from ..data.frames import read_table, show_table
 from ..data.load import DataLoaders
 from ..data.transforms import ColReader, ColSplitter, GrandparentSplitter, ItemTransform, RandomSplitter, RandTransform, Transform, parent_label
-from ..imports import in_notebook, pd
-from .core import BOS, UNK, Tokenizer, join_fields
+from ..imports import pd
+from .core import BOS, UNK, BaseTokenizer, SubwordTokenizer, Tokenizer, WordTokenizer, _join
 from ..torch_core import LMTensorText, TensorText, TitledStr, is_listy, plain, retain_type
 
 # %% ../../nbs/library/81_text_data.ipynb #00000005
@@ -49,16 +50,26 @@ class Numericalize(Transform):
 
     def _use(self, vocab):
         self.vocab = L(vocab)
+        if isinstance(vocab, (str, dict)) or any(map(is_listy, self.vocab)): raise TypeError('the vocabulary of texts is a list of tokens: of loaders for a classifier it is dls.vocab[0], make_vocab makes one of a Counter')
         self.o2i = _Numbers({o: i for i,o in reversed(list(enumerate(self.vocab))) if o != 'xxfake'})
         self.o2i.unknown = self.o2i.get(UNK, 0)
 
     def setups(self, dsets):
         if self.vocab is not None or dsets is None: return
-        count = getattr(dsets, 'counter', None)
-        self._use(make_vocab(Counter(t for o in dsets for t in o) if count is None else count, self.min_freq, self.max_vocab, self.special_toks))
+        count = ifnone(getattr(dsets, 'counter', None), _counted(dsets))
+        self._use(make_vocab(count, self.min_freq, self.max_vocab, self.special_toks))
 
-    def encodes(self, o:list|L): return torch.tensor([self.o2i[t] for t in o] or [self.o2i[BOS]]).as_subclass(TensorText)
+    def encodes(self, o:list|L):
+        if self.vocab is None: raise ValueError('Numericalize has no vocabulary yet: call setup with the tokens of some texts, or pass vocab')
+        return torch.tensor([self.o2i[t] for t in o] or [self.o2i[BOS]]).as_subclass(TensorText)
     def decodes(self, o:Tensor): return L(self.vocab[i] for i in o.tolist())
+
+def _counted(texts):
+    count = Counter()
+    for o in texts:
+        if isinstance(o, str): raise TypeError(f'a vocabulary is made of tokens, and {o[:30]!r} is a text: cut it with a Tokenizer first')
+        count.update(o)
+    return count
 
 class _Numbers(dict):
     def __missing__(self, token): return self.unknown
@@ -74,6 +85,7 @@ class LMDataLoader(TfmdDL):
         seq_len=72,  # tokens in a row
         **kwargs     # for `TfmdDL`
     ):
+        if seq_len < 1: raise ValueError(f'seq_len is how many tokens are read at a time, at least one, and it is {seq_len}')
         for k in ('n', 'indexed', 'drop_last', 'num_workers'): kwargs.pop(k, None)
         super().__init__(dataset, bs=bs, **kwargs)
         self.seq_len = seq_len
@@ -221,7 +233,7 @@ class Pad_Chunk(Pad_Input):
         n = max(len(s[0]) for s in samples)
         return [_with(s, 0, pad_chunk(s[0], self.pad_idx, self.pad_first, self.seq_len, n)) for s in samples]
 
-def pad_input_chunk(samples, pad_idx=1, pad_first=True, seq_len=72, n_inp=1):
+def pad_input_chunk(samples, n_inp=1, pad_idx=1, pad_first=True, seq_len=72):
     "The items `samples`, the texts among their first `n_inp` elements filled up by `pad_chunk`."
     for f in range(n_inp):
         n = max(len(s[f]) for s in samples)
@@ -245,6 +257,8 @@ class TextBlock(TransformBlock):
         min_freq=3, max_vocab=60000, # as in `make_vocab`
         special_toks=None
     ):
+        if isinstance(tok_tfm, (WordTokenizer, SubwordTokenizer, BaseTokenizer)):
+            raise TypeError(f'tok_tfm treats one text at a time, and a {type(tok_tfm).__name__} cuts several: wrap it, tok_tfm=Tokenizer({type(tok_tfm).__name__}(…))')
         type_tfms = [tok_tfm, Numericalize(vocab, min_freq=min_freq, max_vocab=max_vocab, special_toks=special_toks)] + [reverse_text]*backwards
         super().__init__(type_tfms=type_tfms, dl_type=LMDataLoader if is_lm else SortedDL,
                          dls_kwargs={'seq_len': seq_len} if is_lm else {'before_batch': Pad_Chunk(seq_len=seq_len)})
@@ -260,16 +274,6 @@ class TextBlock(TransformBlock):
         return cls(Tokenizer.from_folder(path, **kwargs), vocab, is_lm, seq_len, backwards, min_freq, max_vocab)
 
 # %% ../../nbs/library/81_text_data.ipynb #00000022
-def show_table(
-    rows,      # a dictionary for each row
-    index=True # show the numbers of the rows
-):
-    "Show a table in a notebook with texts in full, or print it."
-    df = pd.DataFrame(rows)
-    if not in_notebook(): return print(df.to_string())
-    from IPython.display import HTML, display
-    with pd.option_context('display.max_colwidth', None): display(HTML(df.to_html(index=index)))
-
 def _cut(o, trunc_at):
     words = str(o).split(' ')
     return str(o) if trunc_at is None or len(words) <= trunc_at else ' '.join(words[:trunc_at]) + ' …'
@@ -286,20 +290,16 @@ def _named(parts, trunc_at):
 # %% ../../nbs/library/81_text_data.ipynb #00000023
 @show_batch.register
 def _show_texts(x:TensorText, y, samples, ctxs=None, max_n=10, trunc_at=150, **kwargs):
-    show_table([_named(s, trunc_at) for s in samples[:max_n]])
-
-@show_batch.register
-def _show_streams(x:LMTensorText, y, samples, ctxs=None, max_n=10, trunc_at=150, **kwargs):
-    show_table([_named(s, trunc_at) for s in samples[:max_n]])
+    show_table(pd.DataFrame([_named(s, trunc_at) for s in samples[:max_n]]))
 
 @show_results.register
 def _show_answers(x:TensorText, y, samples, outs, ctxs=None, max_n=10, trunc_at=150, **kwargs):
-    show_table([_named([*s, *o], trunc_at) for s,o in zip(samples[:max_n], outs)])
+    show_table(pd.DataFrame([_named([*s, *o], trunc_at) for s,o in zip(samples[:max_n], outs)]))
 
 @show_results.register
 def _show_guesses(x:LMTensorText, y, samples, outs, ctxs=None, max_n=10, trunc_at=150, **kwargs):
     rows = [_named([*s, *o[-1:]], trunc_at) for s,o in zip(samples[:max_n], outs)]
-    show_table([{{'text__': 'pred'}.get(k, k): v for k,v in row.items()} for row in rows])
+    show_table(pd.DataFrame(rows).rename(columns={'text__': 'pred'}))
 
 # %% ../../nbs/library/81_text_data.ipynb #00000027
 class TextDataLoaders(DataLoaders):
@@ -336,28 +336,27 @@ def from_df(cls:TextDataLoaders, df, path='.',
     is_lm=False,              # for a language model: no labels
     valid_col=None,           # column that says which rows are for validation, instead of `valid_pct`
     tok_tfm=None,             # instead of `Tokenizer.from_df(text_col)`
-    tok_text_col='text', seq_len=72, backwards=False, min_freq=3, max_vocab=60000, **kwargs):
+    tok_text_col='text',      # for fastai's sake: no column is added
+    seq_len=72, backwards=False, min_freq=3, max_vocab=60000, **kwargs): # as in `TextBlock`
     "Texts and labels are columns of the table `df`."
     several = label_delim is not None or is_listy(label_col) and len(label_col) > 1
     text = TextBlock(tok_tfm or Tokenizer(), text_vocab, is_lm, seq_len, backwards, min_freq, max_vocab)
     blocks = [text] if is_lm else [text, y_block or (MultiCategoryBlock if several else CategoryBlock)]
-    block = DataBlock(blocks=blocks, get_x=_FieldReader(text_col, tok_text_col), get_y=None if is_lm else ColReader(label_col, label_delim=label_delim),
+    block = DataBlock(blocks=blocks, get_x=_FieldReader(text_col), get_y=None if is_lm else ColReader(label_col, label_delim=label_delim),
                       splitter=RandomSplitter(valid_pct, seed=seed) if valid_col is None else ColSplitter(valid_col))
     return cls.from_dblock(block, df, path=path, **kwargs)
 
 class _FieldReader(ColReader):
     "The text of a row, made of one column or of several."
-    def __init__(self, cols, name): super().__init__(cols); self.name = name
     def __call__(self, row):
-        if len(self.cols) == 1: return ColReader.__call__(self, row)
-        return join_fields(row.to_frame().T, self.cols, tok_text_col='_joined')['_joined'].iloc[0]
+        fields = super().__call__(row)
+        return fields if len(self.cols) == 1 else _join(fields, mark=True)
 
 # %% ../../nbs/library/81_text_data.ipynb #00000029
 @patch(cls_method=True)
-def from_csv(cls:TextDataLoaders, path, csv_fname='labels.csv', header='infer', delimiter=None, encoding='utf8', **kwargs):
-    "Texts and labels are columns of the file `csv_fname` in `path`; further arguments as for `from_df`."
-    file = Path(path)/csv_fname
-    try: df = pd.read_csv(file, header=header, sep=delimiter or ',', encoding=encoding)
-    except UnicodeDecodeError as e:
-        raise ValueError(f'{file} is not {e.encoding.upper()} text: the byte 0x{e.object[e.start]:02x} is no letter in it. Say how it is written, for example encoding="latin-1"') from None
-    return cls.from_df(df, path=path, **kwargs)
+def from_csv(cls:TextDataLoaders, path, csv_fname='labels.csv',
+    header='infer', delimiter=None, quoting=0, encoding='utf8', # as in `pd.read_csv`, where `delimiter` is `sep`
+    **kwargs # for `from_df`
+):
+    "Texts and labels are columns of the file `csv_fname` in `path`."
+    return cls.from_df(read_table(Path(path)/csv_fname, header=header, sep=delimiter or ',', quoting=quoting, encoding=encoding), path=path, **kwargs)
