@@ -77,7 +77,7 @@ def test_tokens_of_a_table():
     df = pd.DataFrame({'title': ['One', 'Two'], 'body': ['A film', 'A play'], 'n': [1, 2]})
     out, count = tokenize_df(df, ['title', 'body'])
     assert list(out.columns) == ['n', 'text', 'text_length'] and out.text[0] == 'xxbos xxfld 1 xxmaj one xxfld 2 a film'.split() and count['xxfld'] == 4
-    with pytest.raises(KeyError, match="the table has no column 'boody'; it has 'title', 'body', 'n'"): tokenize_df(df, 'boody')
+    with pytest.raises(KeyError, match="the table has no column 'boody'; did you mean 'body'\\?"): tokenize_df(df, 'boody')
 
 
 def test_subwords_before_and_after_learning():
@@ -226,7 +226,7 @@ def test_files_in_another_encoding(tmp_path):
     dls = TextDataLoaders.from_folder(tmp_path, bs=2, encoding='latin-1', min_freq=1)
     assert 'très' in dls.vocab[0]
     reviews().assign(text='très bon').to_csv(tmp_path/'texts.csv', index=False, encoding='latin-1')
-    with pytest.raises(ValueError, match=r'texts\.csv is not UTF-8 text: the byte 0xe8 is no letter in it\. Say how it is written, for example encoding="latin-1"'):
+    with pytest.raises(ValueError, match=r"texts\.csv is not UTF-8 \(byte 0xe8 in it, .*\): say how it was written, with encoding='cp1252' for files from Windows"):
         TextDataLoaders.from_csv(tmp_path, 'texts.csv', text_col='text', label_col='label')
     assert 'très' in TextDataLoaders.from_csv(tmp_path, 'texts.csv', text_col='text', label_col='label', encoding='latin-1', bs=8).vocab[0]
 
@@ -240,6 +240,72 @@ def test_columns_and_folders_that_are_not_there(tmp_path):
     write_reviews(tmp_path, [('pos', 'good'), ('neg', 'bad')])
     with pytest.raises(ValueError, match="no file lies two levels below a folder named 'test'; the folders there are: 'train'"): TextDataLoaders.from_folder(tmp_path, valid='test')
     with pytest.raises(FileNotFoundError): TextDataLoaders.from_csv(tmp_path, 'no.csv')
+
+
+def test_one_text_where_several_are_expected():
+    for f in (WordTokenizer(), BaseTokenizer(), SubwordTokenizer().setup, tokenize_texts):
+        with pytest.raises(TypeError, match=re.escape('a tokenizer takes several texts at once, and this is one: put it into a list, [text]')): f('a film')
+    with pytest.raises(TypeError, match="a vocabulary is made of tokens, and 'a film' is a text: cut it with a Tokenizer first"): Numericalize().setup(['a film'])
+    with pytest.raises(ValueError, match='Numericalize has no vocabulary yet: call setup with the tokens of some texts, or pass vocab'): Numericalize()(['a'])
+
+
+def test_what_is_no_text():
+    with pytest.raises(ValueError, match=re.escape('the text of item 0 is missing (None)')): tokenize1(None)
+    with pytest.raises(TypeError, match='the text of item 0 is 3, and a text is a string or the path of a file'): tokenize1(3)
+    with pytest.raises(TypeError, match=re.escape('the text of row 0 is a whole row of the table: say which column holds it, with get_x=ColReader(…)')):
+        DataBlock(blocks=TextBlock.from_df('text', is_lm=True)).dataloaders(reviews(), bs=4)
+    with pytest.raises(ValueError, match='text_cols names no column that holds the texts'): tokenize_df(reviews(), [])
+    with pytest.raises(ValueError, match='there are no items in the table'): loaders(reviews()[:0])
+    with pytest.raises(TypeError, match='a new item should be one of Series, str, .*, and it is a DataFrame'): classifier(loaders()).predict(reviews()[:2])
+    for col in 'text_col', 'label_col':
+        with pytest.raises(ValueError, match="the table has no column 7; it has 'label', 'text'|the table has no column 7; it has 'text', 'label'"): loaders(**{col: 7})
+
+
+def test_wrong_vocabularies_and_tokenizers():
+    both = loaders().vocab
+    for vocab in (both, 'abc', Counter(['a'])):
+        with pytest.raises(TypeError, match=re.escape('the vocabulary of texts is a list of tokens: of loaders for a classifier it is dls.vocab[0]')): loaders(text_vocab=vocab)
+    assert loaders(text_vocab=both[0]).vocab[0] == both[0]
+    with pytest.raises(TypeError, match=re.escape('tok_tfm treats one text at a time, and a WordTokenizer cuts several: wrap it, tok_tfm=Tokenizer(WordTokenizer(…))')): loaders(tok_tfm=WordTokenizer())
+    with pytest.raises(ValueError, match='seq_len is how many tokens are read at a time, at least one, and it is 0'): loaders(is_lm=True, seq_len=0)
+    assert SentencePieceTokenizer is SubwordTokenizer
+
+
+def test_pieces_that_cannot_be_learned_or_found(tmp_path):
+    with pytest.raises(ValueError, match='vocab_sz allows 3 pieces, and the texts have 19 different signs, each of which is a piece: pass a larger one'): SubwordTokenizer(vocab_sz=3).setup(list(reviews().text))
+    with pytest.raises(ValueError, match='there are no texts to learn pieces from'): SubwordTokenizer().setup([])
+    with pytest.raises(ValueError, match='has learned no pieces yet'): SubwordTokenizer().save(tmp_path/'x')
+    with pytest.raises(FileNotFoundError, match='there is no saved model of pieces .*none.json'): SubwordTokenizer(sp_model=tmp_path/'none.json')
+    sp = SubwordTokenizer(vocab_sz=60)
+    sp.setup(list(reviews().text))
+    sp.save(tmp_path/'pieces.json')
+    assert list(SubwordTokenizer(sp_model=tmp_path/'pieces.json')(['good film'])) == list(sp(['good film']))
+
+
+def test_loaders_of_the_other_kind():
+    lm = TextDataLoaders.from_df(reviews(), text_col='text', is_lm=True, bs=4, seq_len=8)
+    with pytest.raises(ValueError, match=re.escape('these loaders are for a language model (is_lm=True) and have no classes: make others for the classifier, of the same vocabulary, with text_vocab=dls.vocab')): classifier(lm)
+    with pytest.raises(ValueError, match='these loaders are for a classifier: a language model reads texts end to end, from loaders made with is_lm=True'):
+        language_model_learner(loaders(), AWD_LSTM, config=SMALL, pretrained=False)
+
+
+def test_fields_of_a_row_are_joined_as_those_of_a_table():
+    df = reviews().assign(title='One Title')
+    dls = loaders(df, text_col=['title', 'text'], valid_pct=0.5)
+    for i in range(3):
+        row = dls.train_ds.items.iloc[i]
+        assert dls.train_ds.decode(dls.train_ds[i])[0] == ' '.join(tokenize_df(row.to_frame().T, ['title', 'text'])[0].text.iloc[0])
+    with pytest.raises(ValueError, match=re.escape('the text of row 7 is missing (nan)')): loaders(df.assign(title=df.title.where(df.index != 7)), text_col=['title', 'text'])
+
+
+def test_arguments_of_fastai_are_taken():
+    df = reviews()
+    block = TextBlock.from_df('text', n_workers=1, min_freq=1)
+    assert DataBlock(blocks=(block, CategoryBlock), get_x=ColReader('text'), get_y=ColReader('label')).dataloaders(df, bs=4).one_batch()[0].shape[0] == 4
+    items = [(torch.tensor([2, 3]), 0), (torch.tensor([2]), 1)]
+    assert [o[0].tolist() for o in pad_input_chunk(items, 1, 9, seq_len=1)] == [[2, 3], [9, 2]]
+    other = Tokenizer(WordTokenizer(), sep='_')
+    assert other.decode(other('a film')) == 'xxbos_a_film'
 
 
 # Models
@@ -296,6 +362,8 @@ def test_a_model_of_two_directions():
 
 def test_unknown_architectures_and_wrong_sizes():
     with pytest.raises(ValueError, match="'resnet18' is no architecture for texts"): get_language_model(resnet18, 10)
+    with pytest.raises(TypeError, match='arch is a class, AWD_LSTM, and this is a str'): get_language_model('AWD_LSTM', 10)
+    with pytest.raises(TypeError, match="config has no place for 'dropout'; it has emb_sz, n_hid, "): get_text_classifier(AWD_LSTM, 10, 2, config={'dropout': .5})
     with pytest.raises(ValueError, match='there are 2 layers and 3 rates of dropout'): PoolingLinearClassifier([6, 4, 2], [0.1, 0.1, 0.1])
     with pytest.raises(ValueError, match='config changes n_hid: pass pretrained=False'): text_classifier_learner(loaders(), AWD_LSTM, config=dict(n_hid=10))
 
@@ -305,6 +373,15 @@ def test_unknown_architectures_and_wrong_sizes():
 def lm_learner(path, **kwargs):
     dls = TextDataLoaders.from_df(reviews(), text_col='text', is_lm=True, bs=4, seq_len=8, min_freq=1, path=path)
     return language_model_learner(dls, AWD_LSTM, config=SMALL, **{'pretrained': False, **kwargs})
+
+
+def test_models_that_the_callbacks_are_not_for():
+    dls = DataLoaders.from_dsets([(torch.tensor([1, 2, 3]), torch.tensor([2, 3, 4]))]*8, bs=4, device='cpu')
+    def fit(cbs):
+        with (learn := Learner(dls, nn.Sequential(nn.Embedding(5, 5)), loss_func=CrossEntropyLossFlat(), cbs=cbs)).no_logging(): learn.fit(1)
+    with pytest.raises(AttributeError, match='ModelResetter calls the method reset of the model, to make it forget its state, and Sequential has none'): fit(ModelResetter)
+    for cbs in (RNNRegularizer(alpha=1), RNNRegularizer(beta=1), [RNNCallback(), RNNRegularizer(alpha=1)]):
+        with pytest.raises(ValueError, match=re.escape('RNNRegularizer needs a model that returns (predictions, raw_out, out), and Sequential returns predictions only')): fit(cbs)
 
 
 def test_an_encoder_kept_and_matched(tmp_path):

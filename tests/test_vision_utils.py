@@ -162,6 +162,7 @@ def test_a_file_of_addresses_and_a_limit(web, tmp_path):
     res = download_images(tmp_path/'a'/'b', tmp_path/'urls.txt', max_pics=3)
     assert len(res) == 3 and {o.suffix for o in res} == {'.gif'}
     with pytest.raises(ValueError, match='either urls or a url_file'): download_images(tmp_path)
+    assert len(download_images(tmp_path/'one', urls=host.url('4.gif'))) == 1   # a single address, not its letters
 
 
 def test_names_from_addresses_cannot_leave_the_folder(web, tmp_path):

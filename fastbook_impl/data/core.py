@@ -22,6 +22,7 @@ from ..torch_core import TensorBase, TensorImageBase, default_device, get_grid, 
 # %% ../../nbs/library/25_data_core.ipynb #00000007
 def describe_item(item, i=None):
     "A short name for an item, for messages: its path, its text, or its row in a table."
+    if hasattr(item, 'columns'): return 'the table'
     if hasattr(item, 'iloc'): return f'row {item.name}'
     if isinstance(item, (str, Path)): return str(item)
     text = repr(item) if len(repr(item)) <= 100 else type(item).__name__
@@ -564,7 +565,7 @@ def infer_idx(self:TfmdLists, x):
     for i,t in enumerate(kinds):
         if isinstance(x, t) or _alike(x, t): return i
     paths = [i for i,t in enumerate(kinds[:-1]) if issubclass(t, (str, Path))]
-    if paths and (isinstance(x, bytes) or any(hasattr(x, a) for a in ('__array__', '__array_interface__', 'read'))): return paths[-1] # what opens a file opens these too
+    if paths and not hasattr(x, 'columns') and (isinstance(x, bytes) or any(hasattr(x, a) for a in ('__array__', '__array_interface__', 'read'))): return paths[-1] # what opens a file opens these too
     names = ', '.join(dict.fromkeys(t.__name__ for t in kinds))
     raise TypeError(f'a new item should be one of {names}, as the items of the training set are on their way, and it is a {type(x).__name__}')
 

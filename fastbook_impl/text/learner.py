@@ -20,6 +20,7 @@ from ..learner import Learner, save_model
 from ..learner import _load_weights
 from ..losses import CrossEntropyLossFlat
 from .core import BOS, PAD, TK_MAJ, TK_REP, TK_UP, TK_WREP, UNK
+from .data import LMDataLoader, SortedDL
 from .models.core import SentenceEncoder, _model_meta, get_language_model, get_text_classifier
 from ..torch_core import written_whole
 
@@ -199,6 +200,7 @@ def language_model_learner(
     **kwargs       # for `TextLearner`: `metrics`, `alpha`, `beta`, `path` …
 ) -> LMLearner:
     "A learner for a language model on `dls`."
+    if isinstance(dls.train, SortedDL): raise ValueError('these loaders are for a classifier: a language model reads texts end to end, from loaders made with is_lm=True')
     _check_config(config, pretrained and pretrained_fnames is None)
     model = get_language_model(arch, len(text_vocab(dls)), config, drop_mult)
     learn = LMLearner(dls, model, **{'loss_func': CrossEntropyLossFlat(), 'splitter': _model_meta[arch]['split_lm'], **kwargs})
@@ -276,6 +278,7 @@ def text_classifier_learner(
     **kwargs       # for `TextLearner`
 ) -> TextLearner:
     "A learner for a classifier of the texts in `dls`."
+    if isinstance(dls.train, LMDataLoader): raise ValueError('these loaders are for a language model (is_lm=True) and have no classes: make others for the classifier, of the same vocabulary, with text_vocab=dls.vocab')
     _check_config(config, pretrained and pretrained_fnames is None)
     n_out = ifnone(n_out, get_c(dls))
     if not n_out: raise ValueError('how many classes there are could not be told from the data: pass n_out')

@@ -45,9 +45,16 @@ _model_meta = {AWD_LSTM: {'hid_name': 'emb_sz', 'url': 'WT103_FWD', 'url_bwd': '
                           'config_clas': awd_lstm_clas_config, 'split_clas': awd_lstm_clas_split}}
 
 def _config(arch, kind, config, drop_mult):
-    if arch not in _model_meta: raise ValueError(f'{getattr(arch, "__name__", arch)!r} is no architecture for texts that is known here; there is AWD_LSTM')
+    _check_arch(arch, config or {})
     config = {**_model_meta[arch][kind], **(config or {})}
     return {k: v*drop_mult if k.endswith('_p') else v for k,v in config.items()}
+
+def _check_arch(arch, config):
+    if not hasattr(arch, '__name__'): raise TypeError(f'arch is a class, AWD_LSTM, and this is a {type(arch).__name__}')
+    if arch not in _model_meta: raise ValueError(f'{arch.__name__!r} is no architecture for texts that is known here; there is AWD_LSTM')
+    known = [*_model_meta[arch]['config_lm'], 'init']
+    unknown = next((k for k in config if k not in known), None)
+    if unknown is not None: raise TypeError(f'config has no place for {unknown!r}; it has {", ".join(known)}')
 
 def get_language_model(
     arch,         # `AWD_LSTM`
