@@ -9,19 +9,22 @@ from ..torch_core import is_listy
 
 # %% ../../nbs/library/49_callback_rnn.ipynb #00000005
 class ModelResetter(Callback):
-    "Calls the model's `reset` before training, before validation, and at the end."
-    def _reset(self): self.model.reset()
+    "Calls the model's `reset` before training, before validation, and at the end. `AttributeError` if it has none."
+    def _reset(self):
+        if not hasattr(self.model, 'reset'): raise AttributeError(f'ModelResetter calls the method reset of the model, to make it forget its state, and {type(self.model).__name__} has none')
+        self.model.reset()
     before_train = before_validate = after_fit = _reset
 
 # %% ../../nbs/library/49_callback_rnn.ipynb #00000007
 class RNNCallback(Callback):
-    "Of a model's `(predictions, raw_out, out)` leaves the first to the loss and keeps the others."
+    "Of a model's `(predictions, raw_out, out)` leaves the first to the loss and keeps the others, activations `(bs, seq_len, features)` before and after dropout."
+    raw_out = out = None
     def after_pred(self):
         if is_listy(self.pred): self.learn.pred, self.raw_out, self.out = [o[-1] if is_listy(o) else o for o in self.pred]
 
 class RNNRegularizer(Callback):
     "Adds `alpha` times the mean square of the activations and `beta` times that of their steps to the loss. Source: Merity et al. 2017."
-    order, run_valid = RNNCallback.order + 1, True
+    order, run_valid, raw_out, out = RNNCallback.order + 1, True, None, None
     def __init__(self, alpha=0., beta=0.): self.alpha, self.beta = alpha, beta
 
     def after_pred(self):
@@ -30,6 +33,7 @@ class RNNRegularizer(Callback):
 
     def after_loss(self):
         if not self.training: return
+        if self.out is None: raise ValueError(f'RNNRegularizer needs a model that returns (predictions, raw_out, out), and {type(self.model).__name__} returns predictions only')
         if self.alpha: self.learn.loss_grad = self.learn.loss_grad + self.alpha*self.out.float().pow(2).mean()
         h = self.raw_out
         if self.beta and h.shape[1] > 1: self.learn.loss_grad = self.learn.loss_grad + self.beta*(h[:, 1:] - h[:, :-1]).float().pow(2).mean()
