@@ -132,6 +132,7 @@ def model_card(
 ) -> Card: # markdown
     "A page about a model: what it is for, its data, its error overall, by class and by group, and what nobody has answered yet."
     if len(learn.dls.loaders) < 2 or not len(learn.dls.valid_ds): raise ValueError('a model card says how good a model is on items it has not seen: these data have no validation set')
+    if group_of is not None and not callable(group_of): raise TypeError(f'group_of is a function from an item to its group, such as lambda row: row[{group_of!r}], and this is {group_of!r}')
     answers = dict(intended=intended, not_for=not_for, affected=affected, contact=contact)
     with learn.no_bar(): (targs, wrong), result = _judge(learn), learn.validate()
     by_group = None

@@ -131,6 +131,7 @@ def test_targets_that_are_no_classes(tmp_path):
     assert '- `rmse` ' in card and 'wrong in' not in card and '## By class' not in card
     with pytest.raises(ValueError, match='errors by group need one class for each item, and these targets are something else: leave group_of out'):
         model_card(learn, 'sum', group_of=lambda row: row.trade)
+    with pytest.raises(TypeError, match=re.escape("group_of is a function from an item to its group, such as lambda row: row['trade'], and this is 'trade'")): model_card(learn, 'sum', group_of='trade')
     several = picture_learner(tmp_path, (ImageBlock, MultiCategoryBlock), lambda f: ['x'] if int(f.stem) % 2 else ['x', 'y'])
     several.metrics = accuracy_multi
     assert '- `accuracy_multi` ' in model_card(several, 'several') and 'wrong in' not in model_card(several, 'several')
