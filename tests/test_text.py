@@ -114,14 +114,17 @@ def test_streams_do_not_depend_on_batches_of_items():
 
 
 def test_sorted_batches_hold_every_text_once():
+    set_seed(42)
     dls = loaders(reviews(83))
-    train = [tuple(x.tolist()) for xb, _ in dls.train.new(drop_last=False) for x in dls.train.before_batch.decode((xb,))[0:1]]
+    texts = sorted(x.tolist() for x, _ in dls.train_ds)
+    assert sorted([t for t in x.tolist() if t != 1] for xb, _ in dls.train.new(drop_last=False) for x in xb) == texts
     lens = [xb.shape[1] for xb, _ in dls.train]
-    assert lens[0] == max(lens)
+    assert lens[0] == max(map(len, texts)) and lens[1:] != sorted(lens[1:], reverse=True)
+    spread = [max(ns) - min(ns) for xb, _ in dls.train for ns in [[int((x != 1).sum()) for x in xb]]]
+    assert sum(spread)/len(spread) < (max(map(len, texts)) - min(map(len, texts)))/3      # like with like
     valid_lens = [int((x != 1).sum()) for xb, _ in dls.valid for x in xb]
     assert valid_lens == sorted(valid_lens, reverse=True) and len(valid_lens) == 16
-    seen = sorted(i for b in [list(dls.train.get_idxs())] for i in b)
-    assert seen == list(range(67)) and train
+    assert sorted(dls.train.get_idxs()) == list(range(67))
 
 
 def test_items_are_made_once_unless_they_are_random():

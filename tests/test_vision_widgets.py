@@ -236,7 +236,6 @@ def test_a_cleaner_is_for_classifiers(path):
     block = DataBlock((ImageBlock, MultiCategoryBlock), get_y=lambda f: [f.parent.name, 'picture'], item_tfms=Resize(8))
     learn = Learner(block.dataloaders(files, bs=4, device='cpu'), nn.Sequential(nn.Flatten(), nn.Linear(192, 4)))
     with pytest.raises(ValueError, match='needs one label to a picture; these data have several, or numbers'): ImageClassifierCleaner(learn).judged(0)
-    block = DataBlock((ImageBlock, CategoryBlock), get_x=lambda f: Image.open(f), get_y=lambda f: f.parent.name, item_tfms=Resize(8))
     arrays = [np.asarray(Image.open(f)) for f in files[:8]]
     block = DataBlock((ImageBlock, CategoryBlock), get_y=lambda a: str(a.mean() > 80), item_tfms=Resize(8))
     learn = Learner(block.dataloaders(arrays, bs=2, device='cpu'), Brightest())

@@ -187,15 +187,20 @@ def new(self:SortedDL, dataset=None, cls=None, **kwargs):
 class Pad_Input(ItemTransform):
     "Fill up the texts of the items of a batch to the length of the longest. Decoding takes the filling out."
     order = 0
-    def encodes(self, samples:list, pad_idx=1, pad_fields=0, pad_first=False, backwards=False):
+    def encodes(self, samples:list,
+        pad_idx=1,       # the number to fill with
+        pad_fields=0,    # which elements of an item are texts: a number, or several
+        pad_first=False, # fill before the text; otherwise behind
+        backwards=False  # turn the tokens round
+    ):
         self.pad_idx = pad_idx
         for f in L(pad_fields):
             n = max(len(s[f]) for s in samples)
-            samples = [_with(s, f, self._fill(s[f], n, pad_first != backwards)) for s in samples]
+            samples = [_with(s, f, self._filled(s[f], n, pad_first, backwards)) for s in samples]
         return samples
 
-    def _fill(self, x, n, first):
-        x = plain(x)
+    def _filled(self, x, n, first, backwards):
+        x = plain(x).flip(0) if backwards else plain(x)
         fill = x.new_full((n - len(x),), self.pad_idx)
         return torch.cat([fill, x] if first else [x, fill])
 
@@ -229,9 +234,7 @@ def pad_chunk(x,
 class Pad_Chunk(Pad_Input):
     "As `Pad_Input`, by `pad_chunk`."
     def __init__(self, pad_idx=1, pad_first=True, seq_len=72): self.pad_idx, self.pad_first, self.seq_len = pad_idx, pad_first, seq_len
-    def encodes(self, samples:list):
-        n = max(len(s[0]) for s in samples)
-        return [_with(s, 0, pad_chunk(s[0], self.pad_idx, self.pad_first, self.seq_len, n)) for s in samples]
+    def encodes(self, samples:list): return pad_input_chunk(samples, 1, self.pad_idx, self.pad_first, self.seq_len)
 
 def pad_input_chunk(samples, n_inp=1, pad_idx=1, pad_first=True, seq_len=72):
     "The items `samples`, the texts among their first `n_inp` elements filled up by `pad_chunk`."

@@ -75,7 +75,10 @@ def save_encoder(self:TextLearner,
     return file
 
 @patch
-def load_encoder(self:TextLearner, file, device=None):
+def load_encoder(self:TextLearner,
+    file,       # the name it was kept under
+    device=None # for fastai's sake: the weights go where the model is
+):
     "Take over an encoder that `save_encoder` kept, its words matched with those of these data, and freeze all but the last layers."
     file = self._model_file(file)
     weights = read_weights(file)
@@ -231,7 +234,8 @@ def predict(self:LMLearner, text,
     no_unk=True,     # never `xxunk`
     temperature=1.,  # below 1 likely tokens are drawn more often still, above 1 less
     min_p=None,      # never a token with a smaller probability
-    no_bar=False, decoder=decode_spec_tokens, # from tokens to words
+    no_bar=False,    # for fastai's sake: there is none
+    decoder=decode_spec_tokens, # from tokens to words
     only_last_word=False # for fastai's sake: the model keeps its state and needs the last word only
 ) -> str:
     "The `text`, continued by the model."

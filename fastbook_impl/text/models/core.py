@@ -23,7 +23,7 @@ class SequentialRNN(nn.Sequential):
         for m in self.children(): getattr(m, 'reset', noop)()
 
 class LinearDecoder(Module):
-    "From features to a score for each token; `(scores, features before dropout, features after it)`, for the callbacks to look at."
+    "From features `(bs, seq_len, n_hid)` to scores `(bs, seq_len, n_out)`; `(scores, features before dropout, features after it)`, for the callbacks to look at."
     initrange = 0.1
     def __init__(self,
         n_out, n_hid,     # tokens, and features
@@ -41,7 +41,7 @@ class LinearDecoder(Module):
         return self.decoder(dropped), x, dropped
 
 # %% ../../../nbs/library/82b_text_models.ipynb #00000007
-_model_meta = {AWD_LSTM: {'hid_name': 'emb_sz', 'url': 'WT103_FWD', 'url_bwd': 'WT103_BWD', 'config_lm': awd_lstm_lm_config, 'split_lm': awd_lstm_lm_split,
+_model_meta = {AWD_LSTM: {'hid_name': 'emb_sz', 'config_lm': awd_lstm_lm_config, 'split_lm': awd_lstm_lm_split,
                           'config_clas': awd_lstm_clas_config, 'split_clas': awd_lstm_clas_split}}
 
 def _config(arch, kind, config, drop_mult):
@@ -62,7 +62,7 @@ def get_language_model(
     config=None,  # what is to be different from the architecture's own, such as `n_hid`
     drop_mult=1.  # all rates of dropout times this
 ) -> SequentialRNN:
-    "A model that gives a score to each token that may come next."
+    "A model that gives a score to each token that may come next: `(bs, seq_len)` to `(bs, seq_len, vocab_sz)`, and features. `TypeError` for a `config` that the architecture has no place for."
     config = _config(arch, 'config_lm', config, drop_mult)
     tie, output_p, bias = config.pop('tie_weights'), config.pop('output_p'), config.pop('out_bias')
     init = config.pop('init', None)
@@ -153,7 +153,7 @@ def get_text_classifier(
     max_len=72*20,  # tokens at the end of a text that gradients reach
     y_range=None    # bounds of what comes out, for regression
 ) -> SequentialRNN:
-    "A model that reads a text and gives a score to each class."
+    "A model that reads texts and gives a score to each class: `(bs, seq_len)` to `(bs, n_class)`, and features."
     config = _config(arch, 'config_clas', config, drop_mult)
     for k in ('tie_weights', 'out_bias'): config.pop(k, None)
     output_p, init = config.pop('output_p'), config.pop('init', None)
