@@ -27,15 +27,16 @@ def share_interval(
 # %% ../nbs/03_ethics.ipynb #0000000f
 def error_by_group(
     wrong,  # one bool for each item
-    groups  # the group of each item, in the same order
+    groups  # the group of each item, in the same order; `None` and NaN are one group, 'not told'
 ):
     "A table with a row for each group: how many items, the share of them that is wrong, and the ends of its 95 % interval."
-    wrong, groups = [bool(o) for o in wrong], list(groups)
+    wrong, groups = list(wrong), ['not told' if o is None or o != o else o for o in groups]
     if len(wrong) != len(groups): raise ValueError(f'{len(wrong)} results and {len(groups)} groups: each result needs the group of its item')
     if not wrong: raise ValueError('there is nothing to measure: no results')
+    if any(o not in (0, 1) for o in wrong): raise ValueError('each result is right or wrong, False or True, and there are other numbers among these')
     rows = {}
     for g in sorted(set(groups), key=str):
-        mine = [w for w,o in zip(wrong, groups) if o == g]
+        mine = [bool(w) for w,o in zip(wrong, groups) if o == g]
         low, high = share_interval(sum(mine), len(mine))
         rows[g] = dict(n=len(mine), error=sum(mine)/len(mine), low=low, high=high)
     return pd.DataFrame.from_dict(rows, orient='index')

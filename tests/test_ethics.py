@@ -41,7 +41,13 @@ def test_errors_are_counted_group_by_group():
     assert ((table.low <= table.error) & (table.error <= table.high)).all()
 
 
+def test_who_is_not_told_is_a_group_too():
+    table = error_by_group([True, False, True, 0], [float('nan'), None, 'a', float('nan')])
+    assert table.index.tolist() == ['a', 'not told'] and table.n.tolist() == [1, 3] and table.error.tolist() == pytest.approx([1, 1/3])
+
+
 def test_groups_that_do_not_fit():
+    with pytest.raises(ValueError, match='each result is right or wrong, False or True, and there are other numbers among these'): error_by_group([.2, .9], ['a', 'b'])
     with pytest.raises(ValueError, match='2 results and 1 groups: each result needs the group of its item'): error_by_group([True, False], ['a'])
     with pytest.raises(ValueError, match='there is nothing to measure: no results'): error_by_group([], [])
 

@@ -102,6 +102,7 @@ def test_a_stream_loses_no_token_and_goes_on_from_batch_to_batch():
     rows = torch.cat(xs, dim=1)
     assert rows.flatten().tolist() == list(range(100)) and torch.cat(ys, dim=1).flatten().tolist() == list(range(1, 101))
     assert len(dl) == len(xs) == 5 and xs[-1].shape == (4, 1) and dl.n_inp == 1
+    set_seed(42)     # of 24 orders
     shuffled = LMDataLoader(texts, bs=4, seq_len=6, shuffle=True)
     first, again = (torch.cat([x for x, _ in shuffled], 1).flatten().tolist() for _ in range(2))
     assert first != again and len(set(first)) == 100
@@ -259,6 +260,7 @@ def test_what_is_no_text():
         DataBlock(blocks=TextBlock.from_df('text', is_lm=True)).dataloaders(reviews(), bs=4)
     with pytest.raises(ValueError, match='text_cols names no column that holds the texts'): tokenize_df(reviews(), [])
     with pytest.raises(ValueError, match='there are no items in the table'): loaders(reviews()[:0])
+    with pytest.raises(TypeError, match='a table is expected, a pandas DataFrame, and this is a list'): TextDataLoaders.from_df(['a film'])
     with pytest.raises(TypeError, match='a new item should be one of Series, str, .*, and it is a DataFrame'): classifier(loaders()).predict(reviews()[:2])
     for col in 'text_col', 'label_col':
         with pytest.raises(ValueError, match="the table has no column 7; it has 'label', 'text'|the table has no column 7; it has 'text', 'label'"): loaders(**{col: 7})
@@ -365,7 +367,7 @@ def test_a_model_of_two_directions():
 
 def test_unknown_architectures_and_wrong_sizes():
     with pytest.raises(ValueError, match="'resnet18' is no architecture for texts"): get_language_model(resnet18, 10)
-    with pytest.raises(TypeError, match='arch is a class, AWD_LSTM, and this is a str'): get_language_model('AWD_LSTM', 10)
+    with pytest.raises(TypeError, match='arch is a class, AWD_LSTM, and this is an object of str'): get_language_model('AWD_LSTM', 10)
     with pytest.raises(TypeError, match="config has no place for 'dropout'; it has emb_sz, n_hid, "): get_text_classifier(AWD_LSTM, 10, 2, config={'dropout': .5})
     with pytest.raises(ValueError, match='there are 2 layers and 3 rates of dropout'): PoolingLinearClassifier([6, 4, 2], [0.1, 0.1, 0.1])
     with pytest.raises(ValueError, match='config changes n_hid: pass pretrained=False'): text_classifier_learner(loaders(), AWD_LSTM, config=dict(n_hid=10))
@@ -473,6 +475,11 @@ def test_a_language_model_writes(tmp_path):
     learn.model.reset()
     for t in x[0]: last = learn.model(t[None, None])[0][0, -1]
     assert torch.allclose(whole, last, atol=1e-5)
+
+
+def test_weights_and_vocabulary_that_do_not_belong_together():
+    with pytest.raises(ValueError, match='the weights are for 3 tokens, and the vocabulary has 2: they do not belong together'): match_embeds({'0.encoder.weight': torch.zeros(3, 2)}, ['a', 'b'], ['b'])
+    with pytest.raises(TypeError, match="pretrained_fnames are two files, weights and vocabulary, and this is 'weights'"): classifier(loaders(), pretrained_fnames='weights')
 
 
 def test_backwards(tmp_path):

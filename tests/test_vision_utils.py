@@ -189,6 +189,7 @@ def test_a_picture_is_made_smaller_and_upright(tmp_path):
     assert to == tmp_path/'out'/'a.jpg' and Image.open(to).size == (20, 30) and Image.open(to).getexif().get(0x0112, 1) == 1
     grey = resize_image('a.jpg', tmp_path/'out', tmp_path/'in', n_channels=1, ext='.png')
     assert (grey.name, Image.open(grey).mode, Image.open(grey).size, Image.open(grey).format) == ('a.png', 'L', (40, 60), 'PNG')
+    with pytest.raises(ValueError, match='max_size is the length of the longer side in pixels, at least 1, and it is 0'): resize_image('a.jpg', tmp_path, tmp_path/'in', max_size=0)
     with pytest.raises(ValueError, match='1, 3 or 4, not 2'): resize_image('a.jpg', tmp_path, tmp_path/'in', n_channels=2)
 
 

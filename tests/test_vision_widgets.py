@@ -140,7 +140,10 @@ def test_one_click_deletes_and_one_moves_and_the_second_takes_it_back(cleaner):
 
 def test_what_a_picture_cannot_be(cleaner):
     with pytest.raises(ValueError, match="a picture can be marked <Keep>, <Delete> or one of .*, not 'whale'"): cleaner.mark(0, 'whale')
+    with pytest.raises(IndexError, match='there is no picture 31: there are 31, counted from 0'): cleaner.mark(31, DELETE)
     assert cleaner.history == []
+    with pytest.raises(TypeError, match=r"a list of files is expected, and this is a single path: those in a folder are get_image_files\('pics'\)"): ImagesCleaner().set_fns('pics')
+    assert ImagesCleaner('cat').opts == ['cat']
 
 
 # --- the disk

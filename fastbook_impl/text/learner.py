@@ -22,7 +22,7 @@ from ..losses import CrossEntropyLossFlat
 from .core import BOS, PAD, TK_MAJ, TK_REP, TK_UP, TK_WREP, UNK
 from .data import LMDataLoader, SortedDL
 from .models.core import SentenceEncoder, _model_meta, get_language_model, get_text_classifier
-from ..torch_core import written_whole
+from ..torch_core import is_listy, written_whole
 
 # %% ../../nbs/library/83_text_learner.ipynb #00000005
 class TextLearner(Learner):
@@ -51,7 +51,9 @@ def match_embeds(
     old_vocab, # the tokens that they are for
     new_vocab  # the tokens that are wanted
 ) -> dict:
-    "The weights, with the rows that belong to tokens put in the order of `new_vocab`."
+    "The weights, with the rows that belong to tokens put in the order of `new_vocab`; a new token gets the mean. `ValueError` if weights and `old_vocab` do not belong together."
+    n = next((len(v) for k,v in old_wgts.items() if _by_token(k)), len(old_vocab))
+    if n != len(old_vocab): raise ValueError(f'the weights are for {n} tokens, and the vocabulary has {len(old_vocab)}: they do not belong together')
     if list(old_vocab) == list(new_vocab): return dict(old_wgts)
     place = {t: i for i,t in reversed(list(enumerate(old_vocab)))}
     idxs = torch.tensor([place.get(t, -1) for t in new_vocab])
@@ -183,6 +185,7 @@ def load_pretrained(self:TextLearner,
 @patch
 def _begin_with(self:TextLearner, pretrained, pretrained_fnames, backwards):
     if pretrained_fnames is not None:
+        if not is_listy(pretrained_fnames) or len(pretrained_fnames) != 2: raise TypeError(f'pretrained_fnames are two files, weights and vocabulary, and this is {pretrained_fnames!r}')
         names = [Path(f) for f in pretrained_fnames]
         files = [f if f.suffix else self.path/self.model_dir/f'{f}{ext}' for f,ext in zip(names, ('.safetensors', '.json'))]
         return self.load_pretrained(*files)

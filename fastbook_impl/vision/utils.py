@@ -209,6 +209,7 @@ def resize_image(
     source, target = Path(src)/file, Path(dest)/file
     if ext is not None: target = target.with_suffix(ext)
     if resume and target.exists(): return target
+    if max_size is not None and max_size < 1: raise ValueError(f'max_size is the length of the longer side in pixels, at least 1, and it is {max_size}')
     if n_channels not in _modes: raise ValueError(f'n_channels is 1, 3 or 4, not {n_channels}')
     target.parent.mkdir(parents=True, exist_ok=True)
     im = load_image(source)

@@ -33,7 +33,7 @@ class ImagesCleaner:
         max_n=30,   # so many at a time
         move_to=None # function of a file and a class that returns where the file should go; the folder of that class, beside its own, if not given
     ):
-        self.opts, self.height, self.width, self.max_n, self.move_to = list(opts), height, width, max_n, move_to
+        self.opts, self.height, self.width, self.max_n, self.move_to = list(L(opts)), height, width, max_n, move_to
         self._new_work([])
 
     def _new_work(self, fns):
@@ -46,6 +46,7 @@ class ImagesCleaner:
     ):
         "Note what should become of picture `i`."
         if what not in (KEEP, DELETE, *self.opts): raise ValueError(f'a picture can be marked {KEEP}, {DELETE} or one of {self.opts}, not {what!r}')
+        if not 0 <= i < len(self.fns): raise IndexError(f'there is no picture {i}: there are {len(self.fns)}, counted from 0')
         before = self.marks.get(i, KEEP)
         if what == before or i in self.done: return
         self.history.append(('mark', i, before))
@@ -267,6 +268,7 @@ def set_fns(self:ImagesCleaner,
     fns # files
 ):
     "Begin with the pictures `fns`; earlier marks are forgotten."
+    if isinstance(fns, (str, os.PathLike)): raise TypeError(f'a list of files is expected, and this is a single path: those in a folder are get_image_files({str(fns)!r})')
     shown = self.widget is not None
     self._new_work(fns)
     if shown: self._build()

@@ -50,7 +50,7 @@ def _config(arch, kind, config, drop_mult):
     return {k: v*drop_mult if k.endswith('_p') else v for k,v in config.items()}
 
 def _check_arch(arch, config):
-    if not hasattr(arch, '__name__'): raise TypeError(f'arch is a class, AWD_LSTM, and this is a {type(arch).__name__}')
+    if not hasattr(arch, '__name__'): raise TypeError(f'arch is a class, AWD_LSTM, and this is an object of {type(arch).__name__}')
     if arch not in _model_meta: raise ValueError(f'{arch.__name__!r} is no architecture for texts that is known here; there is AWD_LSTM')
     known = [*_model_meta[arch]['config_lm'], 'init']
     unknown = next((k for k in config if k not in known), None)
