@@ -277,7 +277,7 @@ def test_wrong_vocabularies_and_tokenizers():
 
 
 def test_pieces_that_cannot_be_learned_or_found(tmp_path):
-    with pytest.raises(ValueError, match='vocab_sz allows 3 pieces, and the texts have 19 different signs, each of which is a piece: pass a larger one'): SubwordTokenizer(vocab_sz=3).setup(list(reviews().text))
+    with pytest.raises(ValueError, match='vocab_sz allows 3 pieces, and the texts have 19 different characters, each of which is a piece: pass a larger one'): SubwordTokenizer(vocab_sz=3).setup(list(reviews().text))
     with pytest.raises(ValueError, match='there are no texts to learn pieces from'): SubwordTokenizer().setup([])
     with pytest.raises(ValueError, match='has learned no pieces yet'): SubwordTokenizer().save(tmp_path/'x')
     with pytest.raises(FileNotFoundError, match='there is no saved model of pieces .*none.json'): SubwordTokenizer(sp_model=tmp_path/'none.json')

@@ -29,7 +29,7 @@ _leftovers = {'&#39;': "'", '#39;': "'", '&amp;': '&', 'amp;': '&', '#146;': "'"
               '<br />': '\n', '\\"': '"', '<unk>': UNK, ' @.@ ': '.', ' @-@ ': '-', '...': ' …'}
 
 def fix_html(t):
-    "Signs instead of their codes in HTML, line ends instead of `<br />`, and `…` instead of three dots."
+    "Characters instead of HTML entities, line ends instead of `<br />`, and `…` instead of three dots."
     for code, sign in _leftovers.items():
         if code in t: t = t.replace(code, sign)
     return html.unescape(t) if '&' in t else t
@@ -39,7 +39,7 @@ _re_rep = re.compile(r'(\S)(\1{2,})')
 _re_wrep = re.compile(r'(?:\s|^)(\w+)\s+((?:\1\s+)+)\1(\s|\W|$)')
 
 def replace_rep(t):
-    "A sign that stands three times or more, as `xxrep`, how often, and the sign."
+    "A character that stands three times or more, as `xxrep`, how often, and the character."
     return _re_rep.sub(lambda m: f' {TK_REP} {len(m[0])} {m[1]} ', t)
 
 def replace_wrep(t):
@@ -104,7 +104,7 @@ def _several(items):
     return items
 
 class WordTokenizer:
-    "Cuts texts into words, numbers and signs. Called with several texts, it gives the tokens of each."
+    "Cuts texts into words, numbers and punctuation. Called with several texts, it gives the tokens of each."
     def __init__(self,
         lang='en',         # for fastai's sake: the pattern is one for all languages
         special_toks=None, # tokens that are not to be cut; those of `xx…` never are
@@ -345,14 +345,14 @@ SentencePieceTokenizer = SubwordTokenizer # its other name in fastai
 # %% ../../nbs/library/80_text_core.ipynb #0000002f
 @patch
 def setup(self:SubwordTokenizer, items, rules=None):
-    "Learn the pieces from the texts `items`, unless a model was given. `ValueError` if there are none, or more signs in them than pieces."
+    "Learn the pieces from the texts `items`, unless a model was given. `ValueError` if there are none, or more characters in them than pieces."
     if self.tok is not None: return
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     texts = [_ruled(str(o), rules or []) for o in _several(items)]
     bpe, size = self.model_type == 'bpe', self.vocab_sz or min(self.max_vocab_sz, _pieces_for(texts))
-    signs = set().union(*texts)
-    if not signs: raise ValueError('there are no texts to learn pieces from')
-    if size < len(signs) and not bpe: raise ValueError(f'vocab_sz allows {size} pieces, and the texts have {len(signs)} different signs, each of which is a piece: pass a larger one')
+    chars = set().union(*texts)
+    if not chars: raise ValueError('there are no texts to learn pieces from')
+    if size < len(chars) and not bpe: raise ValueError(f'vocab_sz allows {size} pieces, and the texts have {len(chars)} different characters, each of which is a piece: pass a larger one')
     tok = Tokenizer(models.BPE(unk_token=UNK) if bpe else models.Unigram())
     tok.pre_tokenizer = pre_tokenizers.Metaspace()
     args = dict(vocab_size=size, special_tokens=list(self.special_toks), show_progress=False)

@@ -185,21 +185,21 @@ def new(self:SortedDL, dataset=None, cls=None, **kwargs):
 
 # %% ../../nbs/library/81_text_data.ipynb #00000016
 class Pad_Input(ItemTransform):
-    "Fill up the texts of the items of a batch to the length of the longest. Decoding takes the filling out."
+    "Pad the texts of the items of a batch, tensors `(n,)`, to the length of the longest. Decoding takes the padding out."
     order = 0
     def encodes(self, samples:list,
-        pad_idx=1,       # the number to fill with
+        pad_idx=1,       # the number to pad with
         pad_fields=0,    # which elements of an item are texts: a number, or several
-        pad_first=False, # fill before the text; otherwise behind
+        pad_first=False, # pad before the text; otherwise behind
         backwards=False  # turn the tokens round
     ):
         self.pad_idx = pad_idx
         for f in L(pad_fields):
             n = max(len(s[f]) for s in samples)
-            samples = [_with(s, f, self._filled(s[f], n, pad_first, backwards)) for s in samples]
+            samples = [_with(s, f, self._padded(s[f], n, pad_first, backwards)) for s in samples]
         return samples
 
-    def _filled(self, x, n, first, backwards):
+    def _padded(self, x, n, first, backwards):
         x = plain(x).flip(0) if backwards else plain(x)
         fill = x.new_full((n - len(x),), self.pad_idx)
         return torch.cat([fill, x] if first else [x, fill])
@@ -220,12 +220,12 @@ pad_input = Pad_Input()
 
 # %% ../../nbs/library/81_text_data.ipynb #00000019
 def pad_chunk(x,
-    pad_idx=1,      # the number to fill with
+    pad_idx=1,      # the number to pad with
     pad_first=True, # whole pieces before the text; otherwise behind
     seq_len=72,     # length of a piece
     pad_len=10      # length in the end
 ):
-    "Fill `x` up to `pad_len`: whole pieces of `seq_len` before it, the rest behind."
+    "Pad `x`, a tensor `(n,)`, to `pad_len`: whole pieces of `seq_len` before it, the rest behind."
     p = plain(x)
     fill = p.new_full((pad_len - len(p),), pad_idx)
     whole = len(fill)//seq_len*seq_len
@@ -237,7 +237,7 @@ class Pad_Chunk(Pad_Input):
     def encodes(self, samples:list): return pad_input_chunk(samples, 1, self.pad_idx, self.pad_first, self.seq_len)
 
 def pad_input_chunk(samples, n_inp=1, pad_idx=1, pad_first=True, seq_len=72):
-    "The items `samples`, the texts among their first `n_inp` elements filled up by `pad_chunk`."
+    "The items `samples`, their first `n_inp` elements, texts, padded by `pad_chunk`."
     for f in range(n_inp):
         n = max(len(s[f]) for s in samples)
         samples = [_with(s, f, pad_chunk(s[f], pad_idx, pad_first, seq_len, n)) for s in samples]

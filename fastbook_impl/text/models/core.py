@@ -73,7 +73,7 @@ def get_language_model(
 
 # %% ../../../nbs/library/82b_text_models.ipynb #0000000a
 class SentenceEncoder(Module):
-    "Reads texts `(bs, seq_len)` with `module` in pieces: `(bs, at most max_len, features)`, and where it is filling."
+    "Reads texts `(bs, seq_len)` with `module` in pieces: `(bs, at most max_len, features)`, and where it is padding."
     def __init__(self,
         bptt,         # tokens in a piece
         module,       # reads a piece, and keeps its state
@@ -108,7 +108,7 @@ def _read(self:SentenceEncoder, x, there, keep):
 # %% ../../../nbs/library/82b_text_models.ipynb #0000000e
 def masked_concat_pool(
     output,   # features, (bs, seq_len, n)
-    mask,     # where there is filling, (bs, seq_len)
+    mask,     # where there is padding, (bs, seq_len)
     bptt=None # for fastai's sake: the last token of each row is found in any case
 ):
     "The last features, their maximum and their mean over each text: `(bs, 3*n)`."
