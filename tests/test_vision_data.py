@@ -298,3 +298,8 @@ def test_chapter_6_on_real_streets(mirror, tmp_path):
     assert yb.shape == (32, 6) and len(dls.vocab) == 6
     empty = df.index[df.labels.isna() & ~df.is_valid][0]
     assert dls.train_ds[list(splitter(df)[0]).index(empty)][1].sum() == 0
+
+
+def test_from_csv_names_a_file_without_content(tmp_path):
+    (tmp_path/'labels.csv').write_text('')
+    with pytest.raises(ValueError, match=r'labels\.csv is empty'): ImageDataLoaders.from_csv(tmp_path)

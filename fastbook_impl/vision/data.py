@@ -18,11 +18,11 @@ from fastcore.xtras import Path
 from ..data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
 from ..data.core import show_batch, show_item, show_results
 from ..data.external import get_image_files
+from ..data.frames import read_table
 from ..data.load import DataLoaders
 from ..data.parallel import thread_map
 from ..data.transforms import (ColReader, ColSplitter, GrandparentSplitter, IntToFloatTensor, ItemTransform, MultiCategorize, RandomSplitter, RegexLabeller,
                                            Transform, joined_labels, parent_label, using_attr)
-from ..imports import pd
 from ..torch_core import TensorCategory, TensorImage, TensorMask, TensorPoint, get_grid, is_listy, plain
 from .core import (AddMaskCodes, BBoxLabeler, OpenMask, PILImage, PILMask, PointScaler, TensorBBox, TensorPointCreate, load_image)
 
@@ -217,7 +217,7 @@ def _check_files(df, get_x):
 @patch(cls_method=True)
 def from_csv(cls:ImageDataLoaders, path, csv_fname='labels.csv', header='infer', delimiter=None, **kwargs):
     "Files and labels are columns of the file `csv_fname` in `path`; further arguments as for `from_df`."
-    return cls.from_df(pd.read_csv(Path(path)/csv_fname, header=header, sep=delimiter or ','), path=path, **kwargs)
+    return cls.from_df(read_table(Path(path)/csv_fname, header=header, sep=delimiter or ','), path=path, **kwargs)
 
 @patch(cls_method=True)
 def from_lists(cls:ImageDataLoaders, path, fnames,
