@@ -691,3 +691,8 @@ def test_everything_together():
     learn = classes(metrics=accuracy, cbs=[GradientClip(1.), ActivationStats(), TerminateOnNaNCallback(), EarlyStoppingCallback('accuracy', patience=9)])
     learn.to_bf16().fit_one_cycle(3, 1e-2, cbs=[GradientAccumulation(32), MixUp(.2)])
     assert learn.recorder.values[-1][2] > .8 and copy.copy(learn.activation_stats.stats)
+
+
+def test_the_finder_needs_no_other_import():
+    code = 'from fastbook_impl.callback.schedule import *; from fastbook_impl.learner import Learner; Learner.lr_find, Learner.no_logging'
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stderr == ''

@@ -19,6 +19,7 @@ from fastcore.basics import patch
 
 from ..imports import plt
 from ..torch_core import get_random_states, is_listy, set_random_states
+import fastbook_impl.callback.progress # Learner.no_logging
 from .core import Callback, CancelFitException, CancelValidException
 from ..learner import Learner, Recorder
 
