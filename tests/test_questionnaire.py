@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import re
+import subprocess
 import sys
 import threading
 import time
@@ -227,3 +228,18 @@ def test_odd_numbers_of_exercises(number, sentence):
 
 
 def test_an_answer_that_ends_the_program_does_not(): assert 'SystemExit' in judge(half_of_it, lambda x: sys.exit()).message
+
+
+def test_a_loop_without_an_end_is_stopped_where_interrupts_are_ignored():
+    "As in what a script starts in the background."
+    code = """
+import signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+from fastbook_impl.questionnaire.core import NotYet, time_limit
+try:
+    with time_limit(.1):
+        while True: pass
+except NotYet as e: print(e)
+print(signal.getsignal(signal.SIGINT) == signal.SIG_IGN)"""
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60).stdout.splitlines()
+    assert out == ['it was still running after 0.1 seconds: is there a loop that does not end?', 'True']

@@ -10,6 +10,7 @@ The tree is only read: exporting and cleaning happen in a copy. So do the caches
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -170,7 +171,13 @@ def read_junit(report):
     return Count(total - failed - skipped, failed, skipped)
 
 
+def hear_interrupts():
+    "What a script starts in the background ignores Ctrl-C, and so would every process below; some of what is tested is how they take it."
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def main(root=ROOT):
+    hear_interrupts()
     with tempfile.TemporaryDirectory(prefix='fastbook-verify-') as tmp:
         tmp = Path(tmp)
         copy, home = tmp/'copy', tmp/'home'

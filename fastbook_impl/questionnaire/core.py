@@ -6,7 +6,7 @@ __all__ = ['SECONDS', 'KINDS', 'CHAPTERS', 'NotYet', 'TooLong', 'time_limit', 'c
            'exercises', 'NoSuchExercise', 'find']
 
 # %% ../../nbs/questionnaire/00_core.ipynb #00000002
-import _thread, contextlib, copy, dis, functools, html, importlib, inspect, io, math, numbers, random, re, reprlib, textwrap, threading
+import _thread, contextlib, copy, dis, functools, html, importlib, inspect, io, math, numbers, random, re, reprlib, signal, textwrap, threading
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
@@ -45,12 +45,15 @@ def time_limit(seconds):
         raise TooLong(f'it was still running after {seconds:g} seconds: is there a loop that does not end?') from None
 
 def _while_running(timer, lock, state):
+    deaf = signal.getsignal(signal.SIGINT) == signal.SIG_IGN # as in what a script starts in the background
+    if deaf: signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         timer.start()
         yield
     finally:
         with lock: state['done'] = True
         timer.cancel()
+        if deaf: signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 # %% ../../nbs/questionnaire/00_core.ipynb #00000006
 SECONDS = 5. # that an answer may take for one input
