@@ -46,6 +46,15 @@ def test_a_good_chapter_a_bad_one_and_one_that_dies(tmp_path, run_course):
     assert str(tmp_path/'a'/'mirror') in (tmp_path/'kept'/'01_good.ipynb').read_text()
 
 
+def test_results_of_an_earlier_run_are_not_shown(tmp_path, run_course):
+    path = chapter(tmp_path/'01_later.ipynb', 'import os; os._exit(1)', REPORT)
+    nb = nbformat.read(path, as_version=4)
+    nb.cells[1].outputs = [nbformat.v4.new_output('display_data', {course.RESULT_MIME: dict(trained='a net', result='accuracy 0.99', metrics={})})]
+    nbformat.write(nb, path)
+    res = run_course(path)
+    assert 'its Python died' in res.stdout and 'accuracy 0.99' not in res.stdout
+
+
 def test_a_wrong_name_is_told(tmp_path, capsys):
     with pytest.raises(SystemExit): course.main([str(tmp_path/'09_missing.ipynb')])
     assert 'no such notebook: ' in capsys.readouterr().err

@@ -69,9 +69,16 @@ def failure(nb, err):
 def last_line(text): return ([o for o in ANSI.sub('', text).splitlines() if o.strip()] or ['no message'])[-1]
 
 
+def without_outputs(nb):
+    "What an earlier run left in the notebook is no result of this one, which may not get that far."
+    for c in nb.cells:
+        if c.cell_type == 'code': c.outputs = []
+    return nb
+
+
 def execute(path, cwd, bar):
     "Run one notebook in a kernel of its own, working in the folder `cwd`, a tick of `bar` per cell."
-    nb, run, start = nbformat.read(path, as_version=4), Run(path.stem), time.time()
+    nb, run, start = without_outputs(nbformat.read(path, as_version=4)), Run(path.stem), time.time()
     client = NotebookClient(nb, timeout=None, kernel_name='python3', resources={'metadata': {'path': str(cwd)}}, coalesce_streams=True,
                             config=ENCRYPTED, on_cell_complete=lambda **kw: bar.update())
     try: client.execute(env=lasting())
