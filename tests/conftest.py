@@ -1,5 +1,7 @@
 """What every test shares: data that is made, not fetched; a cache of its own; and the mirror of real archives, where there is one."""
 import os
+import random
+import sys
 import tempfile
 from pathlib import Path
 
@@ -14,6 +16,15 @@ if 'FASTBOOK_TEST_HOME' in os.environ: os.environ['FASTBOOK_HOME'] = os.environ[
 else:
     _home = tempfile.TemporaryDirectory(prefix='fastbook-tests-')  # lives as long as the session
     os.environ['FASTBOOK_HOME'] = _home.name
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    "The same random numbers for every test, whichever ran before it."
+    random.seed(0)
+    if 'torch' in sys.modules:
+        from fastbook_impl.torch_core import set_seed
+        set_seed(0)
 
 
 @pytest.fixture(scope='session')
