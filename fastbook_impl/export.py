@@ -88,7 +88,7 @@ def tensor(self:Writer, o, name=None):
     key = t.data_ptr(), tuple(t.shape), t.stride(), t.dtype
     if t.numel() and key in self._ids: return self._ids[key]
     name = name or f'tensor.{len(self.tensors)}'
-    last = t.ndim == 4 and not t.is_contiguous() and t.is_contiguous(memory_format=torch.channels_last)
+    last = t.ndim == 4 and t.stride() == torch.empty(t.shape, device='meta', memory_format=torch.channels_last).stride() # of a 1x1 kernel, both orders are contiguous: ask the strides
     self.tensors[name] = t.cpu().contiguous()
     self._alive.append(t)
     self._ids[key] = {'name': name, 'channels_last': True} if last else {'name': name}
