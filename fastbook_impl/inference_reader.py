@@ -163,10 +163,11 @@ def _(r, v):
     return o
 
 @reads('yours')
-def _(r, v):
-    if v in r.names: return r.names[v]
-    if r.must: raise NameError(needs(r.file, v))
-    return _NotGiven(r.file, v)
+def _(r, v): return _yours(r, v) if r.must or v in r.names else _NotGiven(r.file, v)
+
+def _yours(r, name):
+    if name in r.names: return r.names[name]
+    raise NameError(needs(r.file, name))
 
 class _NotGiven:
     "In place of a function of the user that was not given."
@@ -226,12 +227,10 @@ def _(r, v): return r.made[v]
 
 @reads('object')
 def _(r, v):
-    cls = r({'known': v['class']} if ':' in v['class'] else {'yours': v['class']}) if ':' in v['class'] or v['class'] in r.names else _lacking(r, v['class'])
+    cls = r({'known': v['class']}) if ':' in v['class'] else _yours(r, v['class'])
     o = r.made[v['id']] = cls.__new__(cls)
     o.__dict__.update({k: r(x) for k,x in v['state'].items()})
     return _finished(o)
-
-def _lacking(r, name): raise NameError(needs(r.file, name))
 
 # %% ../nbs/library/84c_inference_reader.ipynb #00000022
 @finishes('CategoryMap')
@@ -282,7 +281,7 @@ def _(r, v): # without rows
 # %% ../nbs/library/84c_inference_reader.ipynb #00000027
 @reads('layer')
 def _(r, v):
-    cls = known(v['class']) if ':' in v['class'] else r({'yours': v['class']}) if v['class'] in r.names else _lacking(r, v['class'])
+    cls = known(v['class']) if ':' in v['class'] else _yours(r, v['class'])
     if cls is None or not (isinstance(cls, type) and issubclass(cls, nn.Module)): raise ValueError(f'it has a layer {v["class"]}, and there is no such layer')
     m = r.made[v['id']] = cls.__new__(cls)
     nn.Module.__init__(m)

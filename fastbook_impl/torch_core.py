@@ -7,7 +7,7 @@ __all__ = ['array', 'tensor', 'is_listy', 'to_np', 'apply', 'default_device', 't
            'TensorMask', 'TensorFlowField', 'TensorCategory', 'TensorMultiCategory', 'TensorPoint', 'TensorText',
            'LMTensorText', 'show_image', 'subplots', 'get_grid', 'show_images', 'show_title', 'TitledStr', 'TitledInt',
            'TitledFloat', 'params', 'trainable_params', 'num_params', 'one_param', 'requires_grad', 'Module', 'find_bs',
-           'find_device', 'itemize', 'batch_to_samples', 'written_whole', 'rank0', 'flatten_check']
+           'find_device', 'itemize', 'batch_to_samples', 'written_whole', 'with_tilde', 'rank0', 'flatten_check']
 
 # %% ../nbs/library/11_torch_core.ipynb #00000002
 import ctypes, math, os, platform, random
@@ -443,6 +443,11 @@ def written_whole(file):
         yield part
         os.replace(part, file)
     finally: part.unlink(missing_ok=True)
+
+# %% ../nbs/library/11_torch_core.ipynb #000000355
+def with_tilde(path):
+    "`path` as text, with `~` for the folder of the user."
+    return str(path).replace(str(Path.home()), '~', 1)
 
 # %% ../nbs/library/11_torch_core.ipynb #00000036
 def rank0(): return int(os.environ.get('RANK', 0)) == 0

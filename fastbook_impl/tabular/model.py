@@ -84,11 +84,13 @@ def _per_layer(ps, layers):
     return ps
 
 # %% ../../nbs/library/72_tabular_model.ipynb #00000011
+_from_table = 'emb_szs', 'n_cont', 'out_sz', 'layers'
+
 def tabular_config(**kwargs # arguments of `TabularModel`: `ps`, `embed_p`, `use_bn`, `bn_cont` …
 ) -> dict:
     "Arguments of `TabularModel`, for `tabular_learner(config=…)`, without those that it takes from the table. `TypeError` for any other."
-    known = list(inspect.signature(TabularModel.__init__).parameters)[5:]
+    known = [k for k in inspect.signature(TabularModel).parameters if k not in _from_table]
     for k in kwargs:
-        if k in ('emb_szs', 'n_cont', 'out_sz', 'layers'): raise TypeError(f'{k} is no part of config: tabular_learner has arguments of its own for layers, emb_szs and n_out, and counts the columns itself')
+        if k in _from_table: raise TypeError(f'{k} is no part of config: tabular_learner has arguments of its own for layers, emb_szs and n_out, and counts the columns itself')
         if k not in known: raise TypeError(f'TabularModel has no argument {k!r}; it has {", ".join(known)}')
     return kwargs

@@ -22,7 +22,7 @@ from ..losses import CrossEntropyLossFlat
 from .core import BOS, PAD, TK_MAJ, TK_REP, TK_UP, TK_WREP, UNK
 from .data import LMDataLoader, SortedDL
 from .models.core import SentenceEncoder, _model_meta, get_language_model, get_text_classifier
-from ..torch_core import is_listy, written_whole
+from ..torch_core import is_listy, with_tilde, written_whole
 
 # %% ../../nbs/library/83_text_learner.ipynb #00000005
 class TextLearner(Learner):
@@ -146,9 +146,7 @@ def _published_folder(url):
     found = _find_real(want, fastbook_path('model'), archives, False)
     if isinstance(found, Path): return found
     raise FileNotFoundError(f'the weights of AWD_LSTM, pretrained on WikiText-103, cannot be had ({"; ".join(found)}): pretrained=False begins with random weights. '
-                            f'To get them, connect to the internet, let FASTBOOK_MIRROR name a folder that has {want.archive}, or put that file (105 MB) into {_short(archives)}')
-
-def _short(path): return str(path).replace(str(Path.home()), '~', 1)
+                            f'To get them, connect to the internet, let FASTBOOK_MIRROR name a folder that has {want.archive}, or put that file (105 MB) into {with_tilde(archives)}')
 
 # %% ../../nbs/library/83_text_learner.ipynb #0000000f
 def convert_pretrained(

@@ -77,12 +77,8 @@ def download_url(
     try: status, body, _ = _fetch(url, timeout or 10, max_mb)
     except NoPicture as e: raise OSError(f'{url} could not be fetched: {e}') from None
     if status != 200: raise OSError(f'{url} could not be fetched: the host answers {status}')
-    _write(dest, body)
+    with written_whole(dest) as part: part.write_bytes(body) # whoever is interrupted leaves no half file
     return dest
-
-def _write(dest, body):
-    "All of it or nothing: whoever is interrupted leaves no half file under the name `dest`."
-    with written_whole(dest) as part: part.write_bytes(body)
 
 # %% ../../nbs/library/58b_vision_utils.ipynb #0000000f
 def _key(url): return hashlib.sha1(url.encode()).hexdigest()[:16]
@@ -135,7 +131,7 @@ class _Fetcher:
             body = host.get(url, self.timeout, self.max_mb)
             path = self.dest/(self._stem(url) + _suffix(body))
         except (NoPicture, ValueError) as e: return None, str(e) if isinstance(e, NoPicture) else 'not an address of the web (http or https)'
-        _write(path, body)
+        with written_whole(path) as part: part.write_bytes(body)
         return path, None
 
     def _stem(self, url):
@@ -224,9 +220,8 @@ def _copied(source, target):
     return target
 
 def _saved(im, target, img_format, kwargs):
-    out = io.BytesIO()
-    im.save(out, img_format or Image.registered_extensions().get(target.suffix.lower(), 'JPEG'), **kwargs)
-    _write(target, out.getvalue())
+    img_format = img_format or Image.registered_extensions().get(target.suffix.lower(), 'JPEG')
+    with written_whole(target) as part: im.save(part, img_format, **kwargs)
     return target
 
 # %% ../../nbs/library/58b_vision_utils.ipynb #00000020

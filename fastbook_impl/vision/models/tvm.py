@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from fastcore.foundation import L
 
-from ...torch_core import params, written_whole
+from ...torch_core import params, with_tilde, written_whole
 from ...data.transforms import imagenet_stats
 
 # %% ../../../nbs/library/53_vision_models.ipynb #00000005
@@ -60,14 +60,13 @@ def _from_mirror(file):
 def _fetch(chosen, file, name):
     import socket
     from urllib.parse import urlsplit
-    advice = f'use pretrained=False to start from random weights, or put {chosen.url} into {_short(file.parent)}'
+    advice = f'use pretrained=False to start from random weights, or put {chosen.url} into {with_tilde(file.parent)}'
     try:
         socket.create_connection((urlsplit(chosen.url).hostname, 443), timeout=3).close()
         torch.hub.load_state_dict_from_url(chosen.url, file_name=file.name, check_hash=True, map_location='cpu', weights_only=True)
     except Exception as e: raise NoWeightsError(f'the pretrained weights of {name} could not be fetched ({_why(e)}): {advice}') from None
 
 def _why(e): return 'no network' if isinstance(e, OSError) and not getattr(e, 'code', None) else str(e).splitlines()[0]
-def _short(path): return str(path).replace(str(Path.home()), '~', 1)
 
 # %% ../../../nbs/library/53_vision_models.ipynb #0000000b
 def build_arch(
