@@ -150,6 +150,7 @@ def step(self:OptimWrapper, closure=None):
     "Move every parameter that has a gradient."
     self.sync()
     self.decay()
+    self.lay_out()
     return self.opt.step(closure) if closure else self.opt.step()
 
 @patch
@@ -164,6 +165,19 @@ def decay(self:OptimWrapper):
 
 @patch(as_prop=True)
 def param_groups(self:OptimWrapper): return self.opt.param_groups
+
+# %% ../nbs/library/33_optimizer.ipynb #0000000f4
+@patch
+def lay_out(self:OptimWrapper):
+    "Put gradients and statistics into the order in memory that their parameters have."
+    for p in self.params():
+        if p.ndim < 4 or p.grad is None: continue # only weights of convolutions have two orders
+        if p.grad.stride() != p.stride(): p.grad = _like(p.grad, p)
+        state = self.opt.state.get(p, {})
+        for k,v in state.items():
+            if isinstance(v, Tensor) and v.shape == p.shape and v.stride() != p.stride(): state[k] = _like(v, p)
+
+def _like(t, p): return torch.empty_like(p, dtype=t.dtype, requires_grad=False).copy_(t) # `empty_like` keeps the order
 
 # %% ../nbs/library/33_optimizer.ipynb #00000013
 @patch

@@ -239,6 +239,29 @@ def test_tied_weights_are_saved_and_come_back(tmp_path):
     assert torch.equal(fresh[0].weight, a.weight) and torch.equal(fresh[1].weight, a.weight)
 
 
+def picture_learner(tmp_path, order):
+    set_seed(0)
+    pictures = list(zip(torch.rand(48, 3, 8, 8), torch.randint(0, 2, (48,))))
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).to(memory_format=order)
+    loader = DataLoader(pictures, bs=16)
+    return Learner(DataLoaders(loader, loader), model, loss_func=nn.CrossEntropyLoss(), path=tmp_path, lr=1e-2)
+
+
+@pytest.mark.parametrize('between', ['nothing', 'saved and loaded', 'laid out anew'])
+def test_training_goes_on_with_the_statistics_of_each_weight(tmp_path, between):
+    "Weights of convolutions lie in memory in one of two orders, and the fused step asks for none."
+    def trained(order, between):
+        learn = picture_learner(tmp_path, order)
+        with learn.no_bar(), learn.no_logging():
+            learn.fit(2)
+            if between == 'saved and loaded': learn.save('half'); learn.load('half')
+            if between == 'laid out anew': learn.model.to(memory_format=torch.channels_last)
+            learn.fit(2)
+        return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
+    order = torch.contiguous_format if between == 'laid out anew' else torch.channels_last
+    assert torch.allclose(trained(order, between), trained(torch.contiguous_format, 'nothing'), atol=1e-5)
+
+
 def test_get_preds_in_order_although_the_training_set_is_shuffled():
     learn = line_learner()
     preds, targs = learn.get_preds(ds_idx=0)
