@@ -51,7 +51,7 @@ class Learner:
         self.lr, self.wd, self.wd_bn_bias, self.train_bn, self.moms = lr, wd, wd_bn_bias, train_bn, moms
         self.path, self.model_dir = Path(path if path is not None else getattr(dls, 'path', '.')), model_dir
         self.metrics, self.opt, self.training, self.logger, self._handlers, self._n_inps = metrics, None, False, print, {}, {}
-        self.n_epoch, self.epoch, self.cbs, self.pred = 1, 0, L(), None
+        self.n_epoch, self.epoch, self.cbs, self.pred, self._memory = 1, 0, L(), None, freed_memory_kept()
         if default_cbs: self.add_cbs(cb() for cb in default_callbacks)
         self.add_cbs(cbs)
 
@@ -185,6 +185,7 @@ def _do_one_batch(self:Learner):
     self._with_events(self._backward, 'backward', CancelBackwardException)
     self._with_events(self.opt.step, 'step', CancelStepException)
     self.opt.zero_grad()
+    self._memory.watch()
 
 @patch
 def _backward(self:Learner): self.loss_grad.backward()
@@ -260,7 +261,7 @@ def fit(self:Learner,
 ):
     "Train for `n_epoch` epochs, validating after each."
     self._check_can_train(n_epoch, lr)
-    with self.added_cbs(cbs), freed_memory_kept():
+    with self.added_cbs(cbs), freed_memory_kept() as self._memory:
         if reset_opt or self.opt is None: self.create_opt()
         wd = self.wd if wd is None else wd
         if wd is not None: self.opt.set_hypers(wd=wd)

@@ -123,23 +123,49 @@ def to_concat(
 
 # %% ../nbs/library/11_torch_core.ipynb #000000122
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1 # of mallopt(3): from which size on memory is mapped; from which size on free memory is given back
+_SMALL, _LARGE = 2**25, 2**27             # 32 MB is the most that glibc sets by itself, and that older versions take
 
-@contextmanager
-def freed_memory_kept():
+class freed_memory_kept:
     "A `with` block in which memory that tensors on the processor leave is kept for the next ones. Source: glibc's mallopt(3); without glibc it changes nothing."
-    libc = _glibc()
-    if libc is None: yield; return
-    libc.mallopt(_MMAP_THRESHOLD, 2**25); libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-    try: yield
-    finally:
-        libc.mallopt(_MMAP_THRESHOLD, 2**25); libc.mallopt(_TRIM_THRESHOLD, 2**26) # the most that glibc sets by itself
-        libc.malloc_trim(0)
+    steps, largest = 0, None # block that is kept; none outside of the `with` block
+    def __enter__(self):
+        if _glibc() is None: return self
+        self.steps, self.largest = 0, _SMALL
+        if hasattr(_glibc(), 'mallinfo2') and _keep(_LARGE): self.largest = _LARGE
+        else: _keep(_SMALL)
+        _glibc().mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+        return self
 
+    def __exit__(self, *exc):
+        if self.largest is None: return
+        self.largest = None
+        _keep(_SMALL); _glibc().mallopt(_TRIM_THRESHOLD, 2*_SMALL)
+        _glibc().malloc_trim(0)
+
+    def watch(self):
+        "After each step: keep small blocks only, once memory grows from step to step."
+        if self.largest != _LARGE: return
+        self.steps += 1
+        if self.steps == 3: self.enough = 1.25*_heap() + 2**28 # the first two make what stays: gradients, the optimizer's statistics
+        elif self.steps > 3 and _heap() > self.enough:
+            self.largest = _SMALL
+            _keep(_SMALL); _glibc().malloc_trim(0)
+
+def _keep(size): return _glibc().mallopt(_MMAP_THRESHOLD, size) == 1
+
+# %% ../nbs/library/11_torch_core.ipynb #000000357
 @lru_cache(maxsize=None)
 def _glibc():
     if platform.libc_ver()[0] != 'glibc': return None
-    try: return ctypes.CDLL('libc.so.6')
+    try: libc = ctypes.CDLL('libc.so.6')
     except OSError: return None
+    if hasattr(libc, 'mallinfo2'): libc.mallinfo2.restype = _Mallinfo2 # since glibc 2.33
+    return libc
+
+class _Mallinfo2(ctypes.Structure): # see mallinfo(3); `arena` is the heap, without blocks that are mapped
+    _fields_ = [(n, ctypes.c_size_t) for n in 'arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost'.split()]
+
+def _heap(): return _glibc().mallinfo2().arena # bytes, in use or free
 
 # %% ../nbs/library/11_torch_core.ipynb #00000014
 def set_seed(

@@ -122,12 +122,12 @@ from fastbook_impl.torch_core import freed_memory_kept
 def megabytes(): return int(open('/proc/self/statm').read().split()[1])*4//1024
 emb, dec = nn.Embedding(9160, 200), nn.Linear(200, 9160)
 opt, stays, seen = torch.optim.Adam(dec.parameters()), [], []
-with freed_memory_kept():
-    for step in range(10):
+with freed_memory_kept() as kept:
+    for step in range(30):
         out, y = dec(emb(torch.randint(0, 9160, (64, 30)))), torch.randint(0, 9160, (64*30,))
         loss = F.cross_entropy(out.view(-1, 9160), y)
         stays.append((loss.detach(), (out.argmax(-1).view(-1) == y).float().mean()))
-        loss.backward(); opt.step(); opt.zero_grad()
+        loss.backward(); opt.step(); opt.zero_grad(); kept.watch()
         seen.append(megabytes())
 print(seen[-1] - seen[2])'''
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
