@@ -5,7 +5,7 @@ from tables import Floor, Measure
 
 TITLE = 'An epoch with several labels'
 NOTE = ('`DataBlock(blocks=(ImageBlock, MultiCategoryBlock), get_x=ColReader(…), get_y=ColReader(…, label_delim=" "), splitter=ColSplitter())` over a data frame, '
-        '`RandomResizedCrop(128, min_scale=0.35)` on items as in the book, batches of 64, `vision_learner(dls, resnet18, pretrained=False, metrics=accuracy_multi)`, three epochs of '
+        '`RandomResizedCrop(128, min_scale=0.35)` on items as in the book, batches of 64, normalised as for pretrained weights, `vision_learner(dls, resnet18, pretrained=False, metrics=accuracy_multi)`, three epochs of '
         '`fit_one_cycle` without a progress bar; a seed for each run. The time is the mean of the three, the first one included.')
 DATA = 'camvid_multilabel.tgz'
 BASE, RUNS = 'fastai', 3
@@ -30,5 +30,6 @@ def scenes(ns, folder):
     import pandas as pd
     df = pd.read_csv(ns.Path(folder)/'train.csv', keep_default_na=False)
     block = ns.DataBlock(blocks=(ns.ImageBlock, ns.MultiCategoryBlock), splitter=ns.ColSplitter(), get_x=ns.ColReader('fname', pref=f'{folder}/train/'),
-                         get_y=ns.ColReader('labels', label_delim=' '), item_tfms=ns.RandomResizedCrop(SIZE, min_scale=0.35))
+                         get_y=ns.ColReader('labels', label_delim=' '), item_tfms=ns.RandomResizedCrop(SIZE, min_scale=0.35),
+                         batch_tfms=ns.Normalize.from_stats(*ns.imagenet_stats))
     return block.dataloaders(df, bs=BATCH)

@@ -4,7 +4,7 @@ from rows.presizing import warm_files
 from tables import Floor, Measure
 
 TITLE = 'An epoch of a U-Net'
-NOTE = ('`SegmentationDataLoaders.from_label_func(path, bs=16, …)` at 96 × 128 with `aug_transforms()`, `unet_learner(dls, resnet18, pretrained=False)`, one epoch of `fit_one_cycle` without a '
+NOTE = ('`SegmentationDataLoaders.from_label_func(path, bs=16, …)` at 96 × 128 with `aug_transforms()`, normalised as for pretrained weights, `unet_learner(dls, resnet18, pretrained=False)`, one epoch of `fit_one_cycle` without a '
         'progress bar; a seed for each run.')
 DATA = 'CAMVID_TINY'
 BASE, RUNS = 'fastai', 3
@@ -28,4 +28,4 @@ def streets(ns, path, n):
     import numpy as np
     return ns.SegmentationDataLoaders.from_label_func(
         path, bs=BATCH, fnames=ns.get_image_files(path/'images').sorted()[:n], seed=42, codes=np.loadtxt(path/'codes.txt', dtype=str),
-        label_func=lambda o: path/'labels'/f'{o.stem}_P{o.suffix}', item_tfms=ns.Resize(SIZE, method='squish'), batch_tfms=ns.aug_transforms())
+        label_func=lambda o: path/'labels'/f'{o.stem}_P{o.suffix}', item_tfms=ns.Resize(SIZE, method='squish'), batch_tfms=[*ns.aug_transforms(), ns.Normalize.from_stats(*ns.imagenet_stats)])
