@@ -86,9 +86,9 @@ def test_it_trains_frozen_then_unfrozen(dls):
     learn = Learner(dls, TwoInputs(encoder, head), loss_func=loss, splitter=splitter, metrics=accuracy)
     learn.freeze()
     assert not encoder[0].weight.requires_grad and head[-1].weight.requires_grad
-    learn.fit_one_cycle(2, 3e-3)
+    learn.fit_one_cycle(1, 3e-3)
     learn.unfreeze()
-    learn.fit_one_cycle(3, slice(1e-4, 1e-3))
+    learn.fit_one_cycle(1, slice(1e-4, 1e-3))
     assert [h['lr'] < 1e-3 for h in learn.opt.hypers] == [True, True]
     learn.fit_one_cycle(6, 1e-3)
     assert learn.recorder.values[-1][2] >= 0.75
