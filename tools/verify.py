@@ -150,7 +150,7 @@ LONGEST = ['tests/test_lab_browser.py', 'tests/test_app_browser.py', 'tests/test
 def run_pytest(root, env, report):
     workers, threads = share_cores()
     env = dict(env, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
-    side_by_side = ['-n', str(workers), '--dist', 'loadfile', '--no-loadscope-reorder'] # the tests of a file share what they have set up; in the order given
+    side_by_side = ['-n', str(workers), '--dist', 'loadfile'] # the tests of a file share what they have set up
     files = [*(o for o in LONGEST if (root/o).exists()), 'tests']
     code = subprocess.run([sys.executable, '-m', 'pytest', *side_by_side, '--junitxml', str(report), *files], cwd=root, env=env).returncode
     if code < 0 or code > 5: say(f'  pytest was stopped in the middle (exit code {code})')
