@@ -261,7 +261,7 @@ def fit(self:Learner,
 ):
     "Train for `n_epoch` epochs, validating after each."
     self._check_can_train(n_epoch, lr)
-    with self.added_cbs(cbs), freed_memory_kept() as self._memory:
+    with self.added_cbs(cbs), self._memory:
         if reset_opt or self.opt is None: self.create_opt()
         wd = self.wd if wd is None else wd
         if wd is not None: self.opt.set_hypers(wd=wd)

@@ -12,7 +12,7 @@ from fastbook_impl.callback.core import Callback, CancelBatchException, CancelEp
 from fastbook_impl.callback.progress import ProgressCallback
 from fastbook_impl.learner import DataLoader, DataLoaders, Learner, load_model, save_model
 from fastbook_impl.optimizer import SGD, Adam
-from fastbook_impl.torch_core import set_seed
+from fastbook_impl.torch_core import freed_memory_kept, set_seed
 
 
 def line_dls(n=64, bs=16, **kwargs):
@@ -260,6 +260,14 @@ def test_training_goes_on_with_the_statistics_of_each_weight(tmp_path, between):
         return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
     order = torch.contiguous_format if between == 'laid out anew' else torch.channels_last
     assert torch.allclose(trained(order, between), trained(torch.contiguous_format, 'nothing'), atol=1e-5)
+
+
+def test_memory_is_watched_after_each_step(monkeypatch):
+    seen = []
+    monkeypatch.setattr(freed_memory_kept, 'watch', lambda self: seen.append(self.largest))
+    learn = line_learner()
+    learn.fit(2)
+    assert len(seen) == 2*len(learn.dls.train) and learn._memory.largest is None
 
 
 def test_get_preds_in_order_although_the_training_set_is_shuffled():
