@@ -151,8 +151,6 @@ class freed_memory_kept:
             self.largest = _SMALL
             _keep(_SMALL); _glibc().malloc_trim(0)
 
-def _keep(size): return _glibc().mallopt(_MMAP_THRESHOLD, size) == 1
-
 # %% ../nbs/library/11_torch_core.ipynb #000000357
 @lru_cache(maxsize=None)
 def _glibc():
@@ -165,6 +163,7 @@ def _glibc():
 class _Mallinfo2(ctypes.Structure): # see mallinfo(3); `arena` is the heap, without blocks that are mapped
     _fields_ = [(n, ctypes.c_size_t) for n in 'arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost'.split()]
 
+def _keep(size): return _glibc().mallopt(_MMAP_THRESHOLD, size) == 1
 def _heap(): return _glibc().mallinfo2().arena # bytes, in use or free
 
 # %% ../nbs/library/11_torch_core.ipynb #00000014
