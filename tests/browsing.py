@@ -75,6 +75,9 @@ def small_notebook(path, **cells):
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=dict(kernelspec=dict(name='python3', display_name='Python 3', language='python'))), path)
 
 
+CELL = "window.jupyterapp.shell.currentWidget.content.widgets.find(o => o.model.id === id)"  # as JavaScript knows it
+
+
 class Notebook:
     "The notebook on a page of JupyterLab; its cells are known by their ids."
     def __init__(self, page): self.page = page
@@ -84,22 +87,31 @@ class Notebook:
             const nb = window.jupyterapp.shell.currentWidget.content, i = nb.widgets.findIndex(o => o.model.id === id);
             nb.activeCellIndex = i; nb.mode = 'command'; nb.deselectAll(); nb.activate();
             await nb.scrollToItem(i, 'center'); return i }""", id) >= 0, f'there is no cell {id}'
+        self.until('document.activeElement.closest(".jp-Notebook")', id)  # (what is typed before that is lost)
+
+    def until(self, what, id):
+        "Wait until the JavaScript expression `what` is true, with `id` and the `cell` that it names."
+        self.page.wait_for_function(f'id => {{ const cell = {CELL}; return {what} }}', arg=id)
 
     def type(self, id, text):
         "What was in the cell is replaced by `text`."
         self.select(id)
         self.page.keyboard.press('Enter')
+        self.until('cell.editor && cell.editor.hasFocus()', id)
         self.page.keyboard.press('Control+a')
         self.page.keyboard.insert_text(text)
+        self.page.wait_for_function(f'([id, text]) => {CELL}.model.sharedModel.source === text', arg=[id, text])
 
     def run(self, id):
+        "Run the cell, and wait until it has the number of this run, which is set when all that it says has come."
         self.select(id)
+        self.page.evaluate(f'id => {{ {CELL}.model.executionCount = null }}', id)
         self.page.keyboard.press('Shift+Enter')
-        self.page.wait_for_timeout(500)
+        self.until('cell.model.executionCount !== null', id)
         wait_until_idle(self.page)
 
     def outputs(self, id):
-        return self.page.evaluate("id => window.jupyterapp.shell.currentWidget.content.widgets.find(o => o.model.id === id).model.outputs.toJSON()", id)
+        return self.page.evaluate(f'id => {CELL}.model.outputs.toJSON()', id)
 
     def said(self, id):
         "What the cell shows, in words."
