@@ -79,7 +79,10 @@ CELL = "window.jupyterapp.shell.currentWidget.content.widgets.find(o => o.model.
 
 
 class Notebook:
-    "The notebook on a page of JupyterLab; its cells are known by their ids."
+    """The notebook on a page of JupyterLab; its cells are known by their ids.
+
+    It is told what to do by the commands behind the keys: keys that are pressed before the page listens are lost.
+    """
     def __init__(self, page): self.page = page
 
     def select(self, id):
@@ -87,27 +90,16 @@ class Notebook:
             const nb = window.jupyterapp.shell.currentWidget.content, i = nb.widgets.findIndex(o => o.model.id === id);
             nb.activeCellIndex = i; nb.mode = 'command'; nb.deselectAll(); nb.activate();
             await nb.scrollToItem(i, 'center'); return i }""", id) >= 0, f'there is no cell {id}'
-        self.until('document.activeElement.closest(".jp-Notebook")', id)  # (what is typed before that is lost)
-
-    def until(self, what, id):
-        "Wait until the JavaScript expression `what` is true, with `id` and the `cell` that it names."
-        self.page.wait_for_function(f'id => {{ const cell = {CELL}; return {what} }}', arg=id)
 
     def type(self, id, text):
         "What was in the cell is replaced by `text`."
         self.select(id)
-        self.page.keyboard.press('Enter')
-        self.until('cell.editor && cell.editor.hasFocus()', id)
-        self.page.keyboard.press('Control+a')
-        self.page.keyboard.insert_text(text)
-        self.page.wait_for_function(f'([id, text]) => {CELL}.model.sharedModel.source === text', arg=[id, text])
+        self.page.evaluate(f'([id, text]) => {CELL}.model.sharedModel.setSource(text)', [id, text])
 
     def run(self, id):
-        "Run the cell, and wait until it has the number of this run, which is set when all that it says has come."
+        "Run the cell, and wait until it has been run and all that it says is there."
         self.select(id)
-        self.page.evaluate(f'id => {{ {CELL}.model.executionCount = null }}', id)
-        self.page.keyboard.press('Shift+Enter')
-        self.until('cell.model.executionCount !== null', id)
+        self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-cell')")
         wait_until_idle(self.page)
 
     def outputs(self, id):
@@ -118,8 +110,6 @@ class Notebook:
         return ' '.join(''.join(o.get('data', {}).get('text/plain', o.get('text', ''))) for o in self.outputs(id))
 
     def restart(self):
-        self.page.get_by_role('menuitem', name='Kernel', exact=True).click()
-        self.page.locator('.lm-Menu-item[data-command="kernelmenu:restart"]').click()
-        self.page.locator('.jp-Dialog button.jp-mod-accept').click()
-        self.page.wait_for_timeout(2000)
+        "Wait for the new kernel, too."
+        self.page.evaluate('() => window.jupyterapp.shell.currentWidget.sessionContext.restartKernel()')
         wait_until_idle(self.page)

@@ -34,7 +34,7 @@ def server(root, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def page(browser):
-    page = browser.new_page(viewport=dict(width=1280, height=1000))
+    page = browser.new_page(viewport=dict(width=1280, height=2400))  # (tall: paging through a notebook takes fewer pages)
     page.set_default_timeout(60_000)
     return page
 
