@@ -135,7 +135,7 @@ def run_notebooks(root, env):
     workers, threads = share_cores()
     env = dict(env, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
     ctx = multiprocessing.get_context('forkserver' if os.name == 'posix' else 'spawn')
-    if os.name == 'posix': ctx.set_forkserver_preload(['torch', 'nbdev.test'])  # loaded once, inherited by each
+    if os.name == 'posix': ctx.set_forkserver_preload(['torch', 'torchvision', 'pandas', 'sklearn.metrics', 'nbdev.test'])  # loaded once, inherited by each
     names = sorted(notebooks(root), key=lambda o: -(root/o).stat().st_size)
     with tempfile.TemporaryDirectory() as tmp, ThreadPoolExecutor(workers) as pool:
         passed = list(pool.map(lambda o: run_notebook(ctx, o, root, env, tmp), names))
@@ -144,14 +144,15 @@ def run_notebooks(root, env):
 
 # --- stage 4: pytest -----------------------------------------------------------------------------------------------------
 
-LONGEST = ['tests/test_lab_browser.py', 'tests/test_app_browser.py', 'tests/test_cleaner_browser.py'] # begin with these, so that none is left alone at the end
+LONGEST = 'lab_browser', 'multicat', 'book_ch05', 'app_browser', 'cleaner_browser', 'export' # files that take a minute or more begin, so that none is left alone at the end
 
 
 def run_pytest(root, env, report):
     workers, threads = share_cores()
     env = dict(env, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
-    side_by_side = ['-n', str(workers), '--dist', 'loadfile'] # the tests of a file share what they have set up
-    files = [*(o for o in LONGEST if (root/o).exists()), 'tests']
+    side_by_side = ['-n', str(workers), '--dist', 'loadfile', '--no-loadscope-reorder'] # the tests of a file share what they have set up
+    longest = (f'tests/test_{o}.py' for o in LONGEST)
+    files = [*(o for o in longest if (root/o).exists()), 'tests']
     code = subprocess.run([sys.executable, '-m', 'pytest', *side_by_side, '--junitxml', str(report), *files], cwd=root, env=env).returncode
     if code < 0 or code > 5: say(f'  pytest was stopped in the middle (exit code {code})')
     return read_junit(report)
