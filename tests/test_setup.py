@@ -153,3 +153,8 @@ def test_places_that_are_named_stay_where_they_are_in_another_folder(tmp_path, m
     env_ = env.lasting({'FASTBOOK_MIRROR': '../data', 'FASTBOOK_HOME': '', 'PATH': 'bin'})
     assert env_ == {'FASTBOOK_MIRROR': str(tmp_path.parent/'data'), 'FASTBOOK_HOME': '', 'PATH': 'bin'}
     assert env.lasting({'FASTBOOK_MIRROR': 'http://here/data'}) == {'FASTBOOK_MIRROR': 'http://here/data'}
+
+
+def test_two_kernels_that_train_at_once_let_each_other_work():
+    assert env.for_kernels({'PATH': 'bin'}) == {'PATH': 'bin', 'GOMP_SPINCOUNT': '1000'}
+    assert env.for_kernels({'GOMP_SPINCOUNT': '7'})['GOMP_SPINCOUNT'] == '7'

@@ -27,7 +27,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from tqdm import tqdm
 from traitlets.config import Config
 
-from setup_env import lasting
+from setup_env import for_kernels
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT_MIME = 'application/vnd.fastbook.result+json'
@@ -81,7 +81,7 @@ def execute(path, cwd, bar):
     nb, run, start = without_outputs(nbformat.read(path, as_version=4)), Run(path.stem), time.time()
     client = NotebookClient(nb, timeout=None, kernel_name='python3', resources={'metadata': {'path': str(cwd)}}, coalesce_streams=True,
                             config=ENCRYPTED, on_cell_complete=lambda **kw: bar.update())
-    try: client.execute(env=lasting())
+    try: client.execute(env=for_kernels())
     except CellExecutionError as e: run.error = failure(nb, e)
     except DeadKernelError: run.error = 'its Python died; the usual cause is that memory ran out'
     run.seconds, run.results = time.time() - start, results(nb)

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from setup_env import lasting
+from setup_env import for_kernels
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,13 +37,13 @@ def app(args):
     print('Starting the application; Ctrl-C ends it.', flush=True)
     os.chdir(ROOT/'nbs'/'app')
     browser = [] if has_browser() else ['--no-browser']
-    os.execve(sys.executable, [sys.executable, '-m', 'voila', 'pets.ipynb', '--Voila.ip=127.0.0.1', *browser, *args], dict(lasting(), JUPYTER_PREFER_ENV_PATH='1'))
+    os.execve(sys.executable, [sys.executable, '-m', 'voila', 'pets.ipynb', '--Voila.ip=127.0.0.1', *browser, *args], dict(for_kernels(), JUPYTER_PREFER_ENV_PATH='1'))
 
 
 def main(args):
     if '--app' in args: return app([o for o in args if o != '--app'])
     print('Starting JupyterLab; Ctrl-C, twice, ends it.', flush=True)
-    env = dict(lasting(), JUPYTER_PREFER_ENV_PATH='1')
+    env = dict(for_kernels(), JUPYTER_PREFER_ENV_PATH='1')
     os.execve(sys.executable, command(ROOT/'nbs', args, env), env)
 
 
