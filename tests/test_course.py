@@ -28,7 +28,7 @@ def run_course(tmp_path):
 
 def test_a_good_chapter_a_bad_one_and_one_that_dies(tmp_path, run_course):
     (tmp_path/'nbs').mkdir()
-    good = chapter(tmp_path/'nbs'/'01_good.ipynb', 'import os\nprint(os.environ["FASTBOOK_MIRROR"])', 'open("left_behind.txt", "w").write("a file")', REPORT)
+    good = chapter(tmp_path/'nbs'/'01_good.ipynb', 'import os\nprint(os.environ["FASTBOOK_MIRROR"], os.environ["GOMP_SPINCOUNT"])', 'open("left_behind.txt", "w").write("a file")', REPORT)
     bad = chapter(tmp_path/'nbs'/'02_bad.ipynb', 'a = 1', '# a word first\ndef f(): return a/0\nf()', 'print("never reached")')
     dead = chapter(tmp_path/'nbs'/'03_dead.ipynb', 'import os; os._exit(1)')
     before = good.read_bytes(), bad.read_bytes()
