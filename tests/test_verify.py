@@ -1,9 +1,12 @@
 """`make test` itself: that each stage tells right from wrong, and that the last line is the plain count."""
 import json
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
+import time
+from functools import partial
 
 import nbformat
 import pytest
@@ -102,6 +105,28 @@ def test_a_notebook_that_fails_is_counted(tiny, changed, capsys):
         for name in bad: (tiny/'nbs'/name).unlink()
     said = capsys.readouterr().out
     assert 'one is not two' in said and 'nbs/02_dead.ipynb failed (exit code 7)' in said and re.search(r's  nbs/sub/00_core.ipynb', said)
+
+
+def test_every_process_is_told_its_own_exit_code():
+    "Two threads that each started and joined some were told 255 for one process in thirty."
+    ctx, codes, most = multiprocessing.get_context('forkserver'), [i % 7 for i in range(200)], 0
+    def started(code):
+        nonlocal most
+        proc = ctx.Process(target=os._exit, args=(code,))
+        proc.start()
+        most = max(most, len([o for o in multiprocessing.active_children() if o is not proc]) + 1)
+        return proc
+    assert sorted(o.exitcode for o in verify.run_side_by_side((partial(started, o) for o in codes), 4)) == sorted(codes)
+    assert most <= 4
+
+
+def test_what_runs_is_stopped_when_the_run_is():
+    procs = [multiprocessing.get_context('forkserver').Process(target=time.sleep, args=(o,)) for o in (0, 600)]
+    def start(proc): proc.start(); return proc
+    assert next(running := verify.run_side_by_side((partial(start, o) for o in procs), 2)) is procs[0]
+    running.close()
+    procs[1].join(60)
+    assert procs[1].exitcode == -15
 
 
 def test_a_notebook_does_not_see_what_another_left_behind(tiny, capsys, monkeypatch):

@@ -16,8 +16,9 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import wait
 from pathlib import Path
 
 from setup_env import lasting
@@ -118,16 +119,37 @@ def test_in_child(name, root, env, log):
     nbdev_test(path=str(name), n_workers=0)
 
 
-def run_notebook(ctx, name, root, env, tmp):
-    "Run one notebook in a fresh process; returns whether it passed."
-    log, start = Path(tmp)/str(name).replace(os.sep, '-'), time.time()
-    proc = ctx.Process(target=test_in_child, args=(name, str(root), env, str(log)))
+def start_notebook(ctx, name, root, env, log):
+    "A fresh process that runs one notebook."
+    proc = ctx.Process(target=test_in_child, args=(name, str(root), env, str(log)), name=str(name))
+    proc.log, proc.began = log, time.time()
     proc.start()
+    return proc
+
+
+def finish_notebook(proc):
+    "Wait for the process of a notebook and say how it went; returns whether it passed."
     proc.join()
-    passed = proc.exitcode == 0
-    if not passed: say(log.read_text(errors='replace') if log.exists() else '', f'  {name} failed (exit code {proc.exitcode})')
-    say(f'  {time.time()-start:5.1f} s  {name}')
-    return passed
+    if proc.exitcode: say(proc.log.read_text(errors='replace') if proc.log.exists() else '', f'  {proc.name} failed (exit code {proc.exitcode})')
+    say(f'  {time.time()-proc.began:5.1f} s  {proc.name}')
+    return proc.exitcode == 0
+
+
+def run_side_by_side(starts, workers):
+    """Start processes by calling `starts`, no more than `workers` at a time, and yield each as it ends.
+
+    One thread starts and asks them all: `Process.start` asks after every other process too, and an exit code that
+    two threads ask for at once reaches one of them; the other is told 255.
+    """
+    running = {}
+    try:
+        for start in starts:
+            proc = start()
+            running[proc.sentinel] = proc
+            while len(running) == workers: yield from [running.pop(o) for o in wait(running)]
+        while running: yield from [running.pop(o) for o in wait(running)]
+    finally:
+        for proc in running.values(): proc.terminate()
 
 
 def run_notebooks(root, env):
@@ -137,8 +159,9 @@ def run_notebooks(root, env):
     ctx = multiprocessing.get_context('forkserver' if os.name == 'posix' else 'spawn')
     if os.name == 'posix': ctx.set_forkserver_preload(['torch', 'torchvision', 'pandas', 'sklearn.metrics', 'nbdev.test'])  # loaded once, inherited by each
     names = sorted(notebooks(root), key=lambda o: -(root/o).stat().st_size)
-    with tempfile.TemporaryDirectory() as tmp, ThreadPoolExecutor(workers) as pool:
-        passed = list(pool.map(lambda o: run_notebook(ctx, o, root, env, tmp), names))
+    with tempfile.TemporaryDirectory() as tmp:
+        starts = (partial(start_notebook, ctx, o, root, env, Path(tmp)/str(o).replace(os.sep, '-')) for o in names)
+        passed = [finish_notebook(o) for o in run_side_by_side(starts, workers)]
     return Count(sum(passed), len(passed) - sum(passed))
 
 
