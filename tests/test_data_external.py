@@ -207,12 +207,12 @@ def test_a_new_version_of_a_sample_is_made_anew(tiny_sample, monkeypatch):
 
 
 def test_a_sample_that_does_not_exist_yet(monkeypatch):
-    assert error(FileNotFoundError, untar_data, URLs.IMAGENETTE) == ('IMAGENETTE: s3.amazonaws.com cannot be found (no network, or a wrong name); and there is no built-in '
-        'sample of it (yet). To get it, connect to the internet, let FASTBOOK_MIRROR name a folder or address that has imagenette2.tgz, or put that file into '
+    assert error(FileNotFoundError, untar_data, URLs.WT103_FWD) == ('WT103_FWD: s3.amazonaws.com cannot be found (no network, or a wrong name); and there is no built-in '
+        'sample of it (yet). To get it, connect to the internet, let FASTBOOK_MIRROR name a folder or address that has wt103-fwd.tgz, or put that file into '
         f'{fastbook_path("archive")}.')
     monkeypatch.setenv('FASTBOOK_DATA', 'sample')
-    assert error(FileNotFoundError, untar_data, URLs.IMAGENETTE) == ('IMAGENETTE: FASTBOOK_DATA=sample asks for the built-in sample, and there is no built-in '
-        'sample of it (yet); unset it to get the real data set (1,557.2 MB).')
+    assert error(FileNotFoundError, untar_data, URLs.WT103_FWD) == ('WT103_FWD: FASTBOOK_DATA=sample asks for the built-in sample, and there is no built-in '
+        'sample of it (yet); unset it to get the real data set (105.1 MB).')
 
 
 def test_real_forbids_the_sample(tiny_sample, monkeypatch):
@@ -273,8 +273,8 @@ def test_web_mirror_is_asked_once(monkeypatch, home):
 def test_mirror_without_the_file(a_mirror, tiny_sample, capsys):
     assert error(FileNotFoundError, untar_data, 'colours.tgz') == (f'colours.tgz: the mirror {a_mirror} does not have it (it has mnist_tiny.tgz); '
         'no address of it is known; and there is no built-in sample of it (yet). To get it, let FASTBOOK_MIRROR name a folder or address that has colours.tgz.')
-    message = error(FileNotFoundError, untar_data, URLs.IMAGENETTE)
-    assert message.startswith(f'IMAGENETTE: the mirror {a_mirror} does not have it (it has mnist_tiny.tgz); s3.amazonaws.com cannot be found')
+    message = error(FileNotFoundError, untar_data, URLs.WT103_FWD)
+    assert message.startswith(f'WT103_FWD: the mirror {a_mirror} does not have it (it has mnist_tiny.tgz); s3.amazonaws.com cannot be found')
     (a_mirror/'mnist_tiny.tgz').unlink()
     untar_data(URLs.MNIST_TINY)
     assert f'because the mirror {a_mirror} lists mnist_tiny.tgz and does not have it; s3.amazonaws.com cannot be found' in capsys.readouterr().out

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from fastbook_impl.data.samples import find_sample
-from fastbook_impl.data.things import THINGS, draw_thing, make_imagenette
+from fastbook_impl.data.things import THINGS, _draw_large, draw_thing, make_imagenette, make_imagenette_320
 
 
 def digest(image): return hashlib.sha256(image.tobytes()).hexdigest()
@@ -21,7 +21,7 @@ def small(tmp_path_factory):
 
 
 def test_the_sample_is_registered():
-    assert find_sample('IMAGENETTE_160').make is make_imagenette
+    assert find_sample('IMAGENETTE_160').make is make_imagenette and find_sample('IMAGENETTE').make is make_imagenette_320
 
 
 @pytest.mark.parametrize('name', THINGS)
@@ -36,6 +36,13 @@ def test_layout(small):
     assert Counter(f.parent.parent.name for f in files) == {'train': 60, 'val': 20}
     assert {f.parent.name for f in files} == {wnid for _, wnid, _ in THINGS.values()} and len({f.name for f in files}) == 80
     with Image.open(files[0]) as im: assert im.format == 'JPEG' and im.mode == 'RGB'
+
+
+def test_the_large_ones_are_the_same_drawings(small, tmp_path):
+    make_imagenette(tmp_path, (1, 0), _draw_large)
+    for file in tmp_path.rglob('*.JPEG'):
+        with Image.open(file) as large, Image.open(small/file.relative_to(tmp_path)) as im:
+            assert min(large.size) == 320 and large.size[0]*im.size[1] == large.size[1]*im.size[0]
 
 
 def test_wrong_labels_are_for_training_only(small):

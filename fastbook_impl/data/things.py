@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['THINGS', 'SPRINGER', 'thing', 'tench', 'cassette_player', 'chain_saw', 'garbage_truck', 'gas_pump', 'church',
-           'French_horn', 'golf_ball', 'parachute', 'sky', 'draw_thing', 'make_imagenette']
+           'French_horn', 'golf_ball', 'parachute', 'sky', 'draw_thing', 'make_imagenette', 'make_imagenette_320']
 
 # %% ../../nbs/library/22b_data_things.ipynb #00000002
 import csv, math, random
@@ -201,9 +201,11 @@ def _files(per_class=(80,20)):
         for n in range(1, per_class[0]+1): yield f'train/{wnid}/{wnid}_{n}.JPEG',name,wnid,False
         for n in range(per_class[1]): yield f'val/{wnid}/ILSVRC2012_val_{10*n+i+1:08d}.JPEG',name,wnid,True
 
-def _draw_things(dest, paths):
+def _draw_things(dest, paths, size=160):
     names = {wnid: name for name,(_,wnid,_) in THINGS.items()}
-    for path in paths: draw_thing(names[path.split('/')[1]], path).save(dest/path, 'JPEG', quality=random.Random(path).randrange(70, 93))
+    for path in paths: draw_thing(names[path.split('/')[1]], path, size).save(dest/path, 'JPEG', quality=random.Random(path).randrange(70, 93))
+
+def _draw_large(dest, paths): _draw_things(dest, paths, 320)
 
 def _write_noisy(dest, files):
     "Labels, some of them wrong; who is wrong at 5 % is so at 25 % too, though not in the same way."
@@ -219,10 +221,16 @@ def _write_noisy(dest, files):
 def make_imagenette(
     dest,              # a folder; gets `train`, `val` and `noisy_imagenette.csv`
     per_class=(80,20), # pictures to train on and to validate
+    draw=_draw_things, # `draw(dest, paths)`
 ):
     "Draw the built-in sample of Imagenette: the layout and the names of the original, 160 pixels on the shorter side."
     dest,files = Path(dest),list(_files(per_class))
     for _,wnid,_ in THINGS.values():
         for part in ('train','val'): (dest/part/wnid).mkdir(parents=True, exist_ok=True)
-    draw_shared(_draw_things, dest, [path for path,*_ in files])
+    draw_shared(draw, dest, [path for path,*_ in files])
     _write_noisy(dest, files)
+
+@sample_maker('IMAGENETTE', version=1, about='drawn pictures of its ten classes, 320 pixels on the shorter side, 80 of each to train on and 20 to validate')
+def make_imagenette_320(dest):
+    "The same drawings, twice as large, in place of the data set in full size."
+    make_imagenette(dest, draw=_draw_large)
