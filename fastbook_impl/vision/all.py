@@ -13,6 +13,7 @@ from .augment import *
 from .data import *
 from .utils import *
 from .models.tvm import *
+from .models.xresnet import *
 from .learner import *
 from .models.unet import *
 
