@@ -111,10 +111,10 @@ class Sample:
     version:int   # a copy in the cache with another version is made anew
 
 _samples = {}
-_modules = dict(PETS='fastbook_impl.data.pets', IMAGENETTE_160='fastbook_impl.data.things', PASCAL_2007='fastbook_impl.data.scenes', BIWI_HEAD_POSE='fastbook_impl.data.heads',
+_modules = dict(PETS='fastbook_impl.data.pets', IMAGENETTE='fastbook_impl.data.things', IMAGENETTE_160='fastbook_impl.data.things', PASCAL_2007='fastbook_impl.data.scenes', BIWI_HEAD_POSE='fastbook_impl.data.heads',
     CAMVID_TINY='fastbook_impl.data.streets', CAMVID='fastbook_impl.data.streets',
     ADULT_SAMPLE='fastbook_impl.data.tables', IMDB_SAMPLE='fastbook_impl.data.texts', IMDB='fastbook_impl.data.texts',
-    HUMAN_NUMBERS='fastbook_impl.data.texts') # data set → module whose import registers its maker
+    HUMAN_NUMBERS='fastbook_impl.data.texts', ML_SAMPLE='fastbook_impl.data.ratings', ML_100k='fastbook_impl.data.ratings') # data set → module whose import registers its maker
 
 # %% ../../nbs/library/21_data_samples.ipynb #0000001a
 def sample_maker(
