@@ -20,7 +20,7 @@ from fastcore.basics import fastuple, ifnone, patch, using_attr
 from fastcore.foundation import L
 from fastcore.xtras import Path
 
-from ..torch_core import (TensorCategory, TensorImage, TensorMask, TensorMultiCategory, TitledFloat, default_device, plain,
+from ..torch_core import (TensorCategory, TensorImage, TensorMask, TensorMultiCategory, TitledFloat, default_device, one_hot, plain,
                                       show_title, tensor)
 
 _all_ = ['fastuple', 'using_attr', 'L', 'Path']
@@ -633,9 +633,7 @@ class OneHotEncode(Transform):
         if not self.c: raise ValueError('OneHotEncode does not know how many classes there are: pass c, or put it behind a MultiCategorize')
 
     def encodes(self, o):
-        res = torch.zeros(self.c)
-        res[[int(i) for i in o]] = 1.
-        return TensorMultiCategory(res)
+        return TensorMultiCategory(one_hot([int(i) for i in o], self.c).float())
 
     def decodes(self, o): return TensorMultiCategory(torch.where(plain(tensor(o)) > 0)[0])
 
