@@ -243,7 +243,7 @@ def _pipe(self:Writer, pipe):
 
 @patch
 def _items(self:Writer, ds):
-    if type(ds).__name__ == 'TabularPandas': return {'table': self(ds)}
+    if 'TabularPandas' in [k.__name__ for k in type(ds).__mro__]: return {'table': self(ds)}
     if not isinstance(ds, (Datasets, TfmdLists)): raise TypeError(_no_way(ds))
     tls = ds.tls if isinstance(ds, Datasets) else [ds]
     return {'n_inp': ds.n_inp if isinstance(ds, Datasets) else None,

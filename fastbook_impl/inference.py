@@ -179,7 +179,7 @@ def _row_way(self:InferenceLearner):
 @patch
 def _row_inputs(self:InferenceLearner, row):
     way = self._row_way
-    try: return _moved(way(row), self.dls.device) if way else None
+    try: return _moved(way(row)[:self.dls.n_inp], self.dls.device) if way else None
     except (_Unusual, KeyError, TypeError): return None
 
 @patch

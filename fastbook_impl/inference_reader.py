@@ -35,12 +35,13 @@ _known = {f'{_ours}.{k}': set(v.split()) for k,v in {
         lowercase replace_space''',
     'text.data': '_FieldReader Numericalize SortedDL Pad_Input Pad_Chunk reverse_text TextDataLoaders',
     'tabular.core': 'TabularPandas TabDataLoader Categorify FillMissing FillStrategy.median FillStrategy.constant FillStrategy.mode',
-    'tabular.data': 'TabularDataLoaders'}.items()}
+    'tabular.data': 'TabularDataLoaders',
+    'collab': 'TabularCollab CollabDataLoaders'}.items()}
 _known |= {'fastcore.basics': {'_using_attr', 'noop'}, 'builtins': set('object str int float bool bytes tuple list dict set'.split()), 'torch': {'Tensor', 'relu', 'sigmoid', 'tanh', 'exp', 'flatten'},
            'torch.nn.functional': set('relu relu6 gelu elu leaky_relu silu mish hardswish softmax log_softmax sigmoid tanh softplus normalize'.split())}
 
 # %% ../nbs/library/84c_inference_reader.ipynb #00000007
-_layers = {f'{_ours}.{k}' for k in 'layers text.models.awdlstm text.models.core tabular.model vision.models.unet'.split()}
+_layers = {f'{_ours}.{k}' for k in 'layers text.models.awdlstm text.models.core tabular.model collab vision.models.unet vision.models.xresnet'.split()}
 _torchvision = {'torchvision.ops.misc', 'torchvision.ops.stochastic_depth'} | {f'torchvision.models.{k}' for k in 'alexnet vgg resnet squeezenet densenet efficientnet convnext mobilenetv2 mobilenetv3'.split()}
 
 def _is_layer_home(home): return home in _layers or home in _torchvision or home.startswith('torch.nn.modules.') and home in sys.modules

@@ -101,7 +101,7 @@ def _date_part(dates, part):
 # %% ../../nbs/library/70_tabular_core.ipynb #00000011
 class TabularPandas(FilteredBase):
     "A table that knows its columns, its training and validation rows, and how they become numbers."
-    n_inp, decoded = 2, False # a batch has two inputs, categories and numbers; `decoded` tables hold names again
+    n_inp, decoded = 2, False # a batch has two inputs, categories and numbers (in a table with 1, categories only); `decoded` tables hold names again
 
     def __init__(self,
         df,                # a table
@@ -472,7 +472,7 @@ def tensors(self:TabularPandas):
     for i,n in enumerate(self.cat_names): cats[:, i] = self._codes(n)
     for i,n in enumerate(self.cont_names): conts[:, i] = self.items[n].to_numpy()
     self._no_gaps(conts)
-    res = [cats, conts]
+    res = [cats, conts][:self.n_inp]
     if self.y_names:
         ys = self.ys.to_numpy()
         res.append(ys.astype(np.int64 if ys.dtype.kind in 'iub' else np.float32))
@@ -540,7 +540,7 @@ def dataloaders(self:TabularPandas, bs=64, device=None, **kwargs):
 def decode(self:TabDataLoader, b):
     "The rows of the batch `b` as a decoded `TabularPandas`."
     to = self.dataset
-    names = [to.cat_names, to.cont_names, to.y_names][:len(b)]
+    names = [*[to.cat_names, to.cont_names][:to.n_inp], to.y_names]
     parts = [pd.DataFrame(plain(to_cpu(o)).reshape(len(o), -1).numpy(), columns=list(n)) for o,n in zip(b, names)]
     return to._like(pd.concat(parts, axis=1)).decode()
 
@@ -560,7 +560,7 @@ def show_results(self:TabDataLoader, b, out, max_n=10, **kwargs):
     "Display rows of the batch `b` with the decoded predictions `out` in columns `…_pred`."
     b, n = [o[:max_n] for o in b], len(self.dataset.y_names)
     rows = self.decode(b).all_cols
-    said = self.decode([*b[:2], out[:max_n].reshape(-1, n)]).ys
+    said = self.decode([*b[:self.dataset.n_inp], out[:max_n].reshape(-1, n)]).ys
     show_table(rows.assign(**{f'{c}_pred': said[c] for c in said}))
 
 # %% ../../nbs/library/70_tabular_core.ipynb #00000042

@@ -10,6 +10,7 @@ from ..data.transforms import get_c
 from ..learner import Learner
 from .core import TabularPandas
 from .model import TabularModel, get_emb_sz, tabular_config
+from ..torch_core import is_listy
 
 # %% ../../nbs/library/73_tabular_learner.ipynb #00000005
 class TabularLearner(Learner):
@@ -23,7 +24,7 @@ class TabularLearner(Learner):
         if dl.n > 1: raise ValueError(f'predict is for one row, and these are {dl.n}: for several call learn.get_preds(dl=learn.dls.test_dl(rows))')
         inp, preds, _, decoded = self.get_preds(dl=dl, with_input=True, with_decoded=True)
         said = decoded if decoded.ndim > 1 else decoded[:, None]
-        return self.dls.train.decode((*inp, said)), decoded[0], preds[0]
+        return self.dls.train.decode((*(inp if is_listy(inp) else (inp,)), said)), decoded[0], preds[0]
 
 # %% ../../nbs/library/73_tabular_learner.ipynb #00000007
 def tabular_learner(
