@@ -28,7 +28,7 @@ from fastcore.basics import *
 from fastcore.foundation import *
 from fastcore.imports import *
 from fastcore.meta import delegates, use_kwargs_dict
-from fastcore.parallel import num_cpus, parallel
+from fastcore.parallel import ProcessPoolExecutor, ThreadPoolExecutor, num_cpus, parallel
 from fastcore.xtras import *
 
 # %% ../nbs/library/58_basics.ipynb #00000007

@@ -103,7 +103,7 @@ def _places(self:EmbeddingDotBias, names, is_item):
             raise KeyError(f'{o!r} does not occur in the column {column!r} of the training data' + (f'; did you mean {near[0]!r}?' if near else ''))
     return torch.tensor([known[o] for o in names], device=self.i_bias.weight.device)
 
-# %% ../nbs/library/75_collab.ipynb #00000014s
+# %% ../nbs/library/75_collab.ipynb #3600518c
 @patch
 def bias(self:EmbeddingDotBias,
     arr,         # names of items, or of users

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['norm_types', 'inplace_relu', 'Mish', 'mish', 'Swish', 'swish', 'Identity', 'Lambda', 'PartialLambda', 'Flatten',
-           'View', 'ResizeBatch', 'sigmoid', 'sigmoid_range', 'SigmoidRange', 'AdaptiveConcatPool1d',
+           'View', 'ResizeBatch', 'sequential', 'sigmoid', 'sigmoid_range', 'SigmoidRange', 'AdaptiveConcatPool1d',
            'AdaptiveConcatPool2d', 'PoolType', 'adaptive_pool', 'PoolFlatten', 'AdaptiveAvgPool', 'MaxPool', 'AvgPool',
            'init_default', 'init_linear', 'cond_init', 'apply_leaf', 'apply_init', 'NormType', 'BatchNorm',
            'InstanceNorm', 'BatchNorm1dFlat', 'LinBnDrop', 'ConvLayer', 'SimpleCNN', 'SequentialEx', 'MergeLayer',
@@ -58,6 +58,13 @@ class ResizeBatch(Module):
     def __init__(self, *size): self.size = size
     def forward(self, x): return x.reshape((x.shape[0],) + self.size)
     def extra_repr(self): return ', '.join(map(str, self.size))
+
+# %% ../nbs/library/32_layers.ipynb #00000008b
+def sequential(
+    *layers # layers and functions, or one `OrderedDict` of layers
+):
+    "`nn.Sequential` of `layers`; functions among them become `Lambda`s."
+    return nn.Sequential(*[o if isinstance(o, (nn.Module, dict)) else Lambda(o) for o in layers])
 
 # %% ../nbs/library/32_layers.ipynb #0000000a
 def sigmoid(input, eps=1e-7):
