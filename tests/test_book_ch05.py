@@ -26,7 +26,7 @@ def test_chapter_1_cat_or_dog(real_pets, some, capsys):
     learn = vision_learner(dls, resnet18, metrics=error_rate)
     learn.fine_tune(1)
     assert len(learn.recorder.values) == 1 and 0 <= learn.recorder.values[-1][2] <= 1
-    img = PILImage.create(some[0])
+    img = PILImage.create(image_cat())
     assert img.to_thumb(192).size[0] <= 192
     label,_,probs = learn.predict(img)
     assert label in ('True', 'False') and probs.shape == (2,) and abs(float(probs.sum()) - 1) < 1e-5

@@ -7,7 +7,8 @@ import xml.etree.ElementTree as ET
 import pytest
 import torch
 
-from fastbook_impl.fastbook import RESULT_MIME, chapter_result, gv, plot_function, plt, setup_book
+from fastbook_impl.fastbook import (RESULT_MIME, PILImage, chapter_result, cluster_columns, draw_tree, gv, image_bear, image_cat, np, pd, plot_function, plt,
+                                    setup_book)
 
 SVG = '{http://www.w3.org/2000/svg}'
 
@@ -170,3 +171,32 @@ def test_widgets_are_those_of_ipywidgets():
     import ipywidgets
     from fastbook_impl.fastbook import widgets
     assert widgets.Image is ipywidgets.Image and widgets.VBox is ipywidgets.VBox and hasattr(widgets.FileUpload, 'data')
+
+
+def test_a_cat_and_a_bear():
+    cat, bear = PILImage.create(image_cat()), PILImage.create(image_bear())
+    assert cat.size == bear.size == (480, 400) and image_cat().read() == image_cat().read() != image_bear().read()
+    r, g, b = np.array(bear).reshape(-1, 3)[np.array(bear).sum(2).ravel() < 300].mean(0) # what is dark is brown
+    assert r > g > b
+
+
+@pytest.fixture
+def houses():
+    rng = np.random.default_rng(0)
+    df = pd.DataFrame({'rooms': rng.integers(1, 8, 100), 'age': rng.normal(40, 9, 100)})
+    return df.assign(area=18*df.rooms + rng.normal(0, 4, 100), same=7)
+
+
+def test_draw_tree(houses):
+    from sklearn.tree import DecisionTreeRegressor
+    draw_tree(DecisionTreeRegressor(max_leaf_nodes=4).fit(houses, houses.area*2), houses, size=7, ratio=.5)
+    texts = ' '.join(o.get_text() for o in plt.gca().texts)
+    assert 'area <=' in texts and 'samples = 100' in texts and tuple(plt.gcf().get_size_inches()) == (7, 3.5)
+    plt.close()
+
+
+def test_cluster_columns(houses):
+    cluster_columns(houses)
+    names = [o.get_text() for o in plt.gca().get_yticklabels()]
+    assert sorted(names) == sorted(houses) and abs(names.index('area') - names.index('rooms')) == 1
+    plt.close()

@@ -2,6 +2,7 @@
 import copy
 import subprocess
 import sys
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -216,3 +217,10 @@ def test_small_layers_print_what_they_do():
 def test_import_stays_light():
     code = "import sys, fastbook_impl.layers; print([m for m in ('sklearn', 'scipy', 'matplotlib', 'pandas', 'torchvision') if m in sys.modules])"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+
+
+def test_functions_among_layers():
+    net = ly.sequential(nn.Linear(4, 3), torch.relu, lambda x: x.mean(1))
+    x = torch.randn(2, 4)
+    assert [type(m) for m in net] == [nn.Linear, ly.Lambda, ly.Lambda] and torch.equal(net(x), net[0](x).relu().mean(1))
+    assert [n for n,_ in ly.sequential(OrderedDict(a=nn.ReLU(), b=nn.Identity())).named_children()] == ['a', 'b']
