@@ -28,7 +28,7 @@ from fastcore.basics import *
 from fastcore.foundation import *
 from fastcore.imports import *
 from fastcore.meta import delegates, use_kwargs_dict
-from fastcore.parallel import ProcessPoolExecutor, ThreadPoolExecutor, num_cpus, parallel
+from fastcore.parallel import ThreadPoolExecutor, num_cpus, parallel
 from fastcore.xtras import *
 
 # %% ../nbs/library/58_basics.ipynb #00000007
@@ -36,6 +36,7 @@ from .imports import *
 from .torch_core import *
 from .data.external import *
 from .data.load import *
+from .data.parallel import ProcessPoolExecutor
 from .data.transforms import *
 from .data.core import *
 from .data.block import *

@@ -1,4 +1,4 @@
-"""The book's chapter 7, typed in with only the import lines changed; pictures smaller, and a twentieth of the drawn ones, so that a CPU can run it. And the networks it uses."""
+"""What the cells of the book's chapter 7 ask of the library: the same calls, with small pictures and a twentieth of the drawn ones, so that a CPU can run them. And the networks it uses."""
 import pytest
 
 from fastbook_impl.vision.all import *

@@ -1,4 +1,4 @@
-"Recommenders: the book's cells of chapters 1 and 8 with only the import lines changed, a learner kept and loaded, and what is said about ratings that cannot be learned from."
+"Recommenders: what the cells of the book's chapters 1 and 8 ask of them (models of our own), a learner kept and loaded, and what is said about ratings that cannot be learned from."
 import pytest
 
 from fastbook_impl.collab import *
@@ -65,41 +65,27 @@ def test_chapter_8_data(ratings, dls, capsys):
     assert x.shape == (64, 2) and y.shape == (64, 1)
 
 
-class DotProduct(Module):
-    def __init__(self, n_users, n_movies, n_factors, y_range=(0,5.5)):
-        self.user_factors = Embedding(n_users, n_factors)
-        self.movie_factors = Embedding(n_movies, n_factors)
-        self.y_range = y_range
+class Match(Module):
+    def __init__(self, n_users, n_movies, n): self.users, self.movies = Embedding(n_users, n), Embedding(n_movies, n)
+    def forward(self, x): return sigmoid_range((self.users(x[:, 0])*self.movies(x[:, 1])).sum(dim=1), 0, 5.5)
+
+
+def numbers(*size): return nn.Parameter(torch.randn(*size)*.01)
+
+
+class MatchAndBias(Module):
+    def __init__(self, n_users, n_movies, n):
+        self.user_factors, self.movie_factors = numbers(n_users, n), numbers(n_movies, n)
+        self.user_bias, self.movie_bias = numbers(n_users), numbers(n_movies)
 
     def forward(self, x):
-        users = self.user_factors(x[:,0])
-        movies = self.movie_factors(x[:,1])
-        return sigmoid_range((users * movies).sum(dim=1), *self.y_range)
-
-
-def create_params(size):
-    return nn.Parameter(torch.zeros(*size).normal_(0, 0.01))
-
-
-class DotProductBias(Module):
-    def __init__(self, n_users, n_movies, n_factors, y_range=(0,5.5)):
-        self.user_factors = create_params([n_users, n_factors])
-        self.user_bias = create_params([n_users])
-        self.movie_factors = create_params([n_movies, n_factors])
-        self.movie_bias = create_params([n_movies])
-        self.y_range = y_range
-
-    def forward(self, x):
-        users = self.user_factors[x[:,0]]
-        movies = self.movie_factors[x[:,1]]
-        res = (users*movies).sum(dim=1)
-        res += self.user_bias[x[:,0]] + self.movie_bias[x[:,1]]
-        return sigmoid_range(res, *self.y_range)
+        u, m = x.unbind(1)
+        return sigmoid_range((self.user_factors[u]*self.movie_factors[m]).sum(dim=1) + self.user_bias[u] + self.movie_bias[m], 0, 5.5)
 
 
 def test_chapter_8_models_by_hand(ratings, dls):
     n_users, n_movies = len(dls.classes['user']), len(dls.classes['title'])
-    for model in DotProduct, DotProductBias:
+    for model in Match, MatchAndBias:
         learn = Learner(dls, model(n_users, n_movies, 50), loss_func=MSELossFlat())
         assert trained(learn, 5) < ratings.rating.var()
     assert len(L(learn.model.parameters())) == 4
@@ -132,22 +118,14 @@ def test_chapter_8_embeddings_and_a_network(dls, ratings):
     embs = get_emb_sz(dls)
     assert [o[0] for o in embs] == [len(dls.classes['user']), len(dls.classes['title'])]
 
-    class CollabNN(Module):
-        def __init__(self, user_sz, item_sz, y_range=(0,5.5), n_act=100):
-            self.user_factors = Embedding(*user_sz)
-            self.item_factors = Embedding(*item_sz)
-            self.layers = nn.Sequential(
-                nn.Linear(user_sz[1]+item_sz[1], n_act),
-                nn.ReLU(),
-                nn.Linear(n_act, 1))
-            self.y_range = y_range
+    class SideBySide(Module):
+        def __init__(self, user_sz, item_sz):
+            self.users, self.items = Embedding(*user_sz), Embedding(*item_sz)
+            self.layers = nn.Sequential(nn.Linear(user_sz[1] + item_sz[1], 100), nn.ReLU(), nn.Linear(100, 1), SigmoidRange(0, 5.5))
 
-        def forward(self, x):
-            embs = self.user_factors(x[:,0]),self.item_factors(x[:,1])
-            x = self.layers(torch.cat(embs, dim=1))
-            return sigmoid_range(x, *self.y_range)
+        def forward(self, x): return self.layers(torch.cat([self.users(x[:, 0]), self.items(x[:, 1])], dim=1))
 
-    learn = Learner(dls, CollabNN(*embs), loss_func=MSELossFlat())
+    learn = Learner(dls, SideBySide(*embs), loss_func=MSELossFlat())
     assert trained(learn) < ratings.rating.var()
     learn = collab_learner(dls, use_nn=True, y_range=(0, 5.5), layers=[100,50])
     assert isinstance(learn.model, EmbeddingNN) and trained(learn) < ratings.rating.var()

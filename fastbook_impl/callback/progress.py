@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['format_row', 'NotebookDisplay', 'TerminalDisplay', 'make_display', 'ProgressCallback', 'ShowGraphCallback',
-           'CSVLogger']
+           'CSVLogger', 'progress_bar']
 
 # %% ../../nbs/library/42_callback_progress.ipynb #00000002
 import csv, html, sys, time
@@ -184,3 +184,15 @@ class CSVLogger(Callback):
         self.file.flush()
 
     def after_fit(self): self.file.close()
+
+# %% ../../nbs/library/42_callback_progress.ipynb #00000020
+def progress_bar(
+    gen,          # what to go through
+    total=None,   # how many there are; `len(gen)` if not given
+    display=True, # show the bar
+    leave=True,   # leave it there at the end
+    comment=''    # in front of it
+):
+    "The items of `gen`, with a bar that shows how far one is."
+    from tqdm.auto import tqdm
+    return tqdm(gen, total=total, disable=not display, leave=leave, desc=comment or None)
