@@ -157,10 +157,14 @@ class freed_memory_kept:
         "After each step: keep small blocks only, once memory grows from step to step."
         if self.largest != _LARGE: return
         self.steps += 1
-        if self.steps == 3: self.enough = 1.25*_heap() + 2**28 # the first two make what stays: gradients, the optimizer's statistics
-        elif self.steps > 3 and _heap() > self.enough:
+        if self.steps == 3: self.end, self.heap = _end_of_heap(), _heap() # the first two make what stays: gradients, the optimizer's statistics
+        elif self.steps > 3 and self._growth() > 0.25*self.heap + 2**28:
             self.largest = _SMALL
             _keep(_SMALL); _glibc().malloc_trim(0)
+
+    def _growth(self):
+        "In bytes since the third step. Where the heap ends is known at once; all that threads have is counted now and then, for it takes as long as a small step."
+        return _end_of_heap() - self.end if self.steps % 64 else _heap() - self.heap
 
 # %% ../nbs/library/11_torch_core.ipynb #000000357
 @lru_cache(maxsize=None)
@@ -168,6 +172,7 @@ def _glibc():
     if platform.libc_ver()[0] != 'glibc': return None
     try: libc = ctypes.CDLL('libc.so.6')
     except OSError: return None
+    libc.sbrk.restype, libc.sbrk.argtypes = ctypes.c_size_t, [ctypes.c_ssize_t]
     if hasattr(libc, 'mallinfo2'): libc.mallinfo2.restype = _Mallinfo2 # since glibc 2.33
     return libc
 
@@ -176,6 +181,7 @@ class _Mallinfo2(ctypes.Structure): # see mallinfo(3); `arena` is the heap, with
 
 def _keep(size): return _glibc().mallopt(_MMAP_THRESHOLD, size) == 1
 def _heap(): return _glibc().mallinfo2().arena # bytes, in use or free
+def _end_of_heap(): return _glibc().sbrk(0)    # an address
 
 # %% ../nbs/library/11_torch_core.ipynb #00000014
 def set_seed(
