@@ -4,7 +4,7 @@
 __all__ = ['thread_map', 'thread_stack', 'ProcessPoolExecutor']
 
 # %% ../../nbs/library/23_data_parallel.ipynb #00000002
-import os, threading
+import multiprocessing, os, sys, threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
@@ -70,9 +70,10 @@ def thread_stack(
 
 # %% ../../nbs/library/23_data_parallel.ipynb #00000011
 class ProcessPoolExecutor(fastcore_parallel.ProcessPoolExecutor):
-    "fastcore's pool of processes (0 workers: none, do it here), in each of which PyTorch works alone."
-    def __init__(self, max_workers=defaults.cpus, on_exc=print, pause=0, initializer=None, initargs=(), **kwargs):
-        super().__init__(max_workers, on_exc, pause, initializer=partial(_work_alone, initializer), initargs=initargs, **kwargs)
+    "fastcore's pool of processes (0 workers: none, do it here), in each of which PyTorch works alone. On Linux they are forked, so that they know a notebook's functions."
+    def __init__(self, max_workers=defaults.cpus, on_exc=print, pause=0, initializer=None, initargs=(), mp_context=None, **kwargs):
+        if mp_context is None and sys.platform == 'linux': mp_context = multiprocessing.get_context('fork')
+        super().__init__(max_workers, on_exc, pause, initializer=partial(_work_alone, initializer), initargs=initargs, mp_context=mp_context, **kwargs)
 
 def _work_alone(initializer, *args):
     torch.set_num_threads(1)
