@@ -50,28 +50,41 @@ def describes(*kinds):
 # %% ../nbs/library/85_export.ipynb #00000008
 @describes(float)
 def _(w, o): return float(o) if math.isfinite(o) else {'float': repr(float(o))}
+
 @describes(IntEnum)
 def _(w, o): return int(o)
+
 @describes(np.generic)
 def _(w, o): return str(o) if isinstance(o, np.str_) else {'number': [o.dtype.str, o.item()]}
+
 @describes(list)
 def _(w, o): return [w(v) for v in o]
+
 @describes(L)
 def _(w, o): return {'L': [w(v) for v in o]}
+
 @describes(tuple)
 def _(w, o): return {'tuple': [w(v) for v in o]}
+
 @describes(set, frozenset)
 def _(w, o): return {'set': [w(v) for v in o]}
+
 @describes(dict)
 def _(w, o): return {'dict': [[w(k), w(v)] for k,v in o.items()]}
+
+# %% ../nbs/library/85_export.ipynb #00000008-1
 @describes(range)
 def _(w, o): return {'range': [o.start, o.stop, o.step]}
+
 @describes(str)
 def _(w, o): return str(o)
+
 @describes(os.PathLike)
 def _(w, o): return {'path': str(o)}
+
 @describes(re.Pattern)
 def _(w, o): return {'pattern': [o.pattern, int(o.flags)]}
+
 @describes(torch.device)
 def _(w, o): return None
 

@@ -324,6 +324,7 @@ class _Sink:
         return self.f.write(data)
     def flush(self): pass
 
+# %% ../../nbs/library/20_data_external.ipynb #0000002f-1
 def _download(
     address:str, # http or https
     path:Path,   # file to write
@@ -569,6 +570,7 @@ def get_files(
         res += [at/o for o in sorted(files) if o[0]!='.' and (not exts or os.path.splitext(o)[1].lower() in exts)]
     return L(res)
 
+# %% ../../nbs/library/20_data_external.ipynb #00000046-1
 def _been_here(folder, seen):
     "Whether `folder` is one that is in `seen` under another name, as links can make it; adds it."
     stat = os.stat(folder)

@@ -90,6 +90,7 @@ def chain_saw(pen, rng):
     _disc(pen, -.25, .18, .09, '4a4c52', outline=.02)
     for k in range(3): pen.line([(-.62,-.06+.07*k),(-.4,-.06+.07*k)], lighter(c,.4), .025)
 
+# %% ../../nbs/library/22b_data_things.ipynb #0000000b-1
 @thing('n03417042', 'fence meadow autumn snow')
 def garbage_truck(pen, rng):
     c,cab = _pick(rng, '4f8a5a 3f7fa4 c8ccd0 e0a03a 8a8f4a'),_pick(rng, 'f4f0e6 4f8a5a e0a03a d9605a')
@@ -140,6 +141,7 @@ def French_horn(pen, rng):
     pen.part(smooth([(.3,-.35),(.62,-.02),(1.02,.25),(.9,.72),(.45,.98),(.18,.7),(.05,.5),(.3,.3)], 6), c)
     pen.part(oval(.68, .62, .42, .3, -45), lighter(c,.2), lambda p: p.glow(.68, .62, .26, .17, darker(c,.6), -45), outline=.05, shade=.3)
 
+# %% ../../nbs/library/22b_data_things.ipynb #0000000d-1
 @thing('n03445777', 'meadow meadow fence studio')
 def golf_ball(pen, rng):
     tee = rng.random()<.6; y = -.12 if tee else .1
@@ -175,6 +177,7 @@ def sky(pen, rng, wide, floor):
         for d in (-1,0,1): pen.fill(oval(x+d*r, y, r, r*.5, n=16), 'fbfdfd')
     if rng.random()<.5: pen.fill(smooth([(-.1,1.1)]+[(wide*k/4,.93-.06*rng.random()) for k in range(5)]+[(wide+.1,1.1)]), _pick(rng, '86b35a a9c3cf c9b58a'))
 
+# %% ../../nbs/library/22b_data_things.ipynb #0000000f-1
 def draw_thing(
     name,     # one of `THINGS`
     seed=0,   # another seed, another picture
@@ -217,6 +220,7 @@ def _write_noisy(dest, files):
     with open(dest/'noisy_imagenette.csv', 'w', newline='') as f:
         csv.writer(f, lineterminator='\n').writerows([['path', *(f'noisy_labels_{p}' for p in (0,1,5,25,50)), 'is_valid'], *rows])
 
+# %% ../../nbs/library/22b_data_things.ipynb #00000012-1
 @sample_maker('IMAGENETTE_160', version=1, about='drawn pictures of its ten classes, 80 of each to train on and 20 to validate')
 def make_imagenette(
     dest,              # a folder; gets `train`, `val` and `noisy_imagenette.csv`

@@ -76,6 +76,7 @@ def _no_date(col):
 
 _date_parts = 'Year Month Week Day Dayofweek Dayofyear Is_month_end Is_month_start Is_quarter_end Is_quarter_start Is_year_end Is_year_start'.split()
 
+# %% ../../nbs/library/70_tabular_core.ipynb #0000000b-1
 def add_datepart(
     df,          # a table, changed in place
     field_name,  # the column with dates
@@ -186,6 +187,7 @@ def y(self:TabularPandas):
 # %% ../../nbs/library/70_tabular_core.ipynb #00000016
 @patch
 def __getitem__(self:TabularPandas, k): return self.items[k]
+
 @patch
 def __setitem__(self:TabularPandas, k, v): self.items[k] = v
 
@@ -206,6 +208,7 @@ def _like(self:TabularPandas, items):
     if not all(n in items.columns for n in self.y_names): res.y_names = L()
     return res
 
+# %% ../../nbs/library/70_tabular_core.ipynb #00000016-1
 @patch(as_prop=True)
 def splits(self:TabularPandas):
     ends = np.cumsum([0, *self.sizes]).tolist()
@@ -298,6 +301,7 @@ def process(self:TabularPandas):
     self._take_numbers()
     for proc in self.procs.fs: proc(self)
 
+# %% ../../nbs/library/70_tabular_core.ipynb #0000001e-1
 @patch
 def new(self:TabularPandas,
     df,           # other rows: a table, one row, or a dictionary
@@ -351,6 +355,7 @@ class FillStrategy:
     def constant(c, fill): return fill
     def mode(c, fill): return c.dropna().value_counts().idxmax()
 
+# %% ../../nbs/library/70_tabular_core.ipynb #00000028-1
 class FillMissing(TabularProc):
     "Fill the gaps of continuous columns. `na_dict` holds what each column with gaps was filled with."
     def __init__(self,
