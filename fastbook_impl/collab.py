@@ -4,13 +4,12 @@
 __all__ = ['TabularCollab', 'CollabDataLoaders', 'EmbeddingDotBias', 'EmbeddingNN', 'collab_learner']
 
 # %% ../nbs/library/75_collab.ipynb #00000002
-import difflib
-
 import torch
 from fastcore.basics import ifnone, patch
 
 from .data.block import RegressionBlock
-from .data.frames import check_names
+from .data.frames import check_frame, check_names
+from .data.frames import _near
 from .data.transforms import RandomSplitter
 from .layers import Embedding, sigmoid_range
 from .losses import MSELossFlat
@@ -48,7 +47,7 @@ TabularCollab._dbunch_type = CollabDataLoaders
 
 # %% ../nbs/library/75_collab.ipynb #00000009s
 def _rating_columns(df, *names):
-    if not hasattr(df, 'columns'): raise TypeError(f'a table is expected, a pandas DataFrame, and this is a {type(df).__name__}')
+    check_frame(df)
     if len(df.columns) < 3: raise ValueError(f'ratings take three columns, for users, items and ratings, and this table has {len(df.columns)}: {", ".join(map(repr, df.columns))}')
     if not len(df): raise ValueError('the table has no ratings: it has columns and no rows')
     names = [ifnone(n, df.columns[i]) for i,n in enumerate(names)]
@@ -98,9 +97,7 @@ def _places(self:EmbeddingDotBias, names, is_item):
     known = self.classes[column].o2i
     names = [names] if isinstance(names, str) or not hasattr(names, '__iter__') else list(names)
     for o in names:
-        if o not in known:
-            near = difflib.get_close_matches(str(o), map(str, known), 1)
-            raise KeyError(f'{o!r} does not occur in the column {column!r} of the training data' + (f'; did you mean {near[0]!r}?' if near else ''))
+        if o not in known: raise KeyError(f'{o!r} does not occur in the column {column!r} of the training data; ' + _near(o, list(known)))
     return torch.tensor([known[o] for o in names], device=self.i_bias.weight.device)
 
 # %% ../nbs/library/75_collab.ipynb #3600518c

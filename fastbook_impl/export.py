@@ -169,8 +169,10 @@ _added = {'Transform': lambda o: {'_funcs': {k: f[0] for k,f in o._funcs.items()
           'SubwordTokenizer': lambda o: {'pieces': o.tok.to_str()},
           'TabularPandas': lambda o: {'items': o.items.iloc[:0], 'device': None, 'sizes': [0]*len(o.sizes)}}
 
+def _class_names(o): return [k.__name__ for k in type(o).__mro__]
+
 def _state(o, skip=()):
-    names = [k.__name__ for k in type(o).__mro__]
+    names = _class_names(o)
     out = {n for k in names for n in _left_out.get(k, '').split()} | set(skip)
     res = {k: v for k,v in o.__dict__.items() if k not in out}
     for k in reversed(names): res |= _added[k](o) if k in _added else {}
@@ -226,7 +228,7 @@ def needed(fs):
     return [o for o in map(_for_validation, fs) if o is not None]
 
 def _for_validation(f):
-    names = [k.__name__ for k in type(f).__mro__]
+    names = _class_names(f)
     if getattr(f, 'split_idx', None) == 0 or 'SpaceTfm' in names: return None
     if 'AffineCoordTfm' not in names: return f
     crops = [o for o in f.aff_fs if getattr(o, 'crops', False)]
@@ -256,7 +258,7 @@ def _pipe(self:Writer, pipe):
 
 @patch
 def _items(self:Writer, ds):
-    if 'TabularPandas' in [k.__name__ for k in type(ds).__mro__]: return {'table': self(ds)}
+    if 'TabularPandas' in _class_names(ds): return {'table': self(ds)}
     if not isinstance(ds, (Datasets, TfmdLists)): raise TypeError(_no_way(ds))
     tls = ds.tls if isinstance(ds, Datasets) else [ds]
     return {'n_inp': ds.n_inp if isinstance(ds, Datasets) else None,
@@ -310,7 +312,7 @@ def export(self:Learner,
 def _made_with(): return {'fastbook_impl': __version__, 'torch': torch.__version__.split('+')[0], 'python': platform.python_version()}
 
 def _what(learn):
-    names = [k.__name__ for k in type(learn).__mro__]
+    names = _class_names(learn)
     return 'table' if 'TabularLearner' in names else 'text' if 'TextLearner' in names else 'items'
 
 def _for_answers(loss):

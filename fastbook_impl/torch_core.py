@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
-from fastcore.basics import first
+from fastcore.basics import first, patch
 from fastcore.foundation import L
 from fastcore.xtras import Path
 
@@ -153,18 +153,21 @@ class freed_memory_kept:
         _keep(_SMALL); _glibc().mallopt(_TRIM_THRESHOLD, 2*_SMALL)
         _glibc().malloc_trim(0)
 
-    def watch(self):
-        "After each step: keep small blocks only, once memory grows from step to step."
-        if self.largest != _LARGE: return
-        self.steps += 1
-        if self.steps == 3: self.end, self.heap = _end_of_heap(), _heap() # the first two make what stays: gradients, the optimizer's statistics
-        elif self.steps > 3 and self._growth() > 0.25*self.heap + 2**28:
-            self.largest = _SMALL
-            _keep(_SMALL); _glibc().malloc_trim(0)
+# %% ../nbs/library/11_torch_core.ipynb #000000122-1
+@patch
+def watch(self:freed_memory_kept):
+    "After each step: keep small blocks only, once memory grows from step to step."
+    if self.largest != _LARGE: return
+    self.steps += 1
+    if self.steps == 3: self.end, self.heap = _end_of_heap(), _heap() # the first two make what stays: gradients, the optimizer's statistics
+    elif self.steps > 3 and self._growth() > 0.25*self.heap + 2**28:
+        self.largest = _SMALL
+        _keep(_SMALL); _glibc().malloc_trim(0)
 
-    def _growth(self):
-        "In bytes since the third step. Where the heap ends is known at once; all that threads have is counted now and then, for it takes as long as a small step."
-        return _end_of_heap() - self.end if self.steps % 64 else _heap() - self.heap
+@patch
+def _growth(self:freed_memory_kept):
+    "In bytes since the third step. Where the heap ends is known at once; all that threads have is counted now and then, for it takes as long as a small step."
+    return _end_of_heap() - self.end if self.steps % 64 else _heap() - self.heap
 
 # %% ../nbs/library/11_torch_core.ipynb #000000357
 @lru_cache(maxsize=None)

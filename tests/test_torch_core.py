@@ -111,6 +111,26 @@ def test_points_are_drawn_so_large_that_they_are_seen():
         plt.close(fig)
 
 
+@pytest.mark.skipif(tc._glibc() is None or not hasattr(tc._glibc(), 'mallinfo2'), reason='large blocks are kept with glibc 2.33 or newer')
+def test_large_blocks_are_kept_until_memory_has_grown(monkeypatch):
+    "It may grow by a quarter and 256 MB: by 506 MB here. Where the heap ends is asked at each step from the third on, all of it at the third and at each 64th."
+    sizes = dict(end=0, heap=1000)
+    monkeypatch.setattr(tc, '_end_of_heap', lambda: sizes['end']*2**20)
+    monkeypatch.setattr(tc, '_heap', lambda: sizes['heap']*2**20)
+    def steps(kept, n, **grown):
+        sizes.update(grown)
+        for _ in range(n): kept.watch()
+        return kept.largest
+    with tc.freed_memory_kept() as kept:
+        assert steps(kept, 3) == steps(kept, 1, end=505) == tc._LARGE
+        assert steps(kept, 1, end=507) == tc._SMALL
+    sizes.update(end=0)
+    with tc.freed_memory_kept() as kept:
+        assert steps(kept, 3) == steps(kept, 60, heap=1507) == tc._LARGE  # other threads' memory is not seen at each step
+        assert steps(kept, 1) == tc._SMALL
+    assert kept.largest is None
+
+
 @pytest.mark.skipif(not Path('/proc/self/statm').exists(), reason='how much memory a process has is asked of Linux')
 def test_memory_that_is_kept_does_not_grow_from_step_to_step():
     "A language model's steps: scores of 70 MB come and go, and small tensors between them stay. Without a watch memory grows by up to 1.8 GB in as many steps, with it by what it allows (some 600 MB)."

@@ -55,27 +55,35 @@ def library(ns, learn, epochs, clock):
 
 
 def plain(ns, learn, epochs, clock):
-    import torch
     from torch.nn import functional as F
+    decay, rest = [p for p in learn.model.parameters() if p.ndim > 1], [p for p in learn.model.parameters() if p.ndim < 2]
+    groups = [{'params': decay, 'weight_decay': 0.01}, {'params': rest, 'weight_decay': 0.}]
+    loss = lambda preds, targs: F.cross_entropy(preds, targs[:, 0])
+    right = lambda preds, targs: (preds.argmax(1) == targs[:, 0]).sum()
+    return plain_epochs(learn, groups, LR, loss, right, epochs, clock)
+
+
+def plain_epochs(learn, groups, lr, loss, score, epochs, clock):
+    "Train `learn.model` on the tensors of its table without the library: seconds of an epoch, and the mean over the validation rows of what `score` sums up."
+    import torch
     model, bs, stamps = learn.model, learn.dls.train.bs, []
     train, valid = learn.dls.train_ds.tensors(), learn.dls.valid_ds.tensors()
-    decay, rest = [p for p in model.parameters() if p.ndim > 1], [p for p in model.parameters() if p.ndim < 2]
-    opt = torch.optim.AdamW([{'params': decay, 'weight_decay': 0.01}, {'params': rest, 'weight_decay': 0.}], lr=LR, betas=(0.9, 0.99), eps=1e-5)
-    sched = torch.optim.lr_scheduler.OneCycleLR(opt, LR, total_steps=epochs*(ROWS//bs), pct_start=0.25, base_momentum=0.85)
+    n = len(train[0])
+    opt = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), eps=1e-5)
+    sched = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=epochs*(n//bs), pct_start=0.25, base_momentum=0.85)
     for _ in range(epochs):
         stamps.append(clock())
         model.train()
-        for idx in torch.randperm(ROWS).split(bs)[:ROWS//bs]:
-            cats, conts, targs = [o[idx] for o in train]
-            F.cross_entropy(model(cats, conts), targs[:, 0]).backward()
+        for idx in torch.randperm(n).split(bs)[:n//bs]:
+            *xs, targs = [o[idx] for o in train]
+            loss(model(*xs), targs).backward()
             opt.step()
             opt.zero_grad()
             sched.step()
         model.eval()
-        with torch.no_grad():
-            right = sum((model(cats, conts).argmax(1) == targs[:, 0]).sum().item() for cats, conts, targs in zip(*[o.split(bs) for o in valid]))
+        with torch.no_grad(): total = sum(score(model(*xs), targs).item() for *xs, targs in zip(*[o.split(bs) for o in valid]))
         stamps.append(clock())
-    return mean_but_first(stamps), right/VALID
+    return mean_but_first(stamps), total/len(valid[0])
 
 
 def predictions(learn, df, contender, clock, n=30):

@@ -1,6 +1,6 @@
 """Chapter 8's recommender: epochs of a `collab_learner` on a hundred thousand ratings, and how far off it is in the end."""
 from rows import NAMES, lib
-from rows.adult import library, mean_but_first
+from rows.adult import library, plain_epochs
 from tables import Floor, Measure
 
 TITLE = 'An epoch of ratings'
@@ -30,24 +30,8 @@ def work(contender, job):
 
 
 def plain(ns, learn, epochs, clock):
-    import torch
     from torch.nn import functional as F
-    model, bs, stamps = learn.model, learn.dls.train.bs, []
-    train, valid = learn.dls.train_ds.tensors(), learn.dls.valid_ds.tensors()
-    n = len(train[0])
-    opt = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.99), eps=1e-5, weight_decay=0.1)
-    sched = torch.optim.lr_scheduler.OneCycleLR(opt, LR, total_steps=epochs*(n//bs), pct_start=0.25, base_momentum=0.85)
-    for _ in range(epochs):
-        stamps.append(clock())
-        model.train()
-        for idx in torch.randperm(n).split(bs)[:n//bs]:
-            x, y = [o[idx] for o in train]
-            F.mse_loss(model(x), y[:, 0]).backward()
-            opt.step()
-            opt.zero_grad()
-            sched.step()
-        model.eval()
-        with torch.no_grad():
-            error = sum(F.mse_loss(model(x), y[:, 0], reduction='sum').item() for x, y in zip(*[o.split(bs) for o in valid]))/len(valid[0])
-        stamps.append(clock())
-    return mean_but_first(stamps), error
+    groups = [{'params': list(learn.model.parameters()), 'weight_decay': 0.1}]
+    loss = lambda preds, targs: F.mse_loss(preds, targs[:, 0])
+    squares = lambda preds, targs: F.mse_loss(preds, targs[:, 0], reduction='sum')
+    return plain_epochs(learn, groups, LR, loss, squares, epochs, clock)

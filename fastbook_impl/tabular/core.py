@@ -15,7 +15,7 @@ from fastcore.foundation import L
 
 from ..data.block import CategoryBlock, MultiCategoryBlock, RegressionBlock
 from ..data.core import FilteredBase, TfmdDL
-from ..data.frames import check_names, show_table
+from ..data.frames import check_frame, check_names, show_table
 from ..data.load import _max_resident
 from ..data.transforms import Categorize, CategoryMap, EncodedMultiCategorize, Normalize, Pipeline, RegressionSetup, Transform
 from ..imports import pd
@@ -138,7 +138,7 @@ class TabularPandas(FilteredBase):
 # %% ../../nbs/library/70_tabular_core.ipynb #00000013
 @patch
 def _check(self:TabularPandas, df):
-    if not hasattr(df, 'iloc') or not hasattr(df, 'columns'): raise TypeError(f'a table is expected, a pandas DataFrame, and this is a {type(df).__name__}')
+    check_frame(df)
     check_names(df, [*self.x_names, *self.y_names])
     if len(df) == 0: raise ValueError('the table has no rows')
     for n in self.y_names:

@@ -17,7 +17,7 @@ from fastcore.xtras import Path
 from ..data.block import CategoryBlock, DataBlock, MultiCategoryBlock, TransformBlock
 from ..data.core import TfmdDL, show_batch, show_results
 from ..data.external import get_text_files
-from ..data.frames import read_table, show_table
+from ..data.frames import check_frame, read_table, show_table
 from ..data.load import DataLoaders
 from ..data.transforms import ColReader, ColSplitter, GrandparentSplitter, ItemTransform, RandomSplitter, RandTransform, Transform, parent_label
 from ..imports import pd
@@ -342,7 +342,7 @@ def from_df(cls:TextDataLoaders, df, path='.',
     tok_text_col='text',      # for fastai's sake: no column is added
     seq_len=72, backwards=False, min_freq=3, max_vocab=60000, **kwargs): # as in `TextBlock`
     "Texts and labels are columns of the table `df`."
-    if not hasattr(df, 'iloc'): raise TypeError(f'a table is expected, a pandas DataFrame, and this is a {type(df).__name__}')
+    check_frame(df)
     several = label_delim is not None or is_listy(label_col) and len(label_col) > 1
     text = TextBlock(tok_tfm or Tokenizer(), text_vocab, is_lm, seq_len, backwards, min_freq, max_vocab)
     blocks = [text] if is_lm else [text, y_block or (MultiCategoryBlock if several else CategoryBlock)]
