@@ -284,12 +284,12 @@ def chapter_result(
 
 # %% ../nbs/library/60_fastbook.ipynb #0000002d-2
 class _Widgets(LazyModule):
-    "`ipywidgets`, together with what the book's code needs of it (`vision.widgets`)."
+    "`ipywidgets` with the `FileUpload` of `vision.widgets`, loaded at first use."
     def _load(self):
         if self._loaded is None:
             import importlib
-            importlib.import_module('fastbook_impl.vision.widgets')
-        return super()._load()
+            self.__dict__['_loaded'] = importlib.import_module('fastbook_impl.vision.widgets').widgets
+        return self._loaded
 
 widgets = _Widgets('ipywidgets')
 

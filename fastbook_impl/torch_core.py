@@ -283,6 +283,11 @@ class TensorImageBW(TensorImage):
 class TensorMask(TensorImageBase):
     "Class indices of pixels, integers, `(h, w)` or `(bs, h, w)`."
     _show_args = {'alpha': 0.5, 'cmap': 'tab20', 'interpolation': 'nearest'}
+    def show(self, ctx=None, **kwargs):
+        "Draw the mask on the axes `ctx`. If its classes have names, `codes`, each class has one color in all masks."
+        codes = getattr(self, 'codes', None)
+        limits = {} if codes is None else {'vmin': 0, 'vmax': len(codes)-1}
+        return super().show(ctx=ctx, **{**limits, **kwargs})
 
 class TensorFlowField(TensorBase):
     "Where each output pixel is read from, `(bs, h, w, 2)` in -1…1."
@@ -297,6 +302,15 @@ class TensorMultiCategory(TensorCategory):
 class TensorPoint(TensorBase):
     "Points `(x, y)`, `(n, 2)` or `(bs, n, 2)`: in pixels, or scaled to -1…1."
     _show_args = {'marker': 'o', 'c': 'r', 'edgecolors': 'white'}
+
+    @classmethod
+    def create(cls,
+        t,             # one point (x, y) or several: numbers, lists, arrays or tensors
+        img_size=None  # not used; there for fastai's sake
+    ):
+        "Points in pixels, `(n, 2)`, as floats."
+        return tensor(list(t) if isinstance(t, L) else t).reshape(-1, 2).float().as_subclass(cls)
+
     def show(self, ctx=None, **kwargs):
         "Draw the points on the axes `ctx`, in pixels: dots with a white edge, as large as suits the picture, unless `s` is given."
         pts = plain(self).reshape(-1, 2)

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
+from fastbook_impl.data import core
 from fastbook_impl.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists, TypeDispatch, item_error, show_batch, show_item, test_set as make_test_set, typedispatch
 from fastbook_impl.data.load import SkipItemException
 from fastbook_impl.data.transforms import (Categorize, ColReader, EndSplitter, IntToFloatTensor, ItemTransform, MultiCategorize, Normalize, OneHotEncode,
@@ -334,12 +335,23 @@ def test_the_closest_pair_of_types_wins():
     assert [f(x, y), f(x, 0), f(y, y), f(0, y), f(x, None)] == ['image, category', 'image', 'tensor', 'any', 'image']
 
 
-def test_typedispatch_registers_by_name():
+def test_typedispatch_adds_to_the_function_it_would_replace():
     class Mine(fastuple): pass
     @typedispatch
     def show_batch(x: Mine, y, samples, ctxs=None, max_n=9, **kwargs): return 'mine'
     assert show_batch(Mine(1), None, []) == 'mine'
     assert globals()['show_batch'] is show_batch
+
+
+def test_typedispatch_knows_our_functions_and_begins_new_ones():
+    class Mine(fastuple): pass
+    scope = {'typedispatch': typedispatch, 'Mine': Mine}
+    exec("@typedispatch\ndef show_results(x: Mine, y, *args): return 'mine'\n"
+         "@typedispatch\ndef draw(x, y): return 'any'\nfirst = draw\n"
+         "@typedispatch\ndef draw(x: Mine, y): return 'mine'", scope)
+    assert scope['show_results'] is core.show_results and core.show_results(Mine(1), None) == 'mine'
+    assert scope['draw'] is scope['first'] and [scope['draw'](o, 0) for o in (Mine(1), 1)] == ['mine', 'any']
+    assert not hasattr(core, 'draw')
 
 
 def test_show_without_drawing(capsys):

@@ -13,15 +13,18 @@ from fastbook_impl.data.core import Datasets
 from fastbook_impl.data.transforms import (AttrGetter, Categorize, CategoryMap, ColReader, ColSplitter, EncodedMultiCategorize, EndSplitter, FileSplitter,
                                            FuncSplitter, GrandparentSplitter, IntToFloatTensor, ItemGetter, ItemTransform, MultiCategorize, Normalize,
                                            OneHotEncode, Pipeline, RandomSplitter, RandomSubsetSplitter, RandTransform, RegexLabeller, RegressionSetup,
-                                           ToTensor, Transform, TrainTestSplitter, annotated_types, fastuple, get_c, imagenet_stats, using_attr)
+                                           ToTensor, Transform, TrainTestSplitter, annotated_types, fastuple, get_c, imagenet_stats, typedmethod, using_attr)
 from fastbook_impl.torch_core import TensorBase, TensorCategory, TensorImage, TensorMask, set_seed
 
 
 # --- dispatch
 
 class _Kinds(Transform):
+    @typedmethod
     def encodes(self, x: int): return 'int'
+    @encodes.register
     def encodes(self, x: bool): return 'bool'
+    @encodes.register
     def encodes(self, x: 'list|tuple'): return 'several'
 
 
@@ -37,14 +40,51 @@ def test_an_own_version_comes_before_an_inherited_one():
 
 
 def test_versions_added_later_reach_subclasses_and_instances_that_exist():
-    class Base(Transform): pass
+    class Base(Transform): encodes = typedmethod()
     class Sub(Base): pass
     tfm = Sub()
     assert tfm(2.) == 2.
 
-    @Base
-    def encodes(self, x: float): return x + 1
+    @Base.encodes.register
+    def _(self, x: float): return x + 1
     assert tfm(2.) == 3.
+
+
+def test_a_method_replaced_later_reaches_instances_that_exist():
+    class Base(Transform):
+        def encodes(self, x): return x + 1
+    class Sub(Base): pass
+    tfm = Sub()
+    assert tfm(1) == 2
+    Base.encodes = lambda self, x: x + 10
+    assert tfm(1) == 11
+    Sub.encodes = lambda self, x: x + 100
+    assert tfm(1) == 101
+
+
+def test_a_version_registered_twice_is_there_once():
+    class Add(Transform): encodes = typedmethod()
+    for n in (1, 2):
+        @Add.encodes.register
+        def _(self, x: int, n=n): return x + n
+    assert Add()(1) == 3 and len(Add.encodes.versions) == 1
+
+
+def test_super_and_calls_of_a_method_with_versions():
+    class A(Transform):
+        @typedmethod
+        def encodes(self, x: int): return x + 1
+        @encodes.register
+        def encodes(self, x: str): return x + '!'
+    class B(A):
+        def encodes(self, x): return super().encodes(x)*2
+    assert B()((1, 'a', 2.5)) == (4, 'a!a!', 5.)
+    assert A().encodes('a') == A.encodes(A(), 'a') == 'a!'
+
+
+def test_a_function_named_encodes_is_wrapped_like_any_other():
+    def encodes(x: int): return x + 1
+    assert Transform(encodes)((1, 'a')) == (2, 'a')
 
 
 def test_a_subclass_that_does_not_call_super_init():

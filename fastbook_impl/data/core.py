@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['describe_item', 'item_error', 'FilteredBase', 'TfmdLists', 'Datasets', 'TfmdDL', 'types_of', 'with_types',
-           'TypeDispatch', 'typedispatch', 'show_item', 'show_batch', 'show_results', 'show_at', 'test_set']
+           'typedispatch', 'show_item', 'show_batch', 'show_results', 'show_at', 'test_set']
 
 # %% ../../nbs/library/25_data_core.ipynb #00000002
 import warnings
@@ -16,7 +16,7 @@ from fastcore.xtras import Path
 
 from .load import DataLoader, DataLoaders, SkipItemException
 from .parallel import thread_map
-from .transforms import Pipeline, ToTensor, annotated_types, compose_tfms
+from .transforms import Pipeline, ToTensor, TypeDispatch, compose_tfms
 from ..torch_core import TensorBase, TensorImageBase, default_device, get_grid, is_listy, no_random, show_title, to_cpu, to_device
 
 # %% ../../nbs/library/25_data_core.ipynb #00000007
@@ -411,32 +411,14 @@ def _samples(b, max_n):
     return list(b[:max_n])
 
 # %% ../../nbs/library/25_data_core.ipynb #00000032
-class TypeDispatch:
-    "A function of `(x, y, …)` with versions for types of `x` and `y`, chosen by the annotations of these two arguments."
-    _named = {}
-    def __init__(self, default):
-        self.default, self.versions, self.__name__, self.__doc__ = default, [], default.__name__, default.__doc__
-        self._named[default.__name__] = self
-
-    def register(self, f):
-        "Add the version `f`; use it as a decorator."
-        self.versions.append((annotated_types(f), annotated_types(f, skip=1), f))
-        return f
-
-    def __getitem__(self, types):
-        fits = [(_closeness(types[0], kx), _closeness(types[1], ky), f) for kx,ky,f in reversed(self.versions)]
-        fits = [o for o in fits if None not in o[:2]]
-        return min(fits, key=lambda o: o[:2])[2] if fits else self.default
-
-    def __call__(self, x, y, *args, **kwargs): return self[type(x), type(y)](x, y, *args, **kwargs)
-
-def _closeness(t, kinds): return min((t.__mro__.index(k) if k in t.__mro__ else len(t.__mro__) for k in kinds if issubclass(t, k)), default=None)
-
 def typedispatch(f):
-    "Register `f` with the dispatcher of its name, `show_batch`, say; makes a new one if there is none."
-    if f.__name__ not in TypeDispatch._named: return TypeDispatch(f)
-    TypeDispatch._named[f.__name__].register(f)
-    return TypeDispatch._named[f.__name__]
+    "Register `f` with the `TypeDispatch` of its name where `f` is defined, or with our `show_batch` or `show_results`; begin a new one if there is none."
+    for scope in f.__globals__, globals():
+        known = scope.get(f.__name__)
+        if isinstance(known, TypeDispatch):
+            known.register(f)
+            return known
+    return TypeDispatch(f)
 
 # %% ../../nbs/library/25_data_core.ipynb #00000034
 def _has_picture(o): return isinstance(o, TensorImageBase) or isinstance(o, (tuple, list)) and any(map(_has_picture, o))

@@ -135,21 +135,162 @@ class TabularPandas(FilteredBase):
     def __len__(self): return len(self.items)
     def __repr__(self): return f'TabularPandas: {len(self)} rows, {len(self.cat_names)} categorical and {len(self.cont_names)} continuous columns, target: {", ".join(map(str, self.y_names)) or "none"}'
 
-# %% ../../nbs/library/70_tabular_core.ipynb #00000013
-@patch
-def _check(self:TabularPandas, df):
-    check_frame(df)
-    check_names(df, [*self.x_names, *self.y_names])
-    if len(df) == 0: raise ValueError('the table has no rows')
-    for n in self.y_names:
-        place = 'cat_names' if n in self.cat_names else 'cont_names'
-        if n in self.x_names: raise ValueError(f'{n!r} is the target and also in {place}: the model would read the answer off its input. Take it out of {place}.')
-    for n in self.cont_names:
-        if n in self.cat_names: raise ValueError(f'{n!r} is in cat_names and in cont_names, and it can be treated in one way only: take it out of one of them')
+    def _check(self, df):
+        check_frame(df)
+        check_names(df, [*self.x_names, *self.y_names])
+        if len(df) == 0: raise ValueError('the table has no rows')
+        for n in self.y_names:
+            place = 'cat_names' if n in self.cat_names else 'cont_names'
+            if n in self.x_names: raise ValueError(f'{n!r} is the target and also in {place}: the model would read the answer off its input. Take it out of {place}.')
+        for n in self.cont_names:
+            if n in self.cat_names: raise ValueError(f'{n!r} is in cat_names and in cont_names, and it can be treated in one way only: take it out of one of them')
+
+    @property
+    def x_names(self): return self.cat_names + self.cont_names
+
+    @property
+    def all_col_names(self): return self.x_names + self.y_names
+
+    @property
+    def y(self):
+        "The target, or the first of several, as a column."
+        if not self.y_names: raise ValueError('this table has no target: y_names was not given, or the rows do not have it')
+        return self.items[self.y_names[0]]
+
+    def __getitem__(self, k): return self.items[k]
+
+    def __setitem__(self, k, v): self.items[k] = v
+
+    @property
+    def iloc(self): return _Places(self)
+
+    def _like(self, items):
+        res = copy.copy(self)
+        res.items, res.sizes, res.cat_names = items, [len(items)], self.cat_names.copy()
+        if not all(n in items.columns for n in self.y_names): res.y_names = L()
+        return res
+
+    @property
+    def splits(self):
+        ends = np.cumsum([0, *self.sizes]).tolist()
+        return [range(a, b) for a,b in zip(ends, ends[1:])]
+
+    def subset(self, i):
+        "Part `i`: 0 are the training rows, 1 the validation rows."
+        part = self.splits[i]
+        return self._like(self.items.iloc[part.start:part.stop])
+
+    def new_empty(self): return self._like(self.items.iloc[:0])
+
+    def _target_tfms(self, y_block):
+        if not self.y_names: return []
+        self._no_gaps_in_target()
+        if y_block is None: y_block = RegressionBlock if all(_is_number(self.items[n]) for n in self.y_names) else CategoryBlock
+        tfms = [copy.copy(f) for f in getattr(y_block() if callable(y_block) else y_block, 'type_tfms', ())]
+        if not tfms: raise TypeError(f'y_block is CategoryBlock, RegressionBlock or MultiCategoryBlock(encoded=True, vocab=[…]), and this is {y_block!r}')
+        for f in tfms:
+            if type(f) not in (Categorize, EncodedMultiCategorize, RegressionSetup):
+                raise TypeError(f'a table has no way to make a target with {type(f).__name__}: the blocks for it are CategoryBlock, RegressionBlock and MultiCategoryBlock(encoded=True, vocab=[…])')
+            if type(f) is Categorize and len(self.y_names) > 1:
+                raise ValueError(f'classes are in one column, and y_names names {len(self.y_names)}: {", ".join(map(repr, self.y_names))}. For several columns of zeros and ones pass y_block=MultiCategoryBlock(encoded=True, vocab=y_names).')
+        return tfms
+
+    def _no_gaps_in_target(self):
+        for n in self.y_names:
+            gaps = self.items[n].isna()
+            if not gaps.any(): continue
+            rows = ', '.join(map(str, self.items.index[gaps][:3])) + (' …' if gaps.sum() > 3 else '')
+            raise ValueError(f'{gaps.sum()} of {len(gaps)} labels are missing in the column {n!r} ({"rows" if gaps.sum() > 1 else "row"} {rows}): leave them out, with df.dropna(subset=[{n!r}])')
+
+    def setup(self):
+        "Let every proc learn from the training rows, and run it on all rows."
+        self._take_numbers()
+        self.dtypes = {n: self.items[n].dtype for n in self.cont_names}
+        if self.reduce_memory:
+            for n,t in df_shrink_dtypes(self.conts, obj2cat=False).items(): self.items[n] = self.items[n].astype(np.promote_types(t, f'{t.kind}4'))
+        for proc in self.procs.fs:
+            proc.setup(self.train)
+            proc(self)
+
+    def _take_numbers(self):
+        for n in self.cont_names:
+            col = as_numbers(self.items[n])
+            if col is not self.items[n] and col.dtype != self.items[n].dtype: self.items[n] = col
+
+    def process(self):
+        "Run the procs on these rows as they were set up on others."
+        made = {f'{n}_na' for n in getattr(self, 'na_dict', {})}
+        check_names(self.items, [n for n in self.all_col_names if n not in made])
+        self._take_numbers()
+        for proc in self.procs.fs: proc(self)
+
+    def new(self,
+        df,           # other rows: a table, one row, or a dictionary
+        inplace=False # change `df` itself
+    ):
+        "The rows `df` with our columns and our procs, which have not been run on them yet: see `process`."
+        if isinstance(df, dict): df = pd.Series(df)
+        if hasattr(df, 'to_frame'): df = df.to_frame().T
+        if not hasattr(df, 'iloc'): raise TypeError(f'rows are expected, as a pandas DataFrame, and this is a {type(df).__name__}')
+        res = self._like(df if inplace else df.infer_objects())
+        res.decoded = False
+        return res
+
+    def transform(self, cols, f):
+        "Replace the columns `cols` by what the function `f` makes of each."
+        for c in L(cols): self.items[c] = f(self.items[c])
+
+    def decode(self):
+        "These rows with names for numbers again, in a new table."
+        res = self._like(self.items.copy())
+        if self.decoded: return res
+        res.decoded = True
+        for proc in reversed(self.procs.fs): proc.decode(res)
+        for n,t in self.dtypes.items():
+            whole = isinstance(t, np.dtype) and t.kind in 'iub'
+            if whole and n in res.items.columns: res.items[n] = res.items[n].round().astype(t)
+        return res
+
+    def decode_row(self, row):
+        "One row of `items`, decoded."
+        return self._like(row.to_frame().T.infer_objects()).decode().items.iloc[0]
+
+    def show(self, max_n=10, **kwargs):
+        "Display the first `max_n` rows, decoded."
+        show_table(self.iloc[:max_n].decode().all_cols)
+
+    def tensors(self):
+        "Categories `(n, n_cat)` int64, numbers `(n, n_cont)` float32 and, if the rows have it, the target `(n, n_y)`, int64 for classes."
+        cats, conts = np.empty((len(self), len(self.cat_names)), np.int64), np.empty((len(self), len(self.cont_names)), np.float32)
+        for i,n in enumerate(self.cat_names): cats[:, i] = self._codes(n)
+        for i,n in enumerate(self.cont_names): conts[:, i] = self.items[n].to_numpy()
+        self._no_gaps(conts)
+        res = [cats, conts][:self.n_inp]
+        if self.y_names:
+            ys = self.ys.to_numpy()
+            res.append(ys.astype(np.int64 if ys.dtype.kind in 'iub' else np.float32))
+        return [torch.from_numpy(np.array(o, order='C')) for o in res] # arrays of our own: those of a frame may not be written to
+
+    def _codes(self, n):
+        col = self.items[n]
+        if getattr(col.dtype, 'kind', 'O') in 'iub' and isinstance(col.dtype, np.dtype): return col.to_numpy()
+        raise ValueError(f'the column {n!r} holds {col.dtype}, and a model needs numbers: put Categorify into procs')
+
+    def _no_gaps(self, conts):
+        gaps = np.isnan(conts).sum(0)
+        if gaps.any():
+            i = int(np.argmax(gaps > 0))
+            raise ValueError(f'the column {self.cont_names[i]!r} has {gaps[i]} gap{"s" if gaps[i] > 1 else ""}, and a model needs numbers everywhere: put FillMissing into procs')
+
+    def dataloaders(self, bs=64, device=None, **kwargs):
+        "`DataLoaders` with a loader for each part; arguments as for `Datasets.dataloaders`: `shuffle`, `val_bs`, `drop_last` …"
+        return FilteredBase.dataloaders(self, bs, device=ifnone(device, self.device), **kwargs)
 
 def _rows(df, splits, inplace):
     if splits is None: return df if inplace else df.copy()
     return df.iloc[np.concatenate(splits)].copy()
+
+def _is_number(col): return pd.api.types.is_numeric_dtype(col.dtype) and not pd.api.types.is_bool_dtype(col.dtype)
 
 # %% ../../nbs/library/70_tabular_core.ipynb #00000013-1
 def _checked_splits(splits, n):
@@ -174,54 +315,13 @@ for _k,_names in dict(cats='cat_names', conts='cont_names', ys='y_names', targ='
     def _set(self, v, names=_names): self.items[list(getattr(self, names))] = v
     setattr(TabularPandas, _k, property(_get, _set, doc=f'The columns `{_names}`, a frame.'))
 
-@patch(as_prop=True)
-def x_names(self:TabularPandas): return self.cat_names + self.cont_names
-@patch(as_prop=True)
-def all_col_names(self:TabularPandas): return self.x_names + self.y_names
-@patch(as_prop=True)
-def y(self:TabularPandas):
-    "The target, or the first of several, as a column."
-    if not self.y_names: raise ValueError('this table has no target: y_names was not given, or the rows do not have it')
-    return self.items[self.y_names[0]]
-
 # %% ../../nbs/library/70_tabular_core.ipynb #00000016
-@patch
-def __getitem__(self:TabularPandas, k): return self.items[k]
-
-@patch
-def __setitem__(self:TabularPandas, k, v): self.items[k] = v
-
 class _Places:
     "`to.iloc[…]`: rows by place, as a table of the same kind."
     def __init__(self, to): self.to = to
     def __getitem__(self, k):
         res = self.to.items.iloc[k]
         return self.to._like(res) if hasattr(res, 'columns') else res
-
-@patch(as_prop=True)
-def iloc(self:TabularPandas): return _Places(self)
-
-@patch
-def _like(self:TabularPandas, items):
-    res = copy.copy(self)
-    res.items, res.sizes, res.cat_names = items, [len(items)], self.cat_names.copy()
-    if not all(n in items.columns for n in self.y_names): res.y_names = L()
-    return res
-
-# %% ../../nbs/library/70_tabular_core.ipynb #00000016-1
-@patch(as_prop=True)
-def splits(self:TabularPandas):
-    ends = np.cumsum([0, *self.sizes]).tolist()
-    return [range(a, b) for a,b in zip(ends, ends[1:])]
-
-@patch
-def subset(self:TabularPandas, i):
-    "Part `i`: 0 are the training rows, 1 the validation rows."
-    part = self.splits[i]
-    return self._like(self.items.iloc[part.start:part.stop])
-
-@patch
-def new_empty(self:TabularPandas): return self._like(self.items.iloc[:0])
 
 # %% ../../nbs/library/70_tabular_core.ipynb #00000019
 _as_cont = 'is in cont_names', 'Put it into cat_names, or turn it into numbers.'
@@ -250,79 +350,9 @@ def _parsed(col, role):
         raise ValueError(f'the column {col.name!r} {role[0]} and holds what is no number: {col[lost].iloc[0]!r} in row {col.index[lost][0]}. {role[1]}')
     return numbers
 
-# %% ../../nbs/library/70_tabular_core.ipynb #0000001c
-@patch
-def _target_tfms(self:TabularPandas, y_block):
-    if not self.y_names: return []
-    self._no_gaps_in_target()
-    if y_block is None: y_block = RegressionBlock if all(_is_number(self.items[n]) for n in self.y_names) else CategoryBlock
-    tfms = [copy.copy(f) for f in getattr(y_block() if callable(y_block) else y_block, 'type_tfms', ())]
-    if not tfms: raise TypeError(f'y_block is CategoryBlock, RegressionBlock or MultiCategoryBlock(encoded=True, vocab=[…]), and this is {y_block!r}')
-    for f in tfms:
-        if type(f) not in (Categorize, EncodedMultiCategorize, RegressionSetup):
-            raise TypeError(f'a table has no way to make a target with {type(f).__name__}: the blocks for it are CategoryBlock, RegressionBlock and MultiCategoryBlock(encoded=True, vocab=[…])')
-        if type(f) is Categorize and len(self.y_names) > 1:
-            raise ValueError(f'classes are in one column, and y_names names {len(self.y_names)}: {", ".join(map(repr, self.y_names))}. For several columns of zeros and ones pass y_block=MultiCategoryBlock(encoded=True, vocab=y_names).')
-    return tfms
-
-def _is_number(col): return pd.api.types.is_numeric_dtype(col.dtype) and not pd.api.types.is_bool_dtype(col.dtype)
-
-@patch
-def _no_gaps_in_target(self:TabularPandas):
-    for n in self.y_names:
-        gaps = self.items[n].isna()
-        if not gaps.any(): continue
-        rows = ', '.join(map(str, self.items.index[gaps][:3])) + (' …' if gaps.sum() > 3 else '')
-        raise ValueError(f'{gaps.sum()} of {len(gaps)} labels are missing in the column {n!r} ({"rows" if gaps.sum() > 1 else "row"} {rows}): leave them out, with df.dropna(subset=[{n!r}])')
-
-# %% ../../nbs/library/70_tabular_core.ipynb #0000001e
-@patch
-def setup(self:TabularPandas):
-    "Let every proc learn from the training rows, and run it on all rows."
-    self._take_numbers()
-    self.dtypes = {n: self.items[n].dtype for n in self.cont_names}
-    if self.reduce_memory:
-        for n,t in df_shrink_dtypes(self.conts, obj2cat=False).items(): self.items[n] = self.items[n].astype(np.promote_types(t, f'{t.kind}4'))
-    for proc in self.procs.fs:
-        proc.setup(self.train)
-        proc(self)
-
-@patch
-def _take_numbers(self:TabularPandas):
-    for n in self.cont_names:
-        col = as_numbers(self.items[n])
-        if col is not self.items[n] and col.dtype != self.items[n].dtype: self.items[n] = col
-
-@patch
-def process(self:TabularPandas):
-    "Run the procs on these rows as they were set up on others."
-    made = {f'{n}_na' for n in getattr(self, 'na_dict', {})}
-    check_names(self.items, [n for n in self.all_col_names if n not in made])
-    self._take_numbers()
-    for proc in self.procs.fs: proc(self)
-
-# %% ../../nbs/library/70_tabular_core.ipynb #0000001e-1
-@patch
-def new(self:TabularPandas,
-    df,           # other rows: a table, one row, or a dictionary
-    inplace=False # change `df` itself
-):
-    "The rows `df` with our columns and our procs, which have not been run on them yet: see `process`."
-    if isinstance(df, dict): df = pd.Series(df)
-    if hasattr(df, 'to_frame'): df = df.to_frame().T
-    if not hasattr(df, 'iloc'): raise TypeError(f'rows are expected, as a pandas DataFrame, and this is a {type(df).__name__}')
-    res = self._like(df if inplace else df.infer_objects())
-    res.decoded = False
-    return res
-
 # %% ../../nbs/library/70_tabular_core.ipynb #00000022
 class TabularProc(Transform):
     "A transform of a table: `setups(to)` learns from training rows, `encodes(to)` changes the table `to` in place, `decodes(to)` undoes it."
-
-@patch
-def transform(self:TabularPandas, cols, f):
-    "Replace the columns `cols` by what the function `f` makes of each."
-    for c in L(cols): self.items[c] = f(self.items[c])
 
 # %% ../../nbs/library/70_tabular_core.ipynb #00000025
 class Categorify(TabularProc):
@@ -384,8 +414,8 @@ class FillMissing(TabularProc):
         if name not in to.cat_names: to.cat_names.append(name)
 
 # %% ../../nbs/library/70_tabular_core.ipynb #0000002c
-@patch
-def setups(self:Normalize, to:TabularPandas):
+@Normalize.setups.register
+def _learn_means(self, to:TabularPandas):
     conts = to.conts.astype(float)
     self.means, self.stds = conts.mean().to_dict(), conts.std(ddof=0).to_dict()
     for n,s in self.stds.items():
@@ -395,106 +425,56 @@ def setups(self:Normalize, to:TabularPandas):
 
 def _numbers(d, names): return np.array([d[n] for n in names])
 
-@patch
-def encodes(self:Normalize, to:TabularPandas):
+@Normalize.encodes.register
+def _scale(self, to:TabularPandas):
     names = list(to.cont_names)
     if not names: return
     scaled = (to.conts.to_numpy(float) - _numbers(self.means, names)) / _numbers(self.stds, names)
     to.conts = pd.DataFrame(scaled.astype(np.float32), index=to.items.index, columns=names)
 
-@patch
-def decodes(self:Normalize, to:TabularPandas):
+@Normalize.decodes.register
+def _scale_back(self, to:TabularPandas):
     names = list(to.cont_names)
     if names: to.conts = pd.DataFrame(to.conts.to_numpy(float)*_numbers(self.stds, names) + _numbers(self.means, names), index=to.items.index, columns=names)
 
 # %% ../../nbs/library/70_tabular_core.ipynb #0000002f
-@patch
-def setups(self:Categorize, to:TabularPandas):
+@Categorize.setups.register
+def _find_classes(self, to:TabularPandas):
     if self.vocab is None: self.vocab = CategoryMap(to.y, sort=self.sort, add_na=self.add_na)
     self.c = len(self.vocab)
 
-@patch
-def encodes(self:Categorize, to:TabularPandas):
+@Categorize.encodes.register
+def _classes_to_numbers(self, to:TabularPandas):
     if not to.y_names: return
     codes, values = pd.factorize(to.y)
     if (codes < 0).any(): to._no_gaps_in_target()
     numbers = np.array([int(self(v)) for v in values], dtype=np.int64)
     to.items[to.y_names[0]] = numbers[codes].astype(np.min_scalar_type(-len(self.vocab)))
 
-@patch
-def decodes(self:Categorize, to:TabularPandas):
+@Categorize.decodes.register
+def _numbers_to_classes(self, to:TabularPandas):
     if to.y_names: to.items[to.y_names[0]] = np.array([*self.vocab], dtype=object)[to.y.to_numpy(np.int64)]
 
 # %% ../../nbs/library/70_tabular_core.ipynb #00000030
-@patch
-def setups(self:RegressionSetup, to:TabularPandas):
+@RegressionSetup.setups.register
+def _count_targets(self, to:TabularPandas):
     if self.c is None: self.c = len(to.y_names)
 
 def _floats(to):
     for n in to.y_names: to.items[n] = as_numbers(to.items[n], _as_target).astype(np.float32)
     to._no_gaps_in_target()
 
-@patch
-def encodes(self:RegressionSetup, to:TabularPandas): _floats(to)
+@RegressionSetup.encodes.register
+def _targets_to_floats(self, to:TabularPandas): _floats(to)
 
-@patch
-def encodes(self:EncodedMultiCategorize, to:TabularPandas):
+@EncodedMultiCategorize.encodes.register
+def _columns_to_floats(self, to:TabularPandas):
     if to.y_names and len(to.y_names) != self.c: raise ValueError(f'y_names names {len(to.y_names)} columns, and the vocab has {self.c} classes: one column for each class')
     _floats(to)
 
-@patch
-def decodes(self:EncodedMultiCategorize, to:TabularPandas):
+@EncodedMultiCategorize.decodes.register
+def _floats_to_columns(self, to:TabularPandas):
     for n in to.y_names: to.items[n] = to.items[n] > .5
-
-# %% ../../nbs/library/70_tabular_core.ipynb #00000035
-@patch
-def decode(self:TabularPandas):
-    "These rows with names for numbers again, in a new table."
-    res = self._like(self.items.copy())
-    if self.decoded: return res
-    res.decoded = True
-    for proc in reversed(self.procs.fs): proc.decode(res)
-    for n,t in self.dtypes.items():
-        whole = isinstance(t, np.dtype) and t.kind in 'iub'
-        if whole and n in res.items.columns: res.items[n] = res.items[n].round().astype(t)
-    return res
-
-@patch
-def decode_row(self:TabularPandas, row):
-    "One row of `items`, decoded."
-    return self._like(row.to_frame().T.infer_objects()).decode().items.iloc[0]
-
-@patch
-def show(self:TabularPandas, max_n=10, **kwargs):
-    "Display the first `max_n` rows, decoded."
-    show_table(self.iloc[:max_n].decode().all_cols)
-
-# %% ../../nbs/library/70_tabular_core.ipynb #0000003b
-@patch
-def tensors(self:TabularPandas):
-    "Categories `(n, n_cat)` int64, numbers `(n, n_cont)` float32 and, if the rows have it, the target `(n, n_y)`, int64 for classes."
-    cats, conts = np.empty((len(self), len(self.cat_names)), np.int64), np.empty((len(self), len(self.cont_names)), np.float32)
-    for i,n in enumerate(self.cat_names): cats[:, i] = self._codes(n)
-    for i,n in enumerate(self.cont_names): conts[:, i] = self.items[n].to_numpy()
-    self._no_gaps(conts)
-    res = [cats, conts][:self.n_inp]
-    if self.y_names:
-        ys = self.ys.to_numpy()
-        res.append(ys.astype(np.int64 if ys.dtype.kind in 'iub' else np.float32))
-    return [torch.from_numpy(np.array(o, order='C')) for o in res] # arrays of our own: those of a frame may not be written to
-
-@patch
-def _codes(self:TabularPandas, n):
-    col = self.items[n]
-    if getattr(col.dtype, 'kind', 'O') in 'iub' and isinstance(col.dtype, np.dtype): return col.to_numpy()
-    raise ValueError(f'the column {n!r} holds {col.dtype}, and a model needs numbers: put Categorify into procs')
-
-@patch
-def _no_gaps(self:TabularPandas, conts):
-    gaps = np.isnan(conts).sum(0)
-    if gaps.any():
-        i = int(np.argmax(gaps > 0))
-        raise ValueError(f'the column {self.cont_names[i]!r} has {gaps[i]} gap{"s" if gaps[i] > 1 else ""}, and a model needs numbers everywhere: put FillMissing into procs')
 
 # %% ../../nbs/library/70_tabular_core.ipynb #0000003c
 class TabDataLoader(TfmdDL):
@@ -533,40 +513,30 @@ class TabDataLoader(TfmdDL):
     def _in_order(self): return type(self).get_idxs is TabDataLoader.get_idxs and not {'get_idxs', 'shuffle_fn'} & self.__dict__.keys()
     def _row_order(self): return self._permutation(self.n) if self._in_order() else torch.tensor(list(self.get_idxs()))
 
+    def decode(self, b):
+        "The rows of the batch `b` as a decoded `TabularPandas`."
+        to = self.dataset
+        names = [*[to.cat_names, to.cont_names][:to.n_inp], to.y_names]
+        parts = [pd.DataFrame(plain(to_cpu(o)).reshape(len(o), -1).numpy(), columns=list(n)) for o,n in zip(b, names)]
+        return to._like(pd.concat(parts, axis=1)).decode()
+
+    def decode_batch(self, b, max_n=9, full=True):
+        "The first `max_n` rows of the batch `b`, decoded, one series for each."
+        items = self.decode([o[:max_n] for o in b]).all_cols
+        return L(items.iloc[i] for i in range(len(items)))
+
+    def show_batch(self, b=None, max_n=10, **kwargs):
+        "Display up to `max_n` rows of the batch `b`, by default a new one."
+        show_table(self.decode([o[:max_n] for o in ifnone(b, self.one_batch())]).all_cols)
+
+    def show_results(self, b, out, max_n=10, **kwargs):
+        "Display rows of the batch `b` with the decoded predictions `out` in columns `…_pred`."
+        b, n = [o[:max_n] for o in b], len(self.dataset.y_names)
+        rows = self.decode(b).all_cols
+        said = self.decode([*b[:self.dataset.n_inp], out[:max_n].reshape(-1, n)]).ys
+        show_table(rows.assign(**{f'{c}_pred': said[c] for c in said}))
+
 TabularPandas._dl_type = TabDataLoader
-
-@patch
-def dataloaders(self:TabularPandas, bs=64, device=None, **kwargs):
-    "`DataLoaders` with a loader for each part; arguments as for `Datasets.dataloaders`: `shuffle`, `val_bs`, `drop_last` …"
-    return FilteredBase.dataloaders(self, bs, device=ifnone(device, self.device), **kwargs)
-
-# %% ../../nbs/library/70_tabular_core.ipynb #00000040
-@patch
-def decode(self:TabDataLoader, b):
-    "The rows of the batch `b` as a decoded `TabularPandas`."
-    to = self.dataset
-    names = [*[to.cat_names, to.cont_names][:to.n_inp], to.y_names]
-    parts = [pd.DataFrame(plain(to_cpu(o)).reshape(len(o), -1).numpy(), columns=list(n)) for o,n in zip(b, names)]
-    return to._like(pd.concat(parts, axis=1)).decode()
-
-@patch
-def decode_batch(self:TabDataLoader, b, max_n=9, full=True):
-    "The first `max_n` rows of the batch `b`, decoded, one series for each."
-    items = self.decode([o[:max_n] for o in b]).all_cols
-    return L(items.iloc[i] for i in range(len(items)))
-
-@patch
-def show_batch(self:TabDataLoader, b=None, max_n=10, **kwargs):
-    "Display up to `max_n` rows of the batch `b`, by default a new one."
-    show_table(self.decode([o[:max_n] for o in ifnone(b, self.one_batch())]).all_cols)
-
-@patch
-def show_results(self:TabDataLoader, b, out, max_n=10, **kwargs):
-    "Display rows of the batch `b` with the decoded predictions `out` in columns `…_pred`."
-    b, n = [o[:max_n] for o in b], len(self.dataset.y_names)
-    rows = self.decode(b).all_cols
-    said = self.decode([*b[:self.dataset.n_inp], out[:max_n].reshape(-1, n)]).ys
-    show_table(rows.assign(**{f'{c}_pred': said[c] for c in said}))
 
 # %% ../../nbs/library/70_tabular_core.ipynb #00000042
 _all_ = ['Normalize', 'CategoryBlock', 'RegressionBlock', 'MultiCategoryBlock'] # what a table is described with

@@ -33,6 +33,32 @@ class TabularDataLoaders(DataLoaders):
         to = TabularPandas(df, procs, cat_names, cont_names, y_names, y_block=y_block, splits=splits)
         return to.dataloaders(path=path, **kwargs)
 
+    @classmethod
+    def from_csv(cls,
+        csv,                   # path or address of a file of comma-separated values
+        skipinitialspace=True, # leave out spaces behind commas
+        encoding=None,         # how the file was written; UTF-8 if not given
+        **kwargs               # for `from_df`
+    ):
+        "Loaders of the rows of the file `csv`."
+        return cls.from_df(read_table(csv, skipinitialspace=skipinitialspace, encoding=encoding), **kwargs)
+
+    def test_dl(self,
+        test_items,        # new rows: a frame, one row, or a dictionary
+        rm_type_tfms=None, # not used with tables
+        process=True,      # run the procs; False if they have been run on these rows already
+        inplace=False,     # change `test_items` itself
+        with_labels=None,  # True: labels must be there; False: leave them aside; None: take them if they are there and known
+        **kwargs           # for the loader: `bs` …
+    ):
+        "A loader of the rows `test_items`, in their order."
+        to = self.train_ds.new(test_items, inplace=inplace)
+        if len(to) == 0: raise ValueError('there are no rows to predict: the table is empty')
+        if with_labels: check_names(to.items, self.train_ds.y_names)
+        _set_labels(to, with_labels)
+        if process: to.process()
+        return self.loaders[-1 if len(self.loaders) < 2 else 1].new(to, **{'shuffle': False, 'drop_last': False, **kwargs})
+
 TabularPandas._dbunch_type = TabularDataLoaders
 
 def _kinds(df, cat, cont, y):
@@ -40,35 +66,6 @@ def _kinds(df, cat, cont, y):
     check_names(df, [*L(cat), *L(y)])
     if cat is None: return cont_cat_split(df, dep_var=y)[::-1]
     return L(cat), L(n for n in df.columns if n not in L(cat) and n not in L(y))
-
-# %% ../../nbs/library/71_tabular_data.ipynb #0000000b
-@patch(cls_method=True)
-def from_csv(cls:TabularDataLoaders,
-    csv,                   # path or address of a file of comma-separated values
-    skipinitialspace=True, # leave out spaces behind commas
-    encoding=None,         # how the file was written; UTF-8 if not given
-    **kwargs               # for `from_df`
-):
-    "Loaders of the rows of the file `csv`."
-    return cls.from_df(read_table(csv, skipinitialspace=skipinitialspace, encoding=encoding), **kwargs)
-
-# %% ../../nbs/library/71_tabular_data.ipynb #0000000e
-@patch
-def test_dl(self:TabularDataLoaders,
-    test_items,        # new rows: a frame, one row, or a dictionary
-    rm_type_tfms=None, # not used with tables
-    process=True,      # run the procs; False if they have been run on these rows already
-    inplace=False,     # change `test_items` itself
-    with_labels=None,  # True: labels must be there; False: leave them aside; None: take them if they are there and known
-    **kwargs           # for the loader: `bs` …
-):
-    "A loader of the rows `test_items`, in their order."
-    to = self.train_ds.new(test_items, inplace=inplace)
-    if len(to) == 0: raise ValueError('there are no rows to predict: the table is empty')
-    if with_labels: check_names(to.items, self.train_ds.y_names)
-    _set_labels(to, with_labels)
-    if process: to.process()
-    return self.loaders[-1 if len(self.loaders) < 2 else 1].new(to, **{'shuffle': False, 'drop_last': False, **kwargs})
 
 def _set_labels(to, with_labels):
     if with_labels is False: to.y_names = L()

@@ -12,5 +12,8 @@ from .models.awdlstm import *
 from .models.core import *
 from .learner import *
 
+# %% ../../nbs/library/84_text_all.ipynb #00000003-2
+defaults.text_spec_tok, defaults.text_proc_rules, defaults.text_postproc_rules = text_spec_tok, text_proc_rules, text_postproc_rules
+
 # %% ../../nbs/library/84_text_all.ipynb #00000004
 __all__ = [name for name in globals() if not name.startswith('_')]

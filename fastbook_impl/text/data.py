@@ -21,7 +21,7 @@ from ..data.frames import check_frame, read_table, show_table
 from ..data.load import DataLoaders
 from ..data.transforms import ColReader, ColSplitter, GrandparentSplitter, ItemTransform, RandomSplitter, RandTransform, Transform, parent_label
 from ..imports import pd
-from .core import BOS, UNK, BaseTokenizer, SubwordTokenizer, Tokenizer, WordTokenizer, _join
+from .core import BOS, UNK, BaseTokenizer, SubwordTokenizer, Tokenizer, WordTokenizer, _join, text_spec_tok
 from ..torch_core import LMTensorText, TensorText, TitledStr, is_listy, plain, retain_type
 
 # %% ../../nbs/library/81_text_data.ipynb #00000005
@@ -32,7 +32,7 @@ def make_vocab(
     special_toks=None # always there, in front; `defaults.text_spec_tok` if not given
 ) -> list:
     "The tokens that get a number. At the end `xxfake` fills up to a multiple of 8, with which GPUs multiply fastest."
-    special = list(ifnone(special_toks, defaults.text_spec_tok))
+    special = list(ifnone(special_toks, getattr(defaults, 'text_spec_tok', text_spec_tok)))
     rest = [o for o,c in count.most_common(max_vocab) if c >= min_freq and o not in special]
     vocab = (special + rest)[:max_vocab]
     return vocab + ['xxfake']*(-len(vocab) % 8)

@@ -19,7 +19,7 @@ from ..data.transforms import get_c
 from ..learner import Learner, save_model
 from ..learner import _load_weights
 from ..losses import CrossEntropyLossFlat
-from .core import BOS, PAD, TK_MAJ, TK_REP, TK_UP, TK_WREP, UNK
+from .core import BOS, PAD, TK_MAJ, TK_REP, TK_UP, TK_WREP, UNK, text_spec_tok
 from .data import LMDataLoader, SortedDL
 from .models.core import SentenceEncoder, _model_meta, get_language_model, get_text_classifier
 from ..torch_core import is_listy, with_tilde, written_whole
@@ -221,7 +221,7 @@ def decode_spec_tokens(tokens) -> list:
     while todo:
         t = todo.pop()
         if t in (TK_MAJ, TK_UP):
-            if todo and todo[-1] not in defaults.text_spec_tok: res.append(todo.pop().capitalize() if t == TK_MAJ else todo.pop().upper())
+            if todo and todo[-1] not in getattr(defaults, 'text_spec_tok', text_spec_tok): res.append(todo.pop().capitalize() if t == TK_MAJ else todo.pop().upper())
         elif t in (TK_REP, TK_WREP) and len(todo) > 1 and todo[-1].isdigit():
             n, word = int(todo.pop()), todo.pop()
             res += [word*n] if t == TK_REP else [word]*n

@@ -23,7 +23,7 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 
 from ..data.parallel import thread_map
-from ..data.transforms import RandTransform, compose_tfms
+from ..data.transforms import RandTransform, compose_tfms, typedmethod
 from ..torch_core import TensorImage, TensorImageBase, TensorMask, TensorPoint, plain
 from .cache import image_cache
 from .core import PILBase, PILImage, PILMask, TensorBBox, scale_points, to_mode, unscale_points
@@ -94,6 +94,29 @@ class Frame:
 
     def points(self, pts, src): return window_points(pts, src, self.window(*src), self.size)
 
+    def pixels(self, a, how):
+        "What the frame shows of the pixels `a`, resized by `how`."
+        whole, (w, h) = self.whole(*a.shape[1::-1]), self.size
+        if _oblong(whole, self.size): return self._long_way_round(a, how)
+        return cut_pixels(resize_pixels(a, whole, how), *self._corner(whole), w, h, self.pad_mode)
+
+    def _long_way_round(self, a, how):
+        x, y, ww, wh = self.window(a.shape[1], a.shape[0])
+        x0, y0, x1, y1 = math.floor(x), math.floor(y), max(math.ceil(x+ww), math.floor(x)+1), max(math.ceil(y+wh), math.floor(y)+1)
+        part = cut_pixels(a, x0, y0, x1-x0, y1-y0, PadMode.Border)
+        return resize_pixels(part, self.size, how)
+
+    def from_file(self, fn, cls, how, keep=True):
+        "What the frame shows of the picture of kind `cls` in the file `fn`; `keep`: by way of the cache."
+        def _whole():
+            a = cls._read(fn)
+            whole = self.whole(*a.shape[1::-1])
+            return a if _oblong(whole, self.size) else resize_pixels(a, whole, how)
+        if not keep or self.name is None: return self.pixels(_whole(), how)
+        return self.pixels(image_cache().get(fn, f'{self.name} {int(how)} {_kind(cls)}', _whole), how)
+
+def _kind(cls): return f'{cls.__module__}.{cls.__qualname__} {cls._open_args}'
+
 # %% ../../nbs/library/52_vision_augment.ipynb #0000000e
 _pad_modes = {PadMode.Zeros: 'constant', PadMode.Border: 'edge', PadMode.Reflection: 'reflect'}
 
@@ -104,34 +127,7 @@ def cut_pixels(a, x, y, w, h, pad_mode=PadMode.Zeros):
     pads = (max(-y, 0), max(y+h-H, 0)), (max(-x, 0), max(x+w-W, 0))
     return np.pad(inside, (*pads, (0, 0))[:a.ndim], _pad_modes[pad_mode]) if any(map(any, pads)) else np.array(inside)
 
-@patch
-def pixels(self:Frame, a, how):
-    "What the frame shows of the pixels `a`, resized by `how`."
-    whole, (w, h) = self.whole(*a.shape[1::-1]), self.size
-    if _oblong(whole, self.size): return self._long_way_round(a, how)
-    return cut_pixels(resize_pixels(a, whole, how), *self._corner(whole), w, h, self.pad_mode)
-
 def _oblong(whole, size): return whole[0]*whole[1] > 16*size[0]*size[1]
-
-# %% ../../nbs/library/52_vision_augment.ipynb #00000010
-@patch
-def _long_way_round(self:Frame, a, how):
-    x, y, ww, wh = self.window(a.shape[1], a.shape[0])
-    x0, y0, x1, y1 = math.floor(x), math.floor(y), max(math.ceil(x+ww), math.floor(x)+1), max(math.ceil(y+wh), math.floor(y)+1)
-    part = cut_pixels(a, x0, y0, x1-x0, y1-y0, PadMode.Border)
-    return resize_pixels(part, self.size, how)
-
-@patch
-def from_file(self:Frame, fn, cls, how, keep=True):
-    "What the frame shows of the picture of kind `cls` in the file `fn`; `keep`: by way of the cache."
-    def _whole():
-        a = cls._read(fn)
-        whole = self.whole(*a.shape[1::-1])
-        return a if _oblong(whole, self.size) else resize_pixels(a, whole, how)
-    if not keep or self.name is None: return self.pixels(_whole(), how)
-    return self.pixels(image_cache().get(fn, f'{self.name} {int(how)} {_kind(cls)}', _whole), how)
-
-def _kind(cls): return f'{cls.__module__}.{cls.__qualname__} {cls._open_args}'
 
 # %% ../../nbs/library/52_vision_augment.ipynb #00000013
 class FrameTransform(RandTransform):
@@ -142,12 +138,14 @@ class FrameTransform(RandTransform):
         self.do, self.pic = True, picture_of(b)
         self.frame = self.draw(split_idx)
 
+    @typedmethod
     def encodes(self, x:Image.Image):
         if not isinstance(x, PILBase): x = PILImage(to_mode(x, 'RGB'))
         frame, how, cls = self.frame, self.resamples[isinstance(x, PILMask)], type(x)
         if x.is_file: return cls.later(partial(frame.from_file, x.fn, cls, how, self.keep), frame.size)
         return x.then(lambda a: frame.pixels(a, how), frame.size)
 
+    @encodes.register
     def encodes(self, x:TensorPoint):
         if self.pic is None: raise ValueError(f'{self.name} needs the picture to know where its points go, and there is none in this item')
         return self.frame.points(x.reshape(-1, 2), self.pic.size).reshape(x.shape).as_subclass(type(x))
@@ -560,60 +558,54 @@ class AffineCoordTfm(RandTransform):
         self.aff_fs, self.coord_fs = self.aff_fs + tfm.aff_fs, self.coord_fs + tfm.coord_fs
         self.size = self.size if tfm.size is None else tfm.size
 
-# %% ../../nbs/library/52_vision_augment.ipynb #00000047
+    def before_call(self, b, split_idx):
+        x = _batch_of(b)
+        self.do = x is not None
+        if not self.do: return
+        self.src, self.dst, n = tuple(x.shape[-2:]), _hw(self.size, x), len(x)
+        mat = torch.eye(3).expand(n, 3, 3)
+        for f in self.aff_fs: mat = self._after(mat, f, x, split_idx)
+        for f in ([] if split_idx else self.coord_fs):
+            f.before_call(x)
+            if hasattr(f, 'mat'): mat = f.mat @ mat
+        self.mat, self._others = mat, [] if split_idx else [f for f in self.coord_fs if not hasattr(f, 'mat')]
+        self.do = bool(self._others) or self.src != self.dst or not torch.equal(mat, torch.eye(3).expand(n, 3, 3))
+
+    def _after(self, mat, f, x, split_idx):
+        if getattr(f, 'crops', False): return mat @ f(x, split_idx, self.align_corners)
+        m = None if split_idx else f(x)
+        return mat if m is None else mat @ _in_proportion(_mats(m, len(x)).cpu(), *self.src)
+
+    def _others_of(self, coords, invert=False):
+        return compose_tfms(coords, self._others, reverse=invert, **({'invert': True} if invert else {}))
+
+    def _move(self, x, mode):
+        return x.affine_coord(self.mat, self._others_of if self._others else None, sz=self.dst, mode=mode, pad_mode=self.pad_mode, align_corners=self.align_corners)
+
+    @typedmethod
+    def encodes(self, x:TensorImage): return self._move(x, self.mode)
+
+    @encodes.register
+    def encodes(self, x:TensorMask): return self._move(x, self.mode_mask)
+
+    @encodes.register
+    def encodes(self, x:TensorPoint):
+        if self.align_corners: return self._move(x, self.mode)
+        size = lambda hw: x.new_tensor([*hw[::-1]]*(x.shape[-1]//2)).as_subclass(Tensor)
+        edge, back = (size(self.src)-1)/size(self.src), size(self.dst)/(size(self.dst)-1)
+        return (self._move((plain(x)*edge).as_subclass(type(x)), self.mode)*back).as_subclass(type(x))
+
+    def __call__(self, b, split_idx=None, **kwargs):
+        if type(b) is Tensor and b.ndim == 4: b = b.as_subclass(TensorImage)
+        return RandTransform.__call__(self, b, split_idx=split_idx, **kwargs)
+
 def _in_proportion(mat, h, w): return mat*mat.new_tensor([[1, h/w, 1], [w/h, 1, 1], [1, 1, 1]])
-
-@patch
-def before_call(self:AffineCoordTfm, b, split_idx):
-    x = _batch_of(b)
-    self.do = x is not None
-    if not self.do: return
-    self.src, self.dst, n = tuple(x.shape[-2:]), _hw(self.size, x), len(x)
-    mat = torch.eye(3).expand(n, 3, 3)
-    for f in self.aff_fs: mat = self._after(mat, f, x, split_idx)
-    for f in ([] if split_idx else self.coord_fs):
-        f.before_call(x)
-        if hasattr(f, 'mat'): mat = f.mat @ mat
-    self.mat, self._others = mat, [] if split_idx else [f for f in self.coord_fs if not hasattr(f, 'mat')]
-    self.do = bool(self._others) or self.src != self.dst or not torch.equal(mat, torch.eye(3).expand(n, 3, 3))
-
-@patch
-def _after(self:AffineCoordTfm, mat, f, x, split_idx):
-    if getattr(f, 'crops', False): return mat @ f(x, split_idx, self.align_corners)
-    m = None if split_idx else f(x)
-    return mat if m is None else mat @ _in_proportion(_mats(m, len(x)).cpu(), *self.src)
 
 def _batch_of(b):
     for o in (b if isinstance(b, (tuple, list)) else (b,)):
         if isinstance(o, (tuple, list)) and (found := _batch_of(o)) is not None: return found
         if isinstance(o, (TensorImage, TensorMask)): return o
     return b if type(b) is Tensor and b.ndim == 4 else None
-
-# %% ../../nbs/library/52_vision_augment.ipynb #00000048
-@patch
-def _others_of(self:AffineCoordTfm, coords, invert=False):
-    return compose_tfms(coords, self._others, reverse=invert, **({'invert': True} if invert else {}))
-
-@patch
-def _move(self:AffineCoordTfm, x, mode):
-    return x.affine_coord(self.mat, self._others_of if self._others else None, sz=self.dst, mode=mode, pad_mode=self.pad_mode, align_corners=self.align_corners)
-
-@patch
-def encodes(self:AffineCoordTfm, x:TensorImage): return self._move(x, self.mode)
-@patch
-def encodes(self:AffineCoordTfm, x:TensorMask): return self._move(x, self.mode_mask)
-
-@patch
-def encodes(self:AffineCoordTfm, x:TensorPoint):
-    if self.align_corners: return self._move(x, self.mode)
-    size = lambda hw: x.new_tensor([*hw[::-1]]*(x.shape[-1]//2)).as_subclass(Tensor)
-    edge, back = (size(self.src)-1)/size(self.src), size(self.dst)/(size(self.dst)-1)
-    return (self._move((plain(x)*edge).as_subclass(type(x)), self.mode)*back).as_subclass(type(x))
-
-@patch
-def __call__(self:AffineCoordTfm, b, split_idx=None, **kwargs):
-    if type(b) is Tensor and b.ndim == 4: b = b.as_subclass(TensorImage)
-    return RandTransform.__call__(self, b, split_idx=split_idx, **kwargs)
 
 # %% ../../nbs/library/52_vision_augment.ipynb #0000004a
 def _batch_tfm(mat_func, kw, size, mode, pad_mode, align_corners):

@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['OpenMask', 'TensorPointCreate', 'to_mode', 'load_image', 'image_size', 'PILBase', 'to_image', 'PILImage',
-           'PILImageBW', 'image2tensor', 'encodes', 'PILMask', 'mask_codes', 'AddMaskCodes', 'scale_points',
-           'unscale_points', 'TensorBBox', 'LabeledBBox', 'PointScaler', 'BBoxLabeler']
+           'PILImageBW', 'image2tensor', 'PILMask', 'mask_codes', 'AddMaskCodes', 'scale_points', 'unscale_points',
+           'TensorBBox', 'LabeledBBox', 'PointScaler', 'BBoxLabeler']
 
 # %% ../../nbs/library/50_vision_core.ipynb #00000002
 import io, os
@@ -115,81 +115,97 @@ class PILBase(Image.Image):
         self._make, self._size, self._mode, self.fn = make, size, cls._open_args['mode'], fn
         return self
 
-# %% ../../nbs/library/50_vision_core.ipynb #00000015
-@patch
-def pixels(self:PILBase) -> np.ndarray:
-    "The picture as an array of bytes, `(h, w, 3)` or `(h, w)`: to read, not to write to."
-    if self._make is not None: self._arr, self._make, self._size = self._make(), None, None
-    return np.array(self) if self._arr is None else self._arr
+    def pixels(self) -> np.ndarray:
+        "The picture as an array of bytes, `(h, w, 3)` or `(h, w)`: to read, not to write to."
+        if self._make is not None: self._arr, self._make, self._size = self._make(), None, None
+        return np.array(self) if self._arr is None else self._arr
 
-@patch
-def _realise(self:PILBase):
-    if self._make is None and self._arr is None: return
-    im = Image.fromarray(self.pixels())
-    self._im, self._mode, self._size, self._arr = im.im, im.mode, im.size, None
+    def _realise(self):
+        if self._make is None and self._arr is None: return
+        im = Image.fromarray(self.pixels())
+        self._im, self._mode, self._size, self._arr = im.im, im.mode, im.size, None
 
-@patch(as_prop=True)
-def is_file(self:PILBase) -> bool:
-    "True as long as this is the picture of a file that nobody has decoded or changed."
-    return self.fn is not None and self._make is not None
+    @property
+    def is_file(self) -> bool:
+        "True as long as this is the picture of a file that nobody has decoded or changed."
+        return self.fn is not None and self._make is not None
 
-# %% ../../nbs/library/50_vision_core.ipynb #00000017
-def _get_im(self):
-    self._realise()
-    return self._im
+    @property
+    def im(self): # Pillow's own pixels
+        self._realise()
+        return self._im
 
-def _set_im(self, im): self._im = im
+    @im.setter
+    def im(self, im): self._im = im
 
-def _get_size(self):
-    if self._size is None: self._size = self.pixels().shape[1::-1]
-    elif callable(self._size): self._size = self._size()
-    return self._size
+    @property
+    def size(self):
+        if self._size is None: self._size = self.pixels().shape[1::-1]
+        elif callable(self._size): self._size = self._size()
+        return self._size
 
-PILBase.im, PILBase.size = property(_get_im, _set_im), property(_get_size)
+    def load(self):
+        self._realise()
+        return Image.Image.load(self)
 
-@patch
-def load(self:PILBase):
-    self._realise()
-    return Image.Image.load(self)
+    @classmethod
+    def _cast(cls, im): return cls(im) if im.mode == cls._open_args['mode'] else im
 
-# %% ../../nbs/library/50_vision_core.ipynb #00000019
-@patch(cls_method=True)
-def _cast(cls:PILBase, im): return cls(im) if im.mode == cls._open_args['mode'] else im
+    def _new(self, im): return self._cast(Image.Image._new(self, im))
 
-@patch
-def _new(self:PILBase, im): return self._cast(Image.Image._new(self, im))
+    def transform(self, *args, **kwargs): return self._cast(Image.Image.transform(self, *args, **kwargs))
 
-@patch
-def transform(self:PILBase, *args, **kwargs): return self._cast(Image.Image.transform(self, *args, **kwargs))
+    def then(self,
+        f,         # function from the pixels to new pixels
+        size=None  # (w, h) of the result, where it is known
+    ):
+        "The picture that `f` makes of this one, when it is needed."
+        make = self.pixels if self._make is not None or self._arr is not None else partial(_same, np.array(self))
+        return type(self).later(lambda: f(make()), size)
 
-@patch
-def then(self:PILBase,
-    f,         # function from the pixels to new pixels
-    size=None  # (w, h) of the result, where it is known
-):
-    "The picture that `f` makes of this one, when it is needed."
-    make = self.pixels if self._make is not None or self._arr is not None else partial(_same, np.array(self))
-    return type(self).later(lambda: f(make()), size)
+    @classmethod
+    def create(cls,
+        fn,       # path; bytes or open file; array (h, w), (h, w, c); tensor (c, h, w); PIL image
+        **kwargs  # `mode`, if not the usual one
+    ):
+        "A picture from `fn`. Files are noted and decoded later; but a file that is not there is an error at once."
+        if isinstance(fn, (str, os.PathLike)) and not kwargs:
+            if not os.path.isfile(fn): raise _cannot_read(fn, FileNotFoundError())
+            return cls.later(partial(cls._read, fn), size=partial(image_size, fn), fn=Path(fn))
+        im = to_image(fn) if isinstance(fn, (Tensor, np.ndarray, Image.Image)) else None
+        mode = {**cls._open_args, **kwargs}['mode']
+        if im is not None: return cls(im.copy() if mode in (None, im.mode) else to_mode(im, mode))
+        return cls(load_image(fn, **{**cls._open_args, **kwargs}))
+
+    @classmethod
+    def _read(cls, fn): return np.array(load_image(fn, **cls._open_args))
+
+    def show(self, ctx=None, **kwargs):
+        "Draw the picture with `show_image`, on the axes `ctx`, and return them."
+        return show_image(Image.fromarray(self.pixels()), ctx=ctx, **{**self._show_args, **kwargs})
+
+    def __repr__(self): return f'{type(self).__name__} mode={self.mode} size={self.size[0]}x{self.size[1]}'
+
+    @property
+    def shape(self): "`(h, w)`, as for an array."; return self.size[::-1]
+
+    @property
+    def n_px(self): "How many pixels."; return self.size[0]*self.size[1]
+
+    @property
+    def aspect(self): "Width divided by height."; return self.size[0]/self.size[1]
+
+    def reshape(self, h, w, resample=Image.Resampling.BILINEAR):
+        "The picture with `h` rows and `w` columns."
+        return self.resize((w, h), resample)
+
+    def resize_max(self, resample=Image.Resampling.BILINEAR, max_px=None, max_h=None, max_w=None):
+        "The picture made smaller, if it must be, until it has at most `max_px` pixels, `max_h` rows and `max_w` columns."
+        h, w = self.shape
+        ratio = max(1, (h*w/max_px)**0.5 if max_px else 1, h/max_h if max_h else 1, w/max_w if max_w else 1)
+        return self if ratio == 1 else self.reshape(round(h/ratio), round(w/ratio), resample)
 
 def _same(x): return x
-
-# %% ../../nbs/library/50_vision_core.ipynb #0000001b
-@patch(cls_method=True)
-def create(cls:PILBase,
-    fn,       # path; bytes or open file; array (h, w), (h, w, c); tensor (c, h, w); PIL image
-    **kwargs  # `mode`, if not the usual one
-):
-    "A picture from `fn`. Files are noted and decoded later; but a file that is not there is an error at once."
-    if isinstance(fn, (str, os.PathLike)) and not kwargs:
-        if not os.path.isfile(fn): raise _cannot_read(fn, FileNotFoundError())
-        return cls.later(partial(cls._read, fn), size=partial(image_size, fn), fn=Path(fn))
-    im = to_image(fn) if isinstance(fn, (Tensor, np.ndarray, Image.Image)) else None
-    mode = {**cls._open_args, **kwargs}['mode']
-    if im is not None: return cls(im.copy() if mode in (None, im.mode) else to_mode(im, mode))
-    return cls(load_image(fn, **{**cls._open_args, **kwargs}))
-
-@patch(cls_method=True)
-def _read(cls:PILBase, fn): return np.array(load_image(fn, **cls._open_args))
 
 # %% ../../nbs/library/50_vision_core.ipynb #0000001b-1
 def to_image(
@@ -215,41 +231,11 @@ class PILImageBW(PILImage):
 
 # %% ../../nbs/library/50_vision_core.ipynb #0000001f
 @patch
-def show(self:PILBase, ctx=None, **kwargs):
-    "Draw the picture with `show_image`, on the axes `ctx`, and return them."
-    return show_image(Image.fromarray(self.pixels()), ctx=ctx, **{**self._show_args, **kwargs})
-
-@patch
-def __repr__(self:PILBase): return f'{type(self).__name__} mode={self.mode} size={self.size[0]}x{self.size[1]}'
-
-@patch
 def to_thumb(self:Image.Image, h, w=None):
     "A copy that fits into `h` rows and `w` columns (`h` as well if not given), of the same shape."
     res = self.copy()
     res.thumbnail((h if w is None else w, h))
     return res
-
-@patch(as_prop=True)
-def shape(self:PILBase): "`(h, w)`, as for an array."; return self.size[::-1]
-
-@patch(as_prop=True)
-def n_px(self:PILBase): "How many pixels."; return self.size[0]*self.size[1]
-
-@patch(as_prop=True)
-def aspect(self:PILBase): "Width divided by height."; return self.size[0]/self.size[1]
-
-# %% ../../nbs/library/50_vision_core.ipynb #00000020
-@patch
-def reshape(self:PILBase, h, w, resample=Image.Resampling.BILINEAR):
-    "The picture with `h` rows and `w` columns."
-    return self.resize((w, h), resample)
-
-@patch
-def resize_max(self:PILBase, resample=Image.Resampling.BILINEAR, max_px=None, max_h=None, max_w=None):
-    "The picture made smaller, if it must be, until it has at most `max_px` pixels, `max_h` rows and `max_w` columns."
-    h, w = self.shape
-    ratio = max(1, (h*w/max_px)**0.5 if max_px else 1, h/max_h if max_h else 1, w/max_w if max_w else 1)
-    return self if ratio == 1 else self.reshape(round(h/ratio), round(w/ratio), resample)
 
 # %% ../../nbs/library/50_vision_core.ipynb #00000023
 def image2tensor(
@@ -260,11 +246,11 @@ def image2tensor(
     t = torch.from_numpy(a)
     return (t[..., None] if t.ndim == 2 else t).permute(2, 0, 1)
 
-@ToTensor
-def encodes(self, o:PILBase): return image2tensor(o).as_subclass(o._tensor_cls)
+@ToTensor.encodes.register
+def _picture_to_tensor(self, o:PILBase): return image2tensor(o).as_subclass(o._tensor_cls)
 
-@ToTensor
-def encodes(self, o:Image.Image): return self(PILImage(to_mode(o, 'RGB')))
+@ToTensor.encodes.register
+def _plain_picture_to_tensor(self, o:Image.Image): return self(PILImage(to_mode(o, 'RGB')))
 
 # %% ../../nbs/library/50_vision_core.ipynb #00000026
 class PILMask(PILBase):
@@ -294,8 +280,8 @@ def mask_codes(
 
 def _fewest_bits(a): return a.astype(np.uint8 if a.min(initial=0) >= 0 and a.max(initial=0) <= 255 else np.int32)
 
-@ToTensor
-def encodes(self, o:PILMask): return image2tensor(o)[0].as_subclass(o._tensor_cls)
+@ToTensor.encodes.register
+def _mask_to_tensor(self, o:PILMask): return image2tensor(o)[0].as_subclass(o._tensor_cls)
 
 OpenMask = Transform(PILMask.create)
 OpenMask.loss_func = CrossEntropyLossFlat(axis=1)
@@ -312,22 +298,7 @@ class AddMaskCodes(Transform):
         if self.codes is not None: o.codes = self.codes
         return o
 
-@patch
-def show(self:TensorMask, ctx=None, **kwargs):
-    "Draw the mask on the axes `ctx`; one colour for a class in all pictures if the classes have names."
-    codes = getattr(self, 'codes', None)
-    limits = {} if codes is None else {'vmin': 0, 'vmax': len(codes)-1}
-    return show_image(plain(self), ctx=ctx, **{**self._show_args, **limits, **kwargs})
-
 # %% ../../nbs/library/50_vision_core.ipynb #0000002d
-@patch(cls_method=True)
-def create(cls:TensorPoint,
-    t,             # one point (x, y) or several: numbers, lists, arrays or tensors
-    img_size=None  # not used; there for fastai's sake
-):
-    "Points in pixels, `(n, 2)`, as floats."
-    return tensor(list(t) if isinstance(t, L) else t).reshape(-1, 2).float().as_subclass(cls)
-
 TensorPointCreate = Transform(TensorPoint.create)
 TensorPointCreate.loss_func = MSELossFlat()
 
@@ -400,7 +371,13 @@ class PointScaler(ItemTransform):
         for o in dl.dataset[0] if hasattr(dl, 'dataset') else ():
             if isinstance(o, TensorPoint) and not isinstance(o, TensorBBox): self.c = o.numel()
 
-# %% ../../nbs/library/50_vision_core.ipynb #00000034
+    def _scale(self, x, pic):
+        pts = _pairs(x)
+        if not torch.isfinite(plain(pts)).all():
+            raise ValueError(f'a point of {getattr(pic, "fn", None) or "a picture"} is not a number: {pts.tolist()}; leave the row out, or fill it in')
+        if self.y_first: pts = pts.flip(1)
+        return (scale_points(pts, self.size) if self.do_scale else pts).reshape(x.shape).as_subclass(type(x))
+
 def _pairs(x): return x.reshape(-1, 2).as_subclass(TensorPoint)
 
 def _picture_in(xs, size):
@@ -409,14 +386,6 @@ def _picture_in(xs, size):
         if isinstance(x, (TensorImage, TensorMask)): return x, tuple(x.shape[:-3:-1])
     if size is None: raise ValueError('points can only be scaled together with their picture, and there is none in this item')
     return None, size
-
-@patch
-def _scale(self:PointScaler, x, pic):
-    pts = _pairs(x)
-    if not torch.isfinite(plain(pts)).all():
-        raise ValueError(f'a point of {getattr(pic, "fn", None) or "a picture"} is not a number: {pts.tolist()}; leave the row out, or fill it in')
-    if self.y_first: pts = pts.flip(1)
-    return (scale_points(pts, self.size) if self.do_scale else pts).reshape(x.shape).as_subclass(type(x))
 
 # %% ../../nbs/library/50_vision_core.ipynb #00000037
 class BBoxLabeler(ItemTransform):
