@@ -5,7 +5,7 @@ __all__ = ['TabularCollab', 'CollabDataLoaders', 'EmbeddingDotBias', 'EmbeddingN
 
 # %% ../nbs/library/75_collab.ipynb #00000002
 import torch
-from fastcore.basics import ifnone, patch
+from fastcore.basics import ifnone
 
 from .data.block import RegressionBlock
 from .data.frames import check_frame, check_names
@@ -74,48 +74,42 @@ class EmbeddingDotBias(Module):
         res = match + self.u_bias(users)[:, 0] + self.i_bias(items)[:, 0]
         return res if self.y_range is None else sigmoid_range(res, *self.y_range)
 
-# %% ../nbs/library/75_collab.ipynb #00000014
-@patch(cls_method=True)
-def from_classes(cls:EmbeddingDotBias,
-    n_factors,   # how many numbers describe a user, or an item
-    classes,     # the vocabularies by name of the column: `dls.classes`
-    user=None,   # the column of users; the first if not given
-    item=None,   # the column of items; the second if not given
-    y_range=None # the predictions lie between these two
-):
-    "A model for the users and items in `classes`, which can be asked for them by name."
-    user, item = ifnone(user, list(classes)[0]), ifnone(item, list(classes)[1])
-    res = cls(n_factors, len(classes[user]), len(classes[item]), y_range=y_range)
-    res.classes, res.user, res.item = classes, user, item
-    return res
+    @classmethod
+    def from_classes(cls,
+        n_factors,   # how many numbers describe a user, or an item
+        classes,     # the vocabularies by name of the column: `dls.classes`
+        user=None,   # the column of users; the first if not given
+        item=None,   # the column of items; the second if not given
+        y_range=None # the predictions lie between these two
+    ):
+        "A model for the users and items in `classes`, which can be asked for them by name."
+        user, item = ifnone(user, list(classes)[0]), ifnone(item, list(classes)[1])
+        res = cls(n_factors, len(classes[user]), len(classes[item]), y_range=y_range)
+        res.classes, res.user, res.item = classes, user, item
+        return res
 
-# %% ../nbs/library/75_collab.ipynb #00000014s
-@patch
-def _places(self:EmbeddingDotBias, names, is_item):
-    if not hasattr(self, 'classes'): raise ValueError('this model does not know the names of users and items: make it with EmbeddingDotBias.from_classes, or collab_learner')
-    column = self.item if is_item else self.user
-    known = self.classes[column].o2i
-    names = [names] if isinstance(names, str) or not hasattr(names, '__iter__') else list(names)
-    for o in names:
-        if o not in known: raise KeyError(f'{o!r} does not occur in the column {column!r} of the training data; ' + _near(o, list(known)))
-    return torch.tensor([known[o] for o in names], device=self.i_bias.weight.device)
+    def _places(self, names, is_item):
+        if not hasattr(self, 'classes'): raise ValueError('this model does not know the names of users and items: make it with EmbeddingDotBias.from_classes, or collab_learner')
+        column = self.item if is_item else self.user
+        known = self.classes[column].o2i
+        names = [names] if isinstance(names, str) or not hasattr(names, '__iter__') else list(names)
+        for o in names:
+            if o not in known: raise KeyError(f'{o!r} does not occur in the column {column!r} of the training data; ' + _near(o, list(known)))
+        return torch.tensor([known[o] for o in names], device=self.i_bias.weight.device)
 
-# %% ../nbs/library/75_collab.ipynb #3600518c
-@patch
-def bias(self:EmbeddingDotBias,
-    arr,         # names of items, or of users
-    is_item=True # they are items
-):
-    "The biases of `arr`, `(len(arr),)`."
-    return (self.i_bias if is_item else self.u_bias)(self._places(arr, is_item))[:, 0].detach().cpu()
+    def bias(self,
+        arr,         # names of items, or of users
+        is_item=True # they are items
+    ):
+        "The biases of `arr`, `(len(arr),)`."
+        return (self.i_bias if is_item else self.u_bias)(self._places(arr, is_item))[:, 0].detach().cpu()
 
-@patch
-def weight(self:EmbeddingDotBias,
-    arr,         # names of items, or of users
-    is_item=True # they are items
-):
-    "The learned numbers of `arr`, `(len(arr), n_factors)`."
-    return (self.i_weight if is_item else self.u_weight)(self._places(arr, is_item)).detach().cpu()
+    def weight(self,
+        arr,         # names of items, or of users
+        is_item=True # they are items
+    ):
+        "The learned numbers of `arr`, `(len(arr), n_factors)`."
+        return (self.i_weight if is_item else self.u_weight)(self._places(arr, is_item)).detach().cpu()
 
 # %% ../nbs/library/75_collab.ipynb #00000017
 class EmbeddingNN(TabularModel):

@@ -6,7 +6,6 @@ __all__ = ['Interpretation', 'ClassificationInterpretation']
 # %% ../nbs/library/57_interpret.ipynb #00000002
 import numpy as np
 import torch
-from fastcore.basics import patch
 from fastcore.foundation import L
 
 from .data.transforms import CategoryMap
@@ -38,72 +37,62 @@ class Interpretation:
 
     def __len__(self): return len(self.losses)
 
-# %% ../nbs/library/57_interpret.ipynb #00000006
-@patch
-def top_losses(self:Interpretation,
-    k=None,       # how many; all if not given
-    largest=True, # False: those it is most right about
-    items=False   # return the items too: file names, rows
-):
-    "The `k` largest losses and the indices of their items."
-    losses, idxs = self.losses.topk(min(k or len(self), len(self)), largest=largest)
-    return (losses, idxs, L(self._item(int(i)) for i in idxs)) if items else (losses, idxs)
+    def top_losses(self,
+        k=None,       # how many; all if not given
+        largest=True, # False: those it is most right about
+        items=False   # return the items too: file names, rows
+    ):
+        "The `k` largest losses and the indices of their items."
+        losses, idxs = self.losses.topk(min(k or len(self), len(self)), largest=largest)
+        return (losses, idxs, L(self._item(int(i)) for i in idxs)) if items else (losses, idxs)
 
-@patch
-def _item(self:Interpretation, i):
-    items = self.dl.dataset.items
-    return items.iloc[i] if hasattr(items, 'iloc') else items[i]
+    def _item(self, i):
+        items = self.dl.dataset.items
+        return items.iloc[i] if hasattr(items, 'iloc') else items[i]
 
-# %% ../nbs/library/57_interpret.ipynb #00000008
-@patch
-def plot_top_losses(self:Interpretation,
-    k,            # how many items, or a list of their indices
-    largest=True, # False: those it is most right about
-    nrows=None, ncols=None, figsize=None, **kwargs # for the grid and for drawing
-):
-    "Draw the items with the largest losses: prediction / target / loss / probability."
-    idxs = torch.tensor(list(k)) if is_listy(k) else self.top_losses(k, largest)[1]
-    pictures, targs = self._decoded(idxs, self.targs)
-    preds = self._decoded(idxs, self.decoded)[1]
-    axs = get_grid(len(idxs), nrows, ncols, figsize=figsize, title='Prediction / Actual / Loss / Probability')
-    for i,ax,x,t,p in zip(idxs.tolist(), axs, pictures, targs, preds): self._draw(ax, i, x, t, p, **kwargs)
+    def plot_top_losses(self,
+        k,            # how many items, or a list of their indices
+        largest=True, # False: those it is most right about
+        nrows=None, ncols=None, figsize=None, **kwargs # for the grid and for drawing
+    ):
+        "Draw the items with the largest losses: prediction / target / loss / probability."
+        idxs = torch.tensor(list(k)) if is_listy(k) else self.top_losses(k, largest)[1]
+        pictures, targs = self._decoded(idxs, self.targs)
+        preds = self._decoded(idxs, self.decoded)[1]
+        axs = get_grid(len(idxs), nrows, ncols, figsize=figsize, title='Prediction / Actual / Loss / Probability')
+        for i,ax,x,t,p in zip(idxs.tolist(), axs, pictures, targs, preds): self._draw(ax, i, x, t, p, **kwargs)
 
-@patch
-def _decoded(self:Interpretation, idxs, values):
-    "Inputs of the items `idxs`, and their `values` (targets or decoded predictions) turned back into words."
-    order = idxs.tolist()
-    dl = self.dl.new(get_idxs=lambda: order, shuffle=False, drop_last=False, bs=len(order))
-    b = dl.one_batch()
-    n_inp = getattr(dl, 'n_inp', 1)
-    values = tuple(v[idxs] for v in values) if is_listy(values) else (values[idxs],)
-    whole = self.dl.decode_batch((*b[:n_inp], *values), max_n=len(order))
-    return [o[0] if n_inp == 1 else o[:n_inp] for o in whole], [o[-1] if len(o) == n_inp + 1 else o[n_inp:] for o in whole]
+    def _decoded(self, idxs, values):
+        "Inputs of the items `idxs`, and their `values` (targets or decoded predictions) turned back into words."
+        order = idxs.tolist()
+        dl = self.dl.new(get_idxs=lambda: order, shuffle=False, drop_last=False, bs=len(order))
+        b = dl.one_batch()
+        n_inp = getattr(dl, 'n_inp', 1)
+        values = tuple(v[idxs] for v in values) if is_listy(values) else (values[idxs],)
+        whole = self.dl.decode_batch((*b[:n_inp], *values), max_n=len(order))
+        return [o[0] if n_inp == 1 else o[:n_inp] for o in whole], [o[-1] if len(o) == n_inp + 1 else o[n_inp:] for o in whole]
 
-# %% ../nbs/library/57_interpret.ipynb #00000009
-@patch
-def _draw(self:Interpretation, ax, i, x, targ, pred, **kwargs):
-    if hasattr(x, 'show'): x.show(ctx=ax, **kwargs)
-    loss = float(self.losses[i])
-    if isinstance(targ, TensorMask): pred.show(ctx=ax)
-    words = f'loss {loss:.2f}' if isinstance(targ, TensorMask) else f'{_words(pred)} / {_words(targ)}\n{loss:.2f}' + self._sureness(i)
-    ax.set_title(words, fontsize=9)
+    def _draw(self, ax, i, x, targ, pred, **kwargs):
+        if hasattr(x, 'show'): x.show(ctx=ax, **kwargs)
+        loss = float(self.losses[i])
+        if isinstance(targ, TensorMask): pred.show(ctx=ax)
+        words = f'loss {loss:.2f}' if isinstance(targ, TensorMask) else f'{_words(pred)} / {_words(targ)}\n{loss:.2f}' + self._sureness(i)
+        ax.set_title(words, fontsize=9)
+
+    def _sureness(self, i):
+        p = self.preds[i] if isinstance(self.preds, Tensor) else None
+        return f' / {float(p.max()):.2f}' if p is not None and p.ndim == 1 and self.vocab is not None else ''
+
+    def show_results(self, idxs, **kwargs):
+        "Draw the items `idxs` with targets and predictions."
+        idxs = list(idxs) if is_listy(idxs) else [idxs]
+        dl = self.dl.new(get_idxs=lambda: idxs, shuffle=False, drop_last=False, bs=len(idxs))
+        pick = lambda o: tuple(p[idxs] for p in o) if is_listy(o) else o[idxs]
+        dl.show_results(dl.one_batch(), pick(self.decoded), max_n=len(idxs), **kwargs)
 
 def _words(o):
     if isinstance(o, Tensor): return ', '.join(f'{v:.2f}' for v in plain(o).flatten().tolist())
     return ';'.join(map(str, o)) if is_listy(o) else str(o)
-
-@patch
-def _sureness(self:Interpretation, i):
-    p = self.preds[i] if isinstance(self.preds, Tensor) else None
-    return f' / {float(p.max()):.2f}' if p is not None and p.ndim == 1 and self.vocab is not None else ''
-
-@patch
-def show_results(self:Interpretation, idxs, **kwargs):
-    "Draw the items `idxs` with targets and predictions."
-    idxs = list(idxs) if is_listy(idxs) else [idxs]
-    dl = self.dl.new(get_idxs=lambda: idxs, shuffle=False, drop_last=False, bs=len(idxs))
-    pick = lambda o: tuple(p[idxs] for p in o) if is_listy(o) else o[idxs]
-    dl.show_results(dl.one_batch(), pick(self.decoded), max_n=len(idxs), **kwargs)
 
 # %% ../nbs/library/57_interpret.ipynb #0000000b
 class ClassificationInterpretation(Interpretation):
@@ -119,28 +108,41 @@ class ClassificationInterpretation(Interpretation):
         n = len(self.vocab)
         return torch.bincount(self.targs.flatten()*n + self.decoded.flatten(), minlength=n*n).reshape(n, n).numpy()
 
-# %% ../nbs/library/57_interpret.ipynb #0000000c
-@patch
-def plot_confusion_matrix(self:ClassificationInterpretation,
-    normalize=False,         # shares of each row instead of counts
-    title='Confusion matrix',
-    cmap='Blues',
-    norm_dec=2,              # decimals of the shares
-    plot_txt=True,           # write the numbers
-    **kwargs                 # for `plt.figure`: `figsize`, `dpi`
-):
-    "Draw the confusion matrix."
-    cm = self.confusion_matrix()
-    shown = cm / cm.sum(1, keepdims=True).clip(1) if normalize else cm
-    fig = plt.figure(**kwargs)
-    ax = fig.gca()
-    ax.imshow(shown, interpolation='nearest', cmap=cmap)
-    ticks = np.arange(len(self.vocab))
-    ax.set(title=title, xlabel='Predicted', ylabel='Actual', ylim=(len(ticks) - 0.5, -0.5))
-    ax.set_xticks(ticks, list(map(str, self.vocab)), rotation=90)
-    ax.set_yticks(ticks, list(map(str, self.vocab)))
-    if plot_txt: _write_counts(ax, shown, norm_dec if normalize else None)
-    fig.tight_layout()
+    def plot_confusion_matrix(self,
+        normalize=False,         # shares of each row instead of counts
+        title='Confusion matrix',
+        cmap='Blues',
+        norm_dec=2,              # decimals of the shares
+        plot_txt=True,           # write the numbers
+        **kwargs                 # for `plt.figure`: `figsize`, `dpi`
+    ):
+        "Draw the confusion matrix."
+        cm = self.confusion_matrix()
+        shown = cm / cm.sum(1, keepdims=True).clip(1) if normalize else cm
+        fig = plt.figure(**kwargs)
+        ax = fig.gca()
+        ax.imshow(shown, interpolation='nearest', cmap=cmap)
+        ticks = np.arange(len(self.vocab))
+        ax.set(title=title, xlabel='Predicted', ylabel='Actual', ylim=(len(ticks) - 0.5, -0.5))
+        ax.set_xticks(ticks, list(map(str, self.vocab)), rotation=90)
+        ax.set_yticks(ticks, list(map(str, self.vocab)))
+        if plot_txt: _write_counts(ax, shown, norm_dec if normalize else None)
+        fig.tight_layout()
+
+    def most_confused(self,
+        min_val=1 # leave out what happened less often
+    ):
+        "What was taken for what and how often, the most frequent first: `(actual, predicted, count)`."
+        cm = self.confusion_matrix()
+        np.fill_diagonal(cm, 0)
+        rows = [(self.vocab[i], self.vocab[j], int(cm[i, j])) for i,j in zip(*np.where(cm >= max(1, min_val)))]
+        return sorted(rows, key=lambda r: -r[2])
+
+    def print_classification_report(self):
+        "Print precision, recall and F1 of every class (scikit-learn's report)."
+        from sklearn.metrics import classification_report
+        n = len(self.vocab)
+        print(classification_report(self.targs.flatten(), self.decoded.flatten(), labels=list(range(n)), target_names=[str(v) for v in self.vocab], zero_division=0))
 
 def _write_counts(ax, cm, decimals):
     size = 'small' if len(cm) > 15 else None
@@ -148,21 +150,3 @@ def _write_counts(ax, cm, decimals):
         if len(cm) > 15 and v == 0: continue
         text = str(v) if decimals is None else f'{v:.{decimals}f}'
         ax.text(j, i, text, ha='center', va='center', fontsize=size, color='white' if v > cm.max()/2 else 'black')
-
-# %% ../nbs/library/57_interpret.ipynb #0000000d
-@patch
-def most_confused(self:ClassificationInterpretation,
-    min_val=1 # leave out what happened less often
-):
-    "What was taken for what and how often, the most frequent first: `(actual, predicted, count)`."
-    cm = self.confusion_matrix()
-    np.fill_diagonal(cm, 0)
-    rows = [(self.vocab[i], self.vocab[j], int(cm[i, j])) for i,j in zip(*np.where(cm >= max(1, min_val)))]
-    return sorted(rows, key=lambda r: -r[2])
-
-@patch
-def print_classification_report(self:ClassificationInterpretation):
-    "Print precision, recall and F1 of every class (scikit-learn's report)."
-    from sklearn.metrics import classification_report
-    n = len(self.vocab)
-    print(classification_report(self.targs.flatten(), self.decoded.flatten(), labels=list(range(n)), target_names=[str(v) for v in self.vocab], zero_division=0))

@@ -10,7 +10,6 @@ __all__ = ['BaseLoss', 'CrossEntropyLossFlat', 'LabelSmoothingCrossEntropy', 'La
 import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
-from fastcore.basics import patch
 
 from .torch_core import plain
 
@@ -72,25 +71,22 @@ class BaseLoss:
     @reduction.setter
     def reduction(self, v): self.func.reduction = v
 
+    def __call__(self, inp, targ, **kwargs):
+        inp,targ,name = plain(inp),plain(targ),type(self.func).__name__
+        if inp.device != self._device: self.to(inp.device)
+        if self.floatify and not targ.is_floating_point(): targ = targ.float()
+        if not self.is_2d: inp,targ = _pairs(inp, targ, self.flatten, name)
+        elif self.flatten: inp,targ = _rows(inp, targ, self.axis, name)
+        try: return self.func(inp, targ, **kwargs)
+        except IndexError as e: raise IndexError(_no_such_class(inp, targ, name, getattr(self.func, 'ignore_index', -100))) from e
+
+    def to(self, device):
+        "Move weights, if there are any, to `device`."
+        if isinstance(self.func, nn.Module): self.func.to(device)
+        self._device = device
+        return self
+
 def _as_weights(w): return w if w is None or isinstance(w, Tensor) else torch.tensor(w, dtype=torch.float)
-
-# %% ../nbs/library/30_losses.ipynb #00000010
-@patch
-def __call__(self:BaseLoss, inp, targ, **kwargs):
-    inp,targ,name = plain(inp),plain(targ),type(self.func).__name__
-    if inp.device != self._device: self.to(inp.device)
-    if self.floatify and not targ.is_floating_point(): targ = targ.float()
-    if not self.is_2d: inp,targ = _pairs(inp, targ, self.flatten, name)
-    elif self.flatten: inp,targ = _rows(inp, targ, self.axis, name)
-    try: return self.func(inp, targ, **kwargs)
-    except IndexError as e: raise IndexError(_no_such_class(inp, targ, name, getattr(self.func, 'ignore_index', -100))) from e
-
-@patch
-def to(self:BaseLoss, device):
-    "Move weights, if there are any, to `device`."
-    if isinstance(self.func, nn.Module): self.func.to(device)
-    self._device = device
-    return self
 
 def _no_such_class(inp, targ, name, ignore_index):
     n = inp.shape[-1]

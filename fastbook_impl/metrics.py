@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from fastcore.basics import camel2snake, patch
+from fastcore.basics import camel2snake
 
 from .torch_core import find_bs, flatten_check, plain
 
@@ -203,33 +203,30 @@ class AccumMetric(Metric):
     @property
     def name(self): return self._name or _func_name(self.func)
 
-# %% ../nbs/library/31_metrics.ipynb #0000002c
+    def accum_values(self, preds, targs, learn=None):
+        "Keep `preds`, as `func` shall see them, and `targs`."
+        preds,targs = _keep(preds),_keep(targs)
+        if self.flatten: preds,targs = flatten_check(preds, targs)
+        self.preds.append(preds)
+        self.targs.append(targs)
+
+    @property
+    def value(self):
+        "`func` of everything kept; `None` if there is nothing."
+        if not self.preds: return None
+        preds,targs = torch.cat(self.preds),torch.cat(self.targs)
+        if self.to_np: preds,targs = preds.numpy(),targs.numpy()
+        return self.func(targs, preds, **self.kwargs) if self.invert_arg else self.func(preds, targs, **self.kwargs)
+
+    def __call__(self, preds, targs):
+        "`func` of these predictions and targets; what was kept before is forgotten."
+        self.reset()
+        self.accum_values(preds, targs)
+        return self.value
+
 def _keep(x):
     x = plain(x).detach().cpu()
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-@patch
-def accum_values(self:AccumMetric, preds, targs, learn=None):
-    "Keep `preds`, as `func` shall see them, and `targs`."
-    preds,targs = _keep(preds),_keep(targs)
-    if self.flatten: preds,targs = flatten_check(preds, targs)
-    self.preds.append(preds)
-    self.targs.append(targs)
-
-@patch(as_prop=True)
-def value(self:AccumMetric):
-    "`func` of everything kept; `None` if there is nothing."
-    if not self.preds: return None
-    preds,targs = torch.cat(self.preds),torch.cat(self.targs)
-    if self.to_np: preds,targs = preds.numpy(),targs.numpy()
-    return self.func(targs, preds, **self.kwargs) if self.invert_arg else self.func(preds, targs, **self.kwargs)
-
-@patch
-def __call__(self:AccumMetric, preds, targs):
-    "`func` of these predictions and targets; what was kept before is forgotten."
-    self.reset()
-    self.accum_values(preds, targs)
-    return self.value
 
 # %% ../nbs/library/31_metrics.ipynb #0000002e
 def _rmse(inp, targ): return torch.sqrt(F.mse_loss(inp, targ))

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FunctionType, LambdaType, MethodType
 
 from torch import Tensor
-from fastcore.basics import ifnone, patch
+from fastcore.basics import ifnone
 from fastcore.foundation import L
 
 from .core import Datasets, TfmdDL, TfmdLists, describe_item, item_error
@@ -93,22 +93,103 @@ class DataBlock:
         self.getters = self._all_getters(getters)
         self._set_tfms(item_tfms, batch_tfms)
 
-# %% ../../nbs/library/26_data_block.ipynb #0000000d
-@patch
-def _all_getters(self:DataBlock, getters):
-    n, n_inp = len(self.blocks), self.n_inp
-    if getters is not None: return self._count('getters', _getters('getter', list(getters)), n, 'block')
-    xs = [None]*n_inp if self.get_x is None else list(self.get_x) if is_listy(self.get_x) else [self.get_x]
-    ys = [None]*(n-n_inp) if self.get_y is None else list(self.get_y) if is_listy(self.get_y) else [self.get_y]
-    return self._count('get_x', _getters('get_x', xs), n_inp, 'input') + self._count('get_y', _getters('get_y', ys), n-n_inp, 'target')
+    def _all_getters(self, getters):
+        n, n_inp = len(self.blocks), self.n_inp
+        if getters is not None: return self._count('getters', _getters('getter', list(getters)), n, 'block')
+        xs = [None]*n_inp if self.get_x is None else list(self.get_x) if is_listy(self.get_x) else [self.get_x]
+        ys = [None]*(n-n_inp) if self.get_y is None else list(self.get_y) if is_listy(self.get_y) else [self.get_y]
+        return self._count('get_x', _getters('get_x', xs), n_inp, 'input') + self._count('get_y', _getters('get_y', ys), n-n_inp, 'target')
 
-@patch
-def _count(self:DataBlock, name, fs, n, what):
-    if n == 0 and fs: raise ValueError(f'{name} is given, and no block is left for a {what}: name one more in blocks, such as CategoryBlock')
-    if len(fs) != n: raise ValueError(f'{name} has {len(fs)} function{"s"*(len(fs) != 1)}, and there must be one for each {what}: {n}, with {len(self.blocks)} blocks and n_inp={self.n_inp}')
-    return fs
+    def _count(self, name, fs, n, what):
+        if n == 0 and fs: raise ValueError(f'{name} is given, and no block is left for a {what}: name one more in blocks, such as CategoryBlock')
+        if len(fs) != n: raise ValueError(f'{name} has {len(fs)} function{"s"*(len(fs) != 1)}, and there must be one for each {what}: {n}, with {len(self.blocks)} blocks and n_inp={self.n_inp}')
+        return fs
 
-# %% ../../nbs/library/26_data_block.ipynb #0000000f
+    def _set_tfms(self, item_tfms, batch_tfms):
+        self.item_tfms = merge_tfms(*[b.item_tfms for b in self.blocks], item_tfms)
+        self.batch_tfms = merge_tfms(*[b.batch_tfms for b in self.blocks], batch_tfms)
+
+    def new(self, item_tfms=None, batch_tfms=None):
+        "The same description with other transforms than before."
+        res = copy.copy(self)
+        res._set_tfms(item_tfms, batch_tfms)
+        return res
+
+    def datasets(self, source, verbose=False):
+        "`Datasets` of the items found in `source`, split, with transforms set up on the training part."
+        items, splits = self._items(source, verbose)
+        return Datasets(items, tfms=self._type_tfms(), splits=splits, dl_type=self.dl_type, n_inp=self.n_inp, verbose=verbose)
+
+    def _items(self, source, verbose=False):
+        items = source if self.get_items is None else self.get_items(source)
+        if not hasattr(items, '__len__'): items = L(items)
+        if len(items) == 0: raise ValueError(f'there are no items in {describe_item(source)}: check the path, and what get_items looks for')
+        if verbose: print(f'Found {len(items)} items')
+        splits = _in_range(ifnone(self.splitter, RandomSplitter())(items), len(items))
+        if verbose: print(f'{len(splits)} data sets of sizes {", ".join(str(len(s)) for s in splits)}')
+        return items, splits
+
+    def _type_tfms(self):
+        return [_copies(g.fs if isinstance(g, Pipeline) else [g]) + _copies(b.type_tfms) for g,b in zip(self.getters, self.blocks)]
+
+    def dataloaders(self, source, path='.', verbose=False, **kwargs):
+        "`DataLoaders` of the items found in `source`; further arguments as for `Datasets.dataloaders`: `bs`, `num_workers`, `shuffle` …"
+        dsets = self.datasets(source, verbose=verbose)
+        return dsets.dataloaders(path=path, **{'after_item': _copies(self.item_tfms), 'after_batch': _copies(self.batch_tfms), 'verbose': verbose,
+                                               **self.dls_kwargs, **kwargs})
+
+    def summary(self,
+        source,           # where the items are
+        bs:int=4,         # how many items to put into a batch
+        show_batch=False, # draw a batch in the end
+        **kwargs          # for `dataloaders`: transforms for `before_batch`, say
+    ):
+        "Take one item and then a small batch through every step, printing what each makes of it. Stops, with an error, at the step that fails."
+        with no_random():
+            print(f'Source: {f"a table of {len(source)} rows" if hasattr(source, "iloc") else repr(source) if isinstance(source, Path) else describe_item(source)}')
+            dsets = self._summary_item(*self._items(source, verbose=True))
+            dl = self.dl_type(dsets.train, bs=min(bs, len(dsets.train)), do_setup=False, before_batch=kwargs.get('before_batch', self.dls_kwargs.get('before_batch')))
+            self._summary_batch(dl, self._summary_item_tfms(dl))
+        if show_batch: dl.show_batch()
+
+    def _summary_item(self, items, splits):
+        tls = []
+        for k,fs in enumerate(self._type_tfms()):
+            print(f'\n{"Input" if k < self.n_inp else "Target"} of the first training item')
+            tl = TfmdLists(items, None, do_setup=False, splits=splits)
+            item = x = tl.train[0]
+            _say('item', x)
+            for f in Pipeline(fs).fs: x = _step(tl.tfms, f, x, tl, True, item)
+            tls.append(tl)
+        return Datasets(tls=tls, n_inp=self.n_inp)
+
+    def _summary_item_tfms(self, dl):
+        print('\nitem_tfms')
+        x = dl.dataset[0]
+        _say('item', x)
+        for f in Pipeline(_copies(self.item_tfms)).fs: x = _step(dl.after_item, f, x, dl)
+        return range(dl.bs)
+
+    def _summary_batch(self, dl, idxs):
+        print(f'\nA batch of {len(idxs)} items')
+        items = [dl.do_item(i) for i in idxs]
+        for i,o in zip(idxs, items): _say(f'item {i}', o)
+        for f in dl.before_batch.fs: items = f(items); _say(f.name, items[0])
+        try: b = dl.create_batch(items)
+        except Exception as e:
+            print('  stacking them FAILS')
+            raise (dl._unequal(idxs) if 'items of one shape' in str(e) else None) or e from None
+        _say('stacked', b)
+        print('\nbatch_tfms')
+        for f in Pipeline(_copies(self.batch_tfms)).fs: b = _step(dl.after_batch, f, b, dl)
+
+    @classmethod
+    def from_columns(cls, blocks=None, getters=None, get_items=None, **kwargs):
+        "A data block for items that come in columns: `get_items` returns one collection for each block."
+        n = len(L(ifnone(blocks, cls.blocks)))
+        find = ifnone(get_items, lambda o: o)
+        return cls(blocks=blocks, getters=ifnone(getters, [ItemGetter(i) for i in range(n)]), get_items=lambda o: L(zip(*find(o))), **kwargs)
+
 def _kind(f):
     if isinstance(f, type): return f
     if type(f) in (Transform, LambdaType): return id(f)
@@ -119,54 +200,13 @@ def merge_tfms(*tfms):
     last = {_kind(f): f for fs in tfms for f in L(fs)}
     return L(mk_transform(f) for f in last.values())
 
-@patch
-def _set_tfms(self:DataBlock, item_tfms, batch_tfms):
-    self.item_tfms = merge_tfms(*[b.item_tfms for b in self.blocks], item_tfms)
-    self.batch_tfms = merge_tfms(*[b.batch_tfms for b in self.blocks], batch_tfms)
-
-@patch
-def new(self:DataBlock, item_tfms=None, batch_tfms=None):
-    "The same description with other transforms than before."
-    res = copy.copy(self)
-    res._set_tfms(item_tfms, batch_tfms)
-    return res
-
 def _copies(fs): return [copy.copy(mk_transform(f)) for f in fs]
-
-# %% ../../nbs/library/26_data_block.ipynb #00000012
-@patch
-def datasets(self:DataBlock, source, verbose=False):
-    "`Datasets` of the items found in `source`, split, with transforms set up on the training part."
-    items, splits = self._items(source, verbose)
-    return Datasets(items, tfms=self._type_tfms(), splits=splits, dl_type=self.dl_type, n_inp=self.n_inp, verbose=verbose)
-
-@patch
-def _items(self:DataBlock, source, verbose=False):
-    items = source if self.get_items is None else self.get_items(source)
-    if not hasattr(items, '__len__'): items = L(items)
-    if len(items) == 0: raise ValueError(f'there are no items in {describe_item(source)}: check the path, and what get_items looks for')
-    if verbose: print(f'Found {len(items)} items')
-    splits = _in_range(ifnone(self.splitter, RandomSplitter())(items), len(items))
-    if verbose: print(f'{len(splits)} data sets of sizes {", ".join(str(len(s)) for s in splits)}')
-    return items, splits
 
 def _in_range(splits, n):
     top = max((max(s) for s in splits if len(s)), default=-1)
     if top < n: return splits
     raise IndexError(f'the splitter chose item {top}, and there are {n} items, counted from 0: it must return places in the list, '
                      'not the labels of a table\'s index (table.reset_index(drop=True) makes them the same)')
-
-# %% ../../nbs/library/26_data_block.ipynb #00000012-1
-@patch
-def _type_tfms(self:DataBlock):
-    return [_copies(g.fs if isinstance(g, Pipeline) else [g]) + _copies(b.type_tfms) for g,b in zip(self.getters, self.blocks)]
-
-@patch
-def dataloaders(self:DataBlock, source, path='.', verbose=False, **kwargs):
-    "`DataLoaders` of the items found in `source`; further arguments as for `Datasets.dataloaders`: `bs`, `num_workers`, `shuffle` …"
-    dsets = self.datasets(source, verbose=verbose)
-    return dsets.dataloaders(path=path, **{'after_item': _copies(self.item_tfms), 'after_batch': _copies(self.batch_tfms), 'verbose': verbose,
-                                           **self.dls_kwargs, **kwargs})
 
 # %% ../../nbs/library/26_data_block.ipynb #0000001c
 def _describe(o):
@@ -188,62 +228,3 @@ def _step(pipe, f, x, items, train_setup=False, item=None):
         raise (e if item is None else item_error(e, item)) from e
     _say(name, y)
     return y
-
-# %% ../../nbs/library/26_data_block.ipynb #0000001d
-@patch
-def summary(self:DataBlock,
-    source,           # where the items are
-    bs:int=4,         # how many items to put into a batch
-    show_batch=False, # draw a batch in the end
-    **kwargs          # for `dataloaders`: transforms for `before_batch`, say
-):
-    "Take one item and then a small batch through every step, printing what each makes of it. Stops, with an error, at the step that fails."
-    with no_random():
-        print(f'Source: {f"a table of {len(source)} rows" if hasattr(source, "iloc") else repr(source) if isinstance(source, Path) else describe_item(source)}')
-        dsets = self._summary_item(*self._items(source, verbose=True))
-        dl = self.dl_type(dsets.train, bs=min(bs, len(dsets.train)), do_setup=False, before_batch=kwargs.get('before_batch', self.dls_kwargs.get('before_batch')))
-        self._summary_batch(dl, self._summary_item_tfms(dl))
-    if show_batch: dl.show_batch()
-
-@patch
-def _summary_item(self:DataBlock, items, splits):
-    tls = []
-    for k,fs in enumerate(self._type_tfms()):
-        print(f'\n{"Input" if k < self.n_inp else "Target"} of the first training item')
-        tl = TfmdLists(items, None, do_setup=False, splits=splits)
-        item = x = tl.train[0]
-        _say('item', x)
-        for f in Pipeline(fs).fs: x = _step(tl.tfms, f, x, tl, True, item)
-        tls.append(tl)
-    return Datasets(tls=tls, n_inp=self.n_inp)
-
-# %% ../../nbs/library/26_data_block.ipynb #0000001e
-@patch
-def _summary_item_tfms(self:DataBlock, dl):
-    print('\nitem_tfms')
-    x = dl.dataset[0]
-    _say('item', x)
-    for f in Pipeline(_copies(self.item_tfms)).fs: x = _step(dl.after_item, f, x, dl)
-    return range(dl.bs)
-
-@patch
-def _summary_batch(self:DataBlock, dl, idxs):
-    print(f'\nA batch of {len(idxs)} items')
-    items = [dl.do_item(i) for i in idxs]
-    for i,o in zip(idxs, items): _say(f'item {i}', o)
-    for f in dl.before_batch.fs: items = f(items); _say(f.name, items[0])
-    try: b = dl.create_batch(items)
-    except Exception as e:
-        print('  stacking them FAILS')
-        raise (dl._unequal(idxs) if 'items of one shape' in str(e) else None) or e from None
-    _say('stacked', b)
-    print('\nbatch_tfms')
-    for f in Pipeline(_copies(self.batch_tfms)).fs: b = _step(dl.after_batch, f, b, dl)
-
-# %% ../../nbs/library/26_data_block.ipynb #0000002a
-@patch(cls_method=True)
-def from_columns(cls:DataBlock, blocks=None, getters=None, get_items=None, **kwargs):
-    "A data block for items that come in columns: `get_items` returns one collection for each block."
-    n = len(L(ifnone(blocks, cls.blocks)))
-    find = ifnone(get_items, lambda o: o)
-    return cls(blocks=blocks, getters=ifnone(getters, [ItemGetter(i) for i in range(n)]), get_items=lambda o: L(zip(*find(o))), **kwargs)

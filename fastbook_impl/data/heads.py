@@ -13,7 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from fastcore.basics import patch
 from PIL import Image, ImageFilter
 
 from .pets import Pen, _expose, _pick, _plant, _rect, _shelf, _wall, backdrop, darker, draw_shared, fluffy, lighter, luma, mix, oval, smooth, tube
@@ -62,7 +61,28 @@ class View:
             mid = dual[:2,2]/dual[2,2]
             yield mid, np.outer(mid,mid)-dual[:2,:2]/dual[2,2]
 
-# %% ../../nbs/library/22d_data_heads.ipynb #0000000e
+    def outline(self, *balls): "The outline around `balls`."; return hull(self.ellipses(*balls))
+
+    def cap(self,
+        ball, # which
+        axis, # from the ball's middle to that of the cap, in coordinates in which the ball is a sphere of radius 1
+        d,    # 1 nothing, 0 half the ball, -1 the whole of it
+    )->np.ndarray: # (n, 2); n is 0 if none of it is seen
+        "The outline of that part of a cap which the camera sees."
+        mid,axes = np.array(ball[:3]),np.array(ball[3:]); axis = np.array(axis)/np.linalg.norm(axis)
+        eye = (self.eye-mid)/axes; far = np.linalg.norm(eye)
+        rim,limb = _circle(axis, d),_circle(eye/far, 1/far)
+        rim,limb = _run(rim, rim@eye>1),_run(limb, limb@axis>d)
+        if len(rim) and len(limb) and np.linalg.norm(limb[-1]-rim[0])>np.linalg.norm(limb[-1]-rim[-1]): rim = rim[::-1]
+        return self.px(np.concatenate([limb,rim])*axes+mid)
+
+    def face(self, pts, lift=0): "Where points of a flat face are seen."; return self.px(on_face(pts, lift))
+
+    def sees(self, x, y):
+        "How straight the camera looks at a place of the face: 1 from in front, 0 from the side, less from behind."
+        p,u,v = on_face([(x,y),(x+1,y),(x,y+1)]); n,to = np.cross(v-p, u-p),self.eye-p
+        return n@to/np.linalg.norm(n)/np.linalg.norm(to)
+
 def hull(
     ellipses, # of (middle, spread), from `View.ellipses`
     n=48,     # points
@@ -72,13 +92,6 @@ def hull(
     touch = np.stack([mid + u@m/np.sqrt(np.einsum('ni,ij,nj->n', u, m, u))[:,None] for mid,m in ellipses])
     return touch[np.einsum('kni,ni->kn', touch, u).argmax(0), np.arange(n)]
 
-@patch
-def outline(self:View, *balls): "The outline around `balls`."; return hull(self.ellipses(*balls))
-
-# %% ../../nbs/library/22d_data_heads.ipynb #0000000f
-SKULL,JAW = (0,-26,4,80,90,94),(0,37,-16,60,79,72)
-
-# %% ../../nbs/library/22d_data_heads.ipynb #00000012
 def _circle(axis, d, n=72):
     "Points `p` (n, 3) of the unit sphere with p·axis=d."
     u = np.cross(axis, (0,0,1) if abs(axis[2])<.9 else (1,0,0)); u /= np.linalg.norm(u)
@@ -90,35 +103,14 @@ def _run(pts, keep):
     start = np.flatnonzero(keep & ~np.roll(keep, 1))
     return np.roll(pts, -start[0] if len(start) else 0, 0)[:keep.sum()]
 
-@patch
-def cap(self:View,
-    ball, # which
-    axis, # from the ball's middle to that of the cap, in coordinates in which the ball is a sphere of radius 1
-    d,    # 1 nothing, 0 half the ball, -1 the whole of it
-)->np.ndarray: # (n, 2); n is 0 if none of it is seen
-    "The outline of that part of a cap which the camera sees."
-    mid,axes = np.array(ball[:3]),np.array(ball[3:]); axis = np.array(axis)/np.linalg.norm(axis)
-    eye = (self.eye-mid)/axes; far = np.linalg.norm(eye)
-    rim,limb = _circle(axis, d),_circle(eye/far, 1/far)
-    rim,limb = _run(rim, rim@eye>1),_run(limb, limb@axis>d)
-    if len(rim) and len(limb) and np.linalg.norm(limb[-1]-rim[0])>np.linalg.norm(limb[-1]-rim[-1]): rim = rim[::-1]
-    return self.px(np.concatenate([limb,rim])*axes+mid)
-
-# %% ../../nbs/library/22d_data_heads.ipynb #00000015
 def on_face(pts, lift=0):
     "The points `pts` (n, 2) of a flat face, on the front of a head or `lift` before it: (n, 3)."
     x,y = np.asarray(pts, float).T
     front = lambda cx,cy,cz,a,b,c: cz-c*np.sqrt(np.maximum(1-((x-cx)/a)**2-((y-cy)/b)**2, 0))
     return np.stack([x, y, np.minimum(front(*SKULL), front(*JAW))-lift], 1)
 
-@patch
-def face(self:View, pts, lift=0): "Where points of a flat face are seen."; return self.px(on_face(pts, lift))
-
-@patch
-def sees(self:View, x, y):
-    "How straight the camera looks at a place of the face: 1 from in front, 0 from the side, less from behind."
-    p,u,v = on_face([(x,y),(x+1,y),(x,y+1)]); n,to = np.cross(v-p, u-p),self.eye-p
-    return n@to/np.linalg.norm(n)/np.linalg.norm(to)
+# %% ../../nbs/library/22d_data_heads.ipynb #0000000f
+SKULL,JAW = (0,-26,4,80,90,94),(0,37,-16,60,79,72)
 
 # %% ../../nbs/library/22d_data_heads.ipynb #00000017
 @dataclass(frozen=True)

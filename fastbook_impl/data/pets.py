@@ -17,7 +17,6 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
-from fastcore.basics import patch
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from .samples import sample_maker
@@ -151,34 +150,50 @@ class Pen:
         out[:,0],out[:,1] = a*x+b*y+c, d*x+e*y+f
         return out
 
-# %% ../../nbs/library/22_data_pets.ipynb #00000011
-@patch
-def fill(self:Pen, pts, colour):
-    "Fill a closed outline."
-    q = self.px(pts).ravel().tolist()
-    self.draw.polygon(q, fill=rgb(colour))
-    if self.mask is not None: ImageDraw.Draw(self.mask).polygon(q, fill=self.ink)
+    def fill(self, pts, colour):
+        "Fill a closed outline."
+        q = self.px(pts).ravel().tolist()
+        self.draw.polygon(q, fill=rgb(colour))
+        if self.mask is not None: ImageDraw.Draw(self.mask).polygon(q, fill=self.ink)
 
-@patch
-def line(self:Pen, pts, colour, width=.05):
-    "Draw an open line, `width` units wide."
-    q,w = self.px(pts).ravel().tolist(), max(round(width*self.scale), 1)
-    self.draw.line(q, fill=rgb(colour), width=w)
-    if self.mask is not None: ImageDraw.Draw(self.mask).line(q, fill=self.ink, width=w)
+    def line(self, pts, colour, width=.05):
+        "Draw an open line, `width` units wide."
+        q,w = self.px(pts).ravel().tolist(), max(round(width*self.scale), 1)
+        self.draw.line(q, fill=rgb(colour), width=w)
+        if self.mask is not None: ImageDraw.Draw(self.mask).line(q, fill=self.ink, width=w)
 
-@patch
-def under(self:Pen, x, y):
-    "The colour the picture has at `(x,y)`."
-    u,v = self.px([(x,y)])[0]; w,h = self.image.size
-    return self.image.getpixel((min(max(int(u),0),w-1), min(max(int(v),0),h-1)))
+    def under(self, x, y):
+        "The colour the picture has at `(x,y)`."
+        u,v = self.px([(x,y)])[0]; w,h = self.image.size
+        return self.image.getpixel((min(max(int(u),0),w-1), min(max(int(v),0),h-1)))
 
-@patch
-def glow(self:Pen, x, y, rx, ry, colour, tilt=0, soft=.35, steps=5):
-    "A spot with soft edges: ovals that shrink from `1+soft` to `1-soft` while their colour goes from what is there to `colour`."
-    start = self.under(x, y)
-    for i in range(steps):
-        t = 1+soft*(1-2*i/(steps-1))
-        self.fill(oval(x, y, rx*t, ry*t, tilt), mix(start, colour, (i+1)/steps))
+    def glow(self, x, y, rx, ry, colour, tilt=0, soft=.35, steps=5):
+        "A spot with soft edges: ovals that shrink from `1+soft` to `1-soft` while their colour goes from what is there to `colour`."
+        start = self.under(x, y)
+        for i in range(steps):
+            t = 1+soft*(1-2*i/(steps-1))
+            self.fill(oval(x, y, rx*t, ry*t, tilt), mix(start, colour, (i+1)/steps))
+
+    def part(self,
+        pts,          # its closed outline
+        colour,
+        *paints,      # functions of a pen, called one after the other
+        shade=.5,     # strength of the shading, or 0
+        outline=.055, # width of the outline, or 0
+        rim=None,     # (n, 2): outline only this line
+    ):
+        "A body part: filled, painted, shaded and outlined."
+        q = self.px(pts); (x0,y0),(x1,y1) = np.floor(q.min(0)).astype(int).tolist(), np.ceil(q.max(0)).astype(int).tolist()
+        x0,y0,x1,y1 = max(x0-3,0), max(y0-3,0), min(x1+3,self.image.width), min(y1+3,self.image.height)
+        if x1-x0<2 or y1-y0<2: return
+        size = x1-x0,y1-y0
+        stencil = Image.new('L', size); ImageDraw.Draw(stencil).polygon((q-[x0,y0]).ravel().tolist(), fill=255)
+        layer = Pen(Image.new('RGB', size, rgb(colour)), None, np.array([[1,0,-x0],[0,1,-y0],[0,0,1]]) @ self.frame)
+        for paint in paints: paint(layer)
+        if shade and min(size)>12: layer.image = shaded(layer.image, stencil, shade)
+        self.image.paste(layer.image, (x0,y0), stencil)
+        if self.mask is not None: self.mask.paste(self.ink, (x0,y0), stencil)
+        if outline: self.line(np.concatenate([pts, pts[:2]]) if rim is None else rim, darker(colour,.55), outline)
 
 # %% ../../nbs/library/22_data_pets.ipynb #00000013
 def shaded(
@@ -198,29 +213,6 @@ def shaded(
         return soft.crop((x, y, x+small.width, y+small.height))
     relief = ImageChops.subtract(moved(1), moved(-1), 2/strength, 128).resize((w,h), Image.Resampling.BILINEAR)
     return ImageChops.hard_light(image, Image.merge('RGB', [relief]*3))
-
-# %% ../../nbs/library/22_data_pets.ipynb #00000015
-@patch
-def part(self:Pen,
-    pts,          # its closed outline
-    colour,
-    *paints,      # functions of a pen, called one after the other
-    shade=.5,     # strength of the shading, or 0
-    outline=.055, # width of the outline, or 0
-    rim=None,     # (n, 2): outline only this line
-):
-    "A body part: filled, painted, shaded and outlined."
-    q = self.px(pts); (x0,y0),(x1,y1) = np.floor(q.min(0)).astype(int).tolist(), np.ceil(q.max(0)).astype(int).tolist()
-    x0,y0,x1,y1 = max(x0-3,0), max(y0-3,0), min(x1+3,self.image.width), min(y1+3,self.image.height)
-    if x1-x0<2 or y1-y0<2: return
-    size = x1-x0,y1-y0
-    stencil = Image.new('L', size); ImageDraw.Draw(stencil).polygon((q-[x0,y0]).ravel().tolist(), fill=255)
-    layer = Pen(Image.new('RGB', size, rgb(colour)), None, np.array([[1,0,-x0],[0,1,-y0],[0,0,1]]) @ self.frame)
-    for paint in paints: paint(layer)
-    if shade and min(size)>12: layer.image = shaded(layer.image, stencil, shade)
-    self.image.paste(layer.image, (x0,y0), stencil)
-    if self.mask is not None: self.mask.paste(self.ink, (x0,y0), stencil)
-    if outline: self.line(np.concatenate([pts, pts[:2]]) if rim is None else rim, darker(colour,.55), outline)
 
 # %% ../../nbs/library/22_data_pets.ipynb #00000019
 @dataclass(frozen=True)
@@ -404,31 +396,26 @@ class Pet:
     @property
     def is_cat(self): return self.breed.species=='cat'
 
-# %% ../../nbs/library/22_data_pets.ipynb #00000025
-@patch
-def dye(self:Pet, c): "The colour `c` with this animal's own tint."; return tuple(min(max(round(x*k), 0), 255) for x,k in zip(rgb(c), self.tint))
+    def dye(self, c): "The colour `c` with this animal's own tint."; return tuple(min(max(round(x*k), 0), 255) for x,k in zip(rgb(c), self.tint))
 
-@patch
-def colour(self:Pet, part): "The colour of a part: `fur`, `marks`, `face`, `ears` …"; return self.dye(self.coat.named(part))
+    def colour(self, part): "The colour of a part: `fur`, `marks`, `face`, `ears` …"; return self.dye(self.coat.named(part))
 
-@patch
-def shift(self:Pet, depth=.16): "How far something moves sideways with the turn of the head, `depth` being how near it is."; return self.turn*depth
+    def shift(self, depth=.16): "How far something moves sideways with the turn of the head, `depth` being how near it is."; return self.turn*depth
 
-@patch(as_prop=True)
-def aside(self:Pet): "How far the muzzle moves."; return self.shift(.2+.3*self.muzzle)
+    @property
+    def aside(self): "How far the muzzle moves."; return self.shift(.2+.3*self.muzzle)
 
-@patch(as_prop=True)
-def sideways(self:Pet): "Whether the body is seen from the side."; return self.pose in ('standing','lying')
+    @property
+    def sideways(self): "Whether the body is seen from the side."; return self.pose in ('standing','lying')
 
-@patch(as_prop=True)
-def foot(self:Pet):
-    "Height of the ground below the middle of the head."
-    return dict(sitting=2.05+.7*self.legs, standing=1.45+.3*self.girth+.95*self.legs, lying=1.9, portrait=1.4)[self.pose]
+    @property
+    def foot(self):
+        "Height of the ground below the middle of the head."
+        return dict(sitting=2.05+.7*self.legs, standing=1.45+.3*self.girth+.95*self.legs, lying=1.9, portrait=1.4)[self.pose]
 
-@patch
-def furry(self:Pet, pts, share=1.):
-    "The outline with this animal's tufts of fur, if it has any."
-    return fluffy(pts, .125*self.fluff*share, .14, self.rng, top=.6) if self.fluff>.1 else pts
+    def furry(self, pts, share=1.):
+        "The outline with this animal's tufts of fur, if it has any."
+        return fluffy(pts, .125*self.fluff*share, .14, self.rng, top=.6) if self.fluff>.1 else pts
 
 # %% ../../nbs/library/22_data_pets.ipynb #00000028
 PATTERNS = {}

@@ -13,7 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from fastcore.basics import patch
 from PIL import Image, ImageDraw, ImageFilter
 
 from .pets import Pen, _expose, _pick, _ramp, darker, draw_shared, lighter, mix, oval, rgb, smooth, tube
@@ -52,49 +51,38 @@ class View:
         z = max(z, NEAR)
         return self.mid+FOCUS*((x-self.x)/z+self.bend*z), self.horizon+FOCUS*(EYE-h)/z
 
-# %% ../../nbs/library/22e_data_streets.ipynb #00000007
-@patch
-def ink(self:View, code):
-    "A pen for what is called `code`, in heights of the picture; without a name it leaves the mask alone."
-    return Pen(self.image, self.mask if code else None, self.frame, CODES.index(code) if code else 0)
+    def ink(self, code):
+        "A pen for what is called `code`, in heights of the picture; without a name it leaves the mask alone."
+        return Pen(self.image, self.mask if code else None, self.frame, CODES.index(code) if code else 0)
 
-@patch
-def tone(self:View, colour, z): "The colour at the distance `z`."; return mix(colour, self.air[0], 1-math.exp(-max(z, 0)/self.air[1]))
+    def tone(self, colour, z): "The colour at the distance `z`."; return mix(colour, self.air[0], 1-math.exp(-max(z, 0)/self.air[1]))
 
-@patch
-def fill(self:View, code, pts, colour):
-    "A flat polygon somewhere in the street."
-    q,z = [self.high*v for p in pts for v in self.spot(*p)],sum(p[2] for p in pts)/len(pts)
-    if max(q[::2])<0 or min(q[::2])>self.image.width: return
-    self.draw.polygon(q, fill=self.tone(colour, z))
-    if code: self.stencil.polygon(q, fill=CODES.index(code))
+    def fill(self, code, pts, colour):
+        "A flat polygon somewhere in the street."
+        q,z = [self.high*v for p in pts for v in self.spot(*p)],sum(p[2] for p in pts)/len(pts)
+        if max(q[::2])<0 or min(q[::2])>self.image.width: return
+        self.draw.polygon(q, fill=self.tone(colour, z))
+        if code: self.stencil.polygon(q, fill=CODES.index(code))
 
-# %% ../../nbs/library/22e_data_streets.ipynb #00000008
-@patch
-def wall(self:View, code, x, z0, z1, h0, h1, colour): "A rectangle along the road."; self.fill(code, [(x,h0,z0),(x,h1,z0),(x,h1,z1),(x,h0,z1)], colour)
+    def wall(self, code, x, z0, z1, h0, h1, colour): "A rectangle along the road."; self.fill(code, [(x,h0,z0),(x,h1,z0),(x,h1,z1),(x,h0,z1)], colour)
 
-@patch
-def face(self:View, code, x0, x1, z, h0, h1, colour): "A rectangle across the road."; self.fill(code, [(x0,h0,z),(x0,h1,z),(x1,h1,z),(x1,h0,z)], colour)
+    def face(self, code, x0, x1, z, h0, h1, colour): "A rectangle across the road."; self.fill(code, [(x0,h0,z),(x0,h1,z),(x1,h1,z),(x1,h0,z)], colour)
 
-@patch
-def stand(self:View, code, x, z, h=0.):
-    "A pen in metres for something seen as if it were flat: its origin is at a place of the street, `y` points down."
-    return self.ink(code).at(*self.spot(x, h, z), FOCUS/max(z, NEAR))
+    def stand(self, code, x, z, h=0.):
+        "A pen in metres for something seen as if it were flat: its origin is at a place of the street, `y` points down."
+        return self.ink(code).at(*self.spot(x, h, z), FOCUS/max(z, NEAR))
 
-# %% ../../nbs/library/22e_data_streets.ipynb #0000000a
-@patch
-def strip(self:View, code, x0, x1, colour, z0=NEAR, z1=160.):
-    "A band of the ground, from `x0` to `x1`."
-    z0 = max(z0, NEAR)
-    if z1<=z0: return
-    n = int(7*math.log(z1/z0)); zs = np.geomspace(z0, z1, n).tolist() if n>2 else (z0,z1)
-    for a,b in zip(zs[:-1], zs[1:]): self.fill(code, [(x0,0,a),(x1,0,a),(x1,0,b),(x0,0,b)], colour)
+    def strip(self, code, x0, x1, colour, z0=NEAR, z1=160.):
+        "A band of the ground, from `x0` to `x1`."
+        z0 = max(z0, NEAR)
+        if z1<=z0: return
+        n = int(7*math.log(z1/z0)); zs = np.geomspace(z0, z1, n).tolist() if n>2 else (z0,z1)
+        for a,b in zip(zs[:-1], zs[1:]): self.fill(code, [(x0,0,a),(x1,0,a),(x1,0,b),(x0,0,b)], colour)
 
-@patch
-def dashes(self:View, code, x, colour, s, width=.24, dash=3., gap=5., z1=40.):
-    "A broken line; `s` is how far the camera has come. Where it is thinner than a pixel, it has no name."
-    z = -(s%(dash+gap))
-    while z<z1: self.strip(code if z<FAR-5 else None, x-width/2, x+width/2, colour, z, z+dash); z += dash+gap
+    def dashes(self, code, x, colour, s, width=.24, dash=3., gap=5., z1=40.):
+        "A broken line; `s` is how far the camera has come. Where it is thinner than a pixel, it has no name."
+        z = -(s%(dash+gap))
+        while z<z1: self.strip(code if z<FAR-5 else None, x-width/2, x+width/2, colour, z, z+dash); z += dash+gap
 
 # %% ../../nbs/library/22e_data_streets.ipynb #0000000d
 _PALETTE = dict(Sky='8fc8f0', Building='c0684e', Road='8a6a98', Sidewalk='e8a0b8', Tree='5a9a3c', VegetationMisc='a8c848', Car='3a4fc0', SUVPickupTruck='5f8ff0',

@@ -13,7 +13,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from itertools import chain
 
-from fastcore.basics import defaults, ifnone, patch
+from fastcore.basics import defaults, ifnone
 from fastcore.foundation import L
 from fastcore.xtras import Path
 
@@ -162,21 +162,53 @@ class Tokenizer(Transform):
     def encodes(self, o:str|Path): return L(self._tokens(o))
     def decodes(self, o:list|L) -> TitledStr: return TitledStr(self.sep.join(map(str, o)))
 
-# %% ../../nbs/library/80_text_core.ipynb #0000001c
-@patch
-def _tokens(self:Tokenizer, o):
-    if o in self.ready: return self.ready[o].split(_sep)
-    return next(self._cut_all([o]))
+    def _tokens(self, o):
+        if o in self.ready: return self.ready[o].split(_sep)
+        return next(self._cut_all([o]))
 
-@patch
-def _text(self:Tokenizer, o):
-    return _ruled(read_text(o, self.encoding) if isinstance(o, Path) else o, self.rules)
+    def _text(self, o):
+        return _ruled(read_text(o, self.encoding) if isinstance(o, Path) else o, self.rules)
 
-@patch
-def _cut_all(self:Tokenizer, items):
-    "The tokens of each of `items`, texts or paths; a text without any is one `xxbos`."
-    if isinstance(self.tok, WordTokenizer): return ((self.tok.cut(self._text(o)) or [BOS]) for o in items)
-    return ([_ruled(t, getattr(defaults, 'text_postproc_rules', text_postproc_rules)) for t in toks] or [BOS] for toks in self.tok(self._text(o) for o in items))
+    def _cut_all(self, items):
+        "The tokens of each of `items`, texts or paths; a text without any is one `xxbos`."
+        if isinstance(self.tok, WordTokenizer): return ((self.tok.cut(self._text(o)) or [BOS]) for o in items)
+        return ([_ruled(t, getattr(defaults, 'text_postproc_rules', text_postproc_rules)) for t in toks] or [BOS] for toks in self.tok(self._text(o) for o in items))
+
+    def setup(self, items=None, train_setup=False):
+        "Cut all `items`, and count the tokens of those that are for training."
+        if items is None: return
+        if self.text_cols is not None and hasattr(getattr(items, 'items', None), 'iloc'): items.items = join_fields(items.items, self.text_cols, self.mark_fields, self.tok_text_col)
+        texts = item_texts(items)
+        _check_texts(texts, items)
+        train = [texts[i] for i in items.splits[0]] if hasattr(items, 'splits') else texts
+        if hasattr(self.tok, 'setup'): self.tok.setup([self._text(o) for o in train if not is_listy(o)])
+        self._prepare(texts)
+        counted = self._count(train)
+        if self.counter is None: self.counter = counted
+
+    def _prepare(self, texts):
+        new = list(dict.fromkeys(o for o in texts if not is_listy(o)))
+        self.ready = {o: _sep.join(toks) for o,toks in zip(new, self._all_tokens(new))}
+
+    def _count(self, texts):
+        return Counter(chain.from_iterable(o if is_listy(o) else self._tokens(o) for o in texts))
+
+    def _all_tokens(self, items):
+        "The tokens of each of `items`, as lists."
+        n = ifnone(self.n_workers, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1)
+        n = min(n, len(items)//_per_process)
+        if n < 2 or sys.platform != 'linux' or not isinstance(self.tok, WordTokenizer): return list(self._cut_all(items))
+        return [o.split(_sep) for o in _forked((self, items), n)]
+
+    @classmethod
+    def from_df(cls, text_cols, tok=None, rules=None, **kwargs):
+        "A tokenizer for the columns `text_cols` of a table."
+        return cls(tok, rules=rules, text_cols=text_cols, **kwargs)
+
+    @classmethod
+    def from_folder(cls, path, tok=None, rules=None, encoding='utf8', **kwargs):
+        "A tokenizer for the text files in the folder `path`."
+        return cls(tok, rules=rules, encoding=encoding, **kwargs)
 
 def read_text(
     f,              # path of a file
@@ -209,39 +241,8 @@ def _check_texts(texts, items):
         raise ValueError(f'the text of {where} is missing ({value}): leave such rows out with df.dropna(subset=…), or make the texts empty with df.fillna("")')
     raise TypeError(f'the text of {where} is {value!r}, and a text is a string or the path of a file')
 
-# %% ../../nbs/library/80_text_core.ipynb #00000021
-@patch
-def setup(self:Tokenizer, items=None, train_setup=False):
-    "Cut all `items`, and count the tokens of those that are for training."
-    if items is None: return
-    if self.text_cols is not None and hasattr(getattr(items, 'items', None), 'iloc'): items.items = join_fields(items.items, self.text_cols, self.mark_fields, self.tok_text_col)
-    texts = item_texts(items)
-    _check_texts(texts, items)
-    train = [texts[i] for i in items.splits[0]] if hasattr(items, 'splits') else texts
-    if hasattr(self.tok, 'setup'): self.tok.setup([self._text(o) for o in train if not is_listy(o)])
-    self._prepare(texts)
-    counted = self._count(train)
-    if self.counter is None: self.counter = counted
-
-@patch
-def _prepare(self:Tokenizer, texts):
-    new = list(dict.fromkeys(o for o in texts if not is_listy(o)))
-    self.ready = {o: _sep.join(toks) for o,toks in zip(new, self._all_tokens(new))}
-
-@patch
-def _count(self:Tokenizer, texts):
-    return Counter(chain.from_iterable(o if is_listy(o) else self._tokens(o) for o in texts))
-
 # %% ../../nbs/library/80_text_core.ipynb #00000023
 _work, _per_process = None, 4000 # the tokenizer and texts that forked processes find; texts for which starting one pays
-
-@patch
-def _all_tokens(self:Tokenizer, items):
-    "The tokens of each of `items`, as lists."
-    n = ifnone(self.n_workers, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1)
-    n = min(n, len(items)//_per_process)
-    if n < 2 or sys.platform != 'linux' or not isinstance(self.tok, WordTokenizer): return list(self._cut_all(items))
-    return [o.split(_sep) for o in _forked((self, items), n)]
 
 def _forked(work, n):
     global _work
@@ -278,17 +279,6 @@ def _join(row, mark):
     missing = next((o for o in row if o is None or o != o), '')
     if missing != '': return missing
     return ' '.join(f'{FLD} {i} {o}' if mark else str(o) for i,o in enumerate(row, 1))
-
-# %% ../../nbs/library/80_text_core.ipynb #00000029
-@patch(cls_method=True)
-def from_df(cls:Tokenizer, text_cols, tok=None, rules=None, **kwargs):
-    "A tokenizer for the columns `text_cols` of a table."
-    return cls(tok, rules=rules, text_cols=text_cols, **kwargs)
-
-@patch(cls_method=True)
-def from_folder(cls:Tokenizer, path, tok=None, rules=None, encoding='utf8', **kwargs):
-    "A tokenizer for the text files in the folder `path`."
-    return cls(tok, rules=rules, encoding=encoding, **kwargs)
 
 # %% ../../nbs/library/80_text_core.ipynb #0000002b
 def tokenize1(text, tok=None, rules=None, post_rules=None):
@@ -335,29 +325,27 @@ class SubwordTokenizer:
         if self.tok is None: raise ValueError('this SubwordTokenizer has learned no pieces yet: call setup with some texts')
         return self.tok
 
+    def setup(self, items, rules=None):
+        "Learn the pieces from the texts `items`, unless a model was given. `ValueError` if there are none, or more characters in them than pieces."
+        if self.tok is not None: return
+        from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+        texts = [_ruled(str(o), rules or []) for o in _several(items)]
+        bpe, size = self.model_type == 'bpe', self.vocab_sz or min(self.max_vocab_sz, _pieces_for(texts))
+        chars = set().union(*texts)
+        if not chars: raise ValueError('there are no texts to learn pieces from')
+        if size < len(chars) and not bpe: raise ValueError(f'vocab_sz allows {size} pieces, and the texts have {len(chars)} different characters, each of which is a piece: pass a larger one')
+        tok = Tokenizer(models.BPE(unk_token=UNK) if bpe else models.Unigram())
+        tok.pre_tokenizer = pre_tokenizers.Metaspace()
+        args = dict(vocab_size=size, special_tokens=list(self.special_toks), show_progress=False)
+        tok.train_from_iterator(texts, trainers.BpeTrainer(**args) if bpe else trainers.UnigramTrainer(unk_token=UNK, **args))
+        self.tok = tok
+
 def _saved_pieces(file):
     from tokenizers import Tokenizer
     if not file.is_file(): raise FileNotFoundError(f'there is no saved model of pieces {file}')
     return Tokenizer.from_file(str(file))
 
 SentencePieceTokenizer = SubwordTokenizer # its other name in fastai
-
-# %% ../../nbs/library/80_text_core.ipynb #0000002f
-@patch
-def setup(self:SubwordTokenizer, items, rules=None):
-    "Learn the pieces from the texts `items`, unless a model was given. `ValueError` if there are none, or more characters in them than pieces."
-    if self.tok is not None: return
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-    texts = [_ruled(str(o), rules or []) for o in _several(items)]
-    bpe, size = self.model_type == 'bpe', self.vocab_sz or min(self.max_vocab_sz, _pieces_for(texts))
-    chars = set().union(*texts)
-    if not chars: raise ValueError('there are no texts to learn pieces from')
-    if size < len(chars) and not bpe: raise ValueError(f'vocab_sz allows {size} pieces, and the texts have {len(chars)} different characters, each of which is a piece: pass a larger one')
-    tok = Tokenizer(models.BPE(unk_token=UNK) if bpe else models.Unigram())
-    tok.pre_tokenizer = pre_tokenizers.Metaspace()
-    args = dict(vocab_size=size, special_tokens=list(self.special_toks), show_progress=False)
-    tok.train_from_iterator(texts, trainers.BpeTrainer(**args) if bpe else trainers.UnigramTrainer(unk_token=UNK, **args))
-    self.tok = tok
 
 def _pieces_for(texts):
     n = len({w for t in texts for w in t.split()})//4

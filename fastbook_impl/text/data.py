@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from fastcore.basics import defaults, ifnone, patch
+from fastcore.basics import defaults, ifnone
 from fastcore.foundation import L
 from fastcore.xtras import Path
 
@@ -99,33 +99,26 @@ class LMDataLoader(TfmdDL):
 
     def __len__(self): return self.n_batches
 
-# %% ../../nbs/library/81_text_data.ipynb #0000000c
-@patch
-def stream(self:LMDataLoader):
-    "All texts end to end, in this epoch's order, as `(bs, bl+1)`: a row holds one token more than is read, the last target."
-    order = self._permutation(len(self._texts)).tolist() if self.shuffle else range(len(self._texts))
-    return torch.cat([self._texts[i] for i in order])[:self.bs*self.bl + 1].unfold(0, self.bl + 1, self.bl)
+    def stream(self):
+        "All texts end to end, in this epoch's order, as `(bs, bl+1)`: a row holds one token more than is read, the last target."
+        order = self._permutation(len(self._texts)).tolist() if self.shuffle else range(len(self._texts))
+        return torch.cat([self._texts[i] for i in order])[:self.bs*self.bl + 1].unfold(0, self.bl + 1, self.bl)
 
-@patch
-def create_batches(self:LMDataLoader, idxs):
-    rows = self.stream()
-    for i in range(0, self.bl, self.seq_len): yield _x_and_y(rows[:, i:i + self.seq_len + 1])
+    def create_batches(self, idxs):
+        rows = self.stream()
+        for i in range(0, self.bl, self.seq_len): yield _x_and_y(rows[:, i:i + self.seq_len + 1])
+
+    def new(self, dataset=None, cls=None, **kwargs): return TfmdDL.new(self, dataset, cls, **{'seq_len': self.seq_len, **kwargs})
+
+    def create_item(self, i):
+        "Row `i` of the batches put below one another."
+        at = i//self.bs*self.seq_len
+        return tuple(o[0] for o in _x_and_y(self.stream()[i % self.bs:i % self.bs + 1, at:at + self.seq_len + 1]))
+
+    def _decoded_item(self, o, full):
+        return tuple(_decode_text(self.dataset, p, full) for p in o)
 
 def _x_and_y(rows): return rows[:, :-1].contiguous().as_subclass(LMTensorText), rows[:, 1:].contiguous().as_subclass(TensorText)
-
-@patch
-def new(self:LMDataLoader, dataset=None, cls=None, **kwargs): return TfmdDL.new(self, dataset, cls, **{'seq_len': self.seq_len, **kwargs})
-
-# %% ../../nbs/library/81_text_data.ipynb #00000010
-@patch
-def create_item(self:LMDataLoader, i):
-    "Row `i` of the batches put below one another."
-    at = i//self.bs*self.seq_len
-    return tuple(o[0] for o in _x_and_y(self.stream()[i % self.bs:i % self.bs + 1, at:at + self.seq_len + 1]))
-
-@patch
-def _decoded_item(self:LMDataLoader, o, full):
-    return tuple(_decode_text(self.dataset, p, full) for p in o)
 
 def _decode_text(ds, o, full):
     tl = getattr(ds, 'tls', [ds])[0]
@@ -152,36 +145,31 @@ class SortedDL(TfmdDL):
         lists = getattr(self.dataset, 'tls', [self.dataset])
         return [f for tl in lists for f in getattr(getattr(tl, 'tfms', None), 'fs', [])] + list(self.after_item.fs)
 
-# %% ../../nbs/library/81_text_data.ipynb #00000013
-@patch
-def do_item(self:SortedDL, i):
-    if not self._keeps: return TfmdDL.do_item(self, i)
-    if i not in self.made: self.made[i] = TfmdDL.do_item(self, i)
-    return self.made[i]
+    def do_item(self, i):
+        if not self._keeps: return TfmdDL.do_item(self, i)
+        if i not in self.made: self.made[i] = TfmdDL.do_item(self, i)
+        return self.made[i]
 
-@patch
-def get_idxs(self:SortedDL):
-    "The items from the longest to the shortest, or as `shuffle_fn` puts them."
-    return self.shuffle_fn(list(range(self.n))) if self.shuffle else sorted(range(self.n), key=lambda i: self.res[i], reverse=True)
+    def get_idxs(self):
+        "The items from the longest to the shortest, or as `shuffle_fn` puts them."
+        return self.shuffle_fn(list(range(self.n))) if self.shuffle else sorted(range(self.n), key=lambda i: self.res[i], reverse=True)
 
-@patch
-def shuffle_fn(self:SortedDL, idxs):
-    "A new order: shuffled, sorted within portions of 50 batches, then batches are shuffled. The longest is in the first, the last may not be full."
-    order = self._permutation(len(idxs)).tolist()
-    top = max(order, key=lambda i: self.res[i])
-    order.remove(top)
-    order.insert(0, top)
-    portion = self.bs*50
-    order = [i for s in range(0, len(order), portion) for i in sorted(order[s:s + portion], key=lambda i: self.res[i], reverse=True)]
-    batches = [order[s:s + self.bs] for s in range(0, len(order), self.bs)]
-    middle = self._permutation(max(len(batches) - 2, 0)).tolist()
-    return [i for b in batches[:1] + [batches[k + 1] for k in middle] + batches[1:][-1:] for i in b]
+    def shuffle_fn(self, idxs):
+        "A new order: shuffled, sorted within portions of 50 batches, then batches are shuffled. The longest is in the first, the last may not be full."
+        order = self._permutation(len(idxs)).tolist()
+        top = max(order, key=lambda i: self.res[i])
+        order.remove(top)
+        order.insert(0, top)
+        portion = self.bs*50
+        order = [i for s in range(0, len(order), portion) for i in sorted(order[s:s + portion], key=lambda i: self.res[i], reverse=True)]
+        batches = [order[s:s + self.bs] for s in range(0, len(order), self.bs)]
+        middle = self._permutation(max(len(batches) - 2, 0)).tolist()
+        return [i for b in batches[:1] + [batches[k + 1] for k in middle] + batches[1:][-1:] for i in b]
 
-@patch
-def new(self:SortedDL, dataset=None, cls=None, **kwargs):
-    if cls is not None and not issubclass(cls, SortedDL): return TfmdDL.new(self, dataset, cls, **kwargs)
-    if dataset is None or dataset is self.dataset: kwargs = {'res': self.res, 'made': self.made, **kwargs}
-    return TfmdDL.new(self, dataset, cls, **{'sort_func': self.sort_func, **kwargs})
+    def new(self, dataset=None, cls=None, **kwargs):
+        if cls is not None and not issubclass(cls, SortedDL): return TfmdDL.new(self, dataset, cls, **kwargs)
+        if dataset is None or dataset is self.dataset: kwargs = {'res': self.res, 'made': self.made, **kwargs}
+        return TfmdDL.new(self, dataset, cls, **{'sort_func': self.sort_func, **kwargs})
 
 # %% ../../nbs/library/81_text_data.ipynb #00000016
 class Pad_Input(ItemTransform):
@@ -204,17 +192,16 @@ class Pad_Input(ItemTransform):
         fill = x.new_full((n - len(x),), self.pad_idx)
         return torch.cat([fill, x] if first else [x, fill])
 
+    def decode(self, o, **kwargs):
+        "The text in `o`, a tensor or the first element of an item, without `xxpad`."
+        if isinstance(o, TensorText): return o[o != self.__dict__.get('pad_idx', 1)]
+        return tuple(self.decode(p) for p in o) if isinstance(o, tuple) else o
+
 def _with(s, f, x):
     "The item `s` with `x` as its element `f`, of the kind that is there."
     parts = list(s)
     parts[f] = retain_type(x, s[f])
     return tuple(parts)
-
-@patch
-def decode(self:Pad_Input, o, **kwargs):
-    "The text in `o`, a tensor or the first element of an item, without `xxpad`."
-    if isinstance(o, TensorText): return o[o != self.__dict__.get('pad_idx', 1)]
-    return tuple(self.decode(p) for p in o) if isinstance(o, tuple) else o
 
 pad_input = Pad_Input()
 
@@ -327,40 +314,39 @@ class TextDataLoaders(DataLoaders):
                           get_items=partial(get_text_files, folders=[train, valid]) if by_name else get_text_files)
         return cls.from_dblock(block, path, path=path, **kwargs)
 
-# %% ../../nbs/library/81_text_data.ipynb #00000028
-@patch(cls_method=True)
-def from_df(cls:TextDataLoaders, df, path='.',
-    valid_pct=0.2, seed=None, # share of the rows for validation, and a seed to draw them
-    text_col=0,               # column with the texts, or several
-    label_col=1,              # column with the labels, or several
-    label_delim=None,         # what separates several labels in one cell
-    y_block=None,             # kind of target; classes, or several labels where there are several columns or `label_delim`
-    text_vocab=None,          # the tokens, in the order of their numbers
-    is_lm=False,              # for a language model: no labels
-    valid_col=None,           # column that says which rows are for validation, instead of `valid_pct`
-    tok_tfm=None,             # instead of `Tokenizer.from_df(text_col)`
-    tok_text_col='text',      # for fastai's sake: no column is added
-    seq_len=72, backwards=False, min_freq=3, max_vocab=60000, **kwargs): # as in `TextBlock`
-    "Texts and labels are columns of the table `df`."
-    check_frame(df)
-    several = label_delim is not None or is_listy(label_col) and len(label_col) > 1
-    text = TextBlock(tok_tfm or Tokenizer(), text_vocab, is_lm, seq_len, backwards, min_freq, max_vocab)
-    blocks = [text] if is_lm else [text, y_block or (MultiCategoryBlock if several else CategoryBlock)]
-    block = DataBlock(blocks=blocks, get_x=_FieldReader(text_col), get_y=None if is_lm else ColReader(label_col, label_delim=label_delim),
-                      splitter=RandomSplitter(valid_pct, seed=seed) if valid_col is None else ColSplitter(valid_col))
-    return cls.from_dblock(block, df, path=path, **kwargs)
+    @classmethod
+    def from_df(cls, df, path='.',
+        valid_pct=0.2, seed=None, # share of the rows for validation, and a seed to draw them
+        text_col=0,               # column with the texts, or several
+        label_col=1,              # column with the labels, or several
+        label_delim=None,         # what separates several labels in one cell
+        y_block=None,             # kind of target; classes, or several labels where there are several columns or `label_delim`
+        text_vocab=None,          # the tokens, in the order of their numbers
+        is_lm=False,              # for a language model: no labels
+        valid_col=None,           # column that says which rows are for validation, instead of `valid_pct`
+        tok_tfm=None,             # instead of `Tokenizer.from_df(text_col)`
+        tok_text_col='text',      # for fastai's sake: no column is added
+        seq_len=72, backwards=False, min_freq=3, max_vocab=60000, **kwargs): # as in `TextBlock`
+        "Texts and labels are columns of the table `df`."
+        check_frame(df)
+        several = label_delim is not None or is_listy(label_col) and len(label_col) > 1
+        text = TextBlock(tok_tfm or Tokenizer(), text_vocab, is_lm, seq_len, backwards, min_freq, max_vocab)
+        blocks = [text] if is_lm else [text, y_block or (MultiCategoryBlock if several else CategoryBlock)]
+        block = DataBlock(blocks=blocks, get_x=_FieldReader(text_col), get_y=None if is_lm else ColReader(label_col, label_delim=label_delim),
+                          splitter=RandomSplitter(valid_pct, seed=seed) if valid_col is None else ColSplitter(valid_col))
+        return cls.from_dblock(block, df, path=path, **kwargs)
 
+    @classmethod
+    def from_csv(cls, path, csv_fname='labels.csv',
+        header='infer', delimiter=None, quoting=0, encoding='utf8', # as in `pd.read_csv`, where `delimiter` is `sep`
+        **kwargs # for `from_df`
+    ):
+        "Texts and labels are columns of the file `csv_fname` in `path`."
+        return cls.from_df(read_table(Path(path)/csv_fname, header=header, sep=delimiter or ',', quoting=quoting, encoding=encoding), path=path, **kwargs)
+
+# %% ../../nbs/library/81_text_data.ipynb #00000028
 class _FieldReader(ColReader):
     "The text of a row, made of one column or of several."
     def __call__(self, row):
         fields = super().__call__(row)
         return fields if len(self.cols) == 1 else _join(fields, mark=True)
-
-# %% ../../nbs/library/81_text_data.ipynb #00000029
-@patch(cls_method=True)
-def from_csv(cls:TextDataLoaders, path, csv_fname='labels.csv',
-    header='infer', delimiter=None, quoting=0, encoding='utf8', # as in `pd.read_csv`, where `delimiter` is `sep`
-    **kwargs # for `from_df`
-):
-    "Texts and labels are columns of the file `csv_fname` in `path`."
-    return cls.from_df(read_table(Path(path)/csv_fname, header=header, sep=delimiter or ',', quoting=quoting, encoding=encoding), path=path, **kwargs)

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['TextLearner', 'text_vocab', 'get_encoder', 'match_embeds', 'read_weights', 'read_vocab', 'wikitext_weights',
-           'convert_pretrained', 'LMLearner', 'language_model_learner', 'decode_spec_tokens', 'text_classifier_learner']
+           'convert_pretrained', 'decode_spec_tokens', 'LMLearner', 'language_model_learner', 'text_classifier_learner']
 
 # %% ../../nbs/library/83_text_learner.ipynb #00000002
 import io, json, pickle, re
@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 from torch import nn
-from fastcore.basics import defaults, ifnone, patch
+from fastcore.basics import defaults, ifnone
 from fastcore.xtras import Path
 
 from ..callback.rnn import rnn_cbs
@@ -34,6 +34,49 @@ class TextLearner(Learner):
     ):
         super().__init__(dls, model, moms=moms, **kwargs)
         self.add_cbs(rnn_cbs(alpha, beta))
+
+    def save_encoder(self,
+        file # a name; the files are `path/model_dir/name.safetensors` and `.json`
+    ) -> Path:
+        "Keep the encoder and its vocabulary under a name."
+        file = save_model(self._model_file(file), get_encoder(self.model), with_opt=False)
+        with written_whole(file.with_suffix('.json')) as part: part.write_text(json.dumps(text_vocab(self.dls), ensure_ascii=False), encoding='utf-8')
+        return file
+
+    def load_encoder(self,
+        file,       # the name it was kept under
+        device=None # for fastai's sake: the weights go where the model is
+    ):
+        "Take over an encoder that `save_encoder` kept, its words matched with those of these data, and freeze all but the last layers."
+        file = self._model_file(file)
+        weights = read_weights(file)
+        if file.with_suffix('.json').is_file(): weights = match_embeds(weights, read_vocab(file.with_suffix('.json')), text_vocab(self.dls))
+        _load_weights(get_encoder(self.model), weights, True, file)
+        self.freeze()
+        return self
+
+    def load_pretrained(self,
+        wgts_fname,  # file of weights of a language model: safetensors, or fastai's `.pth`
+        vocab_fname, # file of its vocabulary: JSON, or fastai's `.pkl`
+        model=None   # where to put them; a classifier takes the encoder only
+    ):
+        "Take over the weights of a language model, its words matched with those of these data, and freeze all but the last layers."
+        weights = match_embeds(read_weights(wgts_fname), read_vocab(vocab_fname), text_vocab(self.dls))
+        model = ifnone(model, self.model)
+        if isinstance(model, nn.Sequential) and not isinstance(model[0], SentenceEncoder): _load_weights(model, weights, True, Path(wgts_fname))
+        else:
+            enc = model.module if isinstance(model, SentenceEncoder) else get_encoder(model)
+            _load_weights(enc, {k[2:]: v for k,v in weights.items() if k[:2] == '0.'}, True, Path(wgts_fname))
+        self.freeze()
+        return self
+
+    def _begin_with(self, pretrained, pretrained_fnames, backwards):
+        if pretrained_fnames is not None:
+            if not is_listy(pretrained_fnames) or len(pretrained_fnames) != 2: raise TypeError(f'pretrained_fnames are two files, weights and vocabulary, and this is {pretrained_fnames!r}')
+            names = [Path(f) for f in pretrained_fnames]
+            files = [f if f.suffix else self.path/self.model_dir/f'{f}{ext}' for f,ext in zip(names, ('.safetensors', '.json'))]
+            return self.load_pretrained(*files)
+        return self.load_pretrained(*wikitext_weights(backwards)) if pretrained else self
 
 def text_vocab(dls):
     "The tokens of `dls`, in the order of their numbers."
@@ -65,29 +108,6 @@ def _rows_for(w, idxs):
     res = w[idxs.clamp(min=0)].clone()
     res[idxs < 0] = w.mean(0)
     return res
-
-# %% ../../nbs/library/83_text_learner.ipynb #0000000a
-@patch
-def save_encoder(self:TextLearner,
-    file # a name; the files are `path/model_dir/name.safetensors` and `.json`
-) -> Path:
-    "Keep the encoder and its vocabulary under a name."
-    file = save_model(self._model_file(file), get_encoder(self.model), with_opt=False)
-    with written_whole(file.with_suffix('.json')) as part: part.write_text(json.dumps(text_vocab(self.dls), ensure_ascii=False), encoding='utf-8')
-    return file
-
-@patch
-def load_encoder(self:TextLearner,
-    file,       # the name it was kept under
-    device=None # for fastai's sake: the weights go where the model is
-):
-    "Take over an encoder that `save_encoder` kept, its words matched with those of these data, and freeze all but the last layers."
-    file = self._model_file(file)
-    weights = read_weights(file)
-    if file.with_suffix('.json').is_file(): weights = match_embeds(weights, read_vocab(file.with_suffix('.json')), text_vocab(self.dls))
-    _load_weights(get_encoder(self.model), weights, True, file)
-    self.freeze()
-    return self
 
 # %% ../../nbs/library/83_text_learner.ipynb #0000000b
 def read_weights(file) -> dict:
@@ -163,35 +183,54 @@ def convert_pretrained(
         save_file({k: v.contiguous().clone() for k,v in weights.items()}, w)
         v.write_text(json.dumps(vocab, ensure_ascii=False), encoding='utf-8')
 
-# %% ../../nbs/library/83_text_learner.ipynb #00000010
-@patch
-def load_pretrained(self:TextLearner,
-    wgts_fname,  # file of weights of a language model: safetensors, or fastai's `.pth`
-    vocab_fname, # file of its vocabulary: JSON, or fastai's `.pkl`
-    model=None   # where to put them; a classifier takes the encoder only
-):
-    "Take over the weights of a language model, its words matched with those of these data, and freeze all but the last layers."
-    weights = match_embeds(read_weights(wgts_fname), read_vocab(vocab_fname), text_vocab(self.dls))
-    model = ifnone(model, self.model)
-    if isinstance(model, nn.Sequential) and not isinstance(model[0], SentenceEncoder): _load_weights(model, weights, True, Path(wgts_fname))
-    else:
-        enc = model.module if isinstance(model, SentenceEncoder) else get_encoder(model)
-        _load_weights(enc, {k[2:]: v for k,v in weights.items() if k[:2] == '0.'}, True, Path(wgts_fname))
-    self.freeze()
-    return self
-
-@patch
-def _begin_with(self:TextLearner, pretrained, pretrained_fnames, backwards):
-    if pretrained_fnames is not None:
-        if not is_listy(pretrained_fnames) or len(pretrained_fnames) != 2: raise TypeError(f'pretrained_fnames are two files, weights and vocabulary, and this is {pretrained_fnames!r}')
-        names = [Path(f) for f in pretrained_fnames]
-        files = [f if f.suffix else self.path/self.model_dir/f'{f}{ext}' for f,ext in zip(names, ('.safetensors', '.json'))]
-        return self.load_pretrained(*files)
-    return self.load_pretrained(*wikitext_weights(backwards)) if pretrained else self
+# %% ../../nbs/library/83_text_learner.ipynb #00000014
+def decode_spec_tokens(tokens) -> list:
+    "The words that the special tokens in `tokens` stand for."
+    res, todo = [], list(reversed(list(tokens)))
+    while todo:
+        t = todo.pop()
+        if t in (TK_MAJ, TK_UP):
+            if todo and todo[-1] not in getattr(defaults, 'text_spec_tok', text_spec_tok): res.append(todo.pop().capitalize() if t == TK_MAJ else todo.pop().upper())
+        elif t in (TK_REP, TK_WREP) and len(todo) > 1 and todo[-1].isdigit():
+            n, word = int(todo.pop()), todo.pop()
+            res += [word*n] if t == TK_REP else [word]*n
+        else: res.append(t)
+    return res
 
 # %% ../../nbs/library/83_text_learner.ipynb #00000012
 class LMLearner(TextLearner):
     "A `TextLearner` whose model says what comes next; see `predict`."
+
+    def predict(self, text,
+        n_words=1,       # how many tokens to write
+        no_unk=True,     # never `xxunk`
+        temperature=1.,  # below 1 likely tokens are drawn more often still, above 1 less
+        min_p=None,      # never a token with a smaller probability
+        no_bar=False,    # for fastai's sake: there is none
+        decoder=decode_spec_tokens, # from tokens to words
+        only_last_word=False # for fastai's sake: the model keeps its state and needs the last word only
+    ) -> str:
+        "The `text`, continued by the model."
+        if temperature <= 0: raise ValueError(f'the temperature must be above 0, and it is {temperature}')
+        idxs, vocab = self._numbers_of(text), text_vocab(self.dls)
+        never = torch.tensor([t in (PAD, 'xxfake') or no_unk and t == UNK for t in vocab])
+        for token in self._written(idxs, n_words, partial(_draw, never=never, temperature=temperature, min_p=min_p)): idxs.append(token)
+        return ' '.join(decoder([vocab[i] for i in idxs if vocab[i] not in (BOS, PAD)]))
+
+    def _numbers_of(self, text):
+        ds = self.dls.train_ds
+        return getattr(ds, 'tls', [ds])[0]._for_new([text])[0].tolist()
+
+    def _written(self, idxs, n, draw):
+        "`n` more tokens after `idxs`, one at a time: the text is read once, then each token as it is drawn."
+        self._move_model()
+        model, device = self.model.eval(), next(self.model.parameters()).device
+        model.reset()
+        with torch.no_grad():
+            for _ in range(n):
+                idxs = [draw(model(torch.tensor([idxs], device=device))[0][0, -1])]
+                yield idxs[0]
+        model.reset()
 
 def language_model_learner(
     dls,           # `DataLoaders` for a language model
@@ -214,60 +253,11 @@ def _check_config(config, pretrained):
     sizes = [k for k in ('emb_sz', 'n_hid', 'n_layers', 'bidir') if k in (config or {})]
     if sizes and pretrained: raise ValueError(f'the pretrained weights are for the sizes of the architecture, and config changes {", ".join(sizes)}: pass pretrained=False')
 
-# %% ../../nbs/library/83_text_learner.ipynb #00000014
-def decode_spec_tokens(tokens) -> list:
-    "The words that the special tokens in `tokens` stand for."
-    res, todo = [], list(reversed(list(tokens)))
-    while todo:
-        t = todo.pop()
-        if t in (TK_MAJ, TK_UP):
-            if todo and todo[-1] not in getattr(defaults, 'text_spec_tok', text_spec_tok): res.append(todo.pop().capitalize() if t == TK_MAJ else todo.pop().upper())
-        elif t in (TK_REP, TK_WREP) and len(todo) > 1 and todo[-1].isdigit():
-            n, word = int(todo.pop()), todo.pop()
-            res += [word*n] if t == TK_REP else [word]*n
-        else: res.append(t)
-    return res
-
-# %% ../../nbs/library/83_text_learner.ipynb #00000016
-@patch
-def predict(self:LMLearner, text,
-    n_words=1,       # how many tokens to write
-    no_unk=True,     # never `xxunk`
-    temperature=1.,  # below 1 likely tokens are drawn more often still, above 1 less
-    min_p=None,      # never a token with a smaller probability
-    no_bar=False,    # for fastai's sake: there is none
-    decoder=decode_spec_tokens, # from tokens to words
-    only_last_word=False # for fastai's sake: the model keeps its state and needs the last word only
-) -> str:
-    "The `text`, continued by the model."
-    if temperature <= 0: raise ValueError(f'the temperature must be above 0, and it is {temperature}')
-    idxs, vocab = self._numbers_of(text), text_vocab(self.dls)
-    never = torch.tensor([t in (PAD, 'xxfake') or no_unk and t == UNK for t in vocab])
-    for token in self._written(idxs, n_words, partial(_draw, never=never, temperature=temperature, min_p=min_p)): idxs.append(token)
-    return ' '.join(decoder([vocab[i] for i in idxs if vocab[i] not in (BOS, PAD)]))
-
 def _draw(scores, never, temperature, min_p):
     p = scores.cpu().float().masked_fill(never, -torch.inf).softmax(0)
     if min_p is not None and (p >= min_p).any(): p = p*(p >= min_p)
     if temperature != 1.: p = (p/p.max()).pow(1/temperature)
     return torch.multinomial(p, 1).item()
-
-@patch
-def _numbers_of(self:LMLearner, text):
-    ds = self.dls.train_ds
-    return getattr(ds, 'tls', [ds])[0]._for_new([text])[0].tolist()
-
-@patch
-def _written(self:LMLearner, idxs, n, draw):
-    "`n` more tokens after `idxs`, one at a time: the text is read once, then each token as it is drawn."
-    self._move_model()
-    model, device = self.model.eval(), next(self.model.parameters()).device
-    model.reset()
-    with torch.no_grad():
-        for _ in range(n):
-            idxs = [draw(model(torch.tensor([idxs], device=device))[0][0, -1])]
-            yield idxs[0]
-    model.reset()
 
 # %% ../../nbs/library/83_text_learner.ipynb #0000001c
 def text_classifier_learner(

@@ -699,20 +699,19 @@ class _CropMat:
         cw, ch = (int(n*(self.valid_scale if scale is None else scale)) for n in (cw, ch))
         return (w-cw)//2, (h-ch)//2, cw, ch
 
-# %% ../../nbs/library/52_vision_augment.ipynb #00000054
-@patch
-def _windows(self:_CropMat, n, h, w, tries=10):
-    shape = tries, 1 if self.batch else n
-    area = torch.empty(shape).uniform_(self.min_scale, self.max_scale).numpy()*w*h
-    ratio = np.exp(torch.empty(shape).uniform_(*map(math.log, self.ratio)).numpy())
-    cw, ch = np.sqrt(area*ratio).round(), np.sqrt(area/ratio).round()
-    fits = (cw <= w) & (ch <= h) & (cw > 0) & (ch > 0)
-    first = fits.argmax(0)[None] # of the tries
-    fallback = self._centre(h, w, scale=1.)[2:]
-    cw, ch = (np.where(fits.any(0), np.take_along_axis(o, first, 0)[0], f) for o,f in zip((cw, ch), fallback))
-    left, top = (np.floor(torch.rand(shape[1]).numpy()*(n-c+1)) for n,c in ((w, cw), (h, ch)))
-    return left, top, cw, ch
+    def _windows(self, n, h, w, tries=10):
+        shape = tries, 1 if self.batch else n
+        area = torch.empty(shape).uniform_(self.min_scale, self.max_scale).numpy()*w*h
+        ratio = np.exp(torch.empty(shape).uniform_(*map(math.log, self.ratio)).numpy())
+        cw, ch = np.sqrt(area*ratio).round(), np.sqrt(area/ratio).round()
+        fits = (cw <= w) & (ch <= h) & (cw > 0) & (ch > 0)
+        first = fits.argmax(0)[None] # of the tries
+        fallback = self._centre(h, w, scale=1.)[2:]
+        cw, ch = (np.where(fits.any(0), np.take_along_axis(o, first, 0)[0], f) for o,f in zip((cw, ch), fallback))
+        left, top = (np.floor(torch.rand(shape[1]).numpy()*(n-c+1)) for n,c in ((w, cw), (h, ch)))
+        return left, top, cw, ch
 
+# %% ../../nbs/library/52_vision_augment.ipynb #00000054
 class RandomResizedCropGPU(AffineCoordTfm):
     "A random part of each picture of a batch, resized to `size`; for items that are not for training the centre."
     def __init__(self,

@@ -11,7 +11,6 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor
-from fastcore.basics import patch
 from fastcore.foundation import L
 from fastcore.xtras import Path
 
@@ -170,66 +169,63 @@ class ImageDataLoaders(DataLoaders):
         block = DataBlock(blocks=(ImageBlock(img_cls), CategoryBlock), splitter=RandomSplitter(valid_pct, seed=seed), get_y=label_func, item_tfms=item_tfms, batch_tfms=batch_tfms)
         return cls.from_dblock(block, fnames, path=path, **kwargs)
 
+    @classmethod
+    def from_name_func(cls, path, fnames, label_func, **kwargs):
+        "The label is what `label_func` makes of the name of a file."
+        return cls.from_path_func(path, fnames, using_attr(label_func, 'name'), **kwargs)
+
+    @classmethod
+    def from_path_re(cls, path, fnames, pat, **kwargs):
+        "The label is the first group of the regular expression `pat` in the path of a file."
+        return cls.from_path_func(path, fnames, RegexLabeller(pat), **kwargs)
+
+    @classmethod
+    def from_name_re(cls, path, fnames, pat, **kwargs):
+        "The label is the first group of the regular expression `pat` in the name of a file."
+        return cls.from_name_func(path, fnames, RegexLabeller(pat), **kwargs)
+
+    @classmethod
+    def from_df(cls, df, path='.',
+        valid_pct=0.2, seed=None, # share of the rows for validation, and a seed to draw them
+        fn_col=0,                 # column with the names of the files
+        folder=None,              # the folder they are in, below `path`
+        suff='',                  # to be put behind the names
+        label_col=1,              # column with the labels, or a list of columns
+        label_delim=None,         # what separates several labels in one cell
+        y_block=None,             # kind of target; classes, or several labels where there are several columns or `label_delim`
+        valid_col=None,           # column that says which rows are for validation, instead of `valid_pct`
+        item_tfms=None, batch_tfms=None, img_cls=PILImage, **kwargs):
+        "Files and labels are columns of the table `df`."
+        several = label_delim is not None or is_listy(label_col) and len(label_col) > 1
+        block = DataBlock(blocks=(ImageBlock(img_cls), y_block or (MultiCategoryBlock if several else CategoryBlock)),
+                          splitter=RandomSplitter(valid_pct, seed=seed) if valid_col is None else ColSplitter(valid_col),
+                          get_x=ColReader(fn_col, pref=Path(path) if folder is None else Path(path)/folder, suff=suff),
+                          get_y=ColReader(label_col, label_delim=label_delim), item_tfms=item_tfms, batch_tfms=batch_tfms)
+        if len(df): _check_files(df, block.getters[0])
+        return cls.from_dblock(block, df, path=path, **kwargs)
+
+    @classmethod
+    def from_csv(cls, path, csv_fname='labels.csv', header='infer', delimiter=None, **kwargs):
+        "Files and labels are columns of the file `csv_fname` in `path`; further arguments as for `from_df`."
+        return cls.from_df(read_table(Path(path)/csv_fname, header=header, sep=delimiter or ','), path=path, **kwargs)
+
+    @classmethod
+    def from_lists(cls, path, fnames,
+        labels,                   # one for each file
+        valid_pct=0.2, seed=None, # share for validation, and a seed to draw it
+        y_block=None,             # kind of target; found out from the first label
+        item_tfms=None, batch_tfms=None, img_cls=PILImage, **kwargs):
+        "Files and labels are two lists."
+        if len(fnames) != len(labels): raise ValueError(f'there must be one label for each file, and there are {len(fnames)} files and {len(labels)} labels')
+        if y_block is None and len(labels): y_block = MultiCategoryBlock if is_listy(labels[0]) else RegressionBlock if isinstance(labels[0], float) else CategoryBlock
+        block = DataBlock.from_columns(blocks=(ImageBlock(img_cls), y_block), splitter=RandomSplitter(valid_pct, seed=seed), item_tfms=item_tfms, batch_tfms=batch_tfms)
+        return cls.from_dblock(block, (fnames, labels), path=path, **kwargs)
+
 def _only(files, names): return lambda path: files(path).filter(lambda f: parent_label(f) in names)
-
-# %% ../../nbs/library/54_vision_data.ipynb #0000001c
-@patch(cls_method=True)
-def from_name_func(cls:ImageDataLoaders, path, fnames, label_func, **kwargs):
-    "The label is what `label_func` makes of the name of a file."
-    return cls.from_path_func(path, fnames, using_attr(label_func, 'name'), **kwargs)
-
-@patch(cls_method=True)
-def from_path_re(cls:ImageDataLoaders, path, fnames, pat, **kwargs):
-    "The label is the first group of the regular expression `pat` in the path of a file."
-    return cls.from_path_func(path, fnames, RegexLabeller(pat), **kwargs)
-
-@patch(cls_method=True)
-def from_name_re(cls:ImageDataLoaders, path, fnames, pat, **kwargs):
-    "The label is the first group of the regular expression `pat` in the name of a file."
-    return cls.from_name_func(path, fnames, RegexLabeller(pat), **kwargs)
-
-# %% ../../nbs/library/54_vision_data.ipynb #0000001f
-@patch(cls_method=True)
-def from_df(cls:ImageDataLoaders, df, path='.',
-    valid_pct=0.2, seed=None, # share of the rows for validation, and a seed to draw them
-    fn_col=0,                 # column with the names of the files
-    folder=None,              # the folder they are in, below `path`
-    suff='',                  # to be put behind the names
-    label_col=1,              # column with the labels, or a list of columns
-    label_delim=None,         # what separates several labels in one cell
-    y_block=None,             # kind of target; classes, or several labels where there are several columns or `label_delim`
-    valid_col=None,           # column that says which rows are for validation, instead of `valid_pct`
-    item_tfms=None, batch_tfms=None, img_cls=PILImage, **kwargs):
-    "Files and labels are columns of the table `df`."
-    several = label_delim is not None or is_listy(label_col) and len(label_col) > 1
-    block = DataBlock(blocks=(ImageBlock(img_cls), y_block or (MultiCategoryBlock if several else CategoryBlock)),
-                      splitter=RandomSplitter(valid_pct, seed=seed) if valid_col is None else ColSplitter(valid_col),
-                      get_x=ColReader(fn_col, pref=Path(path) if folder is None else Path(path)/folder, suff=suff),
-                      get_y=ColReader(label_col, label_delim=label_delim), item_tfms=item_tfms, batch_tfms=batch_tfms)
-    if len(df): _check_files(df, block.getters[0])
-    return cls.from_dblock(block, df, path=path, **kwargs)
 
 def _check_files(df, get_x):
     missing = [(row, f) for row,f in zip(df.index, (get_x(df.iloc[i]) for i in range(len(df)))) if not os.path.isfile(f)]
     if missing: raise FileNotFoundError(f'{len(missing)} of the {len(df)} files in the table are not on disk; the first is {missing[0][1]}, in row {missing[0][0]}')
-
-# %% ../../nbs/library/54_vision_data.ipynb #00000020
-@patch(cls_method=True)
-def from_csv(cls:ImageDataLoaders, path, csv_fname='labels.csv', header='infer', delimiter=None, **kwargs):
-    "Files and labels are columns of the file `csv_fname` in `path`; further arguments as for `from_df`."
-    return cls.from_df(read_table(Path(path)/csv_fname, header=header, sep=delimiter or ','), path=path, **kwargs)
-
-@patch(cls_method=True)
-def from_lists(cls:ImageDataLoaders, path, fnames,
-    labels,                   # one for each file
-    valid_pct=0.2, seed=None, # share for validation, and a seed to draw it
-    y_block=None,             # kind of target; found out from the first label
-    item_tfms=None, batch_tfms=None, img_cls=PILImage, **kwargs):
-    "Files and labels are two lists."
-    if len(fnames) != len(labels): raise ValueError(f'there must be one label for each file, and there are {len(fnames)} files and {len(labels)} labels')
-    if y_block is None and len(labels): y_block = MultiCategoryBlock if is_listy(labels[0]) else RegressionBlock if isinstance(labels[0], float) else CategoryBlock
-    block = DataBlock.from_columns(blocks=(ImageBlock(img_cls), y_block), splitter=RandomSplitter(valid_pct, seed=seed), item_tfms=item_tfms, batch_tfms=batch_tfms)
-    return cls.from_dblock(block, (fnames, labels), path=path, **kwargs)
 
 # %% ../../nbs/library/54_vision_data.ipynb #00000023
 class SegmentationDataLoaders(DataLoaders):

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import nn
 from torch.func import functional_call
-from fastcore.basics import noop, patch
+from fastcore.basics import noop
 from fastcore.foundation import L
 
 from ...torch_core import Module, params, to_detach
@@ -85,34 +85,28 @@ class AWD_LSTM(Module):
         names = ['weight_hh_l0'] + ['weight_hh_l0_reverse']*bidir
         return WeightDropout(nn.LSTM(n_in, n_out, 1, batch_first=True, bidirectional=bidir), weight_p, names)
 
-# %% ../../../nbs/library/82_text_awdlstm.ipynb #00000013
-@patch
-def forward(self:AWD_LSTM, inp, from_embeds=False):
-    "Read `inp`, token numbers or (`from_embeds`) their features, on from the state that is kept."
-    bs = inp.shape[0]
-    if bs != self.bs: self._change_hidden(bs)
-    x, hidden = self.input_dp(inp if from_embeds else self.encoder_dp(inp)), []
-    for l,(rnn,dp) in enumerate(zip(self.rnns, self.hidden_dps)):
-        x, state = rnn(x, self.hidden[l])
-        hidden.append(state)
-        if l != self.n_layers - 1: x = dp(x)
-    self.hidden = to_detach(hidden, cpu=False)
-    return x
+    def forward(self, inp, from_embeds=False):
+        "Read `inp`, token numbers or (`from_embeds`) their features, on from the state that is kept."
+        bs = inp.shape[0]
+        if bs != self.bs: self._change_hidden(bs)
+        x, hidden = self.input_dp(inp if from_embeds else self.encoder_dp(inp)), []
+        for l,(rnn,dp) in enumerate(zip(self.rnns, self.hidden_dps)):
+            x, state = rnn(x, self.hidden[l])
+            hidden.append(state)
+            if l != self.n_layers - 1: x = dp(x)
+        self.hidden = to_detach(hidden, cpu=False)
+        return x
 
-# %% ../../../nbs/library/82_text_awdlstm.ipynb #00000014
-@patch
-def reset(self:AWD_LSTM):
-    "Forget the state."
-    self.hidden = [self._zeros(l, self.bs) for l in range(self.n_layers)]
+    def reset(self):
+        "Forget the state."
+        self.hidden = [self._zeros(l, self.bs) for l in range(self.n_layers)]
 
-@patch
-def _zeros(self:AWD_LSTM, l, bs): return tuple(self.encoder.weight.new_zeros(self.n_dir, bs, self._width(l)) for _ in range(2))
+    def _zeros(self, l, bs): return tuple(self.encoder.weight.new_zeros(self.n_dir, bs, self._width(l)) for _ in range(2))
 
-@patch
-def _change_hidden(self:AWD_LSTM, bs):
-    def fit(h, zeros): return torch.cat([h, zeros[:, self.bs:]], dim=1) if bs > self.bs else h[:, :bs].contiguous()
-    self.hidden = [tuple(map(fit, self.hidden[l], self._zeros(l, bs))) for l in range(self.n_layers)]
-    self.bs = bs
+    def _change_hidden(self, bs):
+        def fit(h, zeros): return torch.cat([h, zeros[:, self.bs:]], dim=1) if bs > self.bs else h[:, :bs].contiguous()
+        self.hidden = [tuple(map(fit, self.hidden[l], self._zeros(l, bs))) for l in range(self.n_layers)]
+        self.bs = bs
 
 # %% ../../../nbs/library/82_text_awdlstm.ipynb #00000017
 awd_lstm_lm_config = dict(emb_sz=400, n_hid=1152, n_layers=3, pad_token=1, bidir=False, output_p=0.1, hidden_p=0.15, input_p=0.25,

@@ -8,7 +8,7 @@ __all__ = ['SequentialRNN', 'LinearDecoder', 'get_language_model', 'SentenceEnco
 # %% ../../../nbs/library/82b_text_models.ipynb #00000002
 import torch
 from torch import nn
-from fastcore.basics import noop, patch
+from fastcore.basics import noop
 
 from ...layers import LinBnDrop, SigmoidRange
 from .awdlstm import AWD_LSTM, RNNDropout, awd_lstm_clas_config, awd_lstm_clas_split, awd_lstm_lm_config, awd_lstm_lm_split
@@ -84,26 +84,22 @@ class SentenceEncoder(Module):
 
     def reset(self): getattr(self.module, 'reset', noop)()
 
-# %% ../../../nbs/library/82b_text_models.ipynb #0000000b
-@patch
-def forward(self:SentenceEncoder, inp):
-    mask = inp == self.pad_idx
-    order = (~mask).sum(1).argsort(descending=True, stable=True)
-    back = order.argsort()
-    x, there = inp[order], ~mask[order]
-    self.reset()
-    kept = [self._read(x[:, s:s + self.bptt], there[:, s:s + self.bptt], self._is_kept(inp.shape[1] - s)) for s in range(0, inp.shape[1], self.bptt)]
-    kept = [o for o in kept if o is not None]
-    return torch.cat(kept, dim=1)[back], mask[:, -sum(o.shape[1] for o in kept):]
+    def forward(self, inp):
+        mask = inp == self.pad_idx
+        order = (~mask).sum(1).argsort(descending=True, stable=True)
+        back = order.argsort()
+        x, there = inp[order], ~mask[order]
+        self.reset()
+        kept = [self._read(x[:, s:s + self.bptt], there[:, s:s + self.bptt], self._is_kept(inp.shape[1] - s)) for s in range(0, inp.shape[1], self.bptt)]
+        kept = [o for o in kept if o is not None]
+        return torch.cat(kept, dim=1)[back], mask[:, -sum(o.shape[1] for o in kept):]
 
-@patch
-def _is_kept(self:SentenceEncoder, from_end): return self.max_len is None or from_end <= max(self.max_len, self.bptt)
+    def _is_kept(self, from_end): return self.max_len is None or from_end <= max(self.max_len, self.bptt)
 
-@patch
-def _read(self:SentenceEncoder, x, there, keep):
-    n = int(there.any(1).nonzero().max()) + 1 if there.any() else 1 # rows after that have nothing in this piece
-    with torch.set_grad_enabled(keep and torch.is_grad_enabled()): out = self.module(x[:n])
-    return torch.cat([out, out.new_zeros(len(x) - n, *out.shape[1:])]) if keep else None
+    def _read(self, x, there, keep):
+        n = int(there.any(1).nonzero().max()) + 1 if there.any() else 1 # rows after that have nothing in this piece
+        with torch.set_grad_enabled(keep and torch.is_grad_enabled()): out = self.module(x[:n])
+        return torch.cat([out, out.new_zeros(len(x) - n, *out.shape[1:])]) if keep else None
 
 # %% ../../../nbs/library/82b_text_models.ipynb #0000000e
 def masked_concat_pool(

@@ -13,7 +13,7 @@ from itertools import islice
 import torch
 import torch.nn.functional as F
 from torch import nn
-from fastcore.basics import defaults, patch
+from fastcore.basics import defaults
 
 from ...imports import plt
 from ...torch_core import Module, no_random, one_param
@@ -101,6 +101,29 @@ class DynamicUnet(SequentialEx):
         super().__init__(encoder, BatchNorm(shapes[-1][1]), nn.ReLU(inplace=True), middle, *blocks, *last, ResizeToOrig(), *cross,
                          ConvLayer(ni, n_out, ks=1, **{**common, 'act_cls': None}), *([SigmoidRange(*y_range)] if y_range is not None else []))
 
+    def encode(self, x):
+        "The features of the body for `x`, and a list of what it knew before each change of size, the deepest last."
+        skips = []
+        for i,layer in enumerate(body_layers(self[0])):
+            x = layer(x)
+            if i in self.skip_at: skips.append(x)
+        return x,skips
+
+    def forward(self, x):
+        x = _as_weights(self, x)
+        y,skips = self.encode(x)
+        for layer in islice(self.layers, 1, None):
+            y.orig = x
+            res = layer(y, skips.pop()) if isinstance(layer, UnetBlock) else layer(y)
+            y.orig = None
+            y = res
+        return y
+
+def _as_weights(model, x):
+    "`x` in the memory layout that the weights of `model` have."
+    channels_last = one_param(model).is_contiguous(memory_format=torch.channels_last)
+    return x.contiguous(memory_format=torch.channels_last) if channels_last else x
+
 # %% ../../../nbs/library/56_vision_unet.ipynb #00000017
 def _body_shapes(body, size):
     shapes = layer_shapes(body, body_layers(body), size)
@@ -124,32 +147,6 @@ def _scale_left(shapes, skip_at, img_size):
 def _cross(ni, n_in, bottle, common):
     ni += n_in
     return [MergeLayer(dense=True), ResBlock(1, ni, ni, nh2=ni//2 if bottle else None, **common)]
-
-# %% ../../../nbs/library/56_vision_unet.ipynb #00000019
-@patch
-def encode(self:DynamicUnet, x):
-    "The features of the body for `x`, and a list of what it knew before each change of size, the deepest last."
-    skips = []
-    for i,layer in enumerate(body_layers(self[0])):
-        x = layer(x)
-        if i in self.skip_at: skips.append(x)
-    return x,skips
-
-@patch
-def forward(self:DynamicUnet, x):
-    x = _as_weights(self, x)
-    y,skips = self.encode(x)
-    for layer in islice(self.layers, 1, None):
-        y.orig = x
-        res = layer(y, skips.pop()) if isinstance(layer, UnetBlock) else layer(y)
-        y.orig = None
-        y = res
-    return y
-
-def _as_weights(model, x):
-    "`x` in the memory layout that the weights of `model` have."
-    channels_last = one_param(model).is_contiguous(memory_format=torch.channels_last)
-    return x.contiguous(memory_format=torch.channels_last) if channels_last else x
 
 # %% ../../../nbs/library/56_vision_unet.ipynb #00000022
 def _part_shapes(model, size):
