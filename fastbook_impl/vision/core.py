@@ -250,7 +250,7 @@ def image2tensor(
 def _picture_to_tensor(self, o:PILBase): return image2tensor(o).as_subclass(o._tensor_cls)
 
 @ToTensor.encodes.register
-def _plain_picture_to_tensor(self, o:Image.Image): return self(PILImage(to_mode(o, 'RGB')))
+def _plain_picture_to_tensor(self, o:Image.Image): return torch.from_numpy(np.array(to_mode(o, 'RGB'))).permute(2, 0, 1).as_subclass(TensorImage)
 
 # %% ../../nbs/library/50_vision_core.ipynb #00000026
 class PILMask(PILBase):
