@@ -9,7 +9,8 @@ These changes are harmless and not reported:
 
 - caches, which hold what would be found again;
 - a function that a cell defined again, if it does the same as before (`does_the_same`);
-- a version registered for a class of the notebook, since nobody else has objects of that class.
+- a version registered for a class of the notebook, since nobody else has objects of that class;
+- a method of tensors such as `rotate`, which makes a transform, uses it and drops it (`TEMPORARY`).
 """
 import dis
 import importlib
@@ -25,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = 'fastbook_impl'
 MAX_DEPTH = 3
 CACHES = re.compile(r'\.(_found|_caches|_told|_silent|_device|_loaded|__slotnames__|_orig_\w+)\b|^environment KMP_')
+TEMPORARY = re.compile(r'\.Tensor\w+\.(rotate|zoom|warp|flip_batch|dihedral_batch|brightness|contrast|saturation|hue)$')
 CONSTANTS = (int, float, str, bytes, bool, type(None), type(...))
 
 
@@ -162,7 +164,7 @@ def differences(before, after):
     "What matters: a dictionary from names to the words that say what happened to them."
     words = {}
     for k in sorted(before.keys() | after.keys()):
-        if CACHES.search(k): continue
+        if CACHES.search(k) or TEMPORARY.search(k): continue
         if k not in after: words[k] = 'removed'
         elif k not in before:
             if not ('.versions[' in k and "<class '__main__." in k): words[k] = 'added'
