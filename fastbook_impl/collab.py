@@ -89,12 +89,15 @@ class EmbeddingDotBias(Module):
         return res
 
     def _places(self, names, is_item):
-        if not hasattr(self, 'classes'): raise ValueError('this model does not know the names of users and items: make it with EmbeddingDotBias.from_classes, or collab_learner')
+        if not hasattr(self, 'classes'):
+            raise ValueError('this model does not know the names of users and items: make it with '
+                             'EmbeddingDotBias.from_classes, or collab_learner')
         column = self.item if is_item else self.user
         known = self.classes[column].o2i
         names = [names] if isinstance(names, str) or not hasattr(names, '__iter__') else list(names)
         for o in names:
-            if o not in known: raise KeyError(f'{o!r} does not occur in the column {column!r} of the training data; ' + _near(o, list(known)))
+            if o not in known:
+                raise KeyError(f'{o!r} does not occur in the column {column!r} of the training data; ' + _near(o, list(known)))
         return torch.tensor([known[o] for o in names], device=self.i_bias.weight.device)
 
     def bias(self,

@@ -70,7 +70,8 @@ class Interpretation:
         n_inp = getattr(dl, 'n_inp', 1)
         values = tuple(v[idxs] for v in values) if is_listy(values) else (values[idxs],)
         whole = self.dl.decode_batch((*b[:n_inp], *values), max_n=len(order))
-        return [o[0] if n_inp == 1 else o[:n_inp] for o in whole], [o[-1] if len(o) == n_inp + 1 else o[n_inp:] for o in whole]
+        return [o[0] if n_inp == 1 else o[:n_inp] for o in whole], [o[-1] if len(o) == n_inp + 1 else o[n_inp:]
+                                                                    for o in whole]
 
     def _draw(self, ax, i, x, targ, pred, **kwargs):
         if hasattr(x, 'show'): x.show(ctx=ax, **kwargs)
@@ -99,9 +100,11 @@ class ClassificationInterpretation(Interpretation):
     "An `Interpretation` of a classifier: confusion matrix, most confused classes, a report."
     def __init__(self, *args):
         super().__init__(*args)
-        if self.vocab is None: raise ValueError('these data have no classes (no vocab): Interpretation.from_learner works for any target')
+        if self.vocab is None:
+            raise ValueError('these data have no classes (no vocab): Interpretation.from_learner works for any target')
         if not isinstance(self.targs, Tensor) or self.targs.is_floating_point():
-            raise ValueError('a confusion matrix needs one class for each item; with several labels per item use Interpretation.from_learner, or look at each label by itself')
+            raise ValueError('a confusion matrix needs one class for each item; with several labels per item use '
+                             'Interpretation.from_learner, or look at each label by itself')
 
     def confusion_matrix(self) -> np.ndarray:
         "Counts, `(n_classes, n_classes)`: true classes in rows, predicted ones in columns."
@@ -142,7 +145,8 @@ class ClassificationInterpretation(Interpretation):
         "Print precision, recall and F1 of every class (scikit-learn's report)."
         from sklearn.metrics import classification_report
         n = len(self.vocab)
-        print(classification_report(self.targs.flatten(), self.decoded.flatten(), labels=list(range(n)), target_names=[str(v) for v in self.vocab], zero_division=0))
+        print(classification_report(self.targs.flatten(), self.decoded.flatten(), labels=list(range(n)),
+                                    target_names=[str(v) for v in self.vocab], zero_division=0))
 
 def _write_counts(ax, cm, decimals):
     size = 'small' if len(cm) > 15 else None

@@ -78,7 +78,8 @@ class BaseLoss:
         if not self.is_2d: inp,targ = _pairs(inp, targ, self.flatten, name)
         elif self.flatten: inp,targ = _rows(inp, targ, self.axis, name)
         try: return self.func(inp, targ, **kwargs)
-        except IndexError as e: raise IndexError(_no_such_class(inp, targ, name, getattr(self.func, 'ignore_index', -100))) from e
+        except IndexError as e:
+            raise IndexError(_no_such_class(inp, targ, name, getattr(self.func, 'ignore_index', -100))) from e
 
     def to(self, device):
         "Move weights, if there are any, to `device`."

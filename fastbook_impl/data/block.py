@@ -13,7 +13,8 @@ from fastcore.basics import ifnone
 from fastcore.foundation import L
 
 from .core import Datasets, TfmdDL, TfmdLists, describe_item, item_error
-from .transforms import (Categorize, EncodedMultiCategorize, ItemGetter, MultiCategorize, OneHotEncode, Pipeline, RandomSplitter,
+from .transforms import (Categorize, EncodedMultiCategorize, ItemGetter, MultiCategorize,
+                                           OneHotEncode, Pipeline, RandomSplitter,
                                            RegressionSetup, ToTensor, Transform, mk_transform)
 from ..torch_core import is_listy, no_random
 
@@ -79,7 +80,7 @@ class DataBlock:
         item_tfms=None,  # transforms of an item
         batch_tfms=None, # transforms of a batch
         get_items=None,  # function from the source to the items; the source itself if not given
-        splitter=None,   # function from the items to the indices of the training and validation sets; `RandomSplitter()` if not given
+        splitter=None,   # function from the items to training and validation indices; `RandomSplitter()` if not given
         get_x=None,      # function from an item to its input; a list of functions for several inputs
         get_y=None       # function from an item to its target; a list of functions for several targets
     ):
@@ -88,7 +89,8 @@ class DataBlock:
             if f is not None: setattr(self, k, f)
         self.blocks = [b() if callable(b) else b for b in L(ifnone(blocks, self.blocks))]
         self.n_inp = ifnone(n_inp, max(1, len(self.blocks)-1))
-        self.dl_type = dl_type or next((b.dl_type for b in reversed(self.blocks) if b.dl_type), None) or self.dl_type or TfmdDL
+        self.dl_type = dl_type or next((b.dl_type for b in reversed(self.blocks) if b.dl_type),
+                                       None) or self.dl_type or TfmdDL
         self.dls_kwargs = {k: v for b in self.blocks for k,v in b.dls_kwargs.items()}
         self.getters = self._all_getters(getters)
         self._set_tfms(item_tfms, batch_tfms)
@@ -98,11 +100,16 @@ class DataBlock:
         if getters is not None: return self._count('getters', _getters('getter', list(getters)), n, 'block')
         xs = [None]*n_inp if self.get_x is None else list(self.get_x) if is_listy(self.get_x) else [self.get_x]
         ys = [None]*(n-n_inp) if self.get_y is None else list(self.get_y) if is_listy(self.get_y) else [self.get_y]
-        return self._count('get_x', _getters('get_x', xs), n_inp, 'input') + self._count('get_y', _getters('get_y', ys), n-n_inp, 'target')
+        return self._count('get_x', _getters('get_x', xs), n_inp,
+                           'input') + self._count('get_y', _getters('get_y', ys), n-n_inp, 'target')
 
     def _count(self, name, fs, n, what):
-        if n == 0 and fs: raise ValueError(f'{name} is given, and no block is left for a {what}: name one more in blocks, such as CategoryBlock')
-        if len(fs) != n: raise ValueError(f'{name} has {len(fs)} function{"s"*(len(fs) != 1)}, and there must be one for each {what}: {n}, with {len(self.blocks)} blocks and n_inp={self.n_inp}')
+        if n == 0 and fs:
+            raise ValueError(f'{name} is given, and no block is left for a {what}: name one more in blocks, such as '
+                             f'CategoryBlock')
+        if len(fs) != n:
+            raise ValueError(f'{name} has {len(fs)} function{"s"*(len(fs) != 1)}, and there must be one for each '
+                             f'{what}: {n}, with {len(self.blocks)} blocks and n_inp={self.n_inp}')
         return fs
 
     def _set_tfms(self, item_tfms, batch_tfms):
@@ -118,24 +125,29 @@ class DataBlock:
     def datasets(self, source, verbose=False):
         "`Datasets` of the items found in `source`, split, with transforms set up on the training part."
         items, splits = self._items(source, verbose)
-        return Datasets(items, tfms=self._type_tfms(), splits=splits, dl_type=self.dl_type, n_inp=self.n_inp, verbose=verbose)
+        return Datasets(items, tfms=self._type_tfms(), splits=splits, dl_type=self.dl_type, n_inp=self.n_inp,
+                        verbose=verbose)
 
     def _items(self, source, verbose=False):
         items = source if self.get_items is None else self.get_items(source)
         if not hasattr(items, '__len__'): items = L(items)
-        if len(items) == 0: raise ValueError(f'there are no items in {describe_item(source)}: check the path, and what get_items looks for')
+        if len(items) == 0:
+            raise ValueError(f'there are no items in {describe_item(source)}: check the path, and what get_items '
+                             f'looks for')
         if verbose: print(f'Found {len(items)} items')
         splits = _in_range(ifnone(self.splitter, RandomSplitter())(items), len(items))
         if verbose: print(f'{len(splits)} data sets of sizes {", ".join(str(len(s)) for s in splits)}')
         return items, splits
 
     def _type_tfms(self):
-        return [_copies(g.fs if isinstance(g, Pipeline) else [g]) + _copies(b.type_tfms) for g,b in zip(self.getters, self.blocks)]
+        return [_copies(g.fs if isinstance(g, Pipeline) else [g]) + _copies(b.type_tfms) for g,
+                b in zip(self.getters, self.blocks)]
 
     def dataloaders(self, source, path='.', verbose=False, **kwargs):
-        "`DataLoaders` of the items found in `source`; further arguments as for `Datasets.dataloaders`: `bs`, `num_workers`, `shuffle` …"
+        "Build `DataLoaders` from the items found in `source`. Other arguments are those of `Datasets.dataloaders`: `bs` …"
         dsets = self.datasets(source, verbose=verbose)
-        return dsets.dataloaders(path=path, **{'after_item': _copies(self.item_tfms), 'after_batch': _copies(self.batch_tfms), 'verbose': verbose,
+        return dsets.dataloaders(path=path, **{'after_item': _copies(self.item_tfms),
+                                               'after_batch': _copies(self.batch_tfms), 'verbose': verbose,
                                                **self.dls_kwargs, **kwargs})
 
     def summary(self,
@@ -144,11 +156,13 @@ class DataBlock:
         show_batch=False, # draw a batch in the end
         **kwargs          # for `dataloaders`: transforms for `before_batch`, say
     ):
-        "Take one item and then a small batch through every step, printing what each makes of it. Stops, with an error, at the step that fails."
+        "Take one item, then a small batch, through each step and print the result. Stop with an error where a step fails."
         with no_random():
-            print(f'Source: {f"a table of {len(source)} rows" if hasattr(source, "iloc") else repr(source) if isinstance(source, Path) else describe_item(source)}')
+            found = f'a table of {len(source)} rows' if hasattr(source, 'iloc') else describe_item(source)
+            print('Source:', repr(source) if isinstance(source, Path) else found)
             dsets = self._summary_item(*self._items(source, verbose=True))
-            dl = self.dl_type(dsets.train, bs=min(bs, len(dsets.train)), do_setup=False, before_batch=kwargs.get('before_batch', self.dls_kwargs.get('before_batch')))
+            dl = self.dl_type(dsets.train, bs=min(bs, len(dsets.train)), do_setup=False,
+                              before_batch=kwargs.get('before_batch', self.dls_kwargs.get('before_batch')))
             self._summary_batch(dl, self._summary_item_tfms(dl))
         if show_batch: dl.show_batch()
 
@@ -188,7 +202,8 @@ class DataBlock:
         "A data block for items that come in columns: `get_items` returns one collection for each block."
         n = len(L(ifnone(blocks, cls.blocks)))
         find = ifnone(get_items, lambda o: o)
-        return cls(blocks=blocks, getters=ifnone(getters, [ItemGetter(i) for i in range(n)]), get_items=lambda o: L(zip(*find(o))), **kwargs)
+        return cls(blocks=blocks, getters=ifnone(getters, [ItemGetter(i) for i in range(n)]),
+                   get_items=lambda o: L(zip(*find(o))), **kwargs)
 
 def _kind(f):
     if isinstance(f, type): return f
@@ -205,7 +220,8 @@ def _copies(fs): return [copy.copy(mk_transform(f)) for f in fs]
 def _in_range(splits, n):
     top = max((max(s) for s in splits if len(s)), default=-1)
     if top < n: return splits
-    raise IndexError(f'the splitter chose item {top}, and there are {n} items, counted from 0: it must return places in the list, '
+    raise IndexError(f'the splitter chose item {top}, and there are {n} items, counted from 0: it must return '
+                     f'places in the list, '
                      'not the labels of a table\'s index (table.reset_index(drop=True) makes them the same)')
 
 # %% ../../nbs/library/26_data_block.ipynb #0000001c

@@ -21,7 +21,8 @@ from fastcore.basics import fastuple, ifnone, using_attr
 from fastcore.foundation import L
 from fastcore.xtras import Path
 
-from ..torch_core import (TensorCategory, TensorImage, TensorMask, TensorMultiCategory, TitledFloat, default_device, one_hot, plain,
+from ..torch_core import (TensorCategory, TensorImage, TensorMask, TensorMultiCategory, TitledFloat,
+                                      default_device, one_hot, plain,
                                       show_title, tensor)
 
 _all_ = ['fastuple', 'using_attr', 'L', 'Path']
@@ -53,7 +54,7 @@ def closest(
     versions, # dictionary: for each argument the types it may have, to the function for them
     *types    # the classes of the arguments
 ):
-    "The function in `versions` whose types are closest to `types` in their lines of ancestors, the latest of equals; None if none fits."
+    "Find the function in `versions` whose types are the closest ancestors of `types`: the latest of equals, None if none fits."
     best = None
     for kinds,f in reversed(versions.items()):
         dists = tuple(map(_distance, types, kinds))
@@ -66,7 +67,7 @@ def _distance(t, kinds):
     return min(dists, default=None)
 
 class TypeDispatch:
-    "A function of `(x, y, …)` with versions for types of `x` and `y`, chosen by the annotations of these two arguments."
+    "A function of `(x, y, …)` with versions, chosen by the annotations of `x` and `y`."
     def __init__(self, default): # the version for all other types
         self.default, self.versions, self.__name__, self.__doc__ = default, {}, default.__name__, default.__doc__
 
@@ -125,8 +126,9 @@ def _with_return(f):
 # %% ../../nbs/library/24_data_transforms.ipynb #0000000f
 class Transform:
     """A step of data preparation: `encodes` one way, `decodes` back, `setups` to learn from the data first.
-    Subclass it, or wrap a function. A method is for the types in the annotation of its first argument, or has versions (`typedmethod`).
-    A tuple is treated element by element, unless `takes_tuples`; `split_idx` 0 or 1 is for training or validation items only; a pipeline sorts by `order`."""
+    Subclass it, or wrap a function. A method is for the types in the annotation of its first argument, or has versions
+    (`typedmethod`). A tuple is treated element by element, unless `takes_tuples`. `split_idx` 0 or 1 is for training or
+    validation items only. A pipeline sorts by `order`."""
     split_idx, order, train_setup, _funcs, takes_tuples = None, 0, None, {}, False
 
     def __init__(self,
@@ -138,7 +140,8 @@ class Transform:
         self.split_idx = ifnone(split_idx, self.split_idx)
         self.order = ifnone(order, getattr(enc, 'order', self.order))
         funcs = {'encodes': enc, 'decodes': dec}
-        if enc or dec: self._funcs = {k: (f, annotated_types(f), _with_return(f)[1]) for k,f in funcs.items() if f is not None}
+        if enc or dec:
+            self._funcs = {k: (f, annotated_types(f), _with_return(f)[1]) for k,f in funcs.items() if f is not None}
 
     def __call__(self, x, split_idx=None, **kwargs):
         "Run `encodes` on `x`, unless this transform is for the other split."
@@ -149,14 +152,17 @@ class Transform:
         return self._run('decodes', x, split_idx, kwargs)
 
     @property
-    def name(self): return self.__dict__.get('_name') or _name_of(self._funcs['encodes'][0] if self._funcs.get('encodes') else type(self))
+    def name(self):
+        return self.__dict__.get('_name') or _name_of(self._funcs['encodes'][0] if self._funcs.get('encodes')
+                                                      else type(self))
 
     def _run(self, name, x, split_idx, kwargs):
         if self.split_idx is not None and self.split_idx != split_idx: return x
         return self._each(name, x, kwargs)
 
     def _each(self, name, x, kwargs):
-        if _is_tuple(x) and not self.takes_tuples: return tuple.__new__(type(x), [self._each(name, o, kwargs) for o in x])
+        if _is_tuple(x) and not self.takes_tuples:
+            return tuple.__new__(type(x), [self._each(name, o, kwargs) for o in x])
         if name in self._funcs:
             f, kinds, returns = self._funcs[name]
             return _retain(f(x, **kwargs), x, returns) if isinstance(x, kinds) else x
@@ -173,7 +179,8 @@ class Transform:
         if found is not None: found[0](self, items)
 
     def __repr__(self):
-        args = ', '.join(f'{k}={v!r}' for k,v in vars(self).items() if k[0] != '_' and k not in ('split_idx', 'order', 'do', 'name', 'takes_tuples') and _shown(v))
+        args = ', '.join(f'{k}={v!r}' for k,v in vars(self).items() if k[0] != '_'
+                         and k not in ('split_idx', 'order', 'do', 'name', 'takes_tuples') and _shown(v))
         return f'{self.name}({args})' if args or not self._funcs else self.name
 
 def _is_tuple(x): return isinstance(x, tuple) and not hasattr(x, '_fields')
@@ -196,7 +203,8 @@ def _cast(x, cls):
     return x.as_subclass(cls) if isinstance(x, Tensor) and issubclass(cls, Tensor) else cls(x)
 
 # %% ../../nbs/library/24_data_transforms.ipynb #0000001e
-def _shown(v): return isinstance(v, (int, float, str, bool)) or isinstance(v, (tuple, list)) and len(v) <= 4 and all(map(_shown, v))
+def _shown(v):
+    return isinstance(v, (int, float, str, bool)) or isinstance(v, (tuple, list)) and len(v) <= 4 and all(map(_shown, v))
 
 DisplayedTransform = Transform # the name fastai gives to a transform that prints its parameters; all of ours do
 
@@ -278,7 +286,8 @@ class Pipeline:
     def __getattr__(self, k):
         "What one of the transforms knows, the pipeline knows: so `dls.vocab` finds its way."
         found = [] if k[0] == '_' or 'fs' not in self.__dict__ else [getattr(f, k) for f in self.fs if hasattr(f, k)]
-        if not found: raise AttributeError(f'{type(self).__name__} has no attribute {k!r}, and none of its transforms has')
+        if not found:
+            raise AttributeError(f'{type(self).__name__} has no attribute {k!r}, and none of its transforms has')
         return _one_answer(found)
 
     def setup(self, items=None, train_setup=False):
@@ -560,7 +569,7 @@ def joined_labels(labels, sep=';', width=25):
 
 # %% ../../nbs/library/24_data_transforms.ipynb #00000054
 class Categorize(Transform):
-    "A label to the number of its class, `TensorCategory`, and back, `Category`. The classes are those of the training labels unless `vocab` is given."
+    "Convert a label to the index of its class, and back. The classes are those of the training labels, or `vocab`."
     order = 1
     def __init__(self,
         vocab=None,  # the classes, in their order
@@ -577,7 +586,8 @@ class Categorize(Transform):
 
     @typedmethod
     def setups(self, labels):
-        if self.vocab is None and labels is not None: self.vocab = CategoryMap(labels, sort=self.sort, add_na=self.add_na)
+        if self.vocab is None and labels is not None:
+            self.vocab = CategoryMap(labels, sort=self.sort, add_na=self.add_na)
         self.c = len(self.vocab or ())
 
     @typedmethod
@@ -586,26 +596,33 @@ class Categorize(Transform):
     def decodes(self, o): return Category(self.vocab[int(o)])
 
     def _index(self, o):
-        if self.vocab is None: raise ValueError(f'{self.name} has no classes yet: call setup with the training labels, or pass vocab')
+        if self.vocab is None:
+            raise ValueError(f'{self.name} has no classes yet: call setup with the training labels, or pass vocab')
         try: return self.vocab.o2i[o]
         except (KeyError, TypeError): pass
         if self.add_na: return 0
         if _missing(o): raise ValueError('the label is missing')
-        raise ValueError(f'the label {o!r} is not among the {len(self.vocab)} classes of the training set: {_few(self.vocab)}')
+        raise ValueError(f'the label {o!r} is not among the {len(self.vocab)} classes of the training set: '
+                         f'{_few(self.vocab)}')
 
     def setup(self, items=None, train_setup=False):
         given = self.vocab is not None
         Transform.setup(self, items, train_setup)
         if given or items is None: return
         self._check_valid(items)
-        if len(self.vocab) == 1: warnings.warn(f'all training items have the same label, {self.vocab[0]!r}: there is nothing to learn from them', stacklevel=2)
+        if len(self.vocab) == 1:
+            warnings.warn(f'all training items have the same label, {self.vocab[0]!r}: there is nothing to learn '
+                          f'from them', stacklevel=2)
 
     def _check_valid(self, items):
         valid = getattr(items, 'valid', None) if getattr(items, 'n_subsets', 1) > 1 else None
         if valid is None or self.add_na or items.train is items: return
         new = [o for o in self._found_in(valid) if o not in self.vocab.o2i]
-        if new: raise ValueError(f'{len(new)} of the labels of the validation set never occur in the training set: {_few(new)}. '
-                                 f'Split so that they do, leave those items out, or pass the classes as vocab.{_delim_hint(new)}')
+        if new:
+            raise ValueError(f'{len(new)} of the labels of the validation set never occur in the training set: '
+                             f'{_few(new)}. '
+                                 f'Split so that they do, leave those items out, or pass the classes as '
+                                 f'vocab.{_delim_hint(new)}')
 
     def _found_in(self, labels): return CategoryMap(labels, sort=False)
 
@@ -670,7 +687,8 @@ class EncodedMultiCategorize(Categorize):
 # %% ../../nbs/library/24_data_transforms.ipynb #00000061
 class TitledTuple(fastuple):
     "Numbers that show themselves as a title."
-    def show(self, ctx=None, **kwargs): return show_title('(' + ', '.join(f'{o:.4g}' for o in self) + ')', ctx=ctx, **{'label': 'target', **kwargs})
+    def show(self, ctx=None, **kwargs):
+        return show_title('(' + ', '.join(f'{o:.4g}' for o in self) + ')', ctx=ctx, **{'label': 'target', **kwargs})
 
 class RegressionSetup(Transform):
     "Targets to float tensors; `c` is how many numbers a target has."
@@ -684,12 +702,14 @@ class RegressionSetup(Transform):
 
     @typedmethod
     def setups(self, items):
-        if self.c is None and items is not None and len(items): self.c = len(items[0]) if hasattr(items[0], '__len__') else 1
+        if self.c is None and items is not None and len(items):
+            self.c = len(items[0]) if hasattr(items[0], '__len__') else 1
 
     @typedmethod
     def encodes(self, o):
         res = tensor(list(o) if isinstance(o, L) else o).float()
-        if not torch.isfinite(res).all(): raise ValueError(f'the target is {o!r}, which is not a number one can learn from')
+        if not torch.isfinite(res).all():
+            raise ValueError(f'the target is {o!r}, which is not a number one can learn from')
         return res
     def decodes(self, o:Tensor): return TitledFloat(o) if o.ndim == 0 else TitledTuple(float(v) for v in o)
 
@@ -753,7 +773,8 @@ class Normalize(Transform):
         self.mean, self.std = x.mean(self.axes, keepdim=True), x.std(self.axes, keepdim=True) + 1e-7
 
     @typedmethod
-    def encodes(self, x:TensorImage): return torch.addcmul(self._on(x, '_shift'), x, self._on(x, '_scale')) # one pass over the batch
+    def encodes(self, x:TensorImage):
+        return torch.addcmul(self._on(x, '_shift'), x, self._on(x, '_scale')) # one pass over the batch
     @typedmethod
     def decodes(self, x:TensorImage): return x * self._on(x, 'std') + self._on(x, 'mean')
 

@@ -133,7 +133,8 @@ class TabularPandas(FilteredBase):
         return getattr(found, k)
 
     def __len__(self): return len(self.items)
-    def __repr__(self): return f'TabularPandas: {len(self)} rows, {len(self.cat_names)} categorical and {len(self.cont_names)} continuous columns, target: {", ".join(map(str, self.y_names)) or "none"}'
+    def __repr__(self):
+        return f'TabularPandas: {len(self)} rows, {len(self.cat_names)} categorical and {len(self.cont_names)} continuous columns, target: {", ".join(map(str, self.y_names)) or "none"}'
 
     def _check(self, df):
         check_frame(df)
@@ -141,9 +142,13 @@ class TabularPandas(FilteredBase):
         if len(df) == 0: raise ValueError('the table has no rows')
         for n in self.y_names:
             place = 'cat_names' if n in self.cat_names else 'cont_names'
-            if n in self.x_names: raise ValueError(f'{n!r} is the target and also in {place}: the model would read the answer off its input. Take it out of {place}.')
+            if n in self.x_names:
+                raise ValueError(f'{n!r} is the target and also in {place}: the model would read the answer off its '
+                                 f'input. Take it out of {place}.')
         for n in self.cont_names:
-            if n in self.cat_names: raise ValueError(f'{n!r} is in cat_names and in cont_names, and it can be treated in one way only: take it out of one of them')
+            if n in self.cat_names:
+                raise ValueError(f'{n!r} is in cat_names and in cont_names, and it can be treated in one way only: '
+                                 f'take it out of one of them')
 
     @property
     def x_names(self): return self.cat_names + self.cont_names
@@ -154,7 +159,8 @@ class TabularPandas(FilteredBase):
     @property
     def y(self):
         "The target, or the first of several, as a column."
-        if not self.y_names: raise ValueError('this table has no target: y_names was not given, or the rows do not have it')
+        if not self.y_names:
+            raise ValueError('this table has no target: y_names was not given, or the rows do not have it')
         return self.items[self.y_names[0]]
 
     def __getitem__(self, k): return self.items[k]
@@ -185,14 +191,20 @@ class TabularPandas(FilteredBase):
     def _target_tfms(self, y_block):
         if not self.y_names: return []
         self._no_gaps_in_target()
-        if y_block is None: y_block = RegressionBlock if all(_is_number(self.items[n]) for n in self.y_names) else CategoryBlock
+        if y_block is None:
+            y_block = RegressionBlock if all(_is_number(self.items[n]) for n in self.y_names) else CategoryBlock
         tfms = [copy.copy(f) for f in getattr(y_block() if callable(y_block) else y_block, 'type_tfms', ())]
-        if not tfms: raise TypeError(f'y_block is CategoryBlock, RegressionBlock or MultiCategoryBlock(encoded=True, vocab=[…]), and this is {y_block!r}')
+        if not tfms:
+            raise TypeError(f'y_block is CategoryBlock, RegressionBlock or MultiCategoryBlock(encoded=True, '
+                            f'vocab=[…]), and this is {y_block!r}')
         for f in tfms:
             if type(f) not in (Categorize, EncodedMultiCategorize, RegressionSetup):
-                raise TypeError(f'a table has no way to make a target with {type(f).__name__}: the blocks for it are CategoryBlock, RegressionBlock and MultiCategoryBlock(encoded=True, vocab=[…])')
+                raise TypeError(f'a table has no way to make a target with {type(f).__name__}: the blocks for it '
+                                f'are CategoryBlock, RegressionBlock and MultiCategoryBlock(encoded=True, vocab=[…])')
             if type(f) is Categorize and len(self.y_names) > 1:
-                raise ValueError(f'classes are in one column, and y_names names {len(self.y_names)}: {", ".join(map(repr, self.y_names))}. For several columns of zeros and ones pass y_block=MultiCategoryBlock(encoded=True, vocab=y_names).')
+                raise ValueError(f'classes are in one column, and y_names names {len(self.y_names)}: '
+                                 f'{", ".join(map(repr, self.y_names))}. For several columns of zeros and ones pass '
+                                 f'y_block=MultiCategoryBlock(encoded=True, vocab=y_names).')
         return tfms
 
     def _no_gaps_in_target(self):
@@ -200,14 +212,17 @@ class TabularPandas(FilteredBase):
             gaps = self.items[n].isna()
             if not gaps.any(): continue
             rows = ', '.join(map(str, self.items.index[gaps][:3])) + (' …' if gaps.sum() > 3 else '')
-            raise ValueError(f'{gaps.sum()} of {len(gaps)} labels are missing in the column {n!r} ({"rows" if gaps.sum() > 1 else "row"} {rows}): leave them out, with df.dropna(subset=[{n!r}])')
+            raise ValueError(f'{gaps.sum()} of {len(gaps)} labels are missing in the column {n!r} '
+                             f'({"rows" if gaps.sum() > 1 else "row"} {rows}): leave them out, with '
+                             f'df.dropna(subset=[{n!r}])')
 
     def setup(self):
         "Let every proc learn from the training rows, and run it on all rows."
         self._take_numbers()
         self.dtypes = {n: self.items[n].dtype for n in self.cont_names}
         if self.reduce_memory:
-            for n,t in df_shrink_dtypes(self.conts, obj2cat=False).items(): self.items[n] = self.items[n].astype(np.promote_types(t, f'{t.kind}4'))
+            for n,t in df_shrink_dtypes(self.conts, obj2cat=False).items():
+                self.items[n] = self.items[n].astype(np.promote_types(t, f'{t.kind}4'))
         for proc in self.procs.fs:
             proc.setup(self.train)
             proc(self)
@@ -231,7 +246,8 @@ class TabularPandas(FilteredBase):
         "The rows `df` with our columns and our procs, which have not been run on them yet: see `process`."
         if isinstance(df, dict): df = pd.Series(df)
         if hasattr(df, 'to_frame'): df = df.to_frame().T
-        if not hasattr(df, 'iloc'): raise TypeError(f'rows are expected, as a pandas DataFrame, and this is a {type(df).__name__}')
+        if not hasattr(df, 'iloc'):
+            raise TypeError(f'rows are expected, as a pandas DataFrame, and this is a {type(df).__name__}')
         res = self._like(df if inplace else df.infer_objects())
         res.decoded = False
         return res
@@ -260,8 +276,9 @@ class TabularPandas(FilteredBase):
         show_table(self.iloc[:max_n].decode().all_cols)
 
     def tensors(self):
-        "Categories `(n, n_cat)` int64, numbers `(n, n_cont)` float32 and, if the rows have it, the target `(n, n_y)`, int64 for classes."
-        cats, conts = np.empty((len(self), len(self.cat_names)), np.int64), np.empty((len(self), len(self.cont_names)), np.float32)
+        "Return categories (n, n_cat) int64, numbers (n, n_cont) float32 and, if there is one, the target (n, n_y)."
+        cats, conts = np.empty((len(self), len(self.cat_names)),
+                               np.int64), np.empty((len(self), len(self.cont_names)), np.float32)
         for i,n in enumerate(self.cat_names): cats[:, i] = self._codes(n)
         for i,n in enumerate(self.cont_names): conts[:, i] = self.items[n].to_numpy()
         self._no_gaps(conts)
@@ -269,7 +286,8 @@ class TabularPandas(FilteredBase):
         if self.y_names:
             ys = self.ys.to_numpy()
             res.append(ys.astype(np.int64 if ys.dtype.kind in 'iub' else np.float32))
-        return [torch.from_numpy(np.array(o, order='C')) for o in res] # arrays of our own: those of a frame may not be written to
+        return [torch.from_numpy(np.array(o, order='C'))
+                for o in res] # arrays of our own: those of a frame may not be written to
 
     def _codes(self, n):
         col = self.items[n]
@@ -280,10 +298,11 @@ class TabularPandas(FilteredBase):
         gaps = np.isnan(conts).sum(0)
         if gaps.any():
             i = int(np.argmax(gaps > 0))
-            raise ValueError(f'the column {self.cont_names[i]!r} has {gaps[i]} gap{"s" if gaps[i] > 1 else ""}, and a model needs numbers everywhere: put FillMissing into procs')
+            raise ValueError(f'the column {self.cont_names[i]!r} has {gaps[i]} gap{"s" if gaps[i] > 1 else ""}, and '
+                             f'a model needs numbers everywhere: put FillMissing into procs')
 
     def dataloaders(self, bs=64, device=None, **kwargs):
-        "`DataLoaders` with a loader for each part; arguments as for `Datasets.dataloaders`: `shuffle`, `val_bs`, `drop_last` …"
+        "Build `DataLoaders` with a loader for each part; arguments as for `Datasets.dataloaders`."
         return FilteredBase.dataloaders(self, bs, device=ifnone(device, self.device), **kwargs)
 
 def _rows(df, splits, inplace):
@@ -310,7 +329,8 @@ def _check_places(rows, n):
     if len(twice): raise ValueError(f'the splits overlap: {len(twice)} row{"s are" if len(twice) > 1 else " is"} in them more than once, such as row {twice[0]}. Rows to validate with must not be trained with.')
 
 # %% ../../nbs/library/70_tabular_core.ipynb #00000015
-for _k,_names in dict(cats='cat_names', conts='cont_names', ys='y_names', targ='y_names', xs='x_names', all_cols='all_col_names').items():
+for _k,_names in dict(cats='cat_names', conts='cont_names', ys='y_names', targ='y_names', xs='x_names',
+                      all_cols='all_col_names').items():
     def _get(self, names=_names): return self.items[list(getattr(self, names))]
     def _set(self, v, names=_names): self.items[list(getattr(self, names))] = v
     setattr(TabularPandas, _k, property(_get, _set, doc=f'The columns `{_names}`, a frame.'))
@@ -352,7 +372,7 @@ def _parsed(col, role):
 
 # %% ../../nbs/library/70_tabular_core.ipynb #00000022
 class TabularProc(Transform):
-    "A transform of a table: `setups(to)` learns from training rows, `encodes(to)` changes the table `to` in place, `decodes(to)` undoes it."
+    "A transform of a table: `setups(to)` learns from training rows, `encodes(to)` changes `to` in place, `decodes(to)` undoes it."
 
 # %% ../../nbs/library/70_tabular_core.ipynb #00000025
 class Categorify(TabularProc):
@@ -420,7 +440,9 @@ def _learn_means(self, to:TabularPandas):
     self.means, self.stds = conts.mean().to_dict(), conts.std(ddof=0).to_dict()
     for n,s in self.stds.items():
         if s > 1e-7*max(1., abs(self.means[n])): continue
-        if s == s: warnings.warn(f'the column {n!r} has the same value, {self.means[n]:g}, in all training rows: it tells the model nothing, and is not scaled', stacklevel=2)
+        if s == s:
+            warnings.warn(f'the column {n!r} has the same value, {self.means[n]:g}, in all training rows: it tells '
+                          f'the model nothing, and is not scaled', stacklevel=2)
         self.stds[n] = 1.
 
 def _numbers(d, names): return np.array([d[n] for n in names])
@@ -435,7 +457,9 @@ def _scale(self, to:TabularPandas):
 @Normalize.decodes.register
 def _scale_back(self, to:TabularPandas):
     names = list(to.cont_names)
-    if names: to.conts = pd.DataFrame(to.conts.to_numpy(float)*_numbers(self.stds, names) + _numbers(self.means, names), index=to.items.index, columns=names)
+    if names:
+        to.conts = pd.DataFrame(to.conts.to_numpy(float)*_numbers(self.stds, names) + _numbers(self.means, names),
+                                index=to.items.index, columns=names)
 
 # %% ../../nbs/library/70_tabular_core.ipynb #0000002f
 @Categorize.setups.register
@@ -469,7 +493,9 @@ def _targets_to_floats(self, to:TabularPandas): _floats(to)
 
 @EncodedMultiCategorize.encodes.register
 def _columns_to_floats(self, to:TabularPandas):
-    if to.y_names and len(to.y_names) != self.c: raise ValueError(f'y_names names {len(to.y_names)} columns, and the vocab has {self.c} classes: one column for each class')
+    if to.y_names and len(to.y_names) != self.c:
+        raise ValueError(f'y_names names {len(to.y_names)} columns, and the vocab has {self.c} classes: one column '
+                         f'for each class')
     _floats(to)
 
 @EncodedMultiCategorize.decodes.register
@@ -478,7 +504,7 @@ def _floats_to_columns(self, to:TabularPandas):
 
 # %% ../../nbs/library/70_tabular_core.ipynb #0000003c
 class TabDataLoader(TfmdDL):
-    "Batches `(cats, conts, targets)` of a `TabularPandas`, cut from whole tensors; without targets where the rows have none."
+    "Batches `(cats, conts, targets)` of a `TabularPandas`, sliced from whole tensors; no targets where rows have none."
     _at_once = 2**16 # rows that are put into order in one go
 
     def __init__(self,
@@ -510,7 +536,8 @@ class TabDataLoader(TfmdDL):
             part = [c[rows] if idxs is None else c.index_select(0, idxs[rows].to(c.device)) for c in cols]
             yield from zip(*[c.split(self.bs) for c in part])
 
-    def _in_order(self): return type(self).get_idxs is TabDataLoader.get_idxs and not {'get_idxs', 'shuffle_fn'} & self.__dict__.keys()
+    def _in_order(self):
+        return type(self).get_idxs is TabDataLoader.get_idxs and not {'get_idxs', 'shuffle_fn'} & self.__dict__.keys()
     def _row_order(self): return self._permutation(self.n) if self._in_order() else torch.tensor(list(self.get_idxs()))
 
     def decode(self, b):

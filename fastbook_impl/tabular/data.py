@@ -57,7 +57,8 @@ class TabularDataLoaders(DataLoaders):
         if with_labels: check_names(to.items, self.train_ds.y_names)
         _set_labels(to, with_labels)
         if process: to.process()
-        return self.loaders[-1 if len(self.loaders) < 2 else 1].new(to, **{'shuffle': False, 'drop_last': False, **kwargs})
+        return self.loaders[-1 if len(self.loaders) < 2
+                            else 1].new(to, **{'shuffle': False, 'drop_last': False, **kwargs})
 
 TabularPandas._dbunch_type = TabularDataLoaders
 
@@ -71,5 +72,6 @@ def _set_labels(to, with_labels):
     if with_labels is False: to.y_names = L()
     if with_labels or not to.y_names: return
     unknown = [n for n in to.y_names if to.items[n].isna().any()]
-    if not unknown and hasattr(to, 'vocab') and len(to.y_names) == 1: unknown = [v for v in to.y.unique() if v not in to.vocab.o2i and str(v).strip() not in to.vocab.o2i]
+    if not unknown and hasattr(to, 'vocab') and len(to.y_names) == 1:
+        unknown = [v for v in to.y.unique() if v not in to.vocab.o2i and str(v).strip() not in to.vocab.o2i]
     if unknown: to.y_names = L()

@@ -80,7 +80,8 @@ def replace_space(t):
     "`▁` instead of spaces within a token: for tokenizers that return such ones."
     return t.replace(' ', '▁')
 
-text_proc_rules = [fix_html, replace_rep, replace_wrep, spec_add_spaces, rm_useless_spaces, replace_all_caps, replace_maj, lowercase]
+text_proc_rules = [fix_html, replace_rep, replace_wrep, spec_add_spaces, rm_useless_spaces, replace_all_caps,
+                   replace_maj, lowercase]
 text_postproc_rules = [replace_space]
 
 def _ruled(t, rules):
@@ -172,12 +173,15 @@ class Tokenizer(Transform):
     def _cut_all(self, items):
         "The tokens of each of `items`, texts or paths; a text without any is one `xxbos`."
         if isinstance(self.tok, WordTokenizer): return ((self.tok.cut(self._text(o)) or [BOS]) for o in items)
-        return ([_ruled(t, getattr(defaults, 'text_postproc_rules', text_postproc_rules)) for t in toks] or [BOS] for toks in self.tok(self._text(o) for o in items))
+        return ([_ruled(t, getattr(defaults, 'text_postproc_rules',
+                                   text_postproc_rules)) for t in toks] or [BOS]
+                for toks in self.tok(self._text(o) for o in items))
 
     def setup(self, items=None, train_setup=False):
         "Cut all `items`, and count the tokens of those that are for training."
         if items is None: return
-        if self.text_cols is not None and hasattr(getattr(items, 'items', None), 'iloc'): items.items = join_fields(items.items, self.text_cols, self.mark_fields, self.tok_text_col)
+        if self.text_cols is not None and hasattr(getattr(items, 'items', None), 'iloc'):
+            items.items = join_fields(items.items, self.text_cols, self.mark_fields, self.tok_text_col)
         texts = item_texts(items)
         _check_texts(texts, items)
         train = [texts[i] for i in items.splits[0]] if hasattr(items, 'splits') else texts
@@ -197,7 +201,8 @@ class Tokenizer(Transform):
         "The tokens of each of `items`, as lists."
         n = ifnone(self.n_workers, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1)
         n = min(n, len(items)//_per_process)
-        if n < 2 or sys.platform != 'linux' or not isinstance(self.tok, WordTokenizer): return list(self._cut_all(items))
+        if n < 2 or sys.platform != 'linux' or not isinstance(self.tok, WordTokenizer):
+            return list(self._cut_all(items))
         return [o.split(_sep) for o in _forked((self, items), n)]
 
     @classmethod
@@ -219,7 +224,8 @@ def read_text(
     except UnicodeDecodeError as e: raise ValueError(_wrong_encoding(f, e)) from None
 
 def _wrong_encoding(f, e):
-    return (f'{f} is not {e.encoding.upper()} text: the byte 0x{e.object[e.start]:02x} at position {e.start} is no letter in it. '
+    return (f'{f} is not {e.encoding.upper()} text: the byte 0x{e.object[e.start]:02x} at position {e.start} is no '
+            f'letter in it. '
             f'Say how it is written, for example encoding="latin-1"')
 
 # %% ../../nbs/library/80_text_core.ipynb #00000020
@@ -311,18 +317,21 @@ class SubwordTokenizer:
         model_type='unigram',   # or 'bpe': pieces made by joining, again and again, the most frequent pair
         char_coverage=None, cache_dir='tmp' # for fastai's sake
     ):
-        if model_type not in ('unigram', 'bpe'): raise ValueError(f"model_type is 'unigram' or 'bpe', and it is {model_type!r}")
+        if model_type not in ('unigram', 'bpe'):
+            raise ValueError(f"model_type is 'unigram' or 'bpe', and it is {model_type!r}")
         self.vocab_sz, self.max_vocab_sz, self.model_type = vocab_sz, max_vocab_sz, model_type
         self.special_toks, self.tok = ifnone(special_toks, getattr(defaults, 'text_spec_tok', text_spec_tok)), None
         if sp_model is not None: self.tok = _saved_pieces(Path(sp_model))
 
     def __call__(self, items):
-        return (L(o.tokens) for o in self._learned().encode_batch([str(o) for o in _several(items)], add_special_tokens=False))
+        return (L(o.tokens) for o in self._learned().encode_batch([str(o) for o in _several(items)],
+                                                                  add_special_tokens=False))
 
     def save(self, file): self._learned().save(str(file))
 
     def _learned(self):
-        if self.tok is None: raise ValueError('this SubwordTokenizer has learned no pieces yet: call setup with some texts')
+        if self.tok is None:
+            raise ValueError('this SubwordTokenizer has learned no pieces yet: call setup with some texts')
         return self.tok
 
     def setup(self, items, rules=None):
@@ -333,11 +342,14 @@ class SubwordTokenizer:
         bpe, size = self.model_type == 'bpe', self.vocab_sz or min(self.max_vocab_sz, _pieces_for(texts))
         chars = set().union(*texts)
         if not chars: raise ValueError('there are no texts to learn pieces from')
-        if size < len(chars) and not bpe: raise ValueError(f'vocab_sz allows {size} pieces, and the texts have {len(chars)} different characters, each of which is a piece: pass a larger one')
+        if size < len(chars) and not bpe:
+            raise ValueError(f'vocab_sz allows {size} pieces, and the texts have {len(chars)} different characters, '
+                             f'each of which is a piece: pass a larger one')
         tok = Tokenizer(models.BPE(unk_token=UNK) if bpe else models.Unigram())
         tok.pre_tokenizer = pre_tokenizers.Metaspace()
         args = dict(vocab_size=size, special_tokens=list(self.special_toks), show_progress=False)
-        tok.train_from_iterator(texts, trainers.BpeTrainer(**args) if bpe else trainers.UnigramTrainer(unk_token=UNK, **args))
+        tok.train_from_iterator(texts, trainers.BpeTrainer(**args) if bpe
+                                else trainers.UnigramTrainer(unk_token=UNK, **args))
         self.tok = tok
 
 def _saved_pieces(file):

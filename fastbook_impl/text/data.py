@@ -85,14 +85,17 @@ class LMDataLoader(TfmdDL):
         seq_len=72,  # tokens in a row
         **kwargs     # for `TfmdDL`
     ):
-        if seq_len < 1: raise ValueError(f'seq_len is how many tokens are read at a time, at least one, and it is {seq_len}')
+        if seq_len < 1:
+            raise ValueError(f'seq_len is how many tokens are read at a time, at least one, and it is {seq_len}')
         for k in ('n', 'indexed', 'drop_last', 'num_workers'): kwargs.pop(k, None)
         super().__init__(dataset, bs=bs, **kwargs)
         self.seq_len = seq_len
         self._texts = [plain(o[0] if isinstance(o, tuple) else o) for o in dataset]
         self.lens = [len(o) for o in self._texts]
         self.bl = (sum(self.lens) - 1)//bs # tokens in a row of the stream
-        if self.bl < 1 and self.lens: raise ValueError(f'{len(self.lens)} texts with {sum(self.lens)} tokens in all do not fill {bs} rows: pass a smaller bs')
+        if self.bl < 1 and self.lens:
+            raise ValueError(f'{len(self.lens)} texts with {sum(self.lens)} tokens in all do not fill {bs} rows: '
+                             f'pass a smaller bs')
         self.n_batches = max(-(-self.bl//seq_len), 0)
         self.n = self.n_batches*bs
         self._kinds = tuple, [LMTensorText, TensorText]
@@ -108,7 +111,8 @@ class LMDataLoader(TfmdDL):
         rows = self.stream()
         for i in range(0, self.bl, self.seq_len): yield _x_and_y(rows[:, i:i + self.seq_len + 1])
 
-    def new(self, dataset=None, cls=None, **kwargs): return TfmdDL.new(self, dataset, cls, **{'seq_len': self.seq_len, **kwargs})
+    def new(self, dataset=None, cls=None, **kwargs):
+        return TfmdDL.new(self, dataset, cls, **{'seq_len': self.seq_len, **kwargs})
 
     def create_item(self, i):
         "Row `i` of the batches put below one another."
@@ -118,7 +122,8 @@ class LMDataLoader(TfmdDL):
     def _decoded_item(self, o, full):
         return tuple(_decode_text(self.dataset, p, full) for p in o)
 
-def _x_and_y(rows): return rows[:, :-1].contiguous().as_subclass(LMTensorText), rows[:, 1:].contiguous().as_subclass(TensorText)
+def _x_and_y(rows):
+    return rows[:, :-1].contiguous().as_subclass(LMTensorText), rows[:, 1:].contiguous().as_subclass(TensorText)
 
 def _decode_text(ds, o, full):
     tl = getattr(ds, 'tls', [ds])[0]
@@ -137,7 +142,9 @@ class SortedDL(TfmdDL):
         **kwargs):
         super().__init__(dataset, **kwargs)
         self.sort_func, self.made = ifnone(sort_func, _length), {} if made is None else made
-        if seq_len is not None: self.before_batch.fs = self.before_batch.fs.map(lambda f: Pad_Chunk(seq_len=seq_len) if isinstance(f, Pad_Chunk) else f)
+        if seq_len is not None:
+            self.before_batch.fs = self.before_batch.fs.map(lambda f: Pad_Chunk(seq_len=seq_len)
+                                                            if isinstance(f, Pad_Chunk) else f)
         self._keeps = not any(isinstance(f, RandTransform) for f in self._all_tfms())
         self.res = [self.sort_func(self.do_item(i)) for i in range(self.n)] if res is None else res
 
@@ -161,7 +168,8 @@ class SortedDL(TfmdDL):
         order.remove(top)
         order.insert(0, top)
         portion = self.bs*50
-        order = [i for s in range(0, len(order), portion) for i in sorted(order[s:s + portion], key=lambda i: self.res[i], reverse=True)]
+        order = [i for s in range(0, len(order), portion)
+                 for i in sorted(order[s:s + portion], key=lambda i: self.res[i], reverse=True)]
         batches = [order[s:s + self.bs] for s in range(0, len(order), self.bs)]
         middle = self._permutation(max(len(batches) - 2, 0)).tolist()
         return [i for b in batches[:1] + [batches[k + 1] for k in middle] + batches[1:][-1:] for i in b]
@@ -309,8 +317,10 @@ class TextDataLoaders(DataLoaders):
         "Texts in files, `.txt`; the label is the folder a file is in, below `train` and `valid`."
         by_name = valid_pct is None and splitter is None
         splitter = splitter or (GrandparentSplitter(train, valid) if by_name else RandomSplitter(valid_pct, seed=seed))
-        text = TextBlock(tok_tfm or Tokenizer.from_folder(path, encoding=encoding), text_vocab, is_lm, seq_len, backwards, min_freq, max_vocab)
-        block = DataBlock(blocks=[text] if is_lm else [text, CategoryBlock(vocab=vocab)], get_y=None if is_lm else parent_label, splitter=splitter,
+        text = TextBlock(tok_tfm or Tokenizer.from_folder(path, encoding=encoding), text_vocab, is_lm, seq_len,
+                         backwards, min_freq, max_vocab)
+        block = DataBlock(blocks=[text] if is_lm else [text, CategoryBlock(vocab=vocab)],
+                          get_y=None if is_lm else parent_label, splitter=splitter,
                           get_items=partial(get_text_files, folders=[train, valid]) if by_name else get_text_files)
         return cls.from_dblock(block, path, path=path, **kwargs)
 
@@ -332,8 +342,10 @@ class TextDataLoaders(DataLoaders):
         several = label_delim is not None or is_listy(label_col) and len(label_col) > 1
         text = TextBlock(tok_tfm or Tokenizer(), text_vocab, is_lm, seq_len, backwards, min_freq, max_vocab)
         blocks = [text] if is_lm else [text, y_block or (MultiCategoryBlock if several else CategoryBlock)]
-        block = DataBlock(blocks=blocks, get_x=_FieldReader(text_col), get_y=None if is_lm else ColReader(label_col, label_delim=label_delim),
-                          splitter=RandomSplitter(valid_pct, seed=seed) if valid_col is None else ColSplitter(valid_col))
+        block = DataBlock(blocks=blocks, get_x=_FieldReader(text_col),
+                          get_y=None if is_lm else ColReader(label_col, label_delim=label_delim),
+                          splitter=RandomSplitter(valid_pct, seed=seed) if valid_col is None
+                          else ColSplitter(valid_col))
         return cls.from_dblock(block, df, path=path, **kwargs)
 
     @classmethod
@@ -342,7 +354,8 @@ class TextDataLoaders(DataLoaders):
         **kwargs # for `from_df`
     ):
         "Texts and labels are columns of the file `csv_fname` in `path`."
-        return cls.from_df(read_table(Path(path)/csv_fname, header=header, sep=delimiter or ',', quoting=quoting, encoding=encoding), path=path, **kwargs)
+        return cls.from_df(read_table(Path(path)/csv_fname, header=header, sep=delimiter or ',', quoting=quoting,
+                                      encoding=encoding), path=path, **kwargs)
 
 # %% ../../nbs/library/81_text_data.ipynb #00000028
 class _FieldReader(ColReader):

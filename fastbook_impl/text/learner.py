@@ -40,7 +40,8 @@ class TextLearner(Learner):
     ) -> Path:
         "Keep the encoder and its vocabulary under a name."
         file = save_model(self._model_file(file), get_encoder(self.model), with_opt=False)
-        with written_whole(file.with_suffix('.json')) as part: part.write_text(json.dumps(text_vocab(self.dls), ensure_ascii=False), encoding='utf-8')
+        with written_whole(file.with_suffix('.json')) as part:
+            part.write_text(json.dumps(text_vocab(self.dls), ensure_ascii=False), encoding='utf-8')
         return file
 
     def load_encoder(self,
@@ -50,7 +51,8 @@ class TextLearner(Learner):
         "Take over an encoder that `save_encoder` kept, its words matched with those of these data, and freeze all but the last layers."
         file = self._model_file(file)
         weights = read_weights(file)
-        if file.with_suffix('.json').is_file(): weights = match_embeds(weights, read_vocab(file.with_suffix('.json')), text_vocab(self.dls))
+        if file.with_suffix('.json').is_file():
+            weights = match_embeds(weights, read_vocab(file.with_suffix('.json')), text_vocab(self.dls))
         _load_weights(get_encoder(self.model), weights, True, file)
         self.freeze()
         return self
@@ -63,7 +65,8 @@ class TextLearner(Learner):
         "Take over the weights of a language model, its words matched with those of these data, and freeze all but the last layers."
         weights = match_embeds(read_weights(wgts_fname), read_vocab(vocab_fname), text_vocab(self.dls))
         model = ifnone(model, self.model)
-        if isinstance(model, nn.Sequential) and not isinstance(model[0], SentenceEncoder): _load_weights(model, weights, True, Path(wgts_fname))
+        if isinstance(model, nn.Sequential) and not isinstance(model[0], SentenceEncoder):
+            _load_weights(model, weights, True, Path(wgts_fname))
         else:
             enc = model.module if isinstance(model, SentenceEncoder) else get_encoder(model)
             _load_weights(enc, {k[2:]: v for k,v in weights.items() if k[:2] == '0.'}, True, Path(wgts_fname))
@@ -72,9 +75,12 @@ class TextLearner(Learner):
 
     def _begin_with(self, pretrained, pretrained_fnames, backwards):
         if pretrained_fnames is not None:
-            if not is_listy(pretrained_fnames) or len(pretrained_fnames) != 2: raise TypeError(f'pretrained_fnames are two files, weights and vocabulary, and this is {pretrained_fnames!r}')
+            if not is_listy(pretrained_fnames) or len(pretrained_fnames) != 2:
+                raise TypeError(f'pretrained_fnames are two files, weights and vocabulary, and this is '
+                                f'{pretrained_fnames!r}')
             names = [Path(f) for f in pretrained_fnames]
-            files = [f if f.suffix else self.path/self.model_dir/f'{f}{ext}' for f,ext in zip(names, ('.safetensors', '.json'))]
+            files = [f if f.suffix else self.path/self.model_dir/f'{f}{ext}' for f,
+                     ext in zip(names, ('.safetensors', '.json'))]
             return self.load_pretrained(*files)
         return self.load_pretrained(*wikitext_weights(backwards)) if pretrained else self
 
@@ -190,7 +196,8 @@ def decode_spec_tokens(tokens) -> list:
     while todo:
         t = todo.pop()
         if t in (TK_MAJ, TK_UP):
-            if todo and todo[-1] not in getattr(defaults, 'text_spec_tok', text_spec_tok): res.append(todo.pop().capitalize() if t == TK_MAJ else todo.pop().upper())
+            if todo and todo[-1] not in getattr(defaults, 'text_spec_tok', text_spec_tok):
+                res.append(todo.pop().capitalize() if t == TK_MAJ else todo.pop().upper())
         elif t in (TK_REP, TK_WREP) and len(todo) > 1 and todo[-1].isdigit():
             n, word = int(todo.pop()), todo.pop()
             res += [word*n] if t == TK_REP else [word]*n
@@ -214,7 +221,8 @@ class LMLearner(TextLearner):
         if temperature <= 0: raise ValueError(f'the temperature must be above 0, and it is {temperature}')
         idxs, vocab = self._numbers_of(text), text_vocab(self.dls)
         never = torch.tensor([t in (PAD, 'xxfake') or no_unk and t == UNK for t in vocab])
-        for token in self._written(idxs, n_words, partial(_draw, never=never, temperature=temperature, min_p=min_p)): idxs.append(token)
+        for token in self._written(idxs, n_words, partial(_draw, never=never, temperature=temperature, min_p=min_p)):
+            idxs.append(token)
         return ' '.join(decoder([vocab[i] for i in idxs if vocab[i] not in (BOS, PAD)]))
 
     def _numbers_of(self, text):
@@ -243,15 +251,20 @@ def language_model_learner(
     **kwargs       # for `TextLearner`: `metrics`, `alpha`, `beta`, `path` …
 ) -> LMLearner:
     "A learner for a language model on `dls`."
-    if isinstance(dls.train, SortedDL): raise ValueError('these loaders are for a classifier: a language model reads texts end to end, from loaders made with is_lm=True')
+    if isinstance(dls.train, SortedDL):
+        raise ValueError('these loaders are for a classifier: a language model reads texts end to end, from loaders '
+                         'made with is_lm=True')
     _check_config(config, pretrained and pretrained_fnames is None)
     model = get_language_model(arch, len(text_vocab(dls)), config, drop_mult)
-    learn = LMLearner(dls, model, **{'loss_func': CrossEntropyLossFlat(), 'splitter': _model_meta[arch]['split_lm'], **kwargs})
+    learn = LMLearner(dls, model, **{'loss_func': CrossEntropyLossFlat(), 'splitter': _model_meta[arch]['split_lm'],
+                                     **kwargs})
     return learn._begin_with(pretrained, pretrained_fnames, backwards)
 
 def _check_config(config, pretrained):
     sizes = [k for k in ('emb_sz', 'n_hid', 'n_layers', 'bidir') if k in (config or {})]
-    if sizes and pretrained: raise ValueError(f'the pretrained weights are for the sizes of the architecture, and config changes {", ".join(sizes)}: pass pretrained=False')
+    if sizes and pretrained:
+        raise ValueError(f'the pretrained weights are for the sizes of the architecture, and config changes '
+                         f'{", ".join(sizes)}: pass pretrained=False')
 
 def _draw(scores, never, temperature, min_p):
     p = scores.cpu().float().masked_fill(never, -torch.inf).softmax(0)

@@ -147,7 +147,9 @@ class FrameTransform(RandTransform):
 
     @encodes.register
     def encodes(self, x:TensorPoint):
-        if self.pic is None: raise ValueError(f'{self.name} needs the picture to know where its points go, and there is none in this item')
+        if self.pic is None:
+            raise ValueError(f'{self.name} needs the picture to know where its points go, and there is none in this '
+                             f'item')
         return self.frame.points(x.reshape(-1, 2), self.pic.size).reshape(x.shape).as_subclass(type(x))
 
 # %% ../../nbs/library/52_vision_augment.ipynb #00000014
@@ -580,7 +582,8 @@ class AffineCoordTfm(RandTransform):
         return compose_tfms(coords, self._others, reverse=invert, **({'invert': True} if invert else {}))
 
     def _move(self, x, mode):
-        return x.affine_coord(self.mat, self._others_of if self._others else None, sz=self.dst, mode=mode, pad_mode=self.pad_mode, align_corners=self.align_corners)
+        return x.affine_coord(self.mat, self._others_of if self._others else None, sz=self.dst, mode=mode,
+                              pad_mode=self.pad_mode, align_corners=self.align_corners)
 
     @typedmethod
     def encodes(self, x:TensorImage): return self._move(x, self.mode)
@@ -691,7 +694,9 @@ class _CropMat:
     def __call__(self, x, split_idx, align_corners):
         h, w = x.shape[-2:]
         left, top, cw, ch = self._centre(h, w) if split_idx else self._windows(len(x), h, w)
-        if align_corners: return affine_mat((cw-1)/max(w-1, 1), 0, (2*left+cw-1)/max(w-1, 1) - 1, 0, (ch-1)/max(h-1, 1), (2*top+ch-1)/max(h-1, 1) - 1)
+        if align_corners:
+            return affine_mat((cw-1)/max(w-1, 1), 0, (2*left+cw-1)/max(w-1, 1) - 1, 0, (ch-1)/max(h-1, 1),
+                              (2*top+ch-1)/max(h-1, 1) - 1)
         return affine_mat(cw/w, 0, (2*left+cw)/w - 1, 0, ch/h, (2*top+ch)/h - 1)
 
     def _centre(self, h, w, scale=None):
@@ -722,7 +727,8 @@ class RandomResizedCropGPU(AffineCoordTfm):
         max_scale=1.,        # the largest share of the picture's area
         mode_mask='nearest', batch=False, **kwargs
     ):
-        super().__init__(aff_fs=_CropMat(min_scale, max_scale, ratio, valid_scale, batch), size=size, mode=mode, mode_mask=mode_mask, **kwargs)
+        super().__init__(aff_fs=_CropMat(min_scale, max_scale, ratio, valid_scale, batch), size=size, mode=mode,
+                         mode_mask=mode_mask, **kwargs)
         self.min_scale, self.max_scale, self.ratio = min_scale, max_scale, ratio
 
 # %% ../../nbs/library/52_vision_augment.ipynb #0000005a

@@ -250,7 +250,8 @@ def image2tensor(
 def _picture_to_tensor(self, o:PILBase): return image2tensor(o).as_subclass(o._tensor_cls)
 
 @ToTensor.encodes.register
-def _plain_picture_to_tensor(self, o:Image.Image): return torch.from_numpy(np.array(to_mode(o, 'RGB'))).permute(2, 0, 1).as_subclass(TensorImage)
+def _plain_picture_to_tensor(self, o:Image.Image):
+    return torch.from_numpy(np.array(to_mode(o, 'RGB'))).permute(2, 0, 1).as_subclass(TensorImage)
 
 # %% ../../nbs/library/50_vision_core.ipynb #00000026
 class PILMask(PILBase):
@@ -374,7 +375,8 @@ class PointScaler(ItemTransform):
     def _scale(self, x, pic):
         pts = _pairs(x)
         if not torch.isfinite(plain(pts)).all():
-            raise ValueError(f'a point of {getattr(pic, "fn", None) or "a picture"} is not a number: {pts.tolist()}; leave the row out, or fill it in')
+            raise ValueError(f'a point of {getattr(pic, "fn", None) or "a picture"} is not a number: '
+                             f'{pts.tolist()}; leave the row out, or fill it in')
         if self.y_first: pts = pts.flip(1)
         return (scale_points(pts, self.size) if self.do_scale else pts).reshape(x.shape).as_subclass(type(x))
 
@@ -384,7 +386,8 @@ def _picture_in(xs, size):
     for x in xs:
         if isinstance(x, Image.Image): return x, x.size
         if isinstance(x, (TensorImage, TensorMask)): return x, tuple(x.shape[:-3:-1])
-    if size is None: raise ValueError('points can only be scaled together with their picture, and there is none in this item')
+    if size is None:
+        raise ValueError('points can only be scaled together with their picture, and there is none in this item')
     return None, size
 
 # %% ../../nbs/library/50_vision_core.ipynb #00000037

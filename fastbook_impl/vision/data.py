@@ -20,10 +20,12 @@ from ..data.external import get_image_files
 from ..data.frames import read_table
 from ..data.load import DataLoaders
 from ..data.parallel import thread_map
-from ..data.transforms import (ColReader, ColSplitter, GrandparentSplitter, IntToFloatTensor, ItemTransform, MultiCategorize, RandomSplitter, RegexLabeller,
+from ..data.transforms import (ColReader, ColSplitter, GrandparentSplitter, IntToFloatTensor,
+                                           ItemTransform, MultiCategorize, RandomSplitter, RegexLabeller,
                                            Transform, joined_labels, parent_label, using_attr)
 from ..torch_core import TensorCategory, TensorImage, TensorMask, TensorPoint, get_grid, is_listy, plain
-from .core import (AddMaskCodes, BBoxLabeler, OpenMask, PILImage, PILMask, PointScaler, TensorBBox, TensorPointCreate, load_image)
+from .core import (AddMaskCodes, BBoxLabeler, OpenMask, PILImage, PILMask, PointScaler,
+                                       TensorBBox, TensorPointCreate, load_image)
 
 # %% ../../nbs/library/54_vision_data.ipynb #00000007
 def ImageBlock(
@@ -157,7 +159,8 @@ class ImageDataLoaders(DataLoaders):
         split = GrandparentSplitter(train_name=train, valid_name=valid) if valid_pct is None else RandomSplitter(valid_pct, seed=seed)
         files = get_image_files if valid_pct is not None else partial(get_image_files, folders=[train, valid])
         if vocab is not None: files = _only(files, set(vocab))
-        block = DataBlock(blocks=(ImageBlock(img_cls), CategoryBlock(vocab=vocab)), get_items=files, splitter=split, get_y=parent_label, item_tfms=item_tfms, batch_tfms=batch_tfms)
+        block = DataBlock(blocks=(ImageBlock(img_cls), CategoryBlock(vocab=vocab)), get_items=files, splitter=split,
+                          get_y=parent_label, item_tfms=item_tfms, batch_tfms=batch_tfms)
         return cls.from_dblock(block, path, path=path, **kwargs)
 
     @classmethod
@@ -166,7 +169,8 @@ class ImageDataLoaders(DataLoaders):
         valid_pct=0.2, seed=None, # share of the files for validation, and a seed to draw them
         item_tfms=None, batch_tfms=None, img_cls=PILImage, **kwargs):
         "The label is what `label_func` makes of the path of a file."
-        block = DataBlock(blocks=(ImageBlock(img_cls), CategoryBlock), splitter=RandomSplitter(valid_pct, seed=seed), get_y=label_func, item_tfms=item_tfms, batch_tfms=batch_tfms)
+        block = DataBlock(blocks=(ImageBlock(img_cls), CategoryBlock), splitter=RandomSplitter(valid_pct, seed=seed),
+                          get_y=label_func, item_tfms=item_tfms, batch_tfms=batch_tfms)
         return cls.from_dblock(block, fnames, path=path, **kwargs)
 
     @classmethod
@@ -198,9 +202,11 @@ class ImageDataLoaders(DataLoaders):
         "Files and labels are columns of the table `df`."
         several = label_delim is not None or is_listy(label_col) and len(label_col) > 1
         block = DataBlock(blocks=(ImageBlock(img_cls), y_block or (MultiCategoryBlock if several else CategoryBlock)),
-                          splitter=RandomSplitter(valid_pct, seed=seed) if valid_col is None else ColSplitter(valid_col),
+                          splitter=RandomSplitter(valid_pct, seed=seed) if valid_col is None
+                          else ColSplitter(valid_col),
                           get_x=ColReader(fn_col, pref=Path(path) if folder is None else Path(path)/folder, suff=suff),
-                          get_y=ColReader(label_col, label_delim=label_delim), item_tfms=item_tfms, batch_tfms=batch_tfms)
+                          get_y=ColReader(label_col, label_delim=label_delim), item_tfms=item_tfms,
+                          batch_tfms=batch_tfms)
         if len(df): _check_files(df, block.getters[0])
         return cls.from_dblock(block, df, path=path, **kwargs)
 
@@ -216,16 +222,24 @@ class ImageDataLoaders(DataLoaders):
         y_block=None,             # kind of target; found out from the first label
         item_tfms=None, batch_tfms=None, img_cls=PILImage, **kwargs):
         "Files and labels are two lists."
-        if len(fnames) != len(labels): raise ValueError(f'there must be one label for each file, and there are {len(fnames)} files and {len(labels)} labels')
-        if y_block is None and len(labels): y_block = MultiCategoryBlock if is_listy(labels[0]) else RegressionBlock if isinstance(labels[0], float) else CategoryBlock
-        block = DataBlock.from_columns(blocks=(ImageBlock(img_cls), y_block), splitter=RandomSplitter(valid_pct, seed=seed), item_tfms=item_tfms, batch_tfms=batch_tfms)
+        if len(fnames) != len(labels):
+            raise ValueError(f'there must be one label for each file, and there are {len(fnames)} files and '
+                             f'{len(labels)} labels')
+        if y_block is None and len(labels):
+            y_block = MultiCategoryBlock if is_listy(labels[0]) else RegressionBlock if isinstance(labels[0], float) else CategoryBlock
+        block = DataBlock.from_columns(blocks=(ImageBlock(img_cls), y_block),
+                                       splitter=RandomSplitter(valid_pct, seed=seed), item_tfms=item_tfms,
+                                       batch_tfms=batch_tfms)
         return cls.from_dblock(block, (fnames, labels), path=path, **kwargs)
 
 def _only(files, names): return lambda path: files(path).filter(lambda f: parent_label(f) in names)
 
 def _check_files(df, get_x):
-    missing = [(row, f) for row,f in zip(df.index, (get_x(df.iloc[i]) for i in range(len(df)))) if not os.path.isfile(f)]
-    if missing: raise FileNotFoundError(f'{len(missing)} of the {len(df)} files in the table are not on disk; the first is {missing[0][1]}, in row {missing[0][0]}')
+    missing = [(row, f) for row,f in zip(df.index, (get_x(df.iloc[i]) for i in range(len(df))))
+               if not os.path.isfile(f)]
+    if missing:
+        raise FileNotFoundError(f'{len(missing)} of the {len(df)} files in the table are not on disk; the first is '
+                                f'{missing[0][1]}, in row {missing[0][0]}')
 
 # %% ../../nbs/library/54_vision_data.ipynb #00000023
 class SegmentationDataLoaders(DataLoaders):

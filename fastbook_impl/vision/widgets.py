@@ -32,7 +32,7 @@ class ImagesCleaner:
         height=128, # of a picture, in pixels
         width=256,  # at most
         max_n=30,   # so many at a time
-        move_to=None # function of a file and a class that returns where the file should go; the folder of that class, beside its own, if not given
+        move_to=None # function from a file and a class to the new path; the folder of that class, beside its own, if not given
     ):
         self.opts, self.height, self.width, self.max_n, self.move_to = list(L(opts)), height, width, max_n, move_to
         self._new_work([])
@@ -46,8 +46,10 @@ class ImagesCleaner:
         what   # `'<Keep>'`, `'<Delete>'` or a class
     ):
         "Note what should become of picture `i`."
-        if what not in (KEEP, DELETE, *self.opts): raise ValueError(f'a picture can be marked {KEEP}, {DELETE} or one of {self.opts}, not {what!r}')
-        if not 0 <= i < len(self.fns): raise IndexError(f'there is no picture {i}: there are {len(self.fns)}, counted from 0')
+        if what not in (KEEP, DELETE, *self.opts):
+            raise ValueError(f'a picture can be marked {KEEP}, {DELETE} or one of {self.opts}, not {what!r}')
+        if not 0 <= i < len(self.fns):
+            raise IndexError(f'there is no picture {i}: there are {len(self.fns)}, counted from 0')
         before = self.marks.get(i, KEEP)
         if what == before or i in self.done: return
         self.history.append(('mark', i, before))
@@ -72,7 +74,8 @@ class ImagesCleaner:
 
     def _class_folder(self, fn, cat):
         if fn.parent.name not in map(str, self.opts):
-            raise ValueError(f'{fn.name} is not in a folder named after its class, so {cat} is no folder to move it to: pass move_to=, a function of the file and the class that returns the new path')
+            raise ValueError(f'{fn.name} is not in a folder named after its class, so {cat} is no folder to move it '
+                             f'to: pass move_to=, a function of the file and the class that returns the new path')
         return fn.parent.parent/str(cat)/fn.name
 
     def _target(self, i, what):
@@ -123,21 +126,25 @@ class ImagesCleaner:
         self._place, self._status, self._question = Box(), Label(), Label()
         self._undo, self._apply = Button(description='Undo', icon='undo'), Button(description='Apply …', icon='check')
         self._more, yes, no = Button(icon='plus', layout=Layout(width='auto')), Button(description='Yes', button_style='danger'), Button(description='No')
-        self._confirm = HBox([self._question, yes, no], layout=Layout(flex_flow='row wrap', align_items='center', display='none'))
+        self._confirm = HBox([self._question, yes, no],
+                             layout=Layout(flex_flow='row wrap', align_items='center', display='none'))
         self._undo.on_click(lambda _: self.undo())
         self._apply.on_click(lambda _: self._ask(True))
         self._more.on_click(lambda _: self.show(self._shown, self._n + self.max_n))
         yes.on_click(lambda _: self._confirmed())
         no.on_click(lambda _: self._ask(False))
-        self.widget = VBox([*self._above(), self._place, HBox([self._undo, self._apply, self._more, self._status], layout=row), self._confirm])
+        self.widget = VBox([*self._above(), self._place, HBox([self._undo, self._apply, self._more, self._status],
+                                                              layout=row), self._confirm])
         self._look()
 
     def _look(self, change=None):
         "Show what is chosen, from the top."
         if self.widget is None: return
         columns = f'repeat(auto-fill, minmax(min({min(self.width, round(1.4*self.height))}px, 100%), 1fr))'
-        self._cards_box = GridBox(layout=Layout(width='100%', min_height=f'{self.height + 126}px', max_height=f'max({self.height + 210}px, 60vh)', overflow='auto',
-                                                grid_template_columns=columns, grid_auto_rows='max-content', grid_gap='8px'))
+        self._cards_box = GridBox(layout=Layout(width='100%', min_height=f'{self.height + 126}px',
+                                                max_height=f'max({self.height + 210}px, 60vh)', overflow='auto',
+                                                grid_template_columns=columns, grid_auto_rows='max-content',
+                                                grid_gap='8px'))
         self._place.children = [self._cards_box]
         self.show(self._first())
 
@@ -161,7 +168,9 @@ class ImagesCleaner:
 
     def _say(self, text=None):
         n, m = len(self.delete()), len(self.change())
-        self._status.value = text or f'{n} to delete, {m} to move' + (f' ({len(self._cards)} of {len(self._cards) + self._rest} shown)' if self._rest else '')
+        self._status.value = text or f'{n} to delete, {m} to move' + (f' ({len(self._cards)} of '
+                                                                      f'{len(self._cards) + self._rest} shown)'
+                                                                      if self._rest else '')
         self._more.description, self._more.layout.display = f'{min(self._rest, self.max_n)} more', '' if self._rest else 'none'
         self._undo.disabled, self._apply.disabled = not self.history, not (n + m)
         self._ask(False)
@@ -174,7 +183,8 @@ class ImagesCleaner:
         n, some_deleted = len(self.marks), len(self.delete()) > 0
         problems = self.apply()
         n -= len(problems)
-        self._say('; '.join([f'{_plural(n, "file")} moved', *(['deleted ones are in a folder .deleted'] if n and some_deleted else []), *problems]))
+        self._say('; '.join([f'{_plural(n, "file")} moved',
+                             *(['deleted ones are in a folder .deleted'] if n and some_deleted else []), *problems]))
 
     def _refresh(self, i=None):
         if self.widget is None: return
@@ -192,7 +202,9 @@ class ImagesCleaner:
         fns # files
     ):
         "Begin with the pictures `fns`; earlier marks are forgotten."
-        if isinstance(fns, (str, os.PathLike)): raise TypeError(f'a list of files is expected, and this is a single path: those in a folder are get_image_files({str(fns)!r})')
+        if isinstance(fns, (str, os.PathLike)):
+            raise TypeError(f'a list of files is expected, and this is a single path: those in a folder are '
+                            f'get_image_files({str(fns)!r})')
         shown = self.widget is not None
         self._new_work(fns)
         if shown: self._build()
@@ -224,17 +236,22 @@ class _Card:
     "One picture on the page."
     def __init__(self, cleaner, i, about='', guess=None):
         self.cleaner, self.i = cleaner, i
-        image = ipywidgets.Image(value=_thumb(cleaner.fns[i], cleaner.height, cleaner.width), layout=Layout(height=f'{cleaner.height}px', width='100%', object_fit='contain'))
-        words = ipywidgets.HTML(_words(cleaner.fns[i].name, about), layout=Layout(width='100%', margin='2px 0', flex='1 1 auto'))
+        image = ipywidgets.Image(value=_thumb(cleaner.fns[i], cleaner.height, cleaner.width),
+                                 layout=Layout(height=f'{cleaner.height}px', width='100%', object_fit='contain'))
+        words = ipywidgets.HTML(_words(cleaner.fns[i].name, about),
+                                layout=Layout(width='100%', margin='2px 0', flex='1 1 auto'))
         buttons = [self._button('Delete', DELETE, 'trash')]
         if guess is not None: buttons.append(self._button(f'→ {guess}', guess))
-        self.choice = Dropdown(options=[(str(o), o) for o in (KEEP, DELETE, *cleaner.opts)], value=cleaner.marks.get(i, KEEP), layout=Layout(width='100%', margin='2px 0'))
+        self.choice = Dropdown(options=[(str(o), o) for o in (KEEP, DELETE, *cleaner.opts)],
+                               value=cleaner.marks.get(i, KEEP), layout=Layout(width='100%', margin='2px 0'))
         self.choice.observe(lambda change: cleaner.mark(i, change['new']), 'value')
-        self.box = VBox([image, words, Box(buttons, layout=Layout(flex_flow='row wrap', overflow='hidden')), self.choice], layout=Layout(padding='4px', overflow='hidden'))
+        self.box = VBox([image, words, Box(buttons, layout=Layout(flex_flow='row wrap', overflow='hidden')),
+                         self.choice], layout=Layout(padding='4px', overflow='hidden'))
         self.refresh()
 
     def _button(self, text, what, icon=''):
-        button = Button(description=text, tooltip=text, icon=icon, layout=Layout(width='auto', max_width='100%', flex='1 1 auto', margin='1px'))
+        button = Button(description=text, tooltip=text, icon=icon,
+                        layout=Layout(width='auto', max_width='100%', flex='1 1 auto', margin='1px'))
         button.on_click(lambda _: self.cleaner.mark(self.i, KEEP if self.cleaner.marks.get(self.i) == what else what))
         return button
 
@@ -257,8 +274,11 @@ class ImageClassifierCleaner(ImagesCleaner):
         **kwargs    # `height`, `width`, `max_n`, `move_to`: see `ImagesCleaner`
     ):
         self.vocab = list(getattr(learn.dls, 'vocab', None) or [])
-        if not self.vocab: raise ValueError('ImageClassifierCleaner needs a classifier, and these data have no classes (no vocab)')
-        if isinstance(self.vocab[0], (list, L)): raise ValueError('ImageClassifierCleaner needs one label to a picture, and these data have several kinds of labels')
+        if not self.vocab:
+            raise ValueError('ImageClassifierCleaner needs a classifier, and these data have no classes (no vocab)')
+        if isinstance(self.vocab[0], (list, L)):
+            raise ValueError('ImageClassifierCleaner needs one label to a picture, and these data have several '
+                             'kinds of labels')
         super().__init__([*self.vocab, *[o for o in opts if o not in self.vocab]], **kwargs)
         self.learn, self._judged = learn, {}
         self.sets = [learn.dls[k].dataset for k in range(min(2, len(learn.dls.loaders)))]
@@ -280,9 +300,12 @@ class ImageClassifierCleaner(ImagesCleaner):
         items, start = self.sets[ds_idx].items, self._start[ds_idx]
         here = [i for i in range(len(items)) if self._first_fns[start + i].exists()]
         if not here: return {}
-        dl = self.learn.dls.test_dl(items.iloc[here] if hasattr(items, 'iloc') else [items[i] for i in here], with_labels=True)
-        with getattr(self.learn, 'no_bar', nullcontext)(): preds, targs, decoded, losses = self.learn.get_preds(dl=dl, with_decoded=True, with_loss=True)
-        if targs.ndim != 1 or targs.is_floating_point(): raise ValueError('ImageClassifierCleaner needs one label to a picture; these data have several, or numbers')
+        dl = self.learn.dls.test_dl(items.iloc[here] if hasattr(items, 'iloc') else [items[i] for i in here],
+                                    with_labels=True)
+        with getattr(self.learn, 'no_bar', nullcontext)():
+            preds, targs, decoded, losses = self.learn.get_preds(dl=dl, with_decoded=True, with_loss=True)
+        if targs.ndim != 1 or targs.is_floating_point():
+            raise ValueError('ImageClassifierCleaner needs one label to a picture; these data have several, or numbers')
         rows = zip(losses.tolist(), targs.tolist(), decoded.tolist(), preds.max(1)[0].tolist())
         return {start + i: Verdict(*row) for i,row in zip(here, rows)}
 
@@ -291,7 +314,8 @@ class ImageClassifierCleaner(ImagesCleaner):
         cat=None # index of a class; None: all of them
     ) -> list:
         "Indices into `fns`: the pictures of a class in a set, the largest loss first."
-        return [i for i,v in sorted(self.judged(ds_idx).items(), key=lambda o: -o[1].loss) if cat is None or v.actual == cat]
+        return [i for i,v in sorted(self.judged(ds_idx).items(),
+                                    key=lambda o: -o[1].loss) if cat is None or v.actual == cat]
 
     def _above(self): return [HBox([self.dd_set, self.dd_class], layout=Layout(flex_flow='row wrap'))]
 
@@ -304,7 +328,8 @@ class ImageClassifierCleaner(ImagesCleaner):
 def _file(ds, i):
     item = ds.items[i] if not hasattr(ds.items, 'iloc') else None
     fn = item if isinstance(item, (str, os.PathLike)) else getattr(ds[i][0], 'fn', None)
-    if fn is None: raise ValueError('the pictures of these data are not files, so there is nothing that could be deleted or moved')
+    if fn is None:
+        raise ValueError('the pictures of these data are not files, so there is nothing that could be deleted or moved')
     return fn
 
 # %% ../../nbs/library/58_vision_widgets.ipynb #00000029

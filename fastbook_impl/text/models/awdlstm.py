@@ -68,14 +68,16 @@ class AWD_LSTM(Module):
         n_hid,    # features within
         n_layers, # how many LSTMs
         pad_token=1, # number of `xxpad`, whose features are zero
-        hidden_p=0.2, input_p=0.6, embed_p=0.1, weight_p=0.5, # dropout: between layers, of features, of words, of weights
+        hidden_p=0.2, input_p=0.6, embed_p=0.1,
+                 weight_p=0.5, # dropout: between layers, of features, of words, of weights
         bidir=False # read in both directions
     ):
         self.emb_sz, self.n_hid, self.n_layers, self.n_dir, self.bs = emb_sz, n_hid, n_layers, 2 if bidir else 1, 1
         self.encoder = nn.Embedding(vocab_sz, emb_sz, padding_idx=pad_token)
         self.encoder.weight.data.uniform_(-self.initrange, self.initrange)
         self.encoder_dp = EmbeddingDropout(self.encoder, embed_p)
-        self.rnns = nn.ModuleList(self._one_rnn(emb_sz if l == 0 else n_hid, self._width(l), bidir, weight_p) for l in range(n_layers))
+        self.rnns = nn.ModuleList(self._one_rnn(emb_sz if l == 0 else n_hid, self._width(l), bidir,
+                                                weight_p) for l in range(n_layers))
         self.input_dp, self.hidden_dps = RNNDropout(input_p), nn.ModuleList(RNNDropout(hidden_p) for _ in range(n_layers))
         self.reset()
 
@@ -101,7 +103,8 @@ class AWD_LSTM(Module):
         "Forget the state."
         self.hidden = [self._zeros(l, self.bs) for l in range(self.n_layers)]
 
-    def _zeros(self, l, bs): return tuple(self.encoder.weight.new_zeros(self.n_dir, bs, self._width(l)) for _ in range(2))
+    def _zeros(self, l, bs):
+        return tuple(self.encoder.weight.new_zeros(self.n_dir, bs, self._width(l)) for _ in range(2))
 
     def _change_hidden(self, bs):
         def fit(h, zeros): return torch.cat([h, zeros[:, self.bs:]], dim=1) if bs > self.bs else h[:, :bs].contiguous()

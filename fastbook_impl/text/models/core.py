@@ -90,7 +90,8 @@ class SentenceEncoder(Module):
         back = order.argsort()
         x, there = inp[order], ~mask[order]
         self.reset()
-        kept = [self._read(x[:, s:s + self.bptt], there[:, s:s + self.bptt], self._is_kept(inp.shape[1] - s)) for s in range(0, inp.shape[1], self.bptt)]
+        kept = [self._read(x[:, s:s + self.bptt], there[:, s:s + self.bptt],
+                           self._is_kept(inp.shape[1] - s)) for s in range(0, inp.shape[1], self.bptt)]
         kept = [o for o in kept if o is not None]
         return torch.cat(kept, dim=1)[back], mask[:, -sum(o.shape[1] for o in kept):]
 

@@ -17,7 +17,8 @@ from fastcore.basics import defaults
 
 from ...imports import plt
 from ...torch_core import Module, no_random, one_param
-from ...layers import (BatchNorm, ConvLayer, MergeLayer, PixelShuffle_ICNR, ResBlock, SelfAttention, SequentialEx, SigmoidRange, apply_init, in_channels,
+from ...layers import (BatchNorm, ConvLayer, MergeLayer, PixelShuffle_ICNR, ResBlock, SelfAttention,
+                                  SequentialEx, SigmoidRange, apply_init, in_channels,
                                   inplace_relu)
 
 # %% ../../../nbs/library/56_vision_unet.ipynb #00000010
@@ -92,14 +93,17 @@ class DynamicUnet(SequentialEx):
         self.skip_at = size_changes(shapes)
         ni = shapes[-1][1]
         middle = nn.Sequential(ConvLayer(ni, ni*2, **common), ConvLayer(ni*2, ni, **common))
-        blocks = _up_blocks(ni, [shapes[i][1] for i in reversed(self.skip_at)], blur, blur_final, self_attention, init, common)
+        blocks = _up_blocks(ni, [shapes[i][1] for i in reversed(self.skip_at)], blur, blur_final, self_attention,
+                            init, common)
         ni,scale = blocks[-1].nf if blocks else ni,_scale_left(shapes, self.skip_at, img_size)
         last = [PixelShuffle_ICNR(ni, scale=scale, act_cls=common['act_cls'], norm_type=norm_type)] if scale > 1 else []
         cross = _cross(ni, in_channels(encoder), bottle, common) if last_cross else []
         if last_cross: ni += in_channels(encoder)
         apply_init(nn.Sequential(middle, *cross), init)
-        super().__init__(encoder, BatchNorm(shapes[-1][1]), nn.ReLU(inplace=True), middle, *blocks, *last, ResizeToOrig(), *cross,
-                         ConvLayer(ni, n_out, ks=1, **{**common, 'act_cls': None}), *([SigmoidRange(*y_range)] if y_range is not None else []))
+        super().__init__(encoder, BatchNorm(shapes[-1][1]), nn.ReLU(inplace=True), middle, *blocks, *last,
+                         ResizeToOrig(), *cross,
+                         ConvLayer(ni, n_out, ks=1, **{**common, 'act_cls': None}),
+                         *([SigmoidRange(*y_range)] if y_range is not None else []))
 
     def encode(self, x):
         "The features of the body for `x`, and a list of what it knew before each change of size, the deepest last."
