@@ -223,7 +223,7 @@ def test_somebody_without_the_token_can_type_it(browser, app, shots):
     address, _, token = app.address().partition('?token=')
     page.goto(address)
     page.screenshot(path=shots/'app-10-login.png')
-    page.locator('input[name=password]').fill(token)
+    page.locator('#password_input').fill(token)
     page.keyboard.press('Enter')
     page.get_by_role('button', name='Classify').wait_for(timeout=60_000)
     context.close()

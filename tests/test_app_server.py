@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil
 import pytest
@@ -111,13 +112,26 @@ def test_without_the_token_nothing_starts(private):
         status, _, headers = private.get(path, **HERE)
         assert status == 302 and headers['Location'].startswith('/login')
     assert not private.kernels()
-    assert 'token' in private.get('/login', **HERE)[1].lower()
+
+
+def test_the_login_page_asks_for_the_token(private):
+    _, text, headers = private.get('/login', **HERE)
+    assert 'Token' in text and 'assword' not in text.replace('type="password" name="password" id="password_input"', '')
+    cookie = cookie_of(headers)
+    xsrf = quote(cookie.partition('_xsrf=')[2].split(';')[0])
+    form = {'Cookie': cookie, 'Content-Type': 'application/x-www-form-urlencoded', **HERE}
+    status, text, _ = private.get('/login', 'POST', f'password=guessed&_xsrf={xsrf}', **form)
+    assert status == 401 and 'not the token' in text and not private.kernels()
+    status, _, headers = private.get('/login', 'POST', f'password={private.token}&_xsrf={xsrf}', **form)
+    assert status == 302 and headers['Location'] == '/'
+    assert 'forty-two' in private.get('/', Cookie=cookie_of(headers), **HERE)[1]
 
 
 def test_with_the_token_the_page_is_there(private):
     status, text, headers = private.visit(**HERE)
     assert status == 200 and 'forty-two' in text and len(private.kernels()) == 1
-    assert all('SameSite=Strict' in o and 'HttpOnly' in o for o in headers.get_all('Set-Cookie') if 'username-' in o)
+    cookie, = (o for o in headers.get_all('Set-Cookie') if o.startswith('username-'))
+    assert 'SameSite=Strict' in cookie and 'HttpOnly' in cookie
     assert private.get('/', Cookie=cookie_of(headers), **HERE)[0] == 200
 
 
@@ -201,6 +215,17 @@ def test_beyond_the_number_of_places_a_page_says_so(tmp_path, request):
     assert 'The application is busy' in full[1] and 'Try again' in full[1] and int(full[2]['Retry-After']) > 0
     assert len(public.kernels()) == 2
     wait_until(lambda: public.get(**HERE)[0] == 200, 20, 'the places do not become free')
+
+
+def test_a_page_that_is_closed_ends_its_kernel(private):
+    "What Voilà's page sends when it is closed or reloaded."
+    cookie = cookie_of(private.visit(**HERE)[2])
+    kernel, = private.ids()
+    token = cookie.partition('_xsrf=')[2].split(';')[0]
+    form = {'Cookie': cookie, 'Content-Type': 'application/x-www-form-urlencoded'}
+    assert private.get(f'/voila/api/shutdown/{kernel}', 'POST', '', **form)[0] == 403
+    assert private.get(f'/voila/api/shutdown/{kernel}', 'POST', f'_xsrf={quote(token)}', **form)[0] == 204
+    assert not private.kernels()
 
 
 def test_a_kernel_ends_soon_without_a_page_and_later_with_an_idle_one(private):

@@ -72,13 +72,26 @@ def elsewhere():
 
 # --- what a reader finds ------------------------------------------------------------------------------------------------------
 
-def test_the_table_of_contents_is_open_and_a_link_into_a_chapter_arrives_at_its_section(server, page, shots):
-    page.goto(server.at('lab/tree/01_intro.ipynb') + '#A-head-start')
+def test_the_table_of_contents_is_open(server, page, shots):
+    page.goto(server.at('lab/tree/01_intro.ipynb'))
     page.locator('.jp-TableOfContents').get_by_text('A head start').wait_for()
-    heading = page.locator('h2', has_text='A head start')
-    heading.wait_for()
-    page.wait_for_function("""o => { const box = [...document.querySelectorAll('h2')].find(o => o.innerText.includes('A head start')).getBoundingClientRect()
-        return box.top >= 0 && box.bottom < innerHeight/2 }""")
+    page.screenshot(path=shots/'lab-contents.png')
+
+
+IN_VIEW = """text => { const found = [...document.querySelectorAll('.jp-NotebookPanel:not(.lm-mod-hidden) h2')].find(o => o.innerText.includes(text))
+    if (!found) return false
+    const top = found.getBoundingClientRect().top
+    return top >= 0 && top < innerHeight/2 }"""
+
+
+def test_a_link_into_an_open_chapter_arrives_at_its_section(server, page, shots):
+    cell = nbformat.v4.new_markdown_cell('[a head start](01_intro.ipynb#A-head-start)', id='link')
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), server.folder/'links.ipynb')
+    server.open(page, '01_intro.ipynb')
+    assert not page.evaluate(IN_VIEW, 'A head start')
+    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:open', {path: 'links.ipynb', kernelPreference: {shouldStart: false, canStart: false}}).then(() => null)")
+    page.get_by_role('link', name='a head start').click()
+    page.wait_for_function(IN_VIEW, arg='A head start')
     page.screenshot(path=shots/'lab-link.png')
 
 

@@ -26,6 +26,7 @@ from traitlets import Integer, List, Set, Unicode, default
 from traitlets.config import Config
 from voila.app import Voila
 from voila.tornado.handler import TornadoVoilaHandler
+from voila.voila_identity_provider import VoilaLoginHandler
 
 from setup_env import for_kernels
 
@@ -36,8 +37,11 @@ MINUTE = 60 # seconds
 PAGE = '''<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
 <style>body {{ font: 17px/1.5 system-ui, sans-serif; max-width: 34em; margin: 12vh auto; padding: 0 1.2em; color: #1f2933 }}
-h1 {{ font-size: 1.5em }} a {{ display: inline-block; background: #1f6feb; color: #fff; padding: .6em 1.1em; border-radius: 6px; text-decoration: none }}</style></head>
-<body><h1>{title}</h1><p>{text}</p><a href="{url}">{action}</a></body></html>'''
+h1 {{ font-size: 1.5em }} input {{ font: inherit; padding: .4em; width: 20em; max-width: 90% }}
+a, button {{ font: inherit; display: inline-block; background: #1f6feb; color: #fff; padding: .5em 1em; border: 0; border-radius: 6px; text-decoration: none }}</style></head>
+<body><h1>{title}</h1><p>{text}</p>{rest}</body></html>'''
+LINK = '<a href="{url}">{action}</a>'
+FORM = '''<form method="post"><label>Token <input type="password" name="password" id="password_input" autocomplete="off" autofocus></label> <button>Continue</button>{xsrf}</form>'''
 
 
 # --- who may ask ---------------------------------------------------------------------------------------------------------
@@ -75,8 +79,10 @@ class Page(TornadoVoilaHandler):
     "The page of the application. Each visit starts a kernel, so the page is made only for a person who asked for it."
     @web.authenticated
     async def get(self, path=None):
+        self.xsrf_token # sets the cookie without which the server refuses the page's message that it was closed
         if self.wanted(): return await super().get(path)
-        self.finish(PAGE.format(title='Which breed is it?', text='A link on another page led here.', url=html.escape(self.base_url), action='Open the application'))
+        link = LINK.format(url=html.escape(self.base_url), action='Open the application')
+        self.finish(PAGE.format(title='Which breed is it?', text='This application tells you the breed of a cat or a dog.', rest=link))
 
     def wanted(self) -> bool:
         """Tell whether a person asked for the page here, rather than a page of another site for its own ends.
@@ -98,8 +104,16 @@ class Page(TornadoVoilaHandler):
     def write_error(self, status_code, **kwargs):
         if status_code != 503: return super().write_error(status_code, **kwargs)
         self.set_header('Retry-After', MINUTE)
-        self.finish(PAGE.format(title='The application is busy', url=html.escape(self.request.uri), action='Try again',
-            text='As many people use it as this machine can serve. Places become free when they close the page, or stop using it for a while.'))
+        text = 'All places are taken. A place becomes free when someone closes the page, or stops using it for a while.'
+        self.finish(PAGE.format(title='The application is busy', text=text, rest=LINK.format(url=html.escape(self.request.uri), action='Try again')))
+
+
+class Login(VoilaLoginHandler):
+    "The page that asks for the token."
+    def render_template(self, name, message=None, **kwargs):
+        text = 'Copy the token from the address that was printed when the application started. It follows "token=".'
+        if message: text = 'That is not the token of this application. ' + text
+        return PAGE.format(title='Which breed is it?', text=text, rest=FORM.format(xsrf=self.xsrf_form_html()))
 
 
 # --- how much they get ---------------------------------------------------------------------------------------------------
@@ -150,6 +164,7 @@ def settings(
     c.Voila.token = '' if public else os.environ.get('JUPYTER_TOKEN') or secrets.token_hex(16)
     c.Voila.open_browser = open_browser
     c.Voila.tornado_settings = {'websocket_max_message_size': 50_000_000} # for images of up to 40 MB; the default is 10
+    c.PasswordIdentityProvider.allow_password_change = False
     c.IdentityProvider.cookie_options = {'samesite': 'Strict'}
     c.VoilaConfiguration.theme = 'light'
     c.VoilaConfiguration.allow_template_override = c.VoilaConfiguration.allow_theme_override = 'NO'
@@ -187,7 +202,8 @@ class App(Voila):
         return f'http://{host}:{self.port}{self.base_url}' + (f'?token={self.token}' if self.token else '')
 
     def init_handlers(self):
-        handlers = [tuple(Page if o is TornadoVoilaHandler else o for o in handler) for handler in super().init_handlers()]
+        ours = {TornadoVoilaHandler: Page, VoilaLoginHandler: Login}
+        handlers = [(pattern, ours.get(handler, handler), *rest) for pattern, handler, *rest in super().init_handlers()]
         return [Rule(OtherHosts(self.hosts, self.remote), Refused), *handlers]
 
     def listen(self):
