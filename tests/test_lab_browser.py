@@ -141,6 +141,30 @@ def test_notebooks_that_were_only_opened_are_unchanged_and_their_kernels_end(vis
     wait_until(lambda: kernels(visited) == 0, UNUSED + 30, 'unused kernels are still there')
 
 
+def test_what_a_reader_changed_is_saved_and_nothing_else(visited):
+    "JupyterLab's changes are undone cell by cell. JavaScript has written 0.0 and 1e-07 in its own way."
+    file = visited.folder/'index.ipynb'
+    result = nbformat.v4.new_output('display_data', {'application/json': {'zero': 0.0, 'small': 1e-07}})
+    cells = [nbformat.v4.new_code_cell('print(0.0)', id='kept', outputs=[result]), nbformat.v4.new_code_cell('1+1', id='changed')]
+    nb = nbformat.v4.new_notebook(cells=cells, metadata=dict(kernelspec=dict(name='python3', display_name='python3', language='python')))
+    nbformat.write(nb, file)
+    before = file.read_text()
+    sent = json.loads(json.dumps(nb).replace('0.0}', '0}').replace('"zero": 0.0', '"zero": 0'))
+    sent['metadata']['language_info'] = dict(name='python', version='3.13.1')
+    sent['metadata']['kernelspec']['display_name'] = 'Python 3 (ipykernel)'
+    for cell in sent['cells']: cell['metadata']['trusted'] = True
+    put(visited, 'index.ipynb', sent)
+    assert file.read_text() == before
+    sent['cells'][1]['source'] = '1+2'
+    put(visited, 'index.ipynb', sent)
+    assert file.read_text() == before.replace('1+1', '1+2')
+
+
+def put(server, name, notebook):
+    body = json.dumps(dict(type='notebook', format='json', content=notebook)).encode()
+    urllib.request.urlopen(urllib.request.Request(server.at(f'api/contents/{name}'), body, method='PUT'), timeout=10).close()
+
+
 def test_a_kernel_that_ended_comes_back_when_a_cell_is_run_and_stays(visited, page):
     small_notebook(visited.folder/'small.ipynb', one='print(6*7)')
     visited.open(page, 'small.ipynb')

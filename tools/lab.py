@@ -10,8 +10,10 @@ import shutil
 import sys
 from pathlib import Path
 
+import nbformat
 from jupyter_client.session import Session, utcnow
 from jupyter_server.serverapp import ServerApp
+from jupyter_server.services.contents.manager import ContentsManager
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 from jupyterlab.labapp import LabApp
 from traitlets import Integer, Set
@@ -40,17 +42,33 @@ def has_browser(
 
 def keep_clean(
     model: dict, # what is about to be saved, in the form of Jupyter's contents API
-    **kwargs, # the path and the contents manager, which are not needed here
+    path: str, # where it will be saved, below the folder that is served
+    contents_manager: ContentsManager, # which knows that folder
+    **kwargs,
 ) -> None:
-    """Remove the metadata that JupyterLab adds to a notebook when its kernel starts. Runs before each save.
+    """Undo what JupyterLab changes in a notebook without being asked. Runs before each save.
 
-    The version of Python and the kernel's title differ between machines. Without them, a notebook that was only
-    opened is saved byte for byte as it was, so `git pull` finds nothing in its way.
+    When a kernel starts, JupyterLab adds metadata that differ between machines, such as the version of Python. In
+    outputs it writes the number 0.0 as 0. Without these changes, a notebook that was only opened is saved byte for
+    byte as it was, so `git pull` finds nothing in its way.
     """
     if model['type'] != 'notebook': return
-    metadata = model['content']['metadata']
-    metadata.pop('language_info', None)
-    if 'name' in metadata.get('kernelspec', {}): metadata['kernelspec']['display_name'] = metadata['kernelspec']['name']
+    nb = model['content']
+    nb['metadata'].pop('language_info', None)
+    if 'name' in nb['metadata'].get('kernelspec', {}): nb['metadata']['kernelspec']['display_name'] = nb['metadata']['kernelspec']['name']
+    try: before = nbformat.read(Path(contents_manager.root_dir)/path, as_version=4)
+    except (OSError, ValueError, nbformat.ValidationError): return # a new notebook, or a damaged one
+    cells = {o['id']: o for o in before.cells if 'id' in o}
+    nb['cells'] = [keep_numbers(o, cells.get(o.get('id'))) for o in nb['cells']]
+
+
+def keep_numbers(
+    cell: dict, # a cell as JupyterLab wants to save it
+    before: dict, # the cell with the same id as it is saved now, or None
+) -> dict:
+    "Return `before` if the cells are equal as Python compares them, and `cell` otherwise."
+    metadata = {k: v for k,v in cell['metadata'].items() if k != 'trusted'} # `trusted` is for the server, and is never saved
+    return {**before, 'metadata': cell['metadata']} if before == {**cell, 'metadata': metadata} else cell
 
 
 def workspaces() -> Path:
