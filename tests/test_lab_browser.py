@@ -168,7 +168,8 @@ def put(server, name, notebook):
 def test_a_kernel_that_ended_comes_back_when_a_cell_is_run_and_stays(visited, page):
     small_notebook(visited.folder/'small.ipynb', one='print(6*7)')
     visited.open(page, 'small.ipynb')
-    wait_until(lambda: kernels(visited) == 0, UNUSED + 60, 'the unused kernel is still there')
+    page.get_by_text('No Kernel', exact=True).wait_for(timeout=(UNUSED + 60)*1000)
+    assert kernels(visited) == 0
     notebook = Notebook(page)
     notebook.run('one')
     assert '42' in notebook.said('one')
