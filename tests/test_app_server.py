@@ -185,8 +185,8 @@ def test_a_browser_that_does_not_say_where_it_comes_from_asks_once(public):
 
 class Socket:
     "The websocket between a page and its kernel."
-    def __init__(self, server, cookie, kernel_id, **headers):
-        url = f'ws://127.0.0.1:{server.port}/api/kernels/{kernel_id}/channels?session_id=test'
+    def __init__(self, server, cookie, kernel_id, token='', **headers):
+        url = f'ws://127.0.0.1:{server.port}/api/kernels/{kernel_id}/channels?session_id=test&token={token}'
         self.loop = IOLoop(make_current=False)
         self.connection = self.loop.run_sync(lambda: websocket_connect(HTTPRequest(url, headers={'Cookie': cookie, **headers}, connect_timeout=10)))
 
@@ -197,7 +197,7 @@ class Socket:
 def test_websockets_check_host_origin_and_cookie(private):
     cookie = cookie_of(private.visit(**HERE)[2])
     kernel, = private.ids()
-    for wrong in dict(Host=EVIL), dict(Origin=f'http://{EVIL}'), dict(Cookie=''):
+    for wrong in dict(Host=EVIL, token=private.token), dict(Origin=f'http://{EVIL}'), dict(Cookie=''):
         with pytest.raises(HTTPClientError, match='403'): Socket(private, cookie, kernel, **wrong)
     Socket(private, cookie, kernel).close()
 
