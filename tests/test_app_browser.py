@@ -208,10 +208,10 @@ def test_a_pickle_is_refused_on_the_page(browser, app, no_model, tmp_path, shots
 
 
 def test_a_page_that_is_closed_or_reloaded_frees_its_place(browser, app):
-    "There are three places, and the page is loaded eight times."
+    "There are three places, and the page is loaded five times."
     context = browser.new_context()
     page = context.new_page()
-    for _ in range(8):
+    for _ in range(5):
         page.goto(app.address())
         page.get_by_role('button', name='Classify').wait_for(timeout=60_000)
     context.close()
