@@ -1,4 +1,4 @@
-"""What the tests with a browser share: servers that are started for them, and what one does on a page of JupyterLab. (`browser` and `shots` are in conftest.py.)"""
+"""Shared by the tests with a browser: servers, and the actions of a reader in JupyterLab. The fixtures `browser` and `shots` are in conftest.py."""
 import os
 import re
 import signal
@@ -6,12 +6,12 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nbformat
 import pytest
 
-import lab
-
+TOOLS = Path(__file__).resolve().parent.parent/'tools'
 BROWSER_ARGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
                 '--disable-component-update', '--disable-sync']
 MINUTES = 60
@@ -24,16 +24,16 @@ def free_port():
 
 
 class Server:
-    "A server in a process of its own, with settings and history of its own in `tmp`."
+    "A server in a process of its own, with its own settings and history in `tmp`."
     def __init__(self, cmd, tmp, cwd=None, **env):
         self.log = tmp/f'{type(self).__name__.lower()}.log'
         own = 'JUPYTER_CONFIG_DIR', 'JUPYTER_RUNTIME_DIR', 'JUPYTERLAB_SETTINGS_DIR', 'JUPYTERLAB_WORKSPACES_DIR', 'IPYTHONDIR'
         env = dict(os.environ, OMP_NUM_THREADS='1', JUPYTER_PREFER_ENV_PATH='1', **{k: str(tmp/k.lower()) for k in own}, **env)
-        for name in 'BROWSER', 'MPLBACKEND': env.pop(name, None)  # (the tests' own way of drawing is not the reader's)
+        for name in 'BROWSER', 'MPLBACKEND': env.pop(name, None)  # the tests draw without a screen, readers do not
         self.proc = subprocess.Popen(cmd, cwd=cwd, env=env, stdout=self.log.open('w'), stderr=subprocess.STDOUT, start_new_session=True)
 
     def address(self, seconds=60):
-        "Where a reader would find it, once it is there."
+        "Wait for the server, and return the address that it printed."
         for _ in range(seconds*10):
             if (found := self.found()) is not None: return found
             if self.proc.poll() is not None: break
@@ -47,21 +47,36 @@ class Server:
 
 class Lab(Server):
     "JupyterLab as `make lab` starts it, on a folder of notebooks."
-    def __init__(self, folder, tmp):
+    def __init__(self, folder, tmp, *args):
         self.folder, self.port = folder, free_port()
-        cmd = lab.command(folder, [f'--port={self.port}', '--no-browser', '--LabApp.expose_app_in_browser=True'])
+        cmd = [sys.executable, TOOLS/'lab.py', f'--ServerApp.root_dir={folder}', f'--port={self.port}', '--no-browser', '--LabApp.expose_app_in_browser=True', *args]
         super().__init__(cmd, tmp, FASTBOOK_DATA='sample', FASTBOOK_HOME=str(tmp/'home'))
 
     def found(self):
         "The address that was printed for the reader to open."
-        found = re.search(rf'http://127\.0\.0\.1:{self.port}/lab\S*\?token=\w+', self.log.read_text())
+        found = re.search(rf'^http://127\.0\.0\.1:{self.port}/\?token=\w+$', self.log.read_text(), re.M)
         return found and found[0]
+
+    def at(self, path):
+        "The address of something else on the server, such as `lab/tree/index.ipynb`, with the token."
+        return self.address().replace('/?', f'/{path}?')
 
     def open(self, page, name):
         "Open the notebook `name`, and wait for its kernel."
-        page.goto(re.sub(r'/lab\S*\?', f'/lab/tree/{name}?reset&', self.address()))
+        page.goto(self.at(f'lab/tree/{name}') + '&reset')
         page.wait_for_selector('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook .jp-Cell')
         wait_until_idle(page)
+
+
+class AppServer(Server):
+    "The application as `make app` starts it, with another notebook."
+    def __init__(self, notebook, tmp, *args, **env):
+        self.port = free_port()
+        super().__init__([sys.executable, TOOLS/'lab.py', '--app', notebook, '--no-browser', f'--port={self.port}', *args], tmp, **env)
+
+    def found(self):
+        found = re.search(rf'^http://127\.0\.0\.1:{self.port}/(\?token=\w+)?$', self.log.read_text(), re.M)
+        return found and found[0]
 
 
 def wait_until_idle(page, minutes=5):
