@@ -34,6 +34,7 @@ PACKAGE = 'fastbook_impl'
 SURFACES = ('basics', 'callback.fp16', 'callback.hook', 'collab', 'fastbook', 'inference', 'questionnaire.all', 'tabular.all', 'text.all', 'vision.all', 'vision.widgets')
 EVERYTHING = 'everything'
 LONGEST_VALUE = 120
+BY_TYPE = 'encodes', 'decodes', 'setups'   # steps of a transform: a module may add one for its types, and the name of what it takes says nothing
 FASTCORE = '    # fastcore'           # what another version of fastcore may not have
 STARRED = ('basics', 'all')              # modules that only pass on what others have
 FOREIGN = ('PIL.Image.Image', 'torch.Tensor', 'torch.nn.Module', 'pathlib.Path', 'fastcore.foundation.L', 'pandas.DataFrame', 'ipywidgets.FileUpload')  # may be given methods
@@ -112,6 +113,7 @@ def members(cls) -> dict:
 
 def write_member(cls, name, raw) -> str:
     if isinstance(raw, (property, functools.cached_property)): return ' [property]'
+    if name in BY_TYPE and inspect.isroutine(raw): return ' [by type]'
     if isinstance(raw, (staticmethod, classmethod)): return signature(getattr(cls, name)) + f' [{type(raw).__name__}]'
     if isinstance(raw, enum.Enum): return f' = {render(raw.value)}'
     if inspect.isroutine(raw): return signature(raw)
