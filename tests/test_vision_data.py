@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from book_siamese import SiameseImage, SiameseTransform, label_func
 from fastbook_impl.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock
 from fastbook_impl.data.core import Datasets, TfmdLists, show_results
 from fastbook_impl.data.external import get_image_files
 from fastbook_impl.data.transforms import (Categorize, ColReader, ColSplitter, IntToFloatTensor, Normalize, RandomSplitter, RegexLabeller, ToTensor,
                                            imagenet_stats, using_attr)
+from fastbook_impl.siamese import SiameseImage, SiameseTransform
 from fastbook_impl.torch_core import TensorCategory, TensorImage, TensorImageBW, TensorMask, TensorMultiCategory, TensorPoint, set_seed
 from fastbook_impl.vision.augment import Resize, aug_transforms
 from fastbook_impl.vision.core import PILImage, PILImageBW, PILMask
@@ -240,10 +240,10 @@ def test_places_are_drawn_side_by_side(y):
 
 
 def test_items_of_two_pictures_as_in_chapter_15(pets):
-    "The Siamese pairs of the book: a class with `show`, a transform without super().__init__, `TfmdLists`."
-    files = _files(pets)
-    splits = RandomSplitter(seed=0)(files)
-    tls = TfmdLists(files, SiameseTransform(files, label_func, splits), splits=splits)
+    "Pairs of images: a class with `show`, a transform without super().__init__, `TfmdLists`."
+    files, label_of = _files(pets).sorted(), using_attr(RegexLabeller(r'^([a-zA-Z]+)_'), 'name')
+    splits = [0, 1, 2, 3, 6, 7, 8, 9], [4, 5, 10, 11]                    # sorted, the first six are Bengals
+    tls = TfmdLists(files, SiameseTransform(files, label_of, splits), splits=splits)
     assert type(tls[0]) is SiameseImage and type(tls[0][0]) is PILImage
     assert tls.valid[0][2] == tls.valid[0][2]
     tls.valid.show(tls.valid[0])
