@@ -404,7 +404,7 @@ def test_something_else_at_the_address(monkeypatch, tiny_sample, home):
         monkeypatch.setitem(ext._published, 'MNIST_TINY', (33, '0'*32, MiB))
         assert error(ValueError, untar_data, URLs.MNIST_TINY) == (f'What came from {address}/mnist_tiny.tgz is not the archive that is expected: its MD5 is '
             f'{hashlib.md5(b"<html>Welcome to the hotel</html>").hexdigest()} instead of {"0"*32}. Try again later, or from another network; '
-            'FASTBOOK_DATA=sample does without it. If there is a new one, give its hash as known_hash.')
+            'FASTBOOK_DATA=sample does without. If there is a new one, give its hash as known_hash.')
     assert not (home/'archive'/'mnist_tiny.tgz').exists() and not leftovers(home)
 
 
@@ -570,7 +570,7 @@ def test_a_folder_of_another_name_is_renamed(a_mirror):
 
 def script(code, **env):
     "Run `code` in a Python of its own, without a network: `socket.getaddrinfo` knows this computer only."
-    code = "import os, sys, time, socket\nfrom pathlib import Path\nfrom fastbook_impl.data import external as ext\nfrom fastbook_impl.data.external import *\n" + textwrap.dedent(code)
+    code = "import os, sys, time, socket\nfrom pathlib import Path\nfrom fastbook_impl.data import archive, external as ext\nfrom fastbook_impl.data.external import *\n" + textwrap.dedent(code)
     return subprocess.Popen([sys.executable, '-c', code], env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
 
 
@@ -585,12 +585,11 @@ def test_killed_in_mid_extraction(a_mirror, home):
     many = tar_bytes(*((f'mnist_tiny/{i}.txt', b'%d' % i) for i in range(20)))
     make_mirror(a_mirror, mnist_tiny__tgz=many)
     process = script("""
-        import tarfile
-        real = tarfile.copyfileobj
+        real = archive.shutil.copyfileobj
         def slow(src, dst, *args):
             real(src, dst, *args)
             if dst.name.endswith('/10.txt'): dst.flush(); time.sleep(60)
-        tarfile.copyfileobj = slow
+        archive.shutil.copyfileobj = slow
         untar_data(URLs.MNIST_TINY)""")
     wait_for(lambda: list(home.rglob('10.txt')))
     assert leftovers(home)
@@ -660,7 +659,7 @@ def test_waiting_for_another_process_says_so(a_mirror, home, capsys):
 
 def test_a_full_disk(a_mirror, home, monkeypatch):
     def full(src, dst, *args): dst.write(b'half'); raise OSError(errno.ENOSPC, 'No space left on device')
-    monkeypatch.setattr(tarfile, 'copyfileobj', full)
+    monkeypatch.setattr(archive.shutil, 'copyfileobj', full)
     assert error(OSError, untar_data, URLs.MNIST_TINY) == (f'There is no room for MNIST_TINY (0.3 MB) in {home}/data: '
         'free some, or let FASTBOOK_HOME name a folder on a larger disk.')
     assert not leftovers(home) and not cached_data()
@@ -683,7 +682,7 @@ def test_a_cache_that_may_not_be_written_to(a_mirror, home, monkeypatch):
 
 def test_ctrl_c_leaves_nothing(a_mirror, home, monkeypatch):
     def stop(*args): raise KeyboardInterrupt
-    monkeypatch.setattr(tarfile, 'copyfileobj', stop)
+    monkeypatch.setattr(archive.shutil, 'copyfileobj', stop)
     with pytest.raises(KeyboardInterrupt): untar_data(URLs.MNIST_TINY)
     assert not leftovers(home) and not cached_data()
 

@@ -4,7 +4,7 @@
 __all__ = ['check_path', 'unpack']
 
 # %% ../../nbs/library/18_data_archive.ipynb #00000002
-import bz2, errno, gzip, io, lzma, os, re, tarfile, zipfile, zlib
+import bz2, errno, gzip, io, lzma, os, re, shutil, tarfile, zipfile, zlib
 from collections import deque
 from contextlib import nullcontext
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -44,10 +44,10 @@ def _opener(path):
     return next((f for start,f in kinds.items() if head.startswith(start)), nullcontext)
 
 # %% ../../nbs/library/18_data_archive.ipynb #0000001e-2
-_guard = {'filter': 'data'} if hasattr(tarfile, 'data_filter') else {} # Python 3.10.12, 3.11.4 and later have it
+_only = 'and only files and folders are unpacked'
 
-def _untar(path, dest, limit):
-    "Write the files and folders of the tar archive `path` into `dest`."
+def _untar(path, limit):
+    "(name, stream) for every file in the tar archive `path`, (name, None) for every folder."
     from tqdm.auto import tqdm
     bar = dict(total=os.path.getsize(path), desc=f'unpacking {path.name}', leave=False, delay=1)
     with open(path,'rb') as raw, tqdm.wrapattr(raw, 'read', **bar) as packed, _opener(path)(packed) as f:
@@ -56,18 +56,15 @@ def _untar(path, dest, limit):
             for o in tar:
                 if o.issparse() or not (o.isdir() or o.isreg()):
                     raise ValueError(f'{o.name!r} in it is {_kind(o)}, {_only}')
-                check_path(o.name)
-                tar.extract(o, dest, set_attrs=False, **_guard)
+                yield o.name, tar.extractfile(o) if o.isreg() else None
             end = stream.since(tar.offset)
         while more := stream.read(_MiB): end = end[:1024]+more[:1024] # a compressed file keeps its checksum at the end
         if len(end)<1024 or any(end[:1024]): raise EOFError('its end is missing')
 
-_only = 'and only files and folders are unpacked'
-
 def _kind(o): return 'a link' if o.issym() or o.islnk() else 'a sparse file' if o.issparse() else 'a device or a pipe'
 
-def _unzip(path, dest, limit):
-    "Write the files and folders of the zip archive `path` into `dest`."
+def _unzip(path, limit):
+    "The same for a zip archive."
     with zipfile.ZipFile(path) as z:
         total = sum(o.file_size for o in z.infolist())
         if total>limit: raise ValueError(_too_much(f'{total/1e6:,.0f} MB'))
@@ -76,10 +73,23 @@ def _unzip(path, dest, limit):
             if kind not in (0, 0o100000, 0o040000):
                 raise ValueError(f'{o.filename!r} in it is a link or a device, {_only}')
             if o.flag_bits&1: raise ValueError(f'{o.filename!r} in it is encrypted')
-            check_path(o.filename)
-            z.extract(o, dest)
+            if o.is_dir(): yield o.filename, None
+            else:
+                with z.open(o) as f: yield o.filename, f
 
 # %% ../../nbs/library/18_data_archive.ipynb #00000024
+def _write(entries, dest):
+    "Write the files and folders `entries` (name, stream or None) below `dest`."
+    made = set()
+    for name,stream in entries:
+        check_path(name)
+        path = dest/name
+        folder = path.parent if stream else path
+        if folder not in made: folder.mkdir(parents=True, exist_ok=True)
+        made.add(folder)
+        if not stream: continue
+        with open(path, 'wb') as f: shutil.copyfileobj(stream, f, _MiB)
+
 def unpack(
     archive:Path, # a tar (plain, gzip, bzip2, xz) or zip archive
     dest:Path,    # an empty folder
@@ -91,8 +101,7 @@ def unpack(
     times its size plus 64 MiB. What was written before that stays in `dest`."""
     limit = 20*os.path.getsize(archive) + 64*_MiB
     with open(archive, 'rb') as f: is_zip = f.read(2)==b'PK'
-    try: (_unzip if is_zip else _untar)(archive, dest, limit)
-    except getattr(tarfile, 'FilterError', ()) as e: raise ValueError(f'{origin} is refused: {e}.') from None
+    try: _write((_unzip if is_zip else _untar)(archive, limit), dest)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as e:
         raise ValueError(f'{origin} is damaged or cut off ({e}): get it again.') from None
     except (ValueError, NotImplementedError) as e: raise ValueError(f'{origin} is refused: {e}.') from None

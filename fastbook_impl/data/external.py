@@ -273,7 +273,7 @@ def _from_original(want, root, archives, force, known_hash=None):
 
 def _not_expected(want, why):
     return (f'What came from {want.address} is not the archive that is expected: {why}. Try again later, or from '
-            'another network; FASTBOOK_DATA=sample does without it. If there is a new one, give its hash as known_hash.')
+            'another network; FASTBOOK_DATA=sample does without. If there is a new one, give its hash as known_hash.')
 
 # %% ../../nbs/library/20_data_external.ipynb #00000034
 class _Mirror:
