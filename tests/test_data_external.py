@@ -743,3 +743,31 @@ def test_links_among_folders(tmp_path):
     assert not get_files(tmp_path/'data', followlinks=False)
     (tmp_path/'real'/'circle').symlink_to(tmp_path/'data')
     assert len(get_image_files(tmp_path/'data')) == 1
+
+
+def test_folders_that_cannot_be_read_are_reported(tmp_path, monkeypatch):
+    "Also where the tests run as root, who may read everything."
+    for o in ('good/a.png', 'locked/b.png', 'good/deep/c.png'):
+        (tmp_path/o).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path/o).touch()
+    real = os.scandir
+    def scandir(path):
+        if str(path).endswith(('locked', 'deep')): raise PermissionError(errno.EACCES, 'Permission denied', str(path))
+        return real(path)
+    monkeypatch.setattr(os, 'scandir', scandir)
+    with pytest.warns(UserWarning, match=f'2 folders in {tmp_path} cannot be read, and their files are left out: {tmp_path}/.* .Permission denied.') as seen:
+        assert [o.name for o in get_image_files(tmp_path)] == ['a.png']
+    assert len(seen) == 1
+    with pytest.raises(PermissionError, match=f'The folder {tmp_path}/locked cannot be read: Permission denied'): get_files(tmp_path/'locked')
+
+
+@pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() == 0, reason='root may read everything')
+def test_a_folder_without_permission(tmp_path):
+    (tmp_path/'locked').mkdir(mode=0)
+    with pytest.warns(UserWarning, match='A folder in .* cannot be read'): get_files(tmp_path)
+
+
+def test_a_misspelled_name_in_urls_gets_a_suggestion():
+    for bad, good in dict(PET='PETS', pets='PETS', MNIST_SMAPLE='MNIST_SAMPLE', ML100K='ML_100k').items():
+        with pytest.raises(AttributeError, match=f'URLs has no data set {bad!r}: did you mean URLs.{good}?'): getattr(URLs, bad)
+    assert not hasattr(URLs, 'XYZXYZ') and URLs.PETS and 'PETS' in dir(URLs)
