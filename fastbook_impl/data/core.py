@@ -248,7 +248,8 @@ def with_types(b, types):
     if isinstance(types, tuple) and isinstance(b, (tuple, list)):
         parts = [with_types(o, t) for o,t in zip(b, types[1])]
         return tuple.__new__(types[0] if issubclass(types[0], tuple) and len(parts) == len(types[1]) else tuple, parts)
-    return b.as_subclass(types) if type(b) is Tensor and isinstance(types, type) and issubclass(types, TensorBase) else b
+    plain = type(b) is Tensor and isinstance(types, type) and issubclass(types, TensorBase)
+    return b.as_subclass(types) if plain else b
 
 def _samples(b, max_n):
     "The first `max_n` samples of the batch `b`, as a list."
@@ -268,7 +269,9 @@ def _plain_numbers(o):
 
 # %% ../../nbs/library/25_data_core.ipynb #0000001f
 class TfmdDL(DataLoader):
-    "A `DataLoader` whose `after_item`, `before_batch` and `after_batch` are pipelines, and which can decode and show its batches."
+    """A `DataLoader` whose `after_item`, `before_batch` and `after_batch` are pipelines.
+
+    It can decode its batches and show them."""
     _kinds = None # the types in a batch
 
     def __init__(self,
@@ -300,14 +303,15 @@ class TfmdDL(DataLoader):
     def before_iter(self):
         "Tell the pipelines which split they work for."
         for k in _batch_tfms:
-            if isinstance(getattr(self, k), Pipeline): getattr(self, k).split_idx = getattr(self.dataset, 'split_idx', None)
+            pipe = getattr(self, k)
+            if isinstance(pipe, Pipeline): pipe.split_idx = getattr(self.dataset, 'split_idx', None)
 
     def add_tfms(self, tfms, event:str):
         "Add `tfms` to the pipeline `event`."
         getattr(self, event).add(tfms)
 
     def new(self, dataset=None, cls:type|None=None, do_setup:bool=False, **kwargs):
-        "Return a loader like this one, for another `dataset` or with other arguments. Only transforms given here are set up."
+        "Return a loader like this one, for another `dataset` or with other arguments. Only new transforms are set up."
         res = DataLoader.new(self, dataset, cls, do_setup=do_setup, **kwargs)
         for k in _batch_tfms:
             if k in kwargs and not do_setup and not isinstance(kwargs[k], Pipeline): getattr(res, k).setup(res)
@@ -331,7 +335,7 @@ class TfmdDL(DataLoader):
         except Exception as e: raise self._item_error(e, i) from e
 
     def _in_threads(self):
-        "`ToTensor`, if it comes last in `after_item` and nobody replaced the way items and batches are made; else None."
+        "`ToTensor`, if it comes last in `after_item` and nobody replaced how items and batches are made; else None."
         fs = self.after_item.fs if isinstance(self.after_item, Pipeline) else ()
         free = self.bs is not None and len(fs) and isinstance(fs[-1], ToTensor) and self._is_ours('do_item', 'do_batch')
         return fs[-1] if free else None
@@ -367,7 +371,8 @@ class TfmdDL(DataLoader):
         for j,b in shapes:
             for p,q in zip(a, b):
                 if p != q:
-                    return ValueError(f'the items of a batch must have one shape, and {self._name(i)} has {p} and {self._name(j)} has {q}. '
+                    return ValueError(f'the items of a batch must have one shape, and {self._name(i)} has {p} and '
+                                      f'{self._name(j)} has {q}. '
                                       'Bring images to one size with item_tfms=Resize(224), say.')
 
     # Decoding
@@ -395,7 +400,7 @@ class TfmdDL(DataLoader):
         return to_cpu(self.after_batch.decode(with_types(b, self._one_pass())))
 
     def decode_batch(self, b, max_n:int=9, full:bool=True) -> L:
-        "Return the first `max_n` items of the batch `b`, decoded; with `full=False` as far as they can show themselves."
+        "Return the first `max_n` items of the batch `b`, decoded; unless `full`, as far as they can show themselves."
         return self._decoded_items(self.decode(b), max_n, full)
 
     def _decoded_items(self, b, max_n, full):

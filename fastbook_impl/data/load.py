@@ -31,8 +31,8 @@ def fa_collate(
     if is_listy(b): return _same_kind(b, [fa_collate(s) for s in zip(*items)])
     try: return default_collate(items)
     except TypeError:
-        raise TypeError(f'cannot make a batch of {type(b).__name__} objects: turn each into a tensor first, for example with '
-                        'ToTensor, or with a block: ImageBlock for image files') from None
+        raise TypeError(f'cannot make a batch of {type(b).__name__} objects: turn each into a tensor first, for '
+                        'example with ToTensor, or with a block: ImageBlock for image files') from None
 
 def _same_kind(b, parts): return type(b)(*parts) if hasattr(b, '_fields') else type(b)(parts)
 
@@ -40,8 +40,9 @@ def _stack(items):
     shape = items[0].shape
     for i,o in enumerate(items):
         if o.shape != shape:
-            raise UnequalShapes(f'a batch needs items of one shape: item 0 has shape {tuple(shape)}, item {i} has shape '
-                                f'{tuple(o.shape)}. Bring them to one size first, for images with item_tfms=Resize(size).')
+            raise UnequalShapes(f'a batch needs items of one shape: item 0 has shape {tuple(shape)}, item {i} has '
+                                f'shape {tuple(o.shape)}. Bring them to one size first, for images with '
+                                'item_tfms=Resize(size).')
     return thread_stack(items)
 
 # %% ../../nbs/library/23_data_load.ipynb #00000009
@@ -100,7 +101,7 @@ class _BatchMaker(torch.utils.data.Dataset):
     def __getitem__(self, task): return self.dl._make_batch(task)
 
 class _Worker:
-    "What happens first in a worker: it works alone, leaves Ctrl-C to the main process, and ends when that says so or is gone."
+    "The start of a worker: it works alone, leaves Ctrl-C to the main process, and ends when that says so or is gone."
     def __init__(self, end): self.end, self.main = end, os.getpid() # a connection: anything in it is the end
     def __call__(self, worker_id):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -119,8 +120,8 @@ class _Stopped(Exception):
     "Item `i` raised `StopIteration`; `items` are those before it."
     def __init__(self, items, i):
         self.items = items
-        super().__init__(f'item {i} raised StopIteration, which would end the epoch without a word: correct the data set, '
-                         'or raise SkipItemException to leave the item out')
+        super().__init__(f'item {i} raised StopIteration, which would end the epoch without a word: correct the data '
+                         'set, or raise SkipItemException to leave the item out')
 
 # %% ../../nbs/library/23_data_load.ipynb #0000000e
 _max_resident = 2**30 # bytes of stacked tensors that are moved to the device in one piece
@@ -128,10 +129,10 @@ _max_resident = 2**30 # bytes of stacked tensors that are moved to the device in
 class DataLoader:
     """Batches of `bs` items of `dataset`, with a hook at every step. Without `bs`, items come one by one.
 
-    What the loader does not have itself, such as `vocab`, it asks its data set for. Items of a list that are replaced are seen in
-    the next epoch; a tensor in a list that is changed in place need not be."""
-    _hooks = ('wif', 'before_iter', 'after_item', 'before_batch', 'after_batch', 'after_iter', 'create_item', 'create_batch',
-              'do_batch', 'get_idxs', 'shuffle_fn', 'create_batches')
+    What the loader does not have itself, such as `vocab`, it asks its data set for. Items of a list that are replaced
+    are seen in the next epoch; a tensor in a list that is changed in place need not be."""
+    _hooks = ('wif', 'before_iter', 'after_item', 'before_batch', 'after_batch', 'after_iter', 'create_item',
+              'create_batch', 'do_batch', 'get_idxs', 'shuffle_fn', 'create_batches')
 
     def __init__(self,
         dataset=None,                  # anything indexable, or iterable
@@ -153,8 +154,8 @@ class DataLoader:
             raise TypeError(f'DataLoader has no argument or step named {", ".join(map(repr, unknown))}; '
                             f'the steps are {", ".join(self._hooks)}')
         self.dataset, self.bs = dataset, bs if batch_size is None else batch_size
-        self.num_workers, self.pin_memory, self.timeout = num_workers, pin_memory, timeout
-        self.persistent_workers, self.shuffle, self.drop_last, self.device = persistent_workers, shuffle, drop_last, device
+        self.num_workers, self.persistent_workers, self.timeout = num_workers, persistent_workers, timeout
+        self.shuffle, self.drop_last, self.device, self.pin_memory = shuffle, drop_last, device, pin_memory
         self.indexed = hasattr(dataset, '__getitem__') if indexed is None else indexed
         self.n = len(dataset) if n is None and hasattr(dataset, '__len__') else n
         self.epoch_seed, self._cols = 0, None
@@ -166,7 +167,8 @@ class DataLoader:
             raise ValueError(f'the batch size must be a whole number of at least 1, and it is {self.bs!r}')
         if self.bs is None and self.drop_last: raise ValueError('drop_last needs a batch size: pass bs=64, say')
         if self.dataset is not None and not self.indexed and not hasattr(self.dataset, '__iter__'):
-            raise TypeError(f'a data set must have items (dataset[i]) or be iterable, and {type(self.dataset).__name__} is neither')
+            raise TypeError('a data set must have items (dataset[i]) or be iterable, and '
+                            f'{type(self.dataset).__name__} is neither')
 
     def __getattr__(self, k:str):
         if k.startswith('_') or k == 'dataset': raise AttributeError(k)
@@ -247,8 +249,8 @@ class DataLoader:
 
     def _why_empty(self):
         if self.n == 0: return 'this DataLoader has no batches: its data set is empty'
-        return (f'this DataLoader has no batches: its {self.n} items do not fill one batch of {self.bs}, and drop_last=True drops it. '
-                'Use a smaller bs, or drop_last=False.')
+        return (f'this DataLoader has no batches: its {self.n} items do not fill one batch of {self.bs}, and '
+                'drop_last=True drops it. Use a smaller bs, or drop_last=False.')
 
     # Batches by selection
 
@@ -257,9 +259,9 @@ class DataLoader:
         return all(n not in self.__dict__ and getattr(type(self), n) is getattr(DataLoader, n) for n in names)
 
     def _columns(self):
-        "The data set as stacked columns, stacked again if it has changed; None if its batches must be made item by item."
-        if self.bs is None or not self._is_ours('create_item', 'do_item', 'after_item', 'before_batch', 'create_batch', 'do_batch',
-                                                'create_batches', 'get_idxs', 'shuffle_fn'): return None
+        "The data set as stacked columns, stacked again if it has changed; None if batches must be made item by item."
+        if self.bs is None or not self._is_ours('create_item', 'do_item', 'after_item', 'before_batch', 'create_batch',
+                                                'do_batch', 'create_batches', 'get_idxs', 'shuffle_fn'): return None
         parts = _parts(self.dataset)
         if self._cols is None or self._cols[1] != self.device or not _same_parts(self._cols[0], parts):
             self._cols = parts, self.device, self._stack_once()
@@ -298,7 +300,7 @@ class DataLoader:
             yield start, chunk, self.epoch_seed
 
     def _items(self, start, idxs, epoch_seed, make=None):
-        "What `make` (`do_item` if not given) returns for `idxs`, each with random numbers of its own, without those skipped."
+        "What `make` (by default `do_item`) returns for `idxs`, each with its own random numbers, but not those skipped."
         items, make = [], make or self.do_item
         for k,i in enumerate(idxs):
             _seed_item(_item_seed(epoch_seed, start+k))
@@ -387,7 +389,9 @@ class DataLoaders:
     @property
     def valid_ds(self): return self.valid.dataset
     @property
-    def device(self): return next((d for d in (getattr(dl, 'device', None) for dl in self.loaders) if d is not None), None)
+    def device(self):
+        devices = (getattr(dl, 'device', None) for dl in self.loaders)
+        return next((d for d in devices if d is not None), None)
     @device.setter
     def device(self, d): self.to(d)
 
