@@ -126,7 +126,7 @@ def test_unequal_shapes():
     dl = TfmdDL(TfmdLists(['a.jpg', 'b.jpg', 'ccc.jpg'], lambda s: TensorImage(torch.zeros(3, len(s), 8))), bs=3)
     with pytest.raises(ValueError) as e: dl.one_batch()
     assert str(e.value) == ('the items of a batch must have one shape, and a.jpg has (3, 5, 8) and ccc.jpg has (3, 7, 8). '
-                            'Bring pictures to one size with item_tfms=Resize(224), say.')
+                            'Bring images to one size with item_tfms=Resize(224), say.')
 
 
 # --- loaders

@@ -1,4 +1,11 @@
 """The data loader: the same batches whoever makes them, and a sentence for what cannot be batched."""
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -150,3 +157,154 @@ def test_a_validation_loader_that_is_missing_is_told():
     only = DataLoaders(DataLoader(list(range(8)), bs=4))
     with pytest.raises(IndexError, match='these DataLoaders have no validation loader: they hold 1'): only[1]
     assert only[0] is only.train and only[-1] is only.train
+
+
+# --- a data set that changes
+
+def the_labels(dl): return sorted(y for b in dl for y in b[1].tolist())
+
+
+@pytest.mark.parametrize('kind', [list, L])
+@pytest.mark.parametrize('where', [0, 7, 19])
+def test_an_item_that_is_replaced_is_seen_in_the_next_epoch(kind, where):
+    data = kind((torch.tensor([float(i), -float(i)]), i) for i in range(20))
+    dl = DataLoader(data, bs=6, shuffle=True)
+    assert the_labels(dl) == list(range(20)) == the_labels(dl)
+    data[where] = (torch.tensor([9., 9.]), 77)
+    assert the_labels(dl) == sorted([*range(where), *range(where+1, 20), 77])
+    assert sum((x == 9).all(1).sum() for x,_ in dl) == 1
+
+
+def test_bare_tensors_and_numbers_that_are_replaced_are_seen():
+    for data in ([torch.rand(3) for _ in range(8)], list(range(8)), [torch.tensor(float(i)) for i in range(8)]):
+        dl = DataLoader(data, bs=8)
+        dl.one_batch()
+        data[3] = data[5]
+        assert torch.equal(dl.one_batch()[3], torch.as_tensor(data[5]))
+
+
+def test_a_data_set_in_the_place_of_another_is_seen():
+    "Even if it lies at the same address in memory."
+    dl = DataLoader([(torch.zeros(2), 0)]*4, bs=4)
+    for i in range(20):
+        dl.dataset = [(torch.full((2,), float(i)), i)]*4
+        assert dl.one_batch()[1].tolist() == [i]*4
+
+
+def test_the_list_is_stacked_once_as_long_as_it_stays_the_same(monkeypatch):
+    from fastbook_impl.data import load
+    calls, real = [], load.stacked
+    monkeypatch.setattr(load, 'stacked', lambda ds: calls.append(1) or real(ds))
+    data = [(torch.rand(2), i) for i in range(8)]
+    dl = DataLoader(data, bs=4)
+    for _ in range(3): list(dl)
+    assert len(calls) == 1
+    data[2] = (torch.rand(2), 2)
+    list(dl)
+    assert len(calls) == 2
+
+
+# --- items that stop
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_an_item_that_raises_stop_iteration_is_an_error(workers):
+    def stops(i): return next(iter([])) if i == 5 else i
+    for steps in (dict(create_item=stops), dict(after_item=stops)):
+        with pytest.raises(RuntimeError, match='item 5 raised StopIteration'): list(DataLoader(range(8), bs=2, num_workers=workers, **steps))
+
+
+@pytest.mark.parametrize('step', ['before_batch', 'create_batch', 'after_batch'])
+def test_no_step_can_end_the_epoch_without_a_word(step):
+    def stops(b): raise StopIteration
+    with pytest.raises(RuntimeError, match='StopIteration'): list(DataLoader(range(8), bs=2, **{step: stops}))
+    with pytest.raises(RuntimeError, match='StopIteration'): list(DataLoader(iter(range(8)), bs=2, after_item=stops))
+
+
+def test_an_item_that_stops_in_a_pipeline_is_an_error():
+    from fastbook_impl.data.core import Datasets, TfmdDL, TfmdLists
+    def stops(i): return next(iter([])) if i == 5 else i
+    for ds in (TfmdLists(range(8), stops), Datasets(range(8), [[stops], [int]])):
+        with pytest.raises(Exception, match='StopIteration'): list(TfmdDL(ds, bs=2))
+
+
+@pytest.mark.parametrize('drop_last', [False, True])
+def test_a_stream_without_a_data_set_ends_when_it_stops(drop_last):
+    items = iter(range(7))
+    dl = DataLoader(bs=3, drop_last=drop_last, create_item=lambda i: next(items))
+    assert [b.tolist() for b in dl] == [[0, 1, 2], [3, 4, 5]] + ([] if drop_last else [[6]])
+
+
+# --- one return type
+
+def test_do_item_returns_an_item_while_batches_are_made_too():
+    from fastbook_impl.data.core import TfmdDL, TfmdLists
+    from fastbook_impl.data.transforms import ToTensor
+    from fastbook_impl.vision.core import PILImage
+    dl = TfmdDL(TfmdLists(range(6), lambda i: PILImage.create(np.full((4, 4, 3), i, np.uint8))), bs=3, after_item=ToTensor)
+    inside = []
+    real = dl.create_item
+    dl.after_batch = lambda b: inside.append(dl.do_item(0)) or b
+    assert [b.shape for b in dl] == [(3, 3, 4, 4)]*2
+    assert all(isinstance(o, TensorImage) for o in inside) and isinstance(dl.do_item(1), TensorImage)
+    assert real(0) is not None and isinstance(dl.one_batch(), TensorImage)
+
+
+# --- workers
+
+BUSY = """
+import os, sys, time, threading
+from fastbook_impl.data.load import DataLoader
+class Slow:
+    def __len__(self): return 4
+    def __getitem__(self, i):
+        with open(sys.argv[1], 'a') as f: print(os.getpid(), file=f, flush=True)
+        time.sleep(60 if i else 0)
+        return i
+dl = DataLoader(Slow(), bs=1, num_workers=2)
+try:
+    for b in dl: %s
+except KeyboardInterrupt: print('interrupted', flush=True)
+"""
+
+
+def workers_of(path, n=2, seconds=30):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pids = set(path.read_text().split()) if path.exists() else set()
+        if len(pids) == n: return [int(o) for o in pids]
+        time.sleep(.02)
+    raise AssertionError('the workers did not start')
+
+
+def alive(pid):
+    try: return 'Z' not in Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0]
+    except OSError: return False
+
+
+def gone(pids, seconds=5):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if not any(map(alive, pids)): return True
+        time.sleep(.05)
+    return False
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='looks into /proc')
+@pytest.mark.parametrize('how', ['killed', 'left', 'interrupted'])
+def test_no_worker_outlives_the_main_process(tmp_path, how):
+    "Also while it is busy with an item that takes a minute."
+    wait = 'while len(set(open(sys.argv[1]))) < 2: time.sleep(.02)'
+    code = BUSY % (f'\n        {wait}\n        break' if how == 'left' else 'pass')
+    p = subprocess.Popen([sys.executable, '-c', code, str(tmp_path/'pids')], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                         start_new_session=True, cwd=Path(__file__).parent.parent)
+    pids = workers_of(tmp_path/'pids')
+    try:
+        if how == 'killed': p.kill()
+        if how == 'interrupted': os.killpg(p.pid, signal.SIGINT)  # as a terminal does: to all of them
+        out, err = p.communicate(timeout=30)
+        assert gone(pids), 'a worker is left'
+        assert how == 'killed' or (p.returncode == 0 and 'Error' not in err), err
+        assert ('interrupted' in out) == (how == 'interrupted')
+    finally:
+        for pid in pids:
+            if alive(pid): os.kill(pid, signal.SIGKILL)

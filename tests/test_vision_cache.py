@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -236,3 +237,22 @@ def test_names_depend_on_all_that_matters(tmp_path):
     st = os.stat(fn)
     assert record_name(fn, st, 'x') == record_name(str(fn), st, 'x')
     assert len({record_name(fn, st, 'x'), record_name(fn, st, 'y'), record_name(tmp_path/'b.png', st, 'x')}) == 3
+
+def test_a_record_that_another_process_replaced_is_verified_again(cache, tmp_path):
+    fn = picture(tmp_path/'a.png')
+    want = cache.get(fn, 'all', lambda: pixels(fn))
+    path = cache.records()[0][2]
+    data = bytearray(open(path, 'rb').read())
+    data[5000] ^= 1
+    (tmp_path/'new').write_bytes(data)
+    os.replace(tmp_path/'new', path)
+    assert np.array_equal(cache.get(fn, 'all', lambda: pixels(fn)), want)
+
+def test_a_record_that_was_verified_is_not_verified_again(cache, tmp_path, monkeypatch):
+    fn = picture(tmp_path/'a.png')
+    cache.get(fn, 'all', lambda: pixels(fn))
+    later, sums, real = ImageCache(cache.path, 10**8), [], zlib.crc32
+    later.settle = 0
+    monkeypatch.setattr('fastbook_impl.vision.cache.zlib.crc32', lambda a: sums.append(1) or real(a))
+    for _ in range(3): later.get(fn, 'all', lambda: 1/0)
+    assert len(sums) == 1

@@ -151,7 +151,7 @@ def test_new_pictures_of_every_kind(pets):
 
 def test_unequal_sizes_without_a_resize(pets, capsys):
     block = _pets_block(item_tfms=None, batch_tfms=None)
-    with pytest.raises(ValueError, match=r'the items of a batch must have one shape, and .*\.jpg has \(3, \d+, \d+\) and .*\.jpg has \(3, \d+, \d+\)\. Bring pictures to one size with item_tfms=Resize\(224\)'):
+    with pytest.raises(ValueError, match=r'the items of a batch must have one shape, and .*\.jpg has \(3, \d+, \d+\) and .*\.jpg has \(3, \d+, \d+\)\. Bring images to one size with item_tfms=Resize\(224\)'):
         block.dataloaders(pets, bs=4, device='cpu').one_batch()
     with pytest.raises(ValueError, match='the items of a batch must have one shape'): block.summary(pets)
     out = capsys.readouterr().out

@@ -216,3 +216,46 @@ def test_the_books_line(tmp_path):
     failed = utils.verify_images(utils.get_image_files(tmp_path))
     failed.map(Path.unlink)
     assert [o.name for o in tmp_path.ls()] == ['a.jpg']
+
+
+# --- too many pixels, and hosts that lead astray
+
+def claim(w, h):
+    "A PNG of a few bytes that says it is `w` by `h` pixels."
+    import struct, zlib
+    def chunk(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', w, h, 8, 2, 0, 0, 0)) + chunk(b'IDAT', b'') + chunk(b'IEND', b'')
+
+
+@pytest.mark.filterwarnings('ignore::PIL.Image.DecompressionBombWarning')
+@pytest.mark.parametrize('size', [(13_300, 13_300), (50_000, 50_000)])
+def test_too_many_pixels_are_not_decoded(tmp_path, monkeypatch, size):
+    from fastbook_impl.vision.core import PILImage, load_image
+    (tmp_path/'a.png').write_bytes(claim(*size))
+    monkeypatch.setattr(Image.Image, 'load', lambda self: pytest.fail('decoded'))
+    for open_it in (load_image, lambda fn: PILImage.create(fn).pixels(), lambda fn: PILImage.create(fn.read_bytes())):
+        with pytest.raises(OSError, match=r'is too large to be decoded safely .*PIL.Image.MAX_IMAGE_PIXELS, which is 89,478,485'): open_it(tmp_path/'a.png')
+    assert utils.verify_images([tmp_path/'a.png']) == [tmp_path/'a.png']
+
+
+def test_the_limit_of_pixels_can_be_moved(tmp_path, monkeypatch):
+    from fastbook_impl.vision.core import load_image
+    Image.new('L', (40, 30)).save(tmp_path/'a.png')
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1200)
+    assert load_image(tmp_path/'a.png').size == (40, 30)
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1199)
+    with pytest.warns(Image.DecompressionBombWarning), pytest.raises(OSError, match='40 × 30 pixels'): load_image(tmp_path/'a.png')
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', None)
+    assert load_image(tmp_path/'a.png').size == (40, 30)
+
+
+@pytest.mark.filterwarnings('ignore::PIL.Image.DecompressionBombWarning')
+def test_images_that_are_too_large_or_lead_astray_are_not_kept(web, tmp_path, capsys):
+    import gzip
+    other = web(**{'fine.jpg': picture()})
+    host = web(big=claim(13_300, 13_300), bigger=claim(50_000, 50_000), packed=lambda h: h.answer(200, gzip.compress(bytes(10**6)), Content_Encoding='gzip'),
+               moved=lambda h: h.answer(302, Location=other.url('fine.jpg')), astray=lambda h: h.answer(302, Location='file:///etc/passwd'))
+    res = download_images(tmp_path, urls=[host.url(o) for o in ('big', 'bigger', 'packed', 'moved', 'astray')])
+    out = capsys.readouterr().out
+    assert len(res) == len(tmp_path.ls()) == 1 and 'too many pixels (2)' in out
+    assert 'which was not asked for' in out and 'which is not http or https' in out

@@ -33,12 +33,15 @@ _MAGIC = b'fbpixels'
 def _head(a): return _HEAD.pack(_MAGIC, *a.shape[:2], a.shape[2] if a.ndim == 3 else 0, zlib.crc32(a))
 
 def _write_whole(path, a):
+    "Write the array `a` to `path`, all or nothing; returns the number of the file (its inode)."
     tmp = f'{path}.{os.getpid()}.{threading.get_ident()}.tmp'
     try:
         with _create(tmp) as f:
             f.write(_head(a))
             f.write(a)
+            number = os.fstat(f.fileno()).st_ino
         os.replace(tmp, path)
+        return number
     except BaseException:
         _remove(tmp)
         raise
@@ -53,13 +56,16 @@ def _remove(path):
     except OSError: pass
 
 # %% ../../nbs/library/51_vision_cache.ipynb #0000000c
-def _map_record(path, verify):
-    with open(path, 'rb') as f: m = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+def _map_record(path, verified=None):
+    "The array in the file `path`, and the number of the file (its inode). It is verified, unless that is `verified`."
+    with open(path, 'rb') as f:
+        m = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+        number = os.fstat(f.fileno()).st_ino
     magic, h, w, c, crc = _HEAD.unpack_from(m)
     a = np.frombuffer(m, np.uint8, offset=_HEAD.size)
     if magic != _MAGIC or a.size != h*w*(c or 1): raise ValueError('not a whole record')
-    if verify and zlib.crc32(a) != crc: raise ValueError('damaged record')
-    return a.reshape((h, w, c) if c else (h, w))
+    if number != verified and zlib.crc32(a) != crc: raise ValueError('damaged record')
+    return a.reshape((h, w, c) if c else (h, w)), number
 
 # %% ../../nbs/library/51_vision_cache.ipynb #0000000f
 _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
@@ -93,7 +99,7 @@ class ImageCache:
     ):
         self.path = Path(path)
         self.max_bytes = min(8*2**30, _free(path)//5) if max_bytes is None else max_bytes
-        self._seen, self._total, self._written, self._full_until = set(), None, 0, 0.
+        self._verified, self._total, self._written, self._full_until = {}, None, 0, 0. # record → inode
 
     def get(self,
         fn,       # path of the picture
@@ -115,12 +121,11 @@ class ImageCache:
 def _load(self:ImageCache, name):
     path = f'{self.path}/{name}'
     try:
-        a = _map_record(path, verify=name not in self._seen)
+        a, self._verified[name] = _map_record(path, self._verified.get(name))
         os.utime(path)
     except (OSError, ValueError, struct.error) as e:
         if not isinstance(e, FileNotFoundError): _remove(path)
         return None
-    self._seen.add(name)
     return a
 
 def _stat(fn):
@@ -140,12 +145,12 @@ def _may_keep(self:ImageCache, fn, st, a):
 def _keep(self:ImageCache, name, a):
     try:
         if not self._has_room(a.nbytes + _HEAD.size): return
-        _write_whole(f'{self.path}/{name}', np.ascontiguousarray(a))
+        self._verified[name] = _write_whole(f'{self.path}/{name}', np.ascontiguousarray(a))
     except FileNotFoundError: return # somebody removed the folder just now
     except OSError as e:
         self.max_bytes = 0
-        return warnings.warn(f'pictures are not kept on disk any more, so every epoch decodes them again: {e.strerror or e} ({self.path})', stacklevel=2)
-    self._seen.add(name)
+        return warnings.warn('pictures are not kept on disk any more, so every epoch decodes them again: '
+                             f'{e.strerror or e} ({self.path})', stacklevel=2)
 
 # %% ../../nbs/library/51_vision_cache.ipynb #00000018
 @patch

@@ -14,10 +14,11 @@ from fastcore.foundation import L
 from fastcore.xtras import Path
 from PIL import Image
 
+from ..data.download import NotHere, open_url
 from ..data.external import get_image_files, image_extensions
 from ..data.parallel import thread_map
 from ..torch_core import written_whole
-from .core import load_image
+from .core import check_pixels, load_image
 from .data import verify_image, verify_images
 
 # %% ../../nbs/library/58b_vision_utils.ipynb #00000003
@@ -26,18 +27,19 @@ _all_ = ['verify_image', 'verify_images']
 # %% ../../nbs/library/58b_vision_utils.ipynb #00000008
 class NoPicture(OSError): "Why an address gave nothing usable, in a few words."
 
-_agent = {'User-Agent': 'fastbook_impl (a course on deep learning; fetches single pictures)', 'Accept-Encoding': 'identity'}
+_agent = {'User-Agent': 'fastbook_impl (a course on deep learning; fetches single pictures)'}
 
 def _fetch(url, timeout, max_mb):
     "The bytes at `url`, and what the host says about waiting: `(status, bytes, seconds or None)`."
-    import requests, urllib3
+    import urllib3
     if urlsplit(url).scheme not in ('http', 'https'): raise NoPicture('not an address of the web (http or https)')
     end = time.monotonic() + 10*timeout
     try:
-        with requests.get(url, timeout=timeout, stream=True, headers=_agent) as r:
+        with open_url(url, timeout, _agent) as r:
             if r.status_code != 200: return r.status_code, b'', r.headers.get('Retry-After')
             return 200, _read(r, end, max_mb), None
     except NoPicture: raise
+    except NotHere as e: raise NoPicture(str(e)) from None # leads astray, or is compressed
     except (OSError, ValueError, urllib3.exceptions.HTTPError) as e: raise NoPicture(_short(e)) from None
 
 def _short(e):
@@ -92,6 +94,8 @@ _suffixes = {'JPEG': '.jpg', 'MPO': '.jpg', 'TIFF': '.tif'}
 def _suffix(body):
     try:
         with Image.open(io.BytesIO(body)) as im: kind = im.format
+        check_pixels(im)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning): raise NoPicture('too many pixels') from None
     except Exception: raise NoPicture('not a picture') from None
     suffix = _suffixes.get(kind, f'.{kind.lower()}')
     if suffix not in image_extensions: raise NoPicture(f'not a picture, but {kind}')
