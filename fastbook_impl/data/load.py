@@ -4,7 +4,7 @@
 __all__ = ['fa_collate', 'fa_convert', 'SkipItemException', 'stacked', 'DataLoader', 'DataLoaders']
 
 # %% ../../nbs/library/23_data_load.ipynb #00000002
-import itertools, random, sys
+import itertools, random, signal, sys
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,7 +16,7 @@ from fastcore.foundation import L
 from fastcore.xtras import Path
 
 from .parallel import thread_stack
-from ..torch_core import is_listy, to_device, get_random_states, set_random_states
+from ..torch_core import get_random_states, hold_interrupts, is_listy, set_random_states, to_device
 
 # %% ../../nbs/library/23_data_load.ipynb #00000005
 def fa_collate(
@@ -234,6 +234,7 @@ class _BatchMaker(torch.utils.data.Dataset):
     def __getitem__(self, task): return self.dl._make_batch(task)
 
 def _start_worker(worker_id):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     torch.utils.data.get_worker_info().dataset.dl.wif()
 
@@ -242,7 +243,10 @@ def _worker_batches(self:DataLoader, tasks):
     loader = torch.utils.data.DataLoader(_BatchMaker(self), batch_size=None, sampler=tasks, num_workers=self.num_workers, collate_fn=_unchanged,
         pin_memory=self.pin_memory, timeout=self.timeout, worker_init_fn=_start_worker, generator=torch.Generator(),
         multiprocessing_context='fork' if sys.platform == 'linux' else None)
-    return iter(loader)
+    with hold_interrupts(): batches = iter(loader) # workers are forked here, and ignore Ctrl-C: this process ends them
+    try: yield from batches
+    finally:
+        with hold_interrupts(): del batches # waits until the workers have ended
 
 def _unchanged(x): return x
 
