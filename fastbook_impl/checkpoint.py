@@ -30,7 +30,7 @@ def _contents(model, opt) -> tuple:
     return tensors, {**about, 'optimizer': optimizer_kind(opt), 'numbers': numbers, **saved}
 
 def _unshared(t, shared) -> Tensor:
-    "Return `t` for saving; as a copy if its memory is in `shared`, since safetensors refuses tensors that share memory."
+    "Return `t` for saving; a copy if its memory is in `shared`, because safetensors refuses shared memory."
     t = plain(t).detach().contiguous()
     at = t.untyped_storage().data_ptr()
     if at in shared: return t.clone()
@@ -73,7 +73,7 @@ def read_tensors(
     try:
         with safe_open(file, 'pt') as f:
             header = f.metadata() or {}
-            tensors = {k: f.get_tensor(k) for k in f.keys()}
+            tensors = {k: f.get_tensor(k).clone() for k in f.keys()} # not views of the file, which may change
     except Exception as e:
         raise ValueError(f'{file} is not a file of weights that can be read: {e}. Only safetensors are loaded. '
                          'Pickles (.pth, .pkl) are not, because loading one can run code.') from None
@@ -86,9 +86,11 @@ def _checked_description(file, header, tensors) -> dict:
     except ValueError: pass
     version = about.get('version') if isinstance(about, dict) else None
     if version == 1 and 'sha256' not in header:
-        raise ValueError(f'{file} has no checksum: it was saved by an earlier version of fastbook_impl. Train and save the model again.')
+        raise ValueError(f'{file} has no checksum: it was saved by an earlier version of fastbook_impl. '
+                         'Train and save the model again.')
     if isinstance(version, int) and version > _version:
-        raise ValueError(f'{file} was saved as version {version}, and this fastbook_impl reads version {_version}: update fastbook_impl')
+        raise ValueError(f'{file} was saved as version {version}, and this fastbook_impl reads version {_version}: '
+                         'update fastbook_impl')
     if version != _version or header.get('sha256') != tensors_checksum(tensors, text):
         raise ValueError(f'{file} is damaged, its checksum is wrong: restore it from a copy, or save the model again')
     return about
@@ -107,14 +109,15 @@ def load_weights(
 def _check_weights(model, weights, strict, file):
     own = {k: v for k,v in model.state_dict().items() if isinstance(v, Tensor)}
     wrong = []
-    for k in own.keys() & weights.keys():
+    for k in own:
+        if k not in weights: continue
         if weights[k].shape != own[k].shape:
             wrong.append(f'{k} has shape {tuple(weights[k].shape)} in the file and {tuple(own[k].shape)} in the model')
         elif weights[k].dtype != own[k].dtype:
             wrong.append(f'{k} is {weights[k].dtype} in the file and {own[k].dtype} in the model')
     lacking, extra = [k for k in own if k not in weights], [k for k in weights if k not in own]
     if strict and lacking: wrong.append(f'{len(lacking)} weights are not in the file, such as {lacking[0]}')
-    if strict and extra: wrong.append(f'{len(extra)} weights in the file have no place in the model, such as {extra[0]}')
+    if strict and extra: wrong.append(f'{len(extra)} weights of the file have no place in the model, such as {extra[0]}')
     if own and len(lacking) == len(own): wrong.append('no weight in the file has a name that the model knows')
     if wrong: raise ValueError(f'{Path(file).name} does not fit this model: ' + '; '.join(wrong[:3]))
 
@@ -123,7 +126,8 @@ def _optimizer_state(model, opt, tensors, about, strict, file):
     "Return the state for `opt.load_state_dict`, of what fits; `ValueError` if `strict` and something does not."
     kind, own = about['optimizer'], optimizer_kind(opt)
     if kind != own and strict:
-        raise ValueError(f'{file.name} holds the state of the optimizer {kind}, and the optimizer here is {own}: load it with with_opt=False')
+        raise ValueError(f'{file.name} holds the state of the optimizer {kind}, and the optimizer here is {own}: '
+                         'load it with with_opt=False')
     if kind != own: return None
     places, state, wrong = {name: i for i,name in enumerate(_names(model, opt))}, {}, []
     for name,s in _by_parameter(tensors, about).items():
@@ -134,7 +138,8 @@ def _optimizer_state(model, opt, tensors, about, strict, file):
     if len(hypers) != len(opt.hypers):
         wrong.append(f'the saved optimizer has {len(hypers)} parameter groups, this one has {len(opt.hypers)}')
         hypers = [dict(h) for h in opt.hypers]
-    if wrong and strict: raise ValueError(f'{file.name} does not fit this optimizer: {"; ".join(wrong[:3])}. Load it with with_opt=False')
+    if wrong and strict:
+        raise ValueError(f'{file.name} does not fit this optimizer: {"; ".join(wrong[:3])}. Load it with with_opt=False')
     own_values = {k: v for k,v in about.items() if k not in ('format', 'version', 'optimizer', 'numbers', 'hypers')}
     return {**own_values, 'state': state, 'hypers': hypers}
 
@@ -165,7 +170,8 @@ def load_model(
     if opt is not None and with_opt and about is not None and 'optimizer' in about:
         try: state = _optimizer_state(model, opt, tensors, about, strict, file)
         except (AttributeError, KeyError, TypeError) as e:
-            raise ValueError(f'{file}: the description of the optimizer makes no sense ({type(e).__name__}: {e})') from None
+            about_it = f'{type(e).__name__}: {e}'
+            raise ValueError(f'{file}: the description of the optimizer makes no sense ({about_it})') from None
     model.load_state_dict(weights, strict=strict)
     if state is not None: opt.load_state_dict(state)
 
@@ -173,6 +179,7 @@ def _missing(file) -> str:
     there = sorted(p.stem for p in file.parent.glob('*.safetensors')) if file.parent.is_dir() else []
     others = [file.with_name(file.stem + ext) for ext in ('', '.pth', '.pkl', '.pt')]
     other = next((p for p in others if p.is_file() and p.suffix != '.safetensors'), None)
-    text = f'there is no saved model {file.stem!r} in {file.parent}; ' + (f'there are: {", ".join(there)}' if there else 'none has been saved there')
+    text = f'there is no saved model {file.stem!r} in {file.parent}; '
+    text += f'there are: {", ".join(there)}' if there else 'none has been saved there'
     if other is None: return text
-    return f'{text}; {other.name} is not loaded, because it is not a safetensors file: if it is a pickle, loading it could run code'
+    return f'{text}; {other.name} is not loaded, because it is not a safetensors file, and loading a pickle could run code'

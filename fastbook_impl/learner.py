@@ -32,7 +32,8 @@ class TrainingLoop:
 
     def _do_fit(self):
         try:
-            for self.epoch in range(self.start_epoch, self.n_epoch): self._with_events(self._do_epoch, 'epoch', CancelEpochException)
+            for self.epoch in range(self.start_epoch, self.n_epoch):
+                self._with_events(self._do_epoch, 'epoch', CancelEpochException)
         except (KeyboardInterrupt, RuntimeError) as e:
             if not _is_interrupt(e): raise
             self._interrupted = self._place()
@@ -270,7 +271,8 @@ class Learner(TrainingLoop):
         self.path, self.model_dir = Path(path if path is not None else getattr(dls, 'path', '.')), model_dir
         self.metrics, self.opt, self.training, self.logger = metrics, None, False, print
         self.n_epoch, self.epoch, self.start_epoch, self.n_inp, self.pred = 1, 0, 0, None, None
-        self._handlers, self._active, self._failed = {}, {}, [] # of events: who hears them; clean-ups due; errors of clean-ups
+        self._handlers = {}                # who hears which event
+        self._active, self._failed = {}, [] # clean-ups that are due, errors of clean-ups
         self._session = self._fitting = self._interrupted = None
         self._lock = threading.RLock()
         self.cbs = L()
@@ -399,7 +401,8 @@ class Learner(TrainingLoop):
         try: self._in_session(lambda: self._fit(n_epoch, lr, wd, reset_opt, start_epoch), cbs)
         except (Exception, KeyboardInterrupt) as e:
             if self._interrupted is None and not _is_interrupt(e): raise
-            cause = e if isinstance(e, Exception) and not _is_interrupt(e) else None # of `after_fit`, when the fit was interrupted
+            # an error that is not the interrupt comes from an event after it, such as `after_fit`
+            cause = e if isinstance(e, Exception) and not _is_interrupt(e) else None
             raise FitInterrupted(self._interruption()) from cause
         if self._interrupted is not None: raise FitInterrupted(self._interruption())
 
@@ -422,7 +425,8 @@ class Learner(TrainingLoop):
             raise
 
     def _check_can_train(self, n_epoch, lr):
-        if n_epoch < 0 or n_epoch != int(n_epoch): raise ValueError(f'the number of epochs must be a whole number, and it is {n_epoch}')
+        if n_epoch < 0 or n_epoch != int(n_epoch):
+            raise ValueError(f'the number of epochs must be a whole number, and it is {n_epoch}')
         given = self.lr if lr is None else lr
         rates = (given.start, given.stop) if isinstance(given, slice) else _as_list(given)
         for r in rates:
@@ -444,7 +448,7 @@ class Learner(TrainingLoop):
                            'or predict with a copy (learn.export, then load_learner)')
 
     def _in_session(self, f, cbs=None, removed=()):
-        "Return `f()`, called with the callbacks `cbs` and without `removed`. However it ends, the learner is put back in order."
+        "Return `f()`, called with the callbacks `cbs` and without `removed`. Put the learner in order however it ends."
         with self._alone():
             session = _Session(self, cbs, removed)
             try:
@@ -461,7 +465,7 @@ class Learner(TrainingLoop):
         return res
 
     def _split(self, b, n_inp=None):
-        "Split the batch `b` into inputs and targets, as plain tensors. All elements but the last are inputs if `n_inp` is not given."
+        "Split the batch `b` into inputs and targets, as plain tensors. Without `n_inp` only the last is a target."
         if not is_listy(b): b = (b,)
         device = getattr(self.dls, 'device', None)
         if device is not None and not isinstance(self.dl, DataLoader): b = to_device(b, device)
@@ -491,7 +495,8 @@ class Learner(TrainingLoop):
 
     def _ordered(self, dl):
         "Return the loader `dl` without shuffling and with its last batch."
-        return dl.new(shuffle=False, drop_last=False) if isinstance(dl, DataLoader) and (dl.shuffle or dl.drop_last) else dl
+        if not isinstance(dl, DataLoader) or not (dl.shuffle or dl.drop_last): return dl
+        return dl.new(shuffle=False, drop_last=False)
 
     def get_preds(self,
         ds_idx:int=1,             # 1: the validation set; 0: the training set
@@ -528,8 +533,8 @@ class Learner(TrainingLoop):
         "Temporarily let the loss function return a number for each item, not their mean."
         f = self.loss_func
         if not hasattr(f, 'reduction') and 'reduction' not in inspect.signature(f).parameters:
-            raise ValueError(f'per-item loss is unavailable: {getattr(f, "__name__", type(f).__name__)} has no argument '
-                             'reduction that could be set to "none"')
+            name = getattr(f, '__name__', type(f).__name__)
+            raise ValueError(f'per-item loss is unavailable: {name} has no argument reduction that could be set to "none"')
         reduction = getattr(f, 'reduction', None)
         try:
             with NoneReduce(f) as self.loss_func: yield
@@ -542,7 +547,7 @@ class Learner(TrainingLoop):
         rm_type_tfms=None,      # leave out the first so many steps that make an item
         with_input:bool=False   # return the decoded input first
     ) -> tuple:
-        "Predict one `item`. Return the decoded prediction, the prediction as a tensor, and the probabilities (or activations)."
+        "Predict one `item`. Return the decoded prediction, the prediction as a tensor, and the probabilities."
         with self._alone():
             dl = self.dls.test_dl([item], rm_type_tfms=rm_type_tfms, num_workers=0)
             inp, preds, _, decoded = self.get_preds(dl=dl, with_input=True, with_decoded=True)
@@ -562,7 +567,7 @@ class Learner(TrainingLoop):
         beta=0.25,           # weight of the plain version; None returns the two apart
         use_max:bool=False   # take the largest prediction instead of the mean
     ) -> tuple:
-        "Average predictions over `n` augmented versions and the plain one (test time augmentation). Return them with the targets."
+        "Average predictions over `n` augmented versions and the plain one. Return them with the targets."
         dl = self._ordered(self.dls[ds_idx] if dl is None else dl)
         plain_preds, targs = self.get_preds(dl=dl)
         augmented = self.dls.augmented(dl, item_tfms, batch_tfms)
@@ -606,22 +611,27 @@ class Learner(TrainingLoop):
 
     def _model_file(self, file) -> Path:
         file = Path(file)
-        return file if file.suffix == '.safetensors' and file.is_absolute() else self.path/self.model_dir/f'{file}.safetensors'
+        if file.suffix == '.safetensors' and file.is_absolute(): return file
+        return self.path/self.model_dir/f'{file}.safetensors'
 
 # %% ../nbs/library/41_learner.ipynb #00000006
 def _loss_of(dls):
     loss = getattr(dls, 'loss_func', None) or getattr(getattr(dls, 'train_ds', None), 'loss_func', None)
     if loss is None:
-        raise ValueError('could not infer a loss function from the data: pass loss_func, for example nn.CrossEntropyLoss()')
+        raise ValueError('could not infer a loss function from the data: pass loss_func, such as nn.CrossEntropyLoss()')
     return loss
 
 def _fixed_order(dl) -> tuple:
     "Ask a loader that decides its own order once, so that its order can be undone."
-    if not isinstance(dl, DataLoader) or type(dl).get_idxs is DataLoader.get_idxs and 'get_idxs' not in dl.__dict__: return dl, None
+    if not isinstance(dl, DataLoader): return dl, None
+    if type(dl).get_idxs is DataLoader.get_idxs and 'get_idxs' not in dl.__dict__: return dl, None
     idxs = list(dl.get_idxs())
     return dl.new(get_idxs=lambda: idxs), torch.tensor(idxs).argsort()
 
 def _first(o): return tuple(p[0] for p in o) if isinstance(o, tuple) else o[0]
 
 # %% ../nbs/library/41_learner.ipynb #00000041
-_all_ = ['Recorder', 'format_time', 'save_model', 'load_model', 'Callback', 'CancelStepException', 'CancelBackwardException', 'CancelBatchException', 'CancelTrainException', 'CancelValidException', 'CancelEpochException', 'CancelFitException', 'TrainEvalCallback', 'GatherPredsCallback', 'Metric', 'AvgMetric', 'AvgLoss', 'AvgSmoothLoss', 'ValueMetric', 'mk_metric', 'DataLoader', 'DataLoaders', 'params']
+_all_ = ['Recorder', 'format_time', 'save_model', 'load_model', 'Callback', 'CancelStepException', 'CancelBackwardException',
+         'CancelBatchException', 'CancelTrainException', 'CancelValidException', 'CancelEpochException', 'CancelFitException',
+         'TrainEvalCallback', 'GatherPredsCallback', 'Metric', 'AvgMetric', 'AvgLoss', 'AvgSmoothLoss', 'ValueMetric',
+         'mk_metric', 'DataLoader', 'DataLoaders', 'params']

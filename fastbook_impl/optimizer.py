@@ -192,25 +192,33 @@ def state_misfit(
         if not isinstance(v, Tensor):
             if v is None or isinstance(v, (int, float)): continue
             return f'{k} is neither a tensor nor a number'
-        shapes = [(*p.shape[:i], 1, *p.shape[i+1:]) for i in range(p.ndim)] if k in _factors else [] if k in _scalars else [tuple(p.shape)]
-        if tuple(v.shape) not in [*shapes, *([()] if k in _scalars else [])]:
+        if tuple(v.shape) not in _shapes_of(k, p):
             return f'{k} has shape {tuple(v.shape)}, and the parameter has {tuple(p.shape)}'
-        if v.dtype != p.dtype and not (k in _scalars and v.dtype.is_floating_point): return f'{k} is {v.dtype}, and the parameter is {p.dtype}'
+        if v.dtype != p.dtype and not (k in _scalars and v.dtype.is_floating_point):
+            return f'{k} is {v.dtype}, and the parameter is {p.dtype}'
     return ''
 
+def _shapes_of(k, p) -> list:
+    "The shapes that the statistic `k` of the parameter `p` can have."
+    if k in _scalars: return [()]
+    if k in _factors: return [(*p.shape[:i], 1, *p.shape[i+1:]) for i in range(p.ndim)]
+    return [tuple(p.shape)]
+
 def _checked_state(opt, sd) -> dict:
-    "The state in `sd` by parameter; `ValueError` if it does not fit `opt`."
+    "A copy of the state in `sd`, by parameter; `ValueError` if it does not fit `opt`."
     ps, res = opt.params(), {}
     if len(sd['hypers']) != len(opt.hypers):
         raise ValueError(f"the saved optimizer has {len(sd['hypers'])} parameter groups, this one has {len(opt.hypers)}")
     for i,state in sd['state'].items():
-        if not 0 <= int(i) < len(ps): raise ValueError(f'the saved optimizer has a parameter number {i}, this one has {len(ps)} parameters')
+        if not 0 <= int(i) < len(ps):
+            raise ValueError(f'the saved optimizer has a parameter number {i}, this one has {len(ps)} parameters')
         if why := state_misfit(ps[int(i)], state): raise ValueError(f'the saved state does not fit parameter {i}: {why}')
-        res[ps[int(i)]] = dict(state)
+        res[ps[int(i)]] = {k: v.clone() if isinstance(v, Tensor) else v for k,v in state.items()}
     return res
 
 def optimizer_kind(opt) -> str:
     "Name the kind of `opt`. The state of one kind of optimizer is of no use to another."
+    if isinstance(opt, OptimWrapper): return type(opt.opt).__name__
     inner = getattr(opt, 'opt', None)
     return type(opt).__name__ if inner is None else f'{type(opt).__name__} of {optimizer_kind(inner)}'
 
@@ -282,14 +290,15 @@ class Lookahead:
     def state_dict(self):
         sd = self.opt.state_dict()
         for i,slow in enumerate(self.slow or []): sd['state'].setdefault(i, {})['slow'] = slow
-        return {**sd, 'hypers': [{**h, 'lookahead_count': self.count} for h in sd['hypers']]}
+        return {**sd, 'count': self.count}
 
     def load_state_dict(self, sd):
-        self.count = int(sd['hypers'][0].get('lookahead_count', 0))
-        slow = [sd['state'].get(i, sd['state'].get(str(i), {})).get('slow') for i in range(len(self.opt.params()))]
-        self.slow = None if any(o is None for o in slow) else slow
-        self.opt.load_state_dict({'hypers': [{k: v for k,v in h.items() if k != 'lookahead_count'} for h in sd['hypers']],
-                                  'state': {i: {k: v for k,v in s.items() if k != 'slow'} for i,s in sd['state'].items()}})
+        state = _checked_state(self, sd)
+        slow = [state.get(p, {}).get('slow') for p in self.opt.params()]
+        rest = {i: {k: v for k,v in s.items() if k != 'slow'} for i,s in sd['state'].items()}
+        self.opt.load_state_dict({'hypers': sd['hypers'], 'state': {i: s for i,s in rest.items() if s}})
+        self.count = int(sd.get('count', 0))
+        self.slow = None if any(o is None for o in slow) else [o.to(p.device) for o,p in zip(slow, self.opt.params())]
 
     def __getattr__(self, k):
         if k == 'opt': raise AttributeError(k)

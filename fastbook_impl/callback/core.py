@@ -26,7 +26,7 @@ class CancelFitException(Exception): "End this fit."
 
 # %% ../../nbs/library/40_callback_core.ipynb #00000007
 class Callback:
-    "Base class of callbacks: methods are named after events. Attributes that a callback lacks are read from `self.learn`."
+    "Base class of callbacks. Methods are named after events, and attributes that it lacks are read from `self.learn`."
     order = 0          # lower is called earlier
     learn = None       # the learner, set when the callback is added
     run = True         # False: not called until the end of this fit
@@ -43,7 +43,8 @@ class Callback:
         return camel2snake(type(self).__name__.removesuffix('Callback') or 'Callback')
 
     def __getattr__(self, k):
-        if k.startswith('_') or self.learn is None: raise AttributeError(f'{type(self).__name__} has no attribute {k!r}')
+        if k.startswith('_') or self.learn is None:
+            raise AttributeError(f'{type(self).__name__} has no attribute {k!r}')
         try: return getattr(self.learn, k)
         except AttributeError:
             raise AttributeError(f'neither {type(self).__name__} nor its learner has an attribute {k!r}') from None
@@ -71,7 +72,7 @@ def find_starters(
     what:str,      # 'fit', 'epoch', 'train', 'validate', 'batch', 'backward' or 'step'
     training:bool  # whether the batches are training batches
 ) -> list:
-    "List the callbacks to call when `what` begins, as `(callback, before, cleanup)`; the methods are None where there are none."
+    "List the callbacks to call when `what` begins, as `(callback, before, cleanup)`. A missing method is None."
     def method(cb, event): return getattr(cb, event) if _hears(cb, event, training) else None
     found = [(cb, method(cb, f'before_{what}'), method(cb, f'cleanup_{what}')) for cb in sort_by_run(cbs)]
     return [(cb, before, cleanup) for cb,before,cleanup in found if before or cleanup]
@@ -93,7 +94,7 @@ def eval_mode(model:nn.Module):
 
 # %% ../../nbs/library/40_callback_core.ipynb #0000000e
 class TrainEvalCallback(Callback):
-    "Set the model to training or evaluation mode and update `train_iter` and `pct_train`. After a fit it is in evaluation mode."
+    "Set the model to training or evaluation mode, which it keeps after a fit, and update `train_iter` and `pct_train`."
     order, run_valid = -10, False
 
     def before_fit(self):
@@ -126,8 +127,8 @@ class GatherPredsCallback(Callback):
         with_targs:bool=True,  # keep the targets
         concat_dim:int=0       # axis along which batches are joined
     ):
-        self.with_input, self.with_loss, self.with_preds, self.with_targs = with_input, with_loss, with_preds, with_targs
-        self.concat_dim = concat_dim
+        self.with_input, self.with_loss, self.concat_dim = with_input, with_loss, concat_dim
+        self.with_preds, self.with_targs = with_preds, with_targs
 
     def before_validate(self): self.inputs, self.preds, self.targets, self.losses = [], [], [], []
 
@@ -135,7 +136,8 @@ class GatherPredsCallback(Callback):
         if self.with_input: self.inputs.append(to_detach(self.xb))
         if self.with_preds: self.preds.append(to_detach(self.pred))
         if self.with_targs: self.targets.append(to_detach(self.yb))
-        if self.with_loss and len(self.yb): self.losses.append(_per_item(to_detach(self.loss_grad), len(self.preds[-1])))
+        if self.with_loss and len(self.yb):
+            self.losses.append(_per_item(to_detach(self.loss_grad), len(self.preds[-1])))
 
     def all_tensors(self) -> list:
         "Return inputs, predictions, targets and losses, as far as they were collected."

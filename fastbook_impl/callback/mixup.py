@@ -46,7 +46,8 @@ def _per_item(f, pred, yb):
     try: loss = f(pred, *yb)
     except TypeError as e:
         if 'reduction' not in str(e): raise
-        raise TypeError('blends need the loss of each item: give the loss function an argument reduction, which can be "none"') from e
+        raise TypeError('blends need the loss of each item: '
+                        'give the loss function an argument reduction, which can be "none"') from e
     return loss.reshape(find_bs(yb), -1).mean(dim=1)
 
 def _blend(a, b, lam):

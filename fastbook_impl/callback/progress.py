@@ -85,7 +85,8 @@ class TerminalDisplay:
         if not self.bars: return
         from tqdm import tqdm
         if self.bar is None:
-            self.bar = tqdm(total=total, leave=False, file=sys.stderr, bar_format='{percentage:3.0f}% |{bar:30}| {postfix}')
+            bar_format = '{percentage:3.0f}% |{bar:30}| {postfix}'
+            self.bar = tqdm(total=total, leave=False, file=sys.stderr, bar_format=bar_format)
         self.bar.n = done
         self.bar.set_postfix_str(comment)
 

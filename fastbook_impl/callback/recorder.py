@@ -77,8 +77,9 @@ class Recorder(Callback):
         if not self.losses or not math.isnan(float(self.losses[-1])): return False
         if all(p.isfinite().all() for p in self.model.parameters()): return False
         first = next(i for i,o in enumerate(self.losses) if math.isnan(float(o)))
-        print(f'The loss became NaN at batch {first + 1}, with a learning rate of {self.lrs[first]:.2g}, and so did the weights: '
-              'the fit ends here. Create a new model and train it with a lower learning rate (learn.lr_find() suggests one). '
+        print(f'The loss became NaN at batch {first + 1}, with a learning rate of {self.lrs[first]:.2g}, '
+              'and so did the weights: the fit ends here. '
+              'Create a new model and train it with a lower learning rate (learn.lr_find() suggests one). '
               'If it happens at once, look for NaN in the data.')
         return True
 
@@ -89,7 +90,7 @@ class Recorder(Callback):
         show_epochs:bool=False,  # mark the ends of the epochs
         ax=None                  # axes to draw on; a new figure if not given
     ):
-        "Plot the smoothed training loss over batches, and the validation loss at the end of each epoch. Return the axes."
+        "Plot the smoothed training loss, and the validation loss at the end of each epoch. Return the axes."
         ax = plt.subplots(figsize=(6, 4))[1] if ax is None else ax
         losses = [float(o) for o in self.losses]
         ax.plot(range(skip_start, len(losses)), self._smoothed(losses)[skip_start:], label='train')
