@@ -50,13 +50,14 @@ def save_model(
     with_opt:bool=True  # save what the optimizer remembers
 ) -> Path:
     "Save the weights of `model` in `file` as safetensors. If that fails, what was there before is untouched."
-    from safetensors.torch import save_file
+    from safetensors.torch import save
     file = Path(file)
     tensors, about = _contents(model, opt if with_opt else None)
     text = json.dumps(about)
     try:
         header = {'fastbook_impl': text, 'sha256': tensors_checksum(tensors, text)}
-        with written_whole(file) as part: save_file(tensors, part, metadata=header)
+        # not `save_file`, which writes to a temporary file of its own that stays when the process is killed
+        with written_whole(file) as part: part.write_bytes(save(tensors, metadata=header))
     except Exception as e:
         raise OSError(f'the model could not be saved to {file}: {e}. What was there before is untouched.') from None
     return file
@@ -76,7 +77,7 @@ def read_tensors(
             tensors = {k: f.get_tensor(k).clone() for k in f.keys()} # not views of the file, which may change
     except Exception as e:
         raise ValueError(f'{file} is not a file of weights that can be read: {e}. Only safetensors are loaded. '
-                         'Pickles (.pth, .pkl) are not, because loading one can run code.') from None
+                         'A pickle (.pth, .pkl) is not, because loading one can run code.') from None
     if not {'fastbook_impl', 'sha256'} & header.keys(): return tensors, None
     return tensors, _checked_description(file, header, tensors)
 
