@@ -12,7 +12,7 @@ from fastbook_impl.callback.core import Callback, CancelBatchException, CancelEp
 from fastbook_impl.callback.progress import ProgressCallback
 from fastbook_impl.learner import DataLoader, DataLoaders, Learner, load_model, save_model
 from fastbook_impl.optimizer import SGD, Adam
-from fastbook_impl.torch_core import freed_memory_kept, set_seed
+from fastbook_impl.torch_core import set_seed
 
 
 def line_dls(n=64, bs=16, **kwargs):
@@ -122,7 +122,7 @@ def test_running_out_of_memory_names_the_knob():
 
 
 def test_no_loss_function_is_named():
-    with pytest.raises(ValueError, match='no loss function could be chosen from these data: pass loss_func'): line_learner(loss_func=None)
+    with pytest.raises(ValueError, match='pass loss_func'): line_learner(loss_func=None)
 
 
 def test_no_validation_loader_is_named():
@@ -149,7 +149,7 @@ class InterruptAt(Callback):
 def test_ctrl_c_keeps_what_was_learned_and_recorded():
     learn = line_learner()
     before = learn.model.weight.item()
-    with pytest.raises(KeyboardInterrupt, match=r'Interrupted in epoch 2, batch 2 of 4. The model keeps') as e: learn.fit(5, 0.1, cbs=InterruptAt(2, 1))
+    with pytest.raises(KeyboardInterrupt, match=r'Interrupted in epoch 3 of 5, batch 2 of 4. The model keeps') as e: learn.fit(5, 0.1, cbs=InterruptAt(2, 1))
     assert e.value._render_traceback_() == [str(e.value)]
     assert len(learn.recorder.values) == 2 and len(learn.recorder.losses) == 2*4 + 2
     assert learn.model.weight.item() != before
@@ -184,12 +184,12 @@ def test_saving_on_a_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch):
     learn = line_learner(path=tmp_path)
     file = learn.save('model')
     good = file.read_bytes()
-    import safetensors.torch
+    from pathlib import Path
 
-    def full(tensors, filename, metadata=None):
-        with open(filename, 'wb') as f: f.write(b'half a fi')
+    def full(self, data):
+        with open(self, 'wb') as f: f.write(b'half a fi')
         raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(safetensors.torch, 'save_file', full)
+    monkeypatch.setattr(Path, 'write_bytes', full)
     with pytest.raises(OSError, match='could not be saved to .*No space left on device.*What was there before is untouched'): learn.save('model')
     assert file.read_bytes() == good and [f.name for f in file.parent.iterdir()] == [file.name]
 
@@ -262,14 +262,6 @@ def test_training_goes_on_with_the_statistics_of_each_weight(tmp_path, between):
     assert torch.allclose(trained(order, between), trained(torch.contiguous_format, 'nothing'), atol=1e-5)
 
 
-def test_memory_is_watched_after_each_step(monkeypatch):
-    seen = []
-    monkeypatch.setattr(freed_memory_kept, 'watch', lambda self: seen.append(self.largest))
-    learn = line_learner()
-    learn.fit(2)
-    assert len(seen) == 2*len(learn.dls.train) and learn._memory.largest is None
-
-
 def test_get_preds_in_order_although_the_training_set_is_shuffled():
     learn = line_learner()
     preds, targs = learn.get_preds(ds_idx=0)
@@ -315,4 +307,4 @@ def test_the_loss_of_each_item_also_from_a_plain_function():
     losses = line_learner(loss_func=F.mse_loss).get_preds(with_loss=True)[-1]
     assert losses.shape == (64,)
     learn = line_learner(loss_func=lambda p, t: (p - t).abs().mean())
-    with pytest.raises(ValueError, match='the loss of each item cannot be had: <lambda> has no argument reduction'): learn.get_preds(with_loss=True)
+    with pytest.raises(ValueError, match='per-item loss is unavailable: <lambda> has no argument reduction'): learn.get_preds(with_loss=True)

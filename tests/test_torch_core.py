@@ -1,9 +1,6 @@
 """Tensors that know what they are, seeds, and what is shown."""
 import matplotlib
 import numpy as np
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -109,46 +106,3 @@ def test_points_are_drawn_so_large_that_they_are_seen():
         assert abs(dots.get_sizes()[0]**0.5 - width) < 0.1 and (dots.get_edgecolor()[0] == 1).all()
         assert tc.TensorPoint([[30., 20.]]).show(ctx=ax, s=50).collections[-1].get_sizes()[0] == 50
         plt.close(fig)
-
-
-@pytest.mark.skipif(tc._glibc() is None or not hasattr(tc._glibc(), 'mallinfo2'), reason='large blocks are kept with glibc 2.33 or newer')
-def test_large_blocks_are_kept_until_memory_has_grown(monkeypatch):
-    "It may grow by a quarter and 256 MB: by 506 MB here. Where the heap ends is asked at each step from the third on, all of it at the third and at each 64th."
-    sizes = dict(end=0, heap=1000)
-    monkeypatch.setattr(tc, '_end_of_heap', lambda: sizes['end']*2**20)
-    monkeypatch.setattr(tc, '_heap', lambda: sizes['heap']*2**20)
-    def steps(kept, n, **grown):
-        sizes.update(grown)
-        for _ in range(n): kept.watch()
-        return kept.largest
-    with tc.freed_memory_kept() as kept:
-        assert steps(kept, 3) == steps(kept, 1, end=505) == tc._LARGE
-        assert steps(kept, 1, end=507) == tc._SMALL
-    sizes.update(end=0)
-    with tc.freed_memory_kept() as kept:
-        assert steps(kept, 3) == steps(kept, 60, heap=1507) == tc._LARGE  # other threads' memory is not seen at each step
-        assert steps(kept, 1) == tc._SMALL
-    assert kept.largest is None
-
-
-@pytest.mark.skipif(not Path('/proc/self/statm').exists(), reason='how much memory a process has is asked of Linux')
-def test_memory_that_is_kept_does_not_grow_from_step_to_step():
-    "A language model's steps: scores of 70 MB come and go, and small tensors between them stay. Without a watch memory grows by up to 1.8 GB in as many steps, with it by what it allows (some 600 MB)."
-    code = '''
-import torch
-from torch import nn
-from torch.nn import functional as F
-from fastbook_impl.torch_core import freed_memory_kept
-def megabytes(): return int(open('/proc/self/statm').read().split()[1])*4//1024
-emb, dec = nn.Embedding(9160, 200), nn.Linear(200, 9160)
-opt, stays, seen = torch.optim.Adam(dec.parameters()), [], []
-with freed_memory_kept() as kept:
-    for step in range(30):
-        out, y = dec(emb(torch.randint(0, 9160, (64, 30)))), torch.randint(0, 9160, (64*30,))
-        loss = F.cross_entropy(out.view(-1, 9160), y)
-        stays.append((loss.detach(), (out.argmax(-1).view(-1) == y).float().mean()))
-        loss.backward(); opt.step(); opt.zero_grad(); kept.watch()
-        seen.append(megabytes())
-print(max(seen) - seen[2])'''
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 900

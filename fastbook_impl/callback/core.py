@@ -3,12 +3,13 @@
 # %% auto #0
 __all__ = ['CancelStepException', 'CancelBackwardException', 'CancelBatchException', 'CancelTrainException',
            'CancelValidException', 'CancelEpochException', 'CancelFitException', 'Callback', 'sort_by_run',
-           'find_handlers', 'move_model', 'eval_mode', 'TrainEvalCallback', 'GatherPredsCallback']
+           'find_handlers', 'find_starters', 'move_model', 'eval_mode', 'TrainEvalCallback', 'GatherPredsCallback']
 
 # %% ../../nbs/library/40_callback_core.ipynb #00000002
 import itertools
 
 import torch
+from torch import nn
 from fastcore.basics import camel2snake
 from fastcore.foundation import L
 
@@ -25,9 +26,9 @@ class CancelFitException(Exception): "End this fit."
 
 # %% ../../nbs/library/40_callback_core.ipynb #00000007
 class Callback:
-    "Methods named after events, called by the training loop. Attributes that it lacks are read from `self.learn`."
+    "Base class of callbacks. Methods are named after events, and attributes that it lacks are read from `self.learn`."
     order = 0          # lower is called earlier
-    learn = None       # the learner, set when it is added
+    learn = None       # the learner, set when the callback is added
     run = True         # False: not called until the end of this fit
     run_train = True   # called for training batches
     run_valid = True   # called for validation batches
@@ -37,47 +38,63 @@ class Callback:
         for k,v in kwargs.items(): setattr(self, k, v)
 
     @property
-    def name(self):
-        "Under this name the learner knows it: the class name without `Callback`, in snake case."
+    def name(self) -> str:
+        "Name of the learner's attribute that holds this callback: the class name without `Callback`, in snake case."
         return camel2snake(type(self).__name__.removesuffix('Callback') or 'Callback')
 
     def __getattr__(self, k):
-        if k.startswith('_') or self.learn is None: raise AttributeError(f'{type(self).__name__} has no attribute {k!r}')
+        if k.startswith('_') or self.learn is None:
+            raise AttributeError(f'{type(self).__name__} has no attribute {k!r}')
         try: return getattr(self.learn, k)
-        except AttributeError: raise AttributeError(f'neither {type(self).__name__} nor its learner has an attribute {k!r}') from None
+        except AttributeError:
+            raise AttributeError(f'neither {type(self).__name__} nor its learner has an attribute {k!r}') from None
 
     def __repr__(self): return type(self).__name__
 
 # %% ../../nbs/library/40_callback_core.ipynb #0000000a
-_batch_events = {f'{when}_{what}' for when in ('before', 'after', 'after_cancel') for what in ('batch', 'pred', 'loss', 'backward', 'step')}
+_batch_events = {f'{when}_{what}' for when in ('before', 'after', 'after_cancel', 'cleanup')
+                 for what in ('batch', 'pred', 'loss', 'backward', 'step')}
 
-def sort_by_run(cbs):
-    "`cbs` in the order of their `order`, equals in the order in which they were added."
+def sort_by_run(cbs) -> L:
+    "Sort `cbs` by their `order`; equals stay in the order in which they were added."
     return L(sorted(cbs, key=lambda cb: cb.order))
 
 def find_handlers(
     cbs,           # callbacks
     event:str,     # name of the event
     training:bool  # whether the batches are training batches
-):
-    "The callbacks that have a method `event`, each with that method, in the order in which they run."
-    wanted = lambda cb: event not in _batch_events or (cb.run_train if training else cb.run_valid)
-    return [(cb, getattr(cb, event)) for cb in sort_by_run(cbs) if hasattr(type(cb), event) or event in cb.__dict__ if wanted(cb)]
+) -> list:
+    "List the callbacks that have a method `event`, each with that method, in the order in which they run."
+    return [(cb, getattr(cb, event)) for cb in sort_by_run(cbs) if _hears(cb, event, training)]
+
+def find_starters(
+    cbs,           # callbacks
+    what:str,      # 'fit', 'epoch', 'train', 'validate', 'batch', 'backward' or 'step'
+    training:bool  # whether the batches are training batches
+) -> list:
+    "List the callbacks to call when `what` begins, as `(callback, before, cleanup)`. A missing method is None."
+    def method(cb, event): return getattr(cb, event) if _hears(cb, event, training) else None
+    found = [(cb, method(cb, f'before_{what}'), method(cb, f'cleanup_{what}')) for cb in sort_by_run(cbs)]
+    return [(cb, before, cleanup) for cb,before,cleanup in found if before or cleanup]
+
+def _hears(cb, event, training) -> bool:
+    if not (hasattr(type(cb), event) or event in cb.__dict__): return False
+    return event not in _batch_events or (cb.run_train if training else cb.run_valid)
 
 # %% ../../nbs/library/40_callback_core.ipynb #0000000d
-def move_model(model, device):
-    "Move `model` to `device`, unless all of it is there: a walk through its modules to move nothing takes longer than looking."
+def move_model(model:nn.Module, device):
+    "Move `model` to `device` unless all of it is there. Looking is cheaper than a move that moves nothing."
     if device is None: return
     tensors = itertools.chain(model.parameters(), model.buffers())
     if any(t.device != torch.device(device) for t in tensors): model.to(device)
 
-def eval_mode(model):
-    "Switch `model` to evaluation, unless it is."
+def eval_mode(model:nn.Module):
+    "Switch `model` to evaluation mode unless it is there."
     if any(m.training for m in model.modules()): model.eval()
 
 # %% ../../nbs/library/40_callback_core.ipynb #0000000e
 class TrainEvalCallback(Callback):
-    "Sets the model to training or evaluation and keeps `train_iter` and `pct_train`."
+    "Set the model to training or evaluation mode, which it keeps after a fit, and update `train_iter` and `pct_train`."
     order, run_valid = -10, False
 
     def before_fit(self):
@@ -96,16 +113,22 @@ class TrainEvalCallback(Callback):
         self.learn.train_iter += 1
         self.learn.pct_train += 1./(self.n_iter*self.n_epoch)
 
+    def cleanup_fit(self):
+        self.learn.training = False
+        eval_mode(self.model)
+
 # %% ../../nbs/library/40_callback_core.ipynb #00000010
 class GatherPredsCallback(Callback):
-    "Keeps predictions and targets of a validation pass on the CPU, and if asked inputs and losses."
+    "Collect predictions and targets of a validation pass on the CPU, and optionally inputs and losses."
     def __init__(self,
-        with_input=False, # keep the inputs
-        with_loss=False,  # keep the loss of every item; the loss function must not average
-        with_preds=True, with_targs=True, # keep predictions, targets
-        concat_dim=0      # axis along which batches are joined
+        with_input:bool=False, # keep the inputs
+        with_loss:bool=False,  # keep the loss of every item; the loss function must not average
+        with_preds:bool=True,  # keep the predictions
+        with_targs:bool=True,  # keep the targets
+        concat_dim:int=0       # axis along which batches are joined
     ):
-        self.with_input, self.with_loss, self.with_preds, self.with_targs, self.concat_dim = with_input, with_loss, with_preds, with_targs, concat_dim
+        self.with_input, self.with_loss, self.concat_dim = with_input, with_loss, concat_dim
+        self.with_preds, self.with_targs = with_preds, with_targs
 
     def before_validate(self): self.inputs, self.preds, self.targets, self.losses = [], [], [], []
 
@@ -113,15 +136,21 @@ class GatherPredsCallback(Callback):
         if self.with_input: self.inputs.append(to_detach(self.xb))
         if self.with_preds: self.preds.append(to_detach(self.pred))
         if self.with_targs: self.targets.append(to_detach(self.yb))
-        if self.with_loss and len(self.yb): self.losses.append(_per_item(to_detach(self.loss_grad), len(self.preds[-1])))
+        if self.with_loss and len(self.yb):
+            self.losses.append(_per_item(to_detach(self.loss_grad), len(self.preds[-1])))
 
-    def all_tensors(self):
-        "Inputs, predictions, targets and losses, as far as they were asked for."
-        one = lambda o: o[0] if isinstance(o, tuple) and len(o) == 1 else None if isinstance(o, tuple) and not o else o
-        res = [one(to_concat(self.preds, self.concat_dim)) if self.with_preds else None,
-               one(to_concat(self.targets, self.concat_dim)) if self.with_targs and self.targets else None]
-        if self.with_input: res.insert(0, one(to_concat(self.inputs, self.concat_dim)))
+    def all_tensors(self) -> list:
+        "Return inputs, predictions, targets and losses, as far as they were collected."
+        res = [self._joined(self.preds) if self.with_preds else None,
+               self._joined(self.targets) if self.with_targs and self.targets else None]
+        if self.with_input: res.insert(0, self._joined(self.inputs))
         if self.with_loss: res.append(torch.cat(self.losses) if self.losses else None)
         return res
+
+    def _joined(self, batches):
+        whole = to_concat(batches, self.concat_dim)
+        if not isinstance(whole, tuple): return whole
+        if not whole: return None
+        return whole[0] if len(whole) == 1 else whole
 
 def _per_item(loss, bs): return loss.reshape(bs, -1).mean(1) if loss.numel() > bs else loss.reshape(-1)

@@ -18,77 +18,62 @@ from ..learner import Learner
 # %% ../../nbs/library/45_callback_fp16.ipynb #0000000b
 class AMPMode(Enum):
     "The 16-bit type that `MixedPrecision` uses."
-    FP16,BF16 = 'fp16','bf16'
+    FP16, BF16 = 'fp16', 'bf16'
 
 class MixedPrecision(Callback):
-    "Runs the model in 16 bits where that is safe, and scales the loss where `float16` needs it."
+    "Run the forward pass in 16 bits where that is safe, and scale the loss if `float16` is used."
     order = 10
-    def __init__(self, 
+    def __init__(self,
         amp_mode=AMPMode.FP16, # `AMPMode.FP16` or `'fp16'`; `AMPMode.BF16` or `'bf16'`. On a CPU it is always bf16
         **kwargs               # for `torch.amp.GradScaler`
     ):
-        self.amp_mode,self.kwargs,self.hooks,self.fitting = AMPMode(amp_mode),kwargs,[],False
-
-    def _switch_on(self):
-        self._switch_off()
-        kind = one_param(self.model).device.type
-        self.use_fp16 = self._wants_fp16(kind)
-        self.autocast = torch.autocast(kind, dtype=torch.float16 if self.use_fp16 else torch.bfloat16)
-        self.hooks = [self.model.register_forward_pre_hook(self._enter, prepend=True),
-                      self.model.register_forward_hook(self._exit, always_call=True)]
-
-    def _enter(self, m, x): self.autocast.__enter__()
-    def _exit(self, m, x, out): self.autocast.__exit__(None, None, None)
+        self.amp_mode, self.kwargs, self.replaced = AMPMode(amp_mode), kwargs, []
 
     def _wants_fp16(self, kind): return self.amp_mode is AMPMode.FP16 and kind != 'cpu'
 
-    def _switch_off(self):
-        for h in self.hooks: h.remove()
-        self.hooks = []
+    def before_fit(self):
+        kind = one_param(self.model).device.type
+        self.scales = []
+        self.learn.scaler = torch.amp.GradScaler(kind, enabled=self._wants_fp16(kind), **self.kwargs)
 
-# %% ../../nbs/library/45_callback_fp16.ipynb #0000000d
-@patch
-def before_fit(self:MixedPrecision):
-    self.fitting = True
-    self._switch_on()
-    self.learn.scaler,self.scales = torch.amp.GradScaler(one_param(self.model).device.type, enabled=self.use_fp16, **self.kwargs),[]
+    def before_train(self): self._replace_steps()
+    def before_validate(self): self._replace_steps()
 
-@patch
-def before_validate(self:MixedPrecision):
-    if not self.hooks: self._switch_on()
+    def _replace_steps(self):
+        self.kind = one_param(self.model).device.type
+        self.use_fp16 = self._wants_fp16(self.kind)
+        self.autocast = torch.autocast(self.kind, dtype=torch.float16 if self.use_fp16 else torch.bfloat16)
+        steps = {k: self.learn.__dict__.get(k) for k in ('do_forward', 'do_step')}
+        self.replaced.append((steps, torch.is_autocast_enabled(self.kind)))
+        self.learn.do_forward = self._forward
+        if self.use_fp16 and self.training: self.learn.do_step = self._scaled_step
 
-@patch
-def after_validate(self:MixedPrecision):
-    if not self.fitting: self._switch_off()
+    def _forward(self):
+        with self.autocast: type(self.learn).do_forward(self.learn)
 
-@patch
-def after_pred(self:MixedPrecision): self.learn.pred = to_float(self.pred)
+    def after_pred(self): self.learn.pred = to_float(self.pred)
 
-@patch
-def after_fit(self:MixedPrecision):
-    self.fitting = False
-    self._switch_off()
+    def before_backward(self):
+        self.learn.loss_grad = self.scaler.scale(self.loss_grad)
 
-# %% ../../nbs/library/45_callback_fp16.ipynb #0000000f
-@patch
-def before_backward(self:MixedPrecision): self.learn.loss_grad = self.scaler.scale(self.loss_grad)
+    def before_step(self):
+        if self.use_fp16: self.scaler.unscale_(self.opt)
 
-@patch
-def before_step(self:MixedPrecision):
-    if not self.use_fp16: return
-    self.skipped = True
-    self.scaler.step(self)
-    self.scales.append(self.scaler.get_scale())
-    if self.skipped: raise CancelStepException
+    def _scaled_step(self):
+        "Take the optimizer's step unless a gradient overflowed. `CancelStepException` if it did."
+        self.scales.append(self.scaler.get_scale())
+        self.scaler.step(self.opt)
+        self.scaler.update()
+        if self.scaler.get_scale() < self.scales[-1]: raise CancelStepException
 
-@patch
-def after_step(self:MixedPrecision): self.scaler.update() if self.use_fp16 else None
-
-@patch(as_prop=True)
-def param_groups(self:MixedPrecision): return [{'params': self.opt.params()}]
-
-@patch
-def step(self:MixedPrecision, *args, **kwargs): self.skipped = False
+    def _restore_steps(self):
+        if not self.replaced: return
+        steps, enabled = self.replaced.pop()
+        for k,step in steps.items():
+            self.learn.__dict__.pop(k, None)
+            if step is not None: setattr(self.learn, k, step)
+        torch.set_autocast_enabled(self.kind, enabled) # Ctrl-C may have come while autocast was being left
+    cleanup_train = cleanup_validate = _restore_steps
 
 # %% ../../nbs/library/45_callback_fp16.ipynb #00000011
 @patch

@@ -169,24 +169,26 @@ def summary(self:Learner):
 def _inputs(learn, b):
     device = one_param(learn.model).device
     learn.dl = learn.dls.train
-    return tuple(o.to(device) if isinstance(o, Tensor) else o for o in learn._split(tuple(b))[0])
+    return tuple(o.to(device) if isinstance(o, Tensor) else o for o in learn._split(tuple(b), getattr(learn.dls, 'n_inp', None))[0])
 
 def _name(f): return getattr(f, '__name__', f)
 
 # %% ../../nbs/library/46_callback_hook.ipynb #00000017
 class HookCallback(Callback):
-    "Hooks `self.hook(module, input, output)` to layers of the model during a fit."
-    def __init__(self, 
-        modules=None,         # to be hooked; all layers with parameters if not given
-        every=None,           # only in every so many training batches
-        remove_end=True,      # unhook when the fit ends
-        is_forward=True, detach=True, cpu=True, # as in `Hook`
-        include_paramless=False, # also layers without parameters
+    "Register `self.hook(module, input, output)` on layers of the model during a fit."
+    def __init__(self,
+        modules=None,           # layers to hook; all layers with parameters if not given
+        every:int=None,         # hook only every so many training batches
+        remove_end:bool=True,   # remove the hooks when the fit ends
+        is_forward:bool=True,   # hook the forward pass; False: the gradients
+        detach:bool=True,       # give `hook` tensors without their graph
+        cpu:bool=True,          # give `hook` tensors on the CPU
+        include_paramless:bool=False, # also layers without parameters
         **kwargs
     ):
         super().__init__(**kwargs)
-        self.modules,self.every,self.remove_end,self.include_paramless = modules,every,remove_end,include_paramless
-        self.is_forward,self.detach,self.cpu,self.hooks = is_forward,detach,cpu,None
+        self.modules, self.every, self.remove_end, self.include_paramless = modules, every, remove_end, include_paramless
+        self.is_forward, self.detach, self.cpu, self.hooks = is_forward, detach, cpu, None
 
     def before_fit(self):
         self.modules = self.modules or [m for m in flatten_model(self.model) if self.include_paramless or has_params(m)]
@@ -194,25 +196,33 @@ class HookCallback(Callback):
 
     def before_batch(self):
         if self._due(): self._register()
+
     def after_batch(self):
         if self.every is not None: self._remove()
     def after_fit(self):
         if self.remove_end: self._remove()
 
+    def cleanup_batch(self):
+        if self.every is not None: self._remove()
+    def cleanup_fit(self):
+        if self.remove_end: self._remove()
+
     def _due(self): return self.every is not None and self.training and self.train_iter % self.every == 0
+
     def _remove(self):
         if self.hooks: self.hooks.remove()
+
     def _register(self):
         self._remove()
         self.hooks = Hooks(self.modules, self.hook, self.is_forward, self.detach, self.cpu)
 
 # %% ../../nbs/library/46_callback_hook.ipynb #00000019
 class ActivationStats(HookCallback):
-    "Records mean, std and share of near-zeros of the activations of each layer, batch by batch."
+    "Record mean, standard deviation and fraction of near-zeros of the activations of each layer, batch by batch."
     order = -20
-    def __init__(self, 
-        with_hist=False, # also a histogram of 40 bins from 0 to 10
-        **kwargs         # for `HookCallback`: `modules`, `every`
+    def __init__(self,
+        with_hist:bool=False, # also record a histogram of 40 bins from 0 to 10
+        **kwargs              # for `HookCallback`: `modules`, `every`
     ):
         super().__init__(**{'cpu': False, **kwargs})
         self.with_hist = with_hist
@@ -222,7 +232,7 @@ class ActivationStats(HookCallback):
         self.stats = L()
 
     def hook(self, m, i, o):
-        "The statistics of one output; a list of them if there are several."
+        "Compute the statistics of one output; a list of them if there are several."
         if not isinstance(o, Tensor): return [self.hook(m, i, t) for t in o if isinstance(t, Tensor)]
         o = o.float()
         res = {'mean': o.mean().item(), 'std': o.std().item(), 'near_zero': (o<=0.05).float().mean().item()}
@@ -233,30 +243,29 @@ class ActivationStats(HookCallback):
         if self.training and (self.every is None or self._due()): self.stats.append(self.hooks.stored)
         super().after_batch()
 
-# %% ../../nbs/library/46_callback_hook.ipynb #0000001a
-@patch
-def layer_stats(self:ActivationStats, idx):
-    "Means, stds and shares of near-zeros of layer `idx`, one for each recorded batch."
-    rows = [s[idx][0] if isinstance(s[idx], list) else s[idx] for s in self.stats]
-    return L([r[k] for r in rows] for k in ('mean', 'std', 'near_zero'))
+    def layer_stats(self, idx:int) -> L:
+        "Return means, standard deviations and fractions of near-zeros of layer `idx`, one for each recorded batch."
+        rows = [s[idx][0] if isinstance(s[idx], list) else s[idx] for s in self.stats]
+        return L([r[k] for r in rows] for k in ('mean', 'std', 'near_zero'))
 
-@patch
-def hist(self:ActivationStats, idx):
-    "`log(1+count)` of the activations of layer `idx`, `(bins, batches)`."
-    if not self.with_hist: raise ValueError('no histograms were recorded: use ActivationStats(with_hist=True)')
-    return torch.stack([s[idx]['hist'] for s in self.stats]).t().float().log1p()
+    def hist(self, idx:int) -> Tensor:
+        "Return `log(1+count)` of the activations of layer `idx`, `(bins, batches)`."
+        if not self.with_hist: raise ValueError('no histograms were recorded: use ActivationStats(with_hist=True)')
+        return torch.stack([s[idx]['hist'] for s in self.stats]).t().float().log1p()
 
-@patch
-def plot_layer_stats(self:ActivationStats, idx):
-    "Draw mean, std and share of near-zeros of layer `idx` over batches."
-    _,axs = plt.subplots(1, 3, figsize=(12,3))
-    for o,ax,title in zip(self.layer_stats(idx), axs, ('mean', 'std', '% near zero')):
-        ax.plot([v*100 for v in o] if '%' in title else o)
-        ax.set(title=title, xlabel='batch')
+    def plot_layer_stats(self, idx:int):
+        "Plot mean, standard deviation and percentage of near-zeros of layer `idx` over batches."
+        _, axs = plt.subplots(1, 3, figsize=(12,3))
+        for o,ax,title in zip(self.layer_stats(idx), axs, ('mean', 'std', '% near zero')):
+            ax.plot([v*100 for v in o] if '%' in title else o)
+            ax.set(title=title, xlabel='batch')
 
-@patch
-def color_dim(self:ActivationStats, idx, figsize=(10,5), ax=None):
-    "Draw the histograms of layer `idx` side by side: batches to the right, activations upwards, colour for how many."
-    if ax is None: ax = plt.subplots(figsize=figsize)[1]
-    ax.imshow(self.hist(idx).numpy(), origin='lower', aspect='auto')
-    ax.axis('off')
+    def color_dim(self,
+        idx:int,          # number of the layer
+        figsize=(10,5),   # inches
+        ax=None           # axes to draw on; a new figure if not given
+    ):
+        "Draw the histograms of layer `idx` side by side: batches to the right, activations upwards, color for the count."
+        if ax is None: ax = plt.subplots(figsize=figsize)[1]
+        ax.imshow(self.hist(idx).numpy(), origin='lower', aspect='auto')
+        ax.axis('off')

@@ -15,32 +15,39 @@ from .core import Callback
 
 # %% ../../nbs/library/48_callback_mixup.ipynb #00000008
 class MixHandler(Callback):
-    "Base of the blends: draws shares from `Beta(alpha, alpha)` and takes care of targets and loss while training."
+    "Base for MixUp and CutMix: samples λ from `Beta(alpha, alpha)` and replaces the loss function during training."
     run_valid = False
-    def __init__(self, alpha=0.5): 
+    def __init__(self,
+        alpha:float=0.5 # the larger, the more even the blends; above 0
+    ):
         if not alpha > 0: raise ValueError(f'alpha must be above 0, and it is {alpha}')
-        self.distrib,self.old_lf = Beta(torch.tensor(float(alpha)), torch.tensor(float(alpha))),None
+        self.distrib, self.old_lf = Beta(torch.tensor(float(alpha)), torch.tensor(float(alpha))), None
 
-    def before_train(self): self.old_lf,self.learn.loss_func = self.learn.loss_func,self.lf
-    def after_train(self):
-        if self.old_lf is not None: self.learn.loss_func,self.old_lf = self.old_lf,None
-    def after_cancel_fit(self): self.after_train()
-    def before_fit(self): self.after_train()        # a fit before this one may have been broken off
+    def before_train(self):
+        self.old_lf, self.old_reduction = self.learn.loss_func, getattr(self.learn.loss_func, 'reduction', None)
+        self.learn.loss_func = self.lf
+
+    def cleanup_train(self):
+        if self.old_lf is None: return
+        if self.old_reduction is not None: self.old_lf.reduction = self.old_reduction
+        self.learn.loss_func, self.old_lf = self.old_lf, None
 
     def lf(self, pred, *yb):
-        "The loss of the blend."
+        "Compute the loss of a blend."
         if self.mixed_y: return self.old_lf(pred, *yb)
-        with NoneReduce(self.old_lf) as f: a,b = _per_item(f, pred, self.yb1),_per_item(f, pred, yb)
+        with NoneReduce(self.old_lf) as f: a, b = _per_item(f, pred, self.yb1), _per_item(f, pred, yb)
         loss = a + self.lam.to(a.device)*(b-a)
         reduction = getattr(self.old_lf, 'reduction', 'mean')
-        return loss.mean() if reduction=='mean' else loss.sum() if reduction=='sum' else loss
+        if reduction == 'mean': return loss.mean()
+        return loss.sum() if reduction == 'sum' else loss
 
 # %% ../../nbs/library/48_callback_mixup.ipynb #00000009
 def _per_item(f, pred, yb):
     try: loss = f(pred, *yb)
     except TypeError as e:
         if 'reduction' not in str(e): raise
-        raise TypeError('blends need the loss of each item: give the loss function an argument reduction, which can be "none"') from e
+        raise TypeError('blends need the loss of each item: '
+                        'give the loss function an argument reduction, which can be "none"') from e
     return loss.reshape(find_bs(yb), -1).mean(dim=1)
 
 def _blend(a, b, lam):

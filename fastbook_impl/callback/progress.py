@@ -6,14 +6,12 @@ __all__ = ['format_row', 'NotebookDisplay', 'TerminalDisplay', 'make_display', '
 
 # %% ../../nbs/library/42_callback_progress.ipynb #00000002
 import csv, html, sys, time
-from contextlib import contextmanager
 
-from fastcore.basics import patch
 from fastcore.xtras import Path
 
 from ..imports import in_notebook, plt
 from .core import Callback
-from ..learner import Learner, default_callbacks, format_time
+from .recorder import format_time
 
 # %% ../../nbs/library/42_callback_progress.ipynb #00000005
 def format_row(row) -> list:
@@ -22,62 +20,84 @@ def format_row(row) -> list:
 
 # %% ../../nbs/library/42_callback_progress.ipynb #00000008
 class NotebookDisplay:
-    "A table with a bar below it, drawn anew in the output of a notebook cell."
-    def __init__(self, header=()): self.header, self.rows, self.bar, self.handle = list(header), [], '', None
+    "A table with a progress bar below it, updated in place in the output of a notebook cell."
+    def __init__(self,
+        header=() # names of the columns; without them there is no table
+    ):
+        self.header, self.rows, self.bar, self.handle = list(header), [], '', None
 
     def write(self, row):
+        "Add a row of strings to the table."
         self.rows.append(row)
         self.draw()
 
-    def show_bar(self, done, total, comment):
-        self.bar = f'<progress value="{done}" max="{total}" style="width:300px;height:16px;vertical-align:middle"></progress> {html.escape(comment)}'
+    def show_bar(self, done:int, total:int, comment:str):
+        "Show a bar with `done` of `total` filled, and `comment` beside it."
+        style = 'width:300px;height:16px;vertical-align:middle'
+        self.bar = f'<progress value="{done}" max="{total}" style="{style}"></progress> {html.escape(comment)}'
         self.draw()
 
     def hide_bar(self):
+        "Remove the bar."
         self.bar = ''
         if self.handle is not None: self.draw()
 
     def draw(self):
+        "Display table and bar, or update what is displayed."
         from IPython.display import display
         data = {'text/html': self.as_html(), 'text/plain': self.as_text()}
         if self.handle is None: self.handle = display(data, raw=True, display_id=True)
         else: self.handle.update(data, raw=True)
 
-    def close(self): self.hide_bar()
+    def close(self):
+        "Leave the table and remove the bar."
+        self.hide_bar()
 
-# %% ../../nbs/library/42_callback_progress.ipynb #00000009
-@patch
-def as_html(self:NotebookDisplay):
-    cells = lambda tag, row, style='': ''.join(f'<{tag}{style}>{html.escape(o)}</{tag}>' for o in row)
-    head = f'<thead><tr style="text-align:left">{cells("th", self.header)}</tr></thead>' if self.header else ''
-    body = ''.join(f'<tr>{cells("td", r)}</tr>' for r in self.rows)
-    table = f'<table border="1" class="dataframe">{head}<tbody>{body}</tbody></table>' if self.header else ''
-    return f'{table}<div>{self.bar}</div>' if self.bar else table
+    def as_html(self) -> str:
+        "Table and bar as HTML."
+        def cells(tag, row): return ''.join(f'<{tag}>{html.escape(o)}</{tag}>' for o in row)
+        if not self.header: return f'<div>{self.bar}</div>' if self.bar else ''
+        head = f'<thead><tr style="text-align:left">{cells("th", self.header)}</tr></thead>'
+        body = ''.join(f'<tr>{cells("td", r)}</tr>' for r in self.rows)
+        table = f'<table border="1" class="dataframe">{head}<tbody>{body}</tbody></table>'
+        return f'{table}<div>{self.bar}</div>' if self.bar else table
 
-@patch
-def as_text(self:NotebookDisplay): return '\n'.join(' '.join(f'{o:<12}' for o in r).rstrip() for r in [self.header, *self.rows] if r)
+    def as_text(self) -> str:
+        "The table as lines of text."
+        return '\n'.join(' '.join(f'{o:<12}' for o in r).rstrip() for r in [self.header, *self.rows] if r)
 
 # %% ../../nbs/library/42_callback_progress.ipynb #0000000b
 class TerminalDisplay:
-    "A line for each row; a bar of tqdm's while a pass is running, if `bars`."
-    def __init__(self, header=(), bars=True):
+    "A line of text for each row, and a tqdm bar during a pass if `bars`."
+    def __init__(self,
+        header=(),       # names of the columns, printed first
+        bars:bool=True   # show progress bars
+    ):
         self.header, self.bars, self.bar, self.width = list(header), bars, None, max([11, *map(len, header)]) + 1
         if header: self.write(header)
 
-    def write(self, row): print(' '.join(f'{o:<{self.width}}' for o in row).rstrip(), flush=True)
+    def write(self, row):
+        "Print a row of strings."
+        print(' '.join(f'{o:<{self.width}}' for o in row).rstrip(), flush=True)
 
-    def show_bar(self, done, total, comment):
+    def show_bar(self, done:int, total:int, comment:str):
+        "Show a bar with `done` of `total` filled, and `comment` beside it."
         if not self.bars: return
         from tqdm import tqdm
-        if self.bar is None: self.bar = tqdm(total=total, leave=False, file=sys.stderr, bar_format='{percentage:3.0f}% |{bar:30}| {postfix}')
+        if self.bar is None:
+            bar_format = '{percentage:3.0f}% |{bar:30}| {postfix}'
+            self.bar = tqdm(total=total, leave=False, file=sys.stderr, bar_format=bar_format)
         self.bar.n = done
         self.bar.set_postfix_str(comment)
 
     def hide_bar(self):
+        "Remove the bar."
         if self.bar is not None: self.bar.close()
         self.bar = None
 
-    def close(self): self.hide_bar()
+    def close(self):
+        "Remove the bar."
+        self.hide_bar()
 
 # %% ../../nbs/library/42_callback_progress.ipynb #0000000c
 def make_display(header=()):
@@ -86,63 +106,47 @@ def make_display(header=()):
 
 # %% ../../nbs/library/42_callback_progress.ipynb #00000010
 class ProgressCallback(Callback):
-    "Shows the recorder's table, and a bar while batches go by."
-    order, patience, pause = 60, 0.3, 0.1   # seconds before a bar appears, seconds between two drawings
+    "Show the recorder's table, and a progress bar while batches go by."
+    order, patience, pause = 60, 0.3, 0.1   # seconds before a bar appears, seconds between two updates
 
     def before_fit(self):
+        self.old_logger = self.learn.logger
         self.display = make_display(self.recorder.metric_names if hasattr(self.learn, 'recorder') else ())
         self.learn.logger = self.write
 
-    def write(self, row): self.display.write(format_row(row))
+    def write(self, row):
+        "Add the recorder's `row` to the table."
+        self.display.write(format_row(row))
 
     def before_train(self): self._start('epoch')
     def before_validate(self): self._start('validation')
-    def after_train(self): self.display.hide_bar()
-    def after_validate(self): self.display.hide_bar()
 
-    def after_fit(self):
-        self.display.close()
-        del self.display
+    def _start(self, what):
+        if 'display' not in self.__dict__: self.display = make_display()
+        self.what, self.started = what, time.monotonic()
+        self.next_draw = self.started + self.patience
 
-# %% ../../nbs/library/42_callback_progress.ipynb #00000011
-@patch
-def _start(self:ProgressCallback, what):
-    if 'display' not in self.__dict__: self.display = make_display()
-    self.what, self.started = what, time.monotonic()
-    self.next_draw = self.started + self.patience
+    def after_batch(self):
+        now = time.monotonic()
+        if now < self.next_draw: return
+        self.next_draw = now + self.pause
+        done, total = self.iter + 1, self.n_iter
+        left = (now - self.started)/done*(total - done)
+        loss = f', loss {float(self.smooth_loss):.4f}' if self.training and hasattr(self.learn, 'recorder') else ''
+        self.display.show_bar(done, total, f'{done/total:.0%} {self.what} {self.epoch + 1} of {self.n_epoch}, '
+                                           f'batch {done} of {total}, {format_time(left)} left{loss}')
 
-@patch
-def after_batch(self:ProgressCallback):
-    now = time.monotonic()
-    if now < self.next_draw: return
-    self.next_draw = now + self.pause
-    done, total = self.iter + 1, self.n_iter
-    left = (now - self.started)/done*(total - done)
-    loss = f', loss {float(self.smooth_loss):.4f}' if self.training and hasattr(self.learn, 'recorder') else ''
-    self.display.show_bar(done, total, f'{done/total:.0%} {self.what} {self.epoch + 1} of {self.n_epoch}, batch {done} of {total}, {format_time(left)} left{loss}')
+    def _hide_bar(self):
+        if 'display' in self.__dict__: self.display.hide_bar()
+    cleanup_train = cleanup_validate = _hide_bar
 
-default_callbacks.append(ProgressCallback)
-
-# %% ../../nbs/library/42_callback_progress.ipynb #00000016
-@patch
-@contextmanager
-def no_bar(self:Learner):
-    "Without table and bar, for the time of a `with` block; the rows are printed."
-    cbs = [cb for cb in self.cbs if isinstance(cb, ProgressCallback)]
-    with self.removed_cbs(cbs): yield self
-
-@patch
-@contextmanager
-def no_logging(self:Learner):
-    "Without any output, for the time of a `with` block."
-    was, self.logger = self.logger, lambda row: None
-    try:
-        with self.no_bar(): yield self
-    finally: self.logger = was
+    def cleanup_fit(self):
+        if 'old_logger' in self.__dict__: self.learn.logger = self.__dict__.pop('old_logger')
+        if 'display' in self.__dict__: self.__dict__.pop('display').close()
 
 # %% ../../nbs/library/42_callback_progress.ipynb #0000001a
 class ShowGraphCallback(Callback):
-    "Draws training and validation loss, anew after every epoch."
+    "Plot training and validation loss in a notebook, updated after every epoch."
     order, run_valid = 65, False
 
     def before_fit(self): self.handle = None
@@ -151,21 +155,28 @@ class ShowGraphCallback(Callback):
         if not self.recorder.losses or not in_notebook(): return
         from IPython.display import display
         fig, ax = plt.subplots(figsize=(5, 3))
-        self.recorder.plot_loss(skip_start=0, ax=ax)
-        ax.set_xlim(0, self.n_epoch*len(self.dls.train))
-        if self.handle is None: self.handle = display(fig, display_id=True)
-        else: self.handle.update(fig)
-        plt.close(fig)
+        try:
+            self.recorder.plot_loss(skip_start=0, ax=ax)
+            ax.set_xlim(0, self.n_epoch*len(self.dls.train))
+            if self.handle is None: self.handle = display(fig, display_id=True)
+            else: self.handle.update(fig)
+        finally: plt.close(fig)
+
+    def cleanup_fit(self): self.handle = None
 
 # %% ../../nbs/library/42_callback_progress.ipynb #0000001d
 class CSVLogger(Callback):
-    "Writes the recorder's rows to `fname` below `learn.path`."
+    "Write the recorder's rows to a CSV file as they come."
     order = 61
 
-    def __init__(self, fname='history.csv', append=False): self.fname, self.append = Path(fname), append
+    def __init__(self,
+        fname='history.csv',  # file below `learn.path`
+        append:bool=False     # add to the file instead of replacing it
+    ):
+        self.fname, self.append, self.file, self.old_logger = Path(fname), append, None, None
 
     def read_log(self):
-        "The file as a data frame."
+        "Read the file as a data frame."
         import pandas as pd
         return pd.read_csv(self.path/self.fname)
 
@@ -173,17 +184,20 @@ class CSVLogger(Callback):
         (self.path/self.fname).parent.mkdir(parents=True, exist_ok=True)
         self.file = open(self.path/self.fname, 'a' if self.append else 'w', newline='')
         self._write(self.recorder.metric_names)
-        self.next_logger, self.learn.logger = self.learn.logger, self._log
+        self.old_logger, self.learn.logger = self.learn.logger, self._log
 
     def _log(self, row):
         self._write(format_row(row))
-        self.next_logger(row)
+        self.old_logger(row)
 
     def _write(self, row):
         csv.writer(self.file).writerow(row)
         self.file.flush()
 
-    def after_fit(self): self.file.close()
+    def cleanup_fit(self):
+        if self.old_logger is not None: self.learn.logger, self.old_logger = self.old_logger, None
+        file, self.file = self.file, None
+        if file is not None: file.close()
 
 # %% ../../nbs/library/42_callback_progress.ipynb #00000020
 def progress_bar(

@@ -9,11 +9,16 @@ from ..torch_core import is_listy
 
 # %% ../../nbs/library/49_callback_rnn.ipynb #00000005
 class ModelResetter(Callback):
-    "Calls the model's `reset` before training, before validation, and at the end. `AttributeError` if it has none."
+    "Call the model's `reset` before training, before validation, and at the end. `AttributeError` if it has none."
     def _reset(self):
-        if not hasattr(self.model, 'reset'): raise AttributeError(f'ModelResetter calls the method reset of the model, to make it forget its state, and {type(self.model).__name__} has none')
+        if not hasattr(self.model, 'reset'):
+            raise AttributeError('ModelResetter calls the method reset of the model, to make it forget its state, '
+                                 f'and {type(self.model).__name__} has none')
         self.model.reset()
-    before_train = before_validate = after_fit = _reset
+    before_train = before_validate = _reset
+
+    def cleanup_fit(self):
+        if hasattr(self.model, 'reset'): self.model.reset()
 
 # %% ../../nbs/library/49_callback_rnn.ipynb #00000007
 class RNNCallback(Callback):

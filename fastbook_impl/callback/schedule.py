@@ -18,8 +18,7 @@ import torch
 from fastcore.basics import patch
 
 from ..imports import plt
-from ..torch_core import get_random_states, is_listy, set_random_states
-import fastbook_impl.callback.progress # Learner.no_logging
+from ..torch_core import get_random_states, hold_interrupts, is_listy, set_random_states
 from .core import Callback, CancelFitException, CancelValidException
 from ..learner import Learner, Recorder
 
@@ -92,10 +91,18 @@ def combined_cos(
 
 # %% ../../nbs/library/43_callback_schedule.ipynb #0000000f
 class ParamScheduler(Callback):
-    "Sets hyperparameters of the optimizer by `scheds`, a dictionary from their names to schedules."
-    order,run_valid = 60,False
-    def __init__(self, scheds): self.scheds = scheds
-    def before_fit(self): self.hps = {p:[] for p in self.scheds}
+    "Set hyperparameters of the optimizer by schedules during a fit. Afterwards they have the values from before."
+    order, run_valid = 60, False
+
+    def __init__(self,
+        scheds:dict # a schedule, a function of a position 0…1, for each name of a hyperparameter
+    ):
+        self.scheds = scheds
+
+    def before_fit(self):
+        self.hps = {p: [] for p in self.scheds}
+        self.old = [{p: h[p] for p in self.scheds if p in h} for h in self.opt.hypers]
+
     def before_batch(self): self._update_val(self.pct_train)
 
     def _update_val(self, pct):
@@ -106,6 +113,11 @@ class ParamScheduler(Callback):
 
     def after_fit(self):
         if hasattr(self.learn, 'recorder') and 'hps' in self.__dict__: self.recorder.hps = self.hps
+
+    def cleanup_fit(self):
+        for h,old in zip(self.opt.hypers, self.__dict__.pop('old', ())):
+            for p in self.scheds: h.pop(p, None)
+            h.update(old)
 
 # %% ../../nbs/library/43_callback_schedule.ipynb #00000010
 @patch
@@ -200,34 +212,37 @@ class _Snapshot:
     "Weights, buffers and optimizer state, on the CPU, to go back to."
     def __init__(self, learn):
         self.learn = learn
-        self.tensors = {k:t.detach().to('cpu', copy=True) for k,t in self._named()}
-        opt = learn.opt
-        self.opt = copy.deepcopy(opt.state_dict()),{k:copy.deepcopy(v) for k,v in vars(opt).items() if k in ('count', 'slow')}
+        self.tensors = {k: t.detach().to('cpu', copy=True) for k,t in self._named()}
+        self.opt = copy.deepcopy(learn.opt.state_dict())
 
     def _named(self): return [*self.learn.model.named_parameters(), *self.learn.model.named_buffers()]
 
     @torch.no_grad()
     def restore(self):
         for k,t in self._named(): t.copy_(self.tensors[k])
-        opt,(state,own) = self.learn.opt,self.opt
+        opt = self.learn.opt
         opt.zero_grad()
         opt.clear_state()
-        opt.load_state_dict(state)
-        for k,v in own.items(): setattr(opt, k, v)
+        opt.load_state_dict(self.opt)
 
 # %% ../../nbs/library/43_callback_schedule.ipynb #00000020
 class LRFinder(ParamScheduler):
-    "Raises the learning rate from `start_lr` to `end_lr` over `num_it` batches, then ends the fit and restores model and optimizer."
-    def __init__(self, start_lr=1e-7, end_lr=10, num_it=100,
-        stop_div=True # end once the smoothed loss is above four times its lowest
+    """Raise the learning rate from `start_lr` to `end_lr` over `num_it` batches, then end the fit.
+
+    Model and optimizer are restored, however the fit ends."""
+    def __init__(self,
+        start_lr=1e-7,       # first learning rate
+        end_lr=10,           # last learning rate
+        num_it:int=100,      # number of batches
+        stop_div:bool=True   # stop when the smoothed loss is above four times its lowest
     ):
-        self.num_it,self.stop_div = max(6, num_it),stop_div
+        self.num_it, self.stop_div, self.saved = max(6, num_it), stop_div, None
         ends = [np.array(o) if is_listy(o) else o for o in (start_lr, end_lr)]
         super().__init__({'lr': SchedExp(*ends)})
 
     def before_fit(self):
         super().before_fit()
-        self.saved,self.best_loss = _Snapshot(self.learn),float('inf')
+        self.saved, self.best_loss = _Snapshot(self.learn), float('inf')
 
     def before_batch(self): self._update_val(self.train_iter/self.num_it)
 
@@ -240,13 +255,13 @@ class LRFinder(ParamScheduler):
 
     def before_validate(self): raise CancelValidException
 
-    def after_fit(self):
-        super().after_fit()
+    def cleanup_fit(self):
         self.restore()
+        super().cleanup_fit()
 
     def restore(self):
         "Put model and optimizer back to where they were before the fit."
-        if self.__dict__.get('saved'): self.saved.restore()
+        if self.saved is not None: self.saved.restore()
         self.saved = None
 
 # %% ../../nbs/library/43_callback_schedule.ipynb #00000022
@@ -323,9 +338,10 @@ def lr_find(self:Learner, start_lr=1e-7, end_lr=10,
     try:
         with self.no_logging(): self.fit(n_epoch, cbs=finder)
     finally:
-        finder.restore()
-        if not had_opt: self.opt = None
-        set_random_states(states)
+        with hold_interrupts():
+            finder.restore()
+            if not had_opt: self.opt = None
+            set_random_states(states)
     return self._suggest(finder.num_it, suggest_funcs, show_plot)
 
 @patch

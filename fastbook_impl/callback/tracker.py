@@ -127,6 +127,6 @@ class TerminateOnNaNCallback(Callback):
     def after_loss(self):
         if self.learn.loss.isfinite().all(): return
         lr = self.opt.hypers[-1]['lr']
-        print(f'The loss became {float(self.learn.loss.mean())} in epoch {self.epoch}, batch {self.iter+1} of {self.n_iter}, with a learning rate of {lr:.3g}: '
-              'the fit ends here, the weights are those before this batch')
+        print(f'The loss became {float(self.learn.loss.mean())} in epoch {self.epoch+1} of {self.n_epoch}, batch {self.iter+1} of {self.n_iter}, '
+              f'with a learning rate of {lr:.3g}: the fit ends here, the weights are those before this batch')
         raise CancelFitException
