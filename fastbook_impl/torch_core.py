@@ -2,24 +2,23 @@
 
 # %% auto #0
 __all__ = ['array', 'tensor', 'is_listy', 'to_np', 'apply', 'one_hot', 'default_device', 'to_device', 'to_cpu', 'to_detach',
-           'to_half', 'to_float', 'to_concat', 'freed_memory_kept', 'set_seed', 'get_random_states',
-           'set_random_states', 'no_random', 'TensorBase', 'plain', 'retain_type', 'TensorImageBase', 'TensorImage',
-           'TensorImageBW', 'TensorMask', 'TensorFlowField', 'TensorCategory', 'TensorMultiCategory', 'TensorPoint',
-           'TensorText', 'LMTensorText', 'show_image', 'subplots', 'get_grid', 'show_images', 'show_title', 'TitledStr',
-           'TitledInt', 'TitledFloat', 'params', 'trainable_params', 'num_params', 'one_param', 'requires_grad',
-           'Module', 'find_bs', 'find_device', 'itemize', 'batch_to_samples', 'written_whole', 'with_tilde', 'rank0',
+           'to_half', 'to_float', 'to_concat', 'set_seed', 'get_random_states', 'set_random_states', 'no_random',
+           'TensorBase', 'plain', 'retain_type', 'TensorImageBase', 'TensorImage', 'TensorImageBW', 'TensorMask',
+           'TensorFlowField', 'TensorCategory', 'TensorMultiCategory', 'TensorPoint', 'TensorText', 'LMTensorText',
+           'show_image', 'subplots', 'get_grid', 'show_images', 'show_title', 'TitledStr', 'TitledInt', 'TitledFloat',
+           'params', 'trainable_params', 'num_params', 'one_param', 'requires_grad', 'Module', 'find_bs', 'find_device',
+           'itemize', 'batch_to_samples', 'written_whole', 'tensors_checksum', 'hold_interrupts', 'with_tilde', 'rank0',
            'flatten_check']
 
 # %% ../nbs/library/11_torch_core.ipynb #00000002
-import ctypes, math, os, platform, random
+import hashlib, json, math, os, platform, random, re, signal, threading, zlib
 from contextlib import contextmanager
-from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
-from fastcore.basics import first, patch
+from fastcore.basics import first
 from fastcore.foundation import L
 from fastcore.xtras import Path
 
@@ -131,60 +130,6 @@ def to_concat(
     if is_listy(xs[0]): return type(xs[0])([to_concat([x[i] for x in xs], dim) for i in range(len(xs[0]))])
     try: return torch.cat(xs, dim=dim)
     except (RuntimeError, TypeError): return L(o for x in xs for o in (x if getattr(x, 'ndim', 1) else [x]))
-
-# %% ../nbs/library/11_torch_core.ipynb #000000122
-_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1 # of mallopt(3): from which size on memory is mapped; from which size on free memory is given back
-_SMALL, _LARGE = 2**25, 2**27             # 32 MB is the most that glibc sets by itself, and that older versions take
-
-class freed_memory_kept:
-    "A `with` block in which memory that tensors on the processor leave is kept for the next ones. Source: glibc's mallopt(3); without glibc it changes nothing."
-    steps, largest = 0, None # block that is kept; none outside of the `with` block
-    def __enter__(self):
-        if _glibc() is None: return self
-        self.steps, self.largest = 0, _SMALL
-        if hasattr(_glibc(), 'mallinfo2') and _keep(_LARGE): self.largest = _LARGE
-        else: _keep(_SMALL)
-        _glibc().mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-        return self
-
-    def __exit__(self, *exc):
-        if self.largest is None: return
-        self.largest = None
-        _keep(_SMALL); _glibc().mallopt(_TRIM_THRESHOLD, 2*_SMALL)
-        _glibc().malloc_trim(0)
-
-# %% ../nbs/library/11_torch_core.ipynb #000000122-1
-@patch
-def watch(self:freed_memory_kept):
-    "After each step: keep small blocks only, once memory grows from step to step."
-    if self.largest != _LARGE: return
-    self.steps += 1
-    if self.steps == 3: self.end, self.heap = _end_of_heap(), _heap() # the first two make what stays: gradients, the optimizer's statistics
-    elif self.steps > 3 and self._growth() > 0.25*self.heap + 2**28:
-        self.largest = _SMALL
-        _keep(_SMALL); _glibc().malloc_trim(0)
-
-@patch
-def _growth(self:freed_memory_kept):
-    "In bytes since the third step. Where the heap ends is known at once; all that threads have is counted now and then, for it takes as long as a small step."
-    return _end_of_heap() - self.end if self.steps % 64 else _heap() - self.heap
-
-# %% ../nbs/library/11_torch_core.ipynb #000000357
-@lru_cache(maxsize=None)
-def _glibc():
-    if platform.libc_ver()[0] != 'glibc': return None
-    try: libc = ctypes.CDLL('libc.so.6')
-    except OSError: return None
-    libc.sbrk.restype, libc.sbrk.argtypes = ctypes.c_size_t, [ctypes.c_ssize_t]
-    if hasattr(libc, 'mallinfo2'): libc.mallinfo2.restype = _Mallinfo2 # since glibc 2.33
-    return libc
-
-class _Mallinfo2(ctypes.Structure): # see mallinfo(3); `arena` is the heap, without blocks that are mapped
-    _fields_ = [(n, ctypes.c_size_t) for n in 'arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost'.split()]
-
-def _keep(size): return _glibc().mallopt(_MMAP_THRESHOLD, size) == 1
-def _heap(): return _glibc().mallinfo2().arena # bytes, in use or free
-def _end_of_heap(): return _glibc().sbrk(0)    # an address
 
 # %% ../nbs/library/11_torch_core.ipynb #00000014
 def set_seed(
@@ -493,15 +438,84 @@ def batch_to_samples(
 
 # %% ../nbs/library/11_torch_core.ipynb #000000352
 @contextmanager
-def written_whole(file):
-    "A `with` block that is given a path to write to; when it ends well, that takes the place of `file`, and otherwise nothing is changed."
+def written_whole(
+    file # the file to write or to replace
+):
+    """Yield the path of a part file that replaces `file` when the `with` block ends well; otherwise nothing changes.
+
+    The data reach the disk before the file is replaced, the file gets the permissions of any new file,
+    and part files that killed processes left in the folder are removed."""
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f'.{file.name}.{os.getpid()}.part')
+    _remove_leftovers(file.parent)
+    part = file.with_name(f'.{file.name}.{_this_host()}-{os.getpid()}-{threading.get_ident()}.part')
     try:
+        mode = _mode_of_new_files(part)
         yield part
+        os.chmod(part, mode)
+        _sync(part)
         os.replace(part, file)
+        if os.name == 'posix': _sync(file.parent)
     finally: part.unlink(missing_ok=True)
+
+# %% ../nbs/library/11_torch_core.ipynb #000000352a
+def _this_host() -> str: return f'{zlib.crc32(platform.node().encode()):08x}'
+
+def _mode_of_new_files(path) -> int:
+    "Permissions that a new file at `path` gets, as the umask says."
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o666))
+    mode = path.stat().st_mode & 0o777
+    path.unlink()
+    return mode
+
+def _sync(path):
+    "Wait until the file or folder `path` is on the disk."
+    handle = os.open(path, os.O_RDONLY if os.name == 'posix' else os.O_RDWR)
+    try: os.fsync(handle)
+    finally: os.close(handle)
+
+def _remove_leftovers(folder):
+    "Remove the part files in `folder` whose writers, processes of this computer, no longer run."
+    for entry in os.scandir(folder):
+        found = re.fullmatch(r'\..+\.([0-9a-f]{8})-(\d+)-\d+\.part', entry.name)
+        if found and found[1] == _this_host() and not _is_running(int(found[2])): Path(entry.path).unlink(missing_ok=True)
+
+def _is_running(pid) -> bool:
+    if os.name != 'posix': return True # elsewhere, asking could end the process
+    try: os.kill(pid, 0)
+    except ProcessLookupError: return False
+    except (PermissionError, OverflowError): return True
+    return True
+
+# %% ../nbs/library/11_torch_core.ipynb #000000353b
+def tensors_checksum(
+    tensors:dict, # tensors by name
+    text:str=''   # what else the file says
+) -> str:
+    "Return the SHA-256 of the names, types, shapes and values of `tensors`, in the order of their names, and of `text`."
+    sha = hashlib.sha256(text.encode())
+    for name,t in sorted(tensors.items()):
+        t = plain(t).detach().cpu().contiguous()
+        sha.update(json.dumps([name, str(t.dtype), list(t.shape)]).encode())
+        sha.update(t.reshape(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()
+
+# %% ../nbs/library/11_torch_core.ipynb #000000353e
+@contextmanager
+def hold_interrupts():
+    """Hold back Ctrl-C until the end of the `with` block.
+
+    Only the main thread is interrupted by Ctrl-C, so in other threads this does nothing.
+    Processes that are forked inside the block ignore Ctrl-C forever."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
+        yield
+        return
+    held = []
+    handler = signal.signal(signal.SIGINT, lambda *args: held.append(args))
+    try: yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if held and callable(handler): handler(*held[0])
 
 # %% ../nbs/library/11_torch_core.ipynb #000000355
 def with_tilde(path):

@@ -15,7 +15,7 @@ from fastcore.foundation import L
 from fastcore.xtras import Path
 
 from .parallel import thread_stack
-from ..torch_core import is_listy, to_device, get_random_states, set_random_states
+from ..torch_core import get_random_states, hold_interrupts, is_listy, set_random_states, to_device
 
 # %% ../../nbs/library/23_data_load.ipynb #00000005
 class UnequalShapes(ValueError):
@@ -344,9 +344,12 @@ class DataLoader:
             multiprocessing_context=context)
         with end, ours:
             try:
-                batches = iter(loader)
+                with hold_interrupts(): batches = iter(loader) # workers forked here ignore Ctrl-C from the start
                 yield from batches
-            finally: ours.send_bytes(b'end')
+            finally:
+                with hold_interrupts():
+                    ours.send_bytes(b'end')
+                    batches = None # waits until the workers have ended
 
     # A copy with something changed
 

@@ -517,8 +517,8 @@ class TabDataLoader(TfmdDL):
     def create_item(self, i): return tuple(c[i] for c in self._whole())
 
     def _whole(self):
-        key = id(self.dataset.items), str(self.device)
-        if self._cols is None or self._cols[0] != key:
+        key = self.dataset.items, str(self.device)
+        if self._cols is None or self._cols[0][0] is not key[0] or self._cols[0][1] != key[1]:
             cols = self.dataset.tensors()
             small = self.device is not None and sum(c.nbytes for c in cols) <= _max_resident
             self._cols = key, to_device(cols, self.device) if small else cols

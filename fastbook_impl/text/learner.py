@@ -17,7 +17,7 @@ from ..callback.rnn import rnn_cbs
 from ..data.external import URLs, fastbook_path
 from ..data.transforms import get_c
 from ..learner import Learner, save_model
-from ..learner import _load_weights
+from ..checkpoint import load_weights, read_tensors
 from ..losses import CrossEntropyLossFlat
 from .core import BOS, PAD, TK_MAJ, TK_REP, TK_UP, TK_WREP, UNK, text_spec_tok
 from .data import LMDataLoader, SortedDL
@@ -53,7 +53,7 @@ class TextLearner(Learner):
         weights = read_weights(file)
         if file.with_suffix('.json').is_file():
             weights = match_embeds(weights, read_vocab(file.with_suffix('.json')), text_vocab(self.dls))
-        _load_weights(get_encoder(self.model), weights, True, file)
+        load_weights(get_encoder(self.model), weights, True, file)
         self.freeze()
         return self
 
@@ -66,10 +66,10 @@ class TextLearner(Learner):
         weights = match_embeds(read_weights(wgts_fname), read_vocab(vocab_fname), text_vocab(self.dls))
         model = ifnone(model, self.model)
         if isinstance(model, nn.Sequential) and not isinstance(model[0], SentenceEncoder):
-            _load_weights(model, weights, True, Path(wgts_fname))
+            load_weights(model, weights, True, Path(wgts_fname))
         else:
             enc = model.module if isinstance(model, SentenceEncoder) else get_encoder(model)
-            _load_weights(enc, {k[2:]: v for k,v in weights.items() if k[:2] == '0.'}, True, Path(wgts_fname))
+            load_weights(enc, {k[2:]: v for k,v in weights.items() if k[:2] == '0.'}, True, Path(wgts_fname))
         self.freeze()
         return self
 
@@ -122,8 +122,8 @@ def read_weights(file) -> dict:
     if not file.is_file(): raise FileNotFoundError(_no_such_weights(file))
     try:
         if file.suffix == '.safetensors':
-            from safetensors.torch import load_file
-            return {k.removeprefix('model.'): v for k,v in load_file(file).items()}
+            tensors, about = read_tensors(file)
+            return tensors if about is None else {k.removeprefix('model.'): v for k,v in tensors.items() if k.startswith('model.')}
         weights = torch.load(file, map_location='cpu', weights_only=True)
     except Exception as e: raise ValueError(f'{file} is refused: it is no file of weights, or holds more than weights, and that is not loaded because it could be made to run ({_first_line(e)})') from None
     weights = weights.get('model', weights)
