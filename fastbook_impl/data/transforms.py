@@ -483,7 +483,7 @@ class ColReader:
 
 def _field(row, c):
     "What the object `row` keeps under the name `c`; never one of its methods."
-    kept = getattr(row, '__dict__', {})
+    kept = {} if isinstance(row, type) else getattr(row, '__dict__', {})
     if c not in kept: raise KeyError(f'a {type(row).__name__} has no field {c!r}')
     return kept[c]
 

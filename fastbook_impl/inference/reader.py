@@ -47,7 +47,7 @@ def read_data(v):
 def read_list(v): return _need(type(v) is list, v, 'a list')
 def pairs(v): return [_need(type(o) is list and len(o) == 2, o, 'a pair') for o in read_list(v)]
 
-_int40, _few, _pixels = _int(-2**40, 2**40), _int(0, 1000), _int(1, 30_000)
+_int40, _few, _pixels = _int(-2**40, 2**40), _int(0, 1000), _int(1, 4096)
 _TABLE_DTYPES = {'object', 'boolean', 'Float32', 'Float64', *(f'{u}Int{n}' for u in ('', 'U') for n in (8, 16, 32, 64))}
 
 # %% ../../nbs/library/84d_inference_reader.ipynb #00000006
