@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
 from fastcore.basics import using_attr
 
 from ..data.core import Datasets, TfmdLists
@@ -239,10 +240,20 @@ def places(model:nn.Module):
         if parametrize.is_parametrized(m): own |= {k: getattr(m, k) for k in m.parametrizations}
         for k, t in own.items(): yield m, k, f'{prefix}.{k}' if prefix else k, t
 
+_FILLS = {getattr(torch.Tensor, f'{k}_') for k in 'uniform normal fmod mul add sub div zero fill copy bernoulli random clamp erfinv'.split()}
+
+class _NothingToFill(TorchFunctionMode):
+    "Skip what fills new weights with numbers: the meta device has none, and PyTorch imports its compiler for some of it, which takes a second."
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        fills = func in _FILLS or getattr(func, '__module__', '') == 'torch.nn.init'
+        x = args[0] if args else kwargs.get('tensor')
+        return x if fills and isinstance(x, torch.Tensor) and x.is_meta else func(*args, **kwargs)
+
 def skeleton(reader:Reader, v) -> nn.Module:
     "Build the model that `v` describes on the meta device."
     reader.on_meta = True
-    with torch.device('meta'): model = reader.value('module', v)
+    with torch.device('meta'), _NothingToFill(): model = reader.value('module', v)
     reader.on_meta = False
     for m in list(model.modules()):
         for k in list(m.parametrizations) if parametrize.is_parametrized(m) else []: parametrize.remove_parametrizations(m, k, leave_parametrized=True)
