@@ -47,7 +47,7 @@ def forged(file, change):
     return write_export(file.with_name('forged.pkl'), about, tensors)
 
 
-def refused(tiny, change, match=''):
+def refused(tiny, change, match=None):
     with pytest.raises(ModelFileError, match=match) as e: load_learner(forged(tiny[0], change), names=NAMES)
     assert '\n' not in str(e.value) and len(str(e.value)) < 500 + len(str(tiny[0]))
 
