@@ -15,7 +15,6 @@ from .layers import Embedding, sigmoid_range
 from .losses import MSELossFlat
 from .tabular.core import Categorify, TabularPandas
 from .tabular.data import TabularDataLoaders
-from .tabular.learner import TabularLearner
 from .tabular.model import TabularModel, get_emb_sz, tabular_config
 from .torch_core import Module
 
@@ -134,8 +133,9 @@ def collab_learner(
     y_range=None,   # the predictions lie between these two
     loss_func=None, # mean squared error if not given
     **kwargs        # for `Learner`: `metrics`, `wd`, `lr` …
-) -> TabularLearner:
+) -> 'TabularLearner':
     "A learner that predicts ratings."
+    from fastbook_impl.tabular.learner import TabularLearner # here, so that a model that is done can be used without what trains
     to = getattr(dls, 'train_ds', None)
     if not isinstance(to, TabularCollab): raise TypeError(f'collab_learner is for ratings, and these loaders hold a {type(to).__name__}: make them with CollabDataLoaders')
     if not use_nn and (layers is not None or emb_szs is not None or config is not None): raise ValueError('layers, emb_szs and config are for a network: pass use_nn=True too, or leave them out')

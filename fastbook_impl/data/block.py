@@ -61,7 +61,12 @@ class Getter(Transform):
     def __init__(self, f, place):
         super().__init__(f)
         name = getattr(f, '__name__', type(f).__name__)
-        self._name = place if name in ('<lambda>', place, 'partial') else f'{place} ({name})'
+        self._name, self._place = place if name in ('<lambda>', place, 'partial') else f'{place} ({name})', place
+
+    def to_state(self) -> dict: return {'f': self._funcs['encodes'][0], 'place': self._place}
+
+    @classmethod
+    def from_state(cls, f, place): return cls(f, place)
 
 def _getters(place, fs):
     return [Pipeline(None) if f is None else f if isinstance(f, (Transform, Pipeline)) else Getter(f, place) for f in (fs if is_listy(fs) else [fs])]

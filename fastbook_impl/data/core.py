@@ -290,6 +290,13 @@ class TfmdDL(DataLoader):
             if verbose: print(f'Setting up {k}: {pipe}')
             pipe.setup(self)
 
+    @property
+    def kinds(self):
+        "The types in a batch, as `types_of` gives them. They can be set, for a loader that has no items to find out from."
+        return self._one_pass()
+    @kinds.setter
+    def kinds(self, v): self._kinds = v
+
     def __getattr__(self, k:str):
         "What the data set does not know, the transforms may: a mask's names of classes, how many points there are."
         try: return DataLoader.__getattr__(self, k)

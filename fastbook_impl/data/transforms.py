@@ -151,6 +151,13 @@ class Transform:
         "Run `decodes` on `x`, unless this transform is for the other split."
         return self._run('decodes', x, split_idx, kwargs)
 
+    def to_state(self) -> dict:
+        "The functions that are wrapped: what `from_state` makes the same transform from."
+        return {k: self._funcs[name][0] if name in self._funcs else None for k, name in (('enc', 'encodes'), ('dec', 'decodes'))}
+
+    @classmethod
+    def from_state(cls, enc, dec): return cls() if enc is dec is None else cls(enc=enc, dec=dec)
+
     @property
     def name(self):
         return self.__dict__.get('_name') or _name_of(self._funcs['encodes'][0] if self._funcs.get('encodes')
@@ -474,6 +481,11 @@ class RegexLabeller:
         if not self.pat.groups: raise ValueError(f'the pattern {self.pat.pattern!r} needs a group in parentheses: the part that is the label')
         self.matcher = self.pat.match if match else self.pat.search
 
+    def to_state(self) -> dict: return {'pat': self.pat, 'match': self.matcher == self.pat.match}
+
+    @classmethod
+    def from_state(cls, pat, match): return cls(pat, match)
+
     def __call__(self, o):
         res = self.matcher(str(o).replace(os.sep, '/'))
         if not res: raise ValueError(f'the pattern {self.pat.pattern!r} matches nothing in {str(o)!r}')
@@ -494,9 +506,16 @@ class ColReader:
         if self.label_delim is not None: return [] if v != v or v is None else [o.strip() for o in str(v).split(self.label_delim) if o.strip()]
         return f'{self.pref}{v}{self.suff}' if self.pref or self.suff else v
 
+def _field(row, c):
+    "What the object `row` keeps under the name `c`; never one of its methods."
+    kept = {} if isinstance(row, type) else getattr(row, '__dict__', {})
+    if c not in kept: raise KeyError(f'a {type(row).__name__} has no field {c!r}')
+    return kept[c]
+
 def _cell(row, c):
     names = getattr(row, '_fields', None) or getattr(row, 'index', None)
-    if names is None or callable(names): return row[c] if isinstance(c, int) or isinstance(row, dict) else getattr(row, c)
+    if isinstance(row, dict) or (names is None or callable(names)) and isinstance(c, int): return row[c]
+    if names is None or callable(names): return _field(row, c)
     if c in names: return getattr(row, c) if hasattr(row, '_fields') else row[c]
     if isinstance(c, int) and -len(names) <= c < len(names): return row[c] if hasattr(row, '_fields') else row.iloc[c]
     raise KeyError(f'the table has no column {c!r}; it has {_few(names)}')
@@ -527,6 +546,15 @@ class CategoryMap(Sequence):
         self.items = L((['#na#'] if add_na else []) + items)
         self.o2i = {o: i for i,o in enumerate(self.items)}
         self.add_na = add_na
+
+    def to_state(self) -> dict: return {'items': self.items, 'add_na': self.add_na}
+
+    @classmethod
+    def from_state(cls, items, add_na):
+        "The map whose values are `items`, as they are."
+        res = cls([])
+        res.items, res.o2i, res.add_na = L(items), {o: i for i,o in enumerate(items)}, add_na
+        return res
 
     def _different(self, col, sort):
         col = [o for o in map(_clean, col) if not _missing(o)]

@@ -126,6 +126,21 @@ class TabularPandas(FilteredBase):
         self.procs = Pipeline([*(procs.fs if isinstance(procs, Pipeline) else L(procs)), *self._target_tfms(y_block)])
         if do_setup: self.setup()
 
+    def to_state(self) -> dict:
+        "What the table is without its rows."
+        columns = {n: t if isinstance(t, np.dtype) and t.kind in 'biuf' else np.dtype(object) for n,t in self.items.dtypes.items()}
+        return {'columns': columns, 'cat_names': self.cat_names, 'cont_names': self.cont_names, 'y_names': self.y_names, 'procs': self.procs.fs, 'dtypes': self.dtypes,
+                'reduce_memory': self.reduce_memory}
+
+    @classmethod
+    def from_state(cls, columns, cat_names, cont_names, y_names, procs, dtypes, reduce_memory):
+        "A table without rows, whose procs are set up already. `columns` are types by name."
+        self = cls.__new__(cls)
+        self.cat_names, self.cont_names, self.y_names = L(cat_names), L(cont_names), L(y_names)
+        self.items = pd.DataFrame({n: pd.Series([], dtype=t) for n,t in columns.items()})
+        self.sizes, self.device, self.reduce_memory, self.dtypes, self.procs = [0], None, reduce_memory, dtypes, Pipeline(procs)
+        return self
+
     def __getattr__(self, k):
         if k.startswith('_') or 'procs' not in self.__dict__: raise AttributeError(k)
         found = next((o for o in (self.procs, self.items) if hasattr(o, k)), None)

@@ -114,7 +114,8 @@ class WordTokenizer:
     ):
         from tokenizers import Regex
         from tokenizers.pre_tokenizers import Split
-        self.lang, own = lang, [re.escape(o) for o in special_toks or [] if not re.fullmatch(r'\w+', o)]
+        self.lang, self.special_toks = lang, special_toks
+        own = [re.escape(o) for o in special_toks or [] if not re.fullmatch(r'\w+', o)]
         self._split, self._seen = Split(Regex('|'.join([*own, _pattern])), 'removed', invert=True).pre_tokenize_str, {}
 
     def __call__(self, items): return (L(self.cut(str(o))) for o in _several(items))
@@ -328,6 +329,16 @@ class SubwordTokenizer:
                                                                   add_special_tokens=False))
 
     def save(self, file): self._learned().save(str(file))
+
+    def to_state(self) -> dict: return {'pieces': self._learned().to_str()}
+
+    @classmethod
+    def from_state(cls, pieces):
+        "The tokenizer that has learned the `pieces`, a text in JSON."
+        from tokenizers import Tokenizer
+        res = cls()
+        res.tok = Tokenizer.from_str(pieces)
+        return res
 
     def _learned(self):
         if self.tok is None:

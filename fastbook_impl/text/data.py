@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['pad_input', 'make_vocab', 'Numericalize', 'LMDataLoader', 'SortedDL', 'Pad_Input', 'pad_chunk', 'Pad_Chunk',
-           'pad_input_chunk', 'reverse_text', 'TextBlock', 'TextDataLoaders']
+           'pad_input_chunk', 'reverse_text', 'TextBlock', 'TextDataLoaders', 'FieldReader']
 
 # %% ../../nbs/library/81_text_data.ipynb #00000002
 from collections import Counter
@@ -342,7 +342,7 @@ class TextDataLoaders(DataLoaders):
         several = label_delim is not None or is_listy(label_col) and len(label_col) > 1
         text = TextBlock(tok_tfm or Tokenizer(), text_vocab, is_lm, seq_len, backwards, min_freq, max_vocab)
         blocks = [text] if is_lm else [text, y_block or (MultiCategoryBlock if several else CategoryBlock)]
-        block = DataBlock(blocks=blocks, get_x=_FieldReader(text_col),
+        block = DataBlock(blocks=blocks, get_x=FieldReader(text_col),
                           get_y=None if is_lm else ColReader(label_col, label_delim=label_delim),
                           splitter=RandomSplitter(valid_pct, seed=seed) if valid_col is None
                           else ColSplitter(valid_col))
@@ -358,7 +358,7 @@ class TextDataLoaders(DataLoaders):
                                       encoding=encoding), path=path, **kwargs)
 
 # %% ../../nbs/library/81_text_data.ipynb #00000028
-class _FieldReader(ColReader):
+class FieldReader(ColReader):
     "The text of a row, made of one column or of several."
     def __call__(self, row):
         fields = super().__call__(row)

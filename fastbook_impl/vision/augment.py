@@ -6,9 +6,9 @@ __all__ = ['BILINEAR', 'NEAREST', 'ResizeMethod', 'PadMode', 'resize_pixels', 'w
            'RandomResizedCrop', 'random_window', 'FlipItem', 'DihedralItem', 'affine_mat', 'project', 'mask_tensor',
            'draw_numbers', 'rotate_mat', 'zoom_mat', 'flip_mat', 'dihedral_mat', 'find_coeffs', 'warp_mat', 'map_grid',
            'sample_map', 'in_parts', 'AffineCoordTfm', 'Flip', 'Dihedral', 'Rotate', 'Zoom', 'Warp',
-           'DeterministicDraw', 'DeterministicFlip', 'DeterministicDihedral', 'RandomResizedCropGPU', 'colour_map',
-           'SpaceTfm', 'LightingTfm', 'Brightness', 'Contrast', 'Saturation', 'rgb2hsv', 'hsv2rgb', 'HSVTfm', 'Hue',
-           'setup_aug_tfms', 'aug_transforms', 'cutout_gaussian', 'RandomErasing']
+           'DeterministicDraw', 'DeterministicFlip', 'DeterministicDihedral', 'CropMat', 'RandomResizedCropGPU',
+           'colour_map', 'SpaceTfm', 'LightingTfm', 'Brightness', 'Contrast', 'Saturation', 'rgb2hsv', 'hsv2rgb',
+           'HSVTfm', 'Hue', 'setup_aug_tfms', 'aug_transforms', 'cutout_gaussian', 'RandomErasing']
 
 # %% ../../nbs/library/52_vision_augment.ipynb #00000002
 import math, random, threading
@@ -686,7 +686,7 @@ class DeterministicDihedral(Dihedral):
         super().__init__(p=1., draw=DeterministicDraw(range(8)), size=size, mode=mode, pad_mode=pad_mode, align_corners=align_corners)
 
 # %% ../../nbs/library/52_vision_augment.ipynb #00000053
-class _CropMat:
+class CropMat:
     crops = True
     def __init__(self, min_scale, max_scale, ratio, valid_scale, batch=False):
         self.min_scale, self.max_scale, self.ratio, self.valid_scale, self.batch = min_scale, max_scale, ratio, valid_scale, batch
@@ -727,7 +727,7 @@ class RandomResizedCropGPU(AffineCoordTfm):
         max_scale=1.,        # the largest share of the picture's area
         mode_mask='nearest', batch=False, **kwargs
     ):
-        super().__init__(aff_fs=_CropMat(min_scale, max_scale, ratio, valid_scale, batch), size=size, mode=mode,
+        super().__init__(aff_fs=CropMat(min_scale, max_scale, ratio, valid_scale, batch), size=size, mode=mode,
                          mode_mask=mode_mask, **kwargs)
         self.min_scale, self.max_scale, self.ratio = min_scale, max_scale, ratio
 
