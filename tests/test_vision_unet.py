@@ -16,7 +16,8 @@ from fastbook_impl.torch_core import set_seed
 from fastbook_impl.vision.learner import create_body
 from fastbook_impl.vision.models import tvm
 from fastbook_impl.vision.models.tvm import resnet18, resnet34
-from fastbook_impl.vision.models.unet import DynamicUnet, UnetBlock, body_layers, create_unet_model, draw_unet, layer_shapes, size_changes, unet_learner
+from fastbook_impl.vision.learner import unet_learner
+from fastbook_impl.vision.models.unet import DynamicUnet, UnetBlock, body_layers, create_unet_model, draw_unet, layer_shapes, size_changes
 
 
 def tiny_body(n_in=3):
