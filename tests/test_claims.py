@@ -63,7 +63,7 @@ def test_a_chapters_claims_are_listed(tmp_path, capsys, root):
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(o) for o in sources]), path)
     assert course.main([str(path), '--keep', str(tmp_path/'kept')]) == 1
     out, err = capsys.readouterr()
-    rows = [l for l in out.splitlines() if 'at least' in l]
+    rows = [l for l in out.splitlines() if 'claimed at least' in l]
     assert len(rows) == 2 and 'good' in rows[0] and 'holds' in rows[0] and 'digits' in rows[0] and 'DOES NOT HOLD' in rows[1]
     assert 'ClaimFailed' in err
     kept = nbformat.read(tmp_path/'kept'/path.name, as_version=4)

@@ -177,10 +177,9 @@ def _takes_any_size(model: nn.Module) -> bool:
     return bool(getattr(model, 'dynamic_img_size', False) or getattr(patches, 'strict_img_size', True) is False)
 
 def _without_head(model: nn.Module) -> nn.Module:
-    "Remove layers that come after the features, such as the second head of a MobileNet, as they would never be trained."
-    if hasattr(model, 'prune_intermediate_layers'):
-        try: model.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
-        except (TypeError, AssertionError, AttributeError): pass  # a model that cannot: it keeps a few weights too many
+    "Remove the layers that some models, such as MobileNetV3, have after their features and before the classifier: they would never be trained."
+    if getattr(model, 'head_hidden_size', model.num_features) != model.num_features and hasattr(model, 'prune_intermediate_layers'):
+        model.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
     return model
 
 def _end_of_early(model: nn.Module) -> str:
