@@ -120,9 +120,16 @@ class TimmBody(Module):
         n_in: int = 3,            # channels of the images
         weights: dict | None = None # tensors by name, for images of three channels; random if not given
     ):
-        self.arch, self.n_in = arch, n_in
+        self.arch, self.n_in, self.keep_stats = arch, n_in, weights is not None
         self.model = _without_head(_created(arch, n_in, weights))
         self.any_size = not timm_config(arch).fixed_size or _takes_any_size(self.model)
+
+    def train(self, mode: bool = True) -> "TimmBody":
+        "Switch to training; batch normalization goes on using the statistics of the pretrained network as long as `keep_stats` is true."
+        super().train(mode)
+        for m in self.model.modules() if self.keep_stats else ():
+            if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)): m.eval()
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
