@@ -110,7 +110,8 @@ class Claim:
 
     def __str__(self) -> str:
         seeds = f' (mean of {len(self.spread)} seeds, {_short(min(self.spread))} to {_short(max(self.spread))})' if self.spread else ''
-        verdict = 'not checked, as it is claimed for real data only' if not self.checked else 'holds' if self.holds else 'DOES NOT HOLD'
+        verdict = 'holds' if self.holds else 'DOES NOT HOLD'
+        if not self.checked: verdict = 'not checked, as it is claimed for real data only'
         on = f', on {self.data}' if self.data else ''
         return f'{self.name}: {_short(self.value)}{seeds}; claimed: {self.bound}: {verdict}{on}'
 
@@ -134,7 +135,8 @@ def claim(
     number = sum(values)/len(values) if values else _number(value)
     card = data_card(data) if isinstance(data, (str, Path)) and Path(data).exists() else data
     checked = not (needs_real and getattr(card, 'generated', False))
-    made = Claim(name, number, _bound(at_least), _bound(at_most), _data_name(card), tuple(map(_number, spread)) if spread is not None else tuple(values), checked)
+    seeds = values if spread is None else map(_number, spread)
+    made = Claim(name, number, _bound(at_least), _bound(at_most), _data_name(card), tuple(seeds), checked)
     _report(made)
     if checked and not made.holds: raise ClaimFailed(str(made))
     return number
@@ -147,7 +149,8 @@ def _bound(o) -> float | None: return None if o is None else _number(o)
 
 def _data_name(card) -> str:
     if card is None: return ''
-    return f'{card.name} ({"generated" if card.generated else "real"}, {card.n_files:,} files)' if isinstance(card, DataCard) else str(card)
+    if not isinstance(card, DataCard): return str(card)
+    return f'{card.name} ({"generated" if card.generated else "real"}, {card.n_files:,} files)'
 
 def _report(made: Claim):
     "Show a claim; as data too, for `make course` in a notebook, and for the file that `FASTBOOK_CLAIMS` names."

@@ -125,7 +125,7 @@ class TimmBody(Module):
         self.any_size = not timm_config(arch).fixed_size or _takes_any_size(self.model)
 
     def train(self, mode: bool = True) -> "TimmBody":
-        "Switch to training; batch normalization goes on using the statistics of the pretrained network as long as `keep_stats` is true."
+        "Switch to training; batch normalization keeps using the pretrained statistics as long as `keep_stats` is true."
         super().train(mode)
         for m in self.model.modules() if self.keep_stats else ():
             if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)): m.eval()
@@ -171,7 +171,8 @@ def _created(name: str, n_in: int, weights: dict | None) -> nn.Module:
     "A timm model without pooling and classifier."
     timm = load_timm(name)
     overlay = {} if weights is None else dict(pretrained_cfg_overlay={'state_dict': weights})
-    make = lambda **size: timm.create_model(name, pretrained=weights is not None, num_classes=0, global_pool='', in_chans=n_in, **overlay, **size)
+    common = dict(pretrained=weights is not None, num_classes=0, global_pool='', in_chans=n_in, **overlay)
+    make = lambda **size: timm.create_model(name, **common, **size)
     if not timm_config(name).fixed_size: return make()
     for size in ({'dynamic_img_size': True}, {'strict_img_size': False}):
         try: return make(**size)
@@ -184,20 +185,20 @@ def _takes_any_size(model: nn.Module) -> bool:
     return bool(getattr(model, 'dynamic_img_size', False) or getattr(patches, 'strict_img_size', True) is False)
 
 def _without_head(model: nn.Module) -> nn.Module:
-    "Remove the layers that some models, such as MobileNetV3, have after their features and before the classifier: they would never be trained."
+    "Remove layers between features and classifier, which MobileNetV3 has: they would never be trained."
     if getattr(model, 'head_hidden_size', model.num_features) != model.num_features and hasattr(model, 'prune_intermediate_layers'):
         model.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
     return model
 
 def _end_of_early(model: nn.Module) -> str:
-    "The name of the last layer that works on at least an eighth of the image's height; the middle one where all have one size."
+    "The name of the last layer that works on an eighth of the image's size; the middle one where all have one size."
     info = getattr(model, 'feature_info', None) or []
     info = [o for o in (info if isinstance(info, list) else info.get_dicts()) if o.get('module')]
     early = [o for o in info if o['reduction'] <= 8] or info[:len(info)//2]
     return early[-1]['module'] if early else '-'
 
 def _tokens_as_grid(tokens: Tensor, x: Tensor, model: nn.Module) -> Tensor:
-    "Arrange `(bs, n, c)` as `(bs, c, h, w)`, in the proportions of the image; tokens that stand for no place are left out."
+    "Arrange `(bs, n, c)` as `(bs, c, h, w)`, in the image's proportions, without tokens that stand for no place."
     tokens = tokens[:, getattr(model, 'num_prefix_tokens', 0):]
     n = tokens.shape[1]
     h = max(1, round((n*x.shape[-2]/x.shape[-1])**0.5))
@@ -211,7 +212,7 @@ def timm_body(
     pretrained: bool = True, # load the weights that belong to the name
     weights: str | None = None # a tag, instead of one in the name
 ) -> TimmBody:
-    "Build the body of a timm model. Raises `NoWeightsError` if its pretrained weights are neither here nor to be fetched."
+    "Build the body of a timm model. Raises `NoWeightsError` if its pretrained weights cannot be found or fetched."
     if weights: name = f'{name.partition(".")[0]}.{weights}'
     config = timm_config(name)
     if not pretrained: return TimmBody(name, n_in)
