@@ -1,4 +1,5 @@
 """What every test shares: data that is made, not fetched; a cache of its own; and the mirror of real archives, where there is one."""
+import json
 import os
 import random
 import sys
@@ -16,6 +17,18 @@ if 'FASTBOOK_TEST_HOME' in os.environ: os.environ['FASTBOOK_HOME'] = os.environ[
 else:
     _home = tempfile.TemporaryDirectory(prefix='fastbook-tests-')  # lives as long as the session
     os.environ['FASTBOOK_HOME'] = _home.name
+
+_claims = tempfile.NamedTemporaryFile(prefix='fastbook-claims-', suffix='.jsonl')  # every test process writes to it what `claim` was told
+os.environ.setdefault('FASTBOOK_CLAIMS', _claims.name)
+
+
+def pytest_terminal_summary(terminalreporter):
+    "List what the tests claimed with `claim`, with values and bounds."
+    from course import claim_text
+    if terminalreporter.config.getoption('numprocesses', None) is None or not hasattr(terminalreporter.config, 'workerinput'):
+        rows = [json.loads(line) for line in Path(os.environ['FASTBOOK_CLAIMS']).read_text(encoding='utf-8').splitlines()]
+        if rows: terminalreporter.write_sep('-', 'claims')
+        for row in rows: terminalreporter.write_line(claim_text(row))
 
 
 @pytest.fixture(autouse=True)

@@ -33,7 +33,7 @@ from fastbook_impl.vision.augment import Resize, RandomResizedCrop, RandomResize
 from fastbook_impl.vision.data import ImageBlock, ImageDataLoaders, MaskBlock, PointBlock, SegmentationDataLoaders
 from fastbook_impl.vision.learner import create_body, vision_learner
 from fastbook_impl.vision.models.tvm import resnet18, resnet50
-from fastbook_impl.vision.models.unet import unet_learner
+from fastbook_impl.vision.learner import unet_learner
 
 SIZE = 32
 

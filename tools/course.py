@@ -8,6 +8,7 @@ Chapters run in a copy of `nbs/`; the notebooks on disk stay as they are. `FASTB
 
 A chapter says what it trained with `fastbook_impl.fastbook.chapter_result(trained, result, **metrics)`. That call leaves an output of the type
 `application/vnd.fastbook.result+json`, with the keys `trained`, `result` and `metrics`; each such output is a row of the table at the end.
+What it claims, with `fastbook_impl.course.claims.claim`, is listed below that table, with the bound and the data.
 """
 import argparse
 import logging
@@ -31,6 +32,7 @@ from setup_env import for_kernels
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT_MIME = 'application/vnd.fastbook.result+json'
+CLAIM_MIME = 'application/vnd.fastbook.claim+json'
 ENCRYPTED = Config(KernelManager={'transport_encryption': 'auto'})  # a kernel is spoken to over local ports, which others on the machine can hear
 logging.getLogger('tornado.general').setLevel(logging.CRITICAL)  # pyzmq tells it, with a traceback, that a kernel is gone; our own sentence says so
 ANSI = re.compile(r'\x1b\[[0-9;]*m')
@@ -42,6 +44,7 @@ class Run:
     name: str
     seconds: float = 0.
     results: list = field(default_factory=list)
+    claims: list = field(default_factory=list)
     error: str = None
 
 
@@ -50,10 +53,20 @@ def chapters(root=ROOT):
     return sorted((root/'nbs').glob('[0-9][0-9]*_*.ipynb'))
 
 
+def reported(nb, mime):
+    "What a notebook's cells left as data of the type `mime`."
+    outputs = (o for c in nb.cells for o in c.get('outputs', []))
+    return [o['data'][mime] for o in outputs if mime in o.get('data', {})]
+
+
 def results(nb):
     "What a notebook's cells reported with `chapter_result`."
-    outputs = (o for c in nb.cells for o in c.get('outputs', []))
-    return [o['data'][RESULT_MIME] for o in outputs if RESULT_MIME in o.get('data', {})]
+    return reported(nb, RESULT_MIME)
+
+
+def claims(nb):
+    "What a notebook's cells claimed with `claim`."
+    return reported(nb, CLAIM_MIME)
 
 
 def failure(nb, err):
@@ -84,7 +97,7 @@ def execute(path, cwd, bar):
     try: client.execute(env=for_kernels())
     except CellExecutionError as e: run.error = failure(nb, e)
     except DeadKernelError: run.error = 'its Python died; the usual cause is that memory ran out'
-    run.seconds, run.results = time.time() - start, results(nb)
+    run.seconds, run.results, run.claims = time.time() - start, results(nb), claims(nb)
     return nb, run
 
 
@@ -123,6 +136,19 @@ def table(runs):
     return '\n'.join([line(rows[0]), line(['-'*w for w in widths]), *map(line, rows[1:])])
 
 
+def claims_table(runs):
+    "The claims of all chapters, one a line: value, spread over seeds, bound, data and verdict; '' if there are none."
+    rows = [(run.name, c) for run in runs for c in run.claims]
+    return '\n'.join(f'{name}  {claim_text(c)}' for name, c in rows)
+
+
+def claim_text(c):
+    "One claim in a line."
+    seeds = f' ({min(c["spread"]):.4g} to {max(c["spread"]):.4g} over {len(c["spread"])} seeds)' if c['spread'] else ''
+    verdict = 'holds' if c['holds'] and c['checked'] else 'not checked: generated data' if not c['checked'] else 'DOES NOT HOLD'
+    return f'{c["name"]}: {c["value"]:.4g}{seeds}, claimed {c["bound"]}: {verdict}' + (f' [{c["data"]}]' if c['data'] else '')
+
+
 def data_in_use(env=os.environ):
     "Which data the chapters were asked to use, in words."
     mode, mirror = env.get('FASTBOOK_DATA', 'auto'), env.get('FASTBOOK_MIRROR')
@@ -141,6 +167,7 @@ def main(args=None):
     if args.keep: args.keep.mkdir(parents=True, exist_ok=True)
     runs = run_all([o.resolve() for o in paths], args.keep)
     print(f'\n{data_in_use()}\n\n{table(runs)}', flush=True)
+    if claimed := claims_table(runs): print(f'\nClaims\n\n{claimed}', flush=True)
     for run in runs:
         if run.error: print(f'\n{run.name} failed: {run.error}', file=sys.stderr)
     return 1 if any(o.error for o in runs) else 0

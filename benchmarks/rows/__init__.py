@@ -6,7 +6,7 @@ import importlib
 LIBRARY = {'ours': 'fastbook_impl', 'fastai': 'fastai'}
 NAMES = {'plain': 'plain PyTorch', 'ours': 'this package', 'fastai': 'fastai'}
 LIBRARIES = {k: NAMES[k] for k in LIBRARY}
-ORDER = ['imports', 'ch4', 'loop', 'presizing', 'pets', 'multilabel', 'siamese', 'unet', 'text', 'adult', 'ratings', 'predict']
+ORDER = ['imports', 'ch4', 'loop', 'presizing', 'pets', 'finetune', 'multilabel', 'siamese', 'unet', 'text', 'adult', 'ratings', 'predict']
 
 
 def load(name:str):
