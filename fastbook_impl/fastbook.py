@@ -11,6 +11,7 @@ from contextlib import redirect_stdout
 import numpy as np
 import torch
 
+from .course.claims import claim, data_card
 from .imports import LazyModule, in_notebook, pd, plt
 from .vision.all import *
 
