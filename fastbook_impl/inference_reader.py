@@ -14,6 +14,7 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from fastcore.xtras import Path
 
+from .imports import import_extra
 from .data.core import Datasets, TfmdLists
 from .data.transforms import annotated_types
 from .data.transforms import _with_return
@@ -265,14 +266,13 @@ def _(o):
 
 @finishes('WordTokenizer')
 def _(o):
-    from tokenizers import Regex
-    from tokenizers.pre_tokenizers import Split
+    tokenizers = import_extra('tokenizers')
+    Regex, Split = tokenizers.Regex, tokenizers.pre_tokenizers.Split
     o._split, o._seen = Split(Regex(o.__dict__.pop('pattern')), 'removed', invert=True).pre_tokenize_str, {}
 
 @finishes('SubwordTokenizer')
 def _(o):
-    from tokenizers import Tokenizer
-    o.tok = Tokenizer.from_str(o.__dict__.pop('pieces'))
+    o.tok = import_extra('tokenizers').Tokenizer.from_str(o.__dict__.pop('pieces'))
 
 @reads('table')
 def _(r, v): # without rows

@@ -18,6 +18,7 @@ from fastcore.xtras import Path
 
 from ..data.frames import check_names
 from ..data.transforms import ColReader, Transform
+from ..imports import import_extra
 from ..torch_core import TitledStr, is_listy
 
 # %% ../../nbs/library/80_text_core.ipynb #00000006
@@ -110,8 +111,8 @@ class WordTokenizer:
         special_toks=None, # tokens that are not to be cut; those of `xx…` never are
         buf_sz=5000        # for fastai's sake
     ):
-        from tokenizers import Regex
-        from tokenizers.pre_tokenizers import Split
+        tokenizers = import_extra('tokenizers')
+        Regex, Split = tokenizers.Regex, tokenizers.pre_tokenizers.Split
         self.lang, own = lang, [re.escape(o) for o in special_toks or [] if not re.fullmatch(r'\w+', o)]
         self._split, self._seen = Split(Regex('|'.join([*own, _pattern])), 'removed', invert=True).pre_tokenize_str, {}
 
@@ -336,9 +337,8 @@ class SubwordTokenizer:
         return self.tok
 
 def _saved_pieces(file):
-    from tokenizers import Tokenizer
     if not file.is_file(): raise FileNotFoundError(f'there is no saved model of pieces {file}')
-    return Tokenizer.from_file(str(file))
+    return import_extra('tokenizers').Tokenizer.from_file(str(file))
 
 SentencePieceTokenizer = SubwordTokenizer # its other name in fastai
 
@@ -347,7 +347,8 @@ SentencePieceTokenizer = SubwordTokenizer # its other name in fastai
 def setup(self:SubwordTokenizer, items, rules=None):
     "Learn the pieces from the texts `items`, unless a model was given. `ValueError` if there are none, or more characters in them than pieces."
     if self.tok is not None: return
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    tokenizers = import_extra('tokenizers')
+    Tokenizer, models, pre_tokenizers, trainers = (getattr(tokenizers, o) for o in ('Tokenizer', 'models', 'pre_tokenizers', 'trainers'))
     texts = [_ruled(str(o), rules or []) for o in _several(items)]
     bpe, size = self.model_type == 'bpe', self.vocab_sz or min(self.max_vocab_sz, _pieces_for(texts))
     chars = set().union(*texts)

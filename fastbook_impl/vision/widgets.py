@@ -9,14 +9,17 @@ import html, io, os
 from collections import namedtuple
 from contextlib import nullcontext
 
-import ipywidgets
 from fastcore.basics import patch
 from fastcore.foundation import L
 from fastcore.xtras import Path
-from ipywidgets import Box, Button, Checkbox, Dropdown, FileUpload, GridBox, HBox, Label, Layout, Output, VBox, widgets
 from PIL import Image, ImageOps
 
+from ..imports import import_extra
 from .core import to_mode
+
+import_extra('ipywidgets') # if it is missing, the error names the extra
+import ipywidgets
+from ipywidgets import Box, Button, Checkbox, Dropdown, FileUpload, GridBox, HBox, Label, Layout, Output, VBox, widgets
 
 # %% ../../nbs/library/58_vision_widgets.ipynb #00000004
 _all_ = ['widgets', 'Box', 'Button', 'Checkbox', 'Dropdown', 'FileUpload', 'HBox', 'Label', 'Layout', 'Output', 'VBox']
