@@ -374,8 +374,8 @@ def set_up_fastcore2(venv=VENV2, root=ROOT):
         if why_set_up(venv, wanted) is None: return False
         say(f'Making {venv.name}: the runtime requirements, and fastcore 2.')
         make_venv(venv)
-        install_lock(venv, 'fastcore2', root)
-        write_stamp(venv, wanted)
+        torch = install_lock(venv, 'fastcore2', root)
+        write_stamp(venv, {**wanted, 'torch': torch})
     return True
 
 
