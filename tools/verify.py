@@ -130,7 +130,8 @@ def for_side_by_side(env):
 def run_notebooks(root, env, flags=''):
     "Run `nbdev_test` and print how long each notebook took; `flags` are nbdev's, `slow` includes the slow cells."
     env, workers = for_side_by_side(env)
-    cmd = [sys.executable, '-c', 'from nbdev.test import nbdev_test; nbdev_test()', '--do_print', '--n_workers', str(workers), '--flags', flags]
+    call = f'nbdev_test(do_print=True, n_workers={workers}, flags={flags!r})'
+    cmd = [sys.executable, '-c', f'from nbdev.test import nbdev_test; {call}']
     began, seconds, failed = {}, {}, []
     with subprocess.Popen(cmd, cwd=root, env=dict(env, PYTHONUNBUFFERED='1'), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors='replace') as proc:
         for line in proc.stdout: follow_nbdev(line.rstrip('\n'), root, began, seconds, failed)
