@@ -1,6 +1,6 @@
 """Open the course in JupyterLab: on this machine only, with a token, with its address printed; or, with `--app`, the application of chapter 2.
 
-What is given on the command line goes on to JupyterLab:  make lab LAB='--port=9000'
+What is given on the command line goes on to JupyterLab:  make lab ARGS='--port=9000'
 """
 import os
 import sys
