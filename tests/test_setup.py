@@ -130,7 +130,7 @@ def test_a_pytorch_without_torchvision_ends_in_a_sentence(project):
 def test_the_cpu_build_is_asked_for_with_the_setting_of_uv(project, capsys):
     project.set_up(torch_backend='cpu')
     first, *_ = project.installs()[1:]
-    assert '--torch-backend cpu torch==2.14.1' in first
+    assert '--no-deps --torch-backend cpu torch==2.14.1' in first
 
 
 def test_two_set_ups_at_once_do_the_work_once(project, capsys):

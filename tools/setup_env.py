@@ -195,7 +195,7 @@ def install_lock(venv, name, root=ROOT, torch_backend=None):
     kept = torch_to_keep(venv)
     if torch_backend and not kept:
         pins = [o for o in read_settings(root)['locked_requirements'].split() if TORCH.match(o.split('=')[0])]
-        uv(venv, 'pip', 'install', '--torch-backend', torch_backend, *pins)
+        uv(venv, 'pip', 'install', '--no-deps', '--torch-backend', torch_backend, *pins)
         kept = installed(venv, 'torch')[0]
     if not kept:
         uv(venv, 'pip', 'install', '--require-hashes', '--no-deps', '--requirements', str(lock_file(name, root)))
