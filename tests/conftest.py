@@ -18,6 +18,12 @@ else:
     os.environ['FASTBOOK_HOME'] = _home.name
 
 
+def pytest_collection_modifyitems(items):
+    "A test that drives a browser or reads the real archives takes seconds: it carries the marker `medium`."
+    for item in items:
+        if {'browser', 'mirror'} & set(item.fixturenames): item.add_marker('medium')
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     "The same random numbers for every test, whichever ran before it."

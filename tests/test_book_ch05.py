@@ -5,6 +5,8 @@ from fastbook_impl.vision.all import *
 from fastbook_impl.callback.fp16 import *
 from fastbook_impl.fastbook import *
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.fixture(scope='module', autouse=True)
 def figures_closed():

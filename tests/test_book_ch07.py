@@ -4,6 +4,8 @@ import pytest
 from fastbook_impl.vision.all import *
 from fastbook_impl.vision.models.xresnet import _xresnet
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.fixture(scope='module')
 def path(): return untar_data(URLs.IMAGENETTE_160)

@@ -9,6 +9,8 @@ from fastbook_impl.callback.hook import *
 from fastbook_impl.fastbook import *
 from fastbook_impl.vision.all import *
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.fixture(scope='module', autouse=True)
 def figures_closed():

@@ -132,6 +132,7 @@ def test_large_blocks_are_kept_until_memory_has_grown(monkeypatch):
 
 
 @pytest.mark.skipif(not Path('/proc/self/statm').exists(), reason='how much memory a process has is asked of Linux')
+@pytest.mark.medium
 def test_memory_that_is_kept_does_not_grow_from_step_to_step():
     "A language model's steps: scores of 70 MB come and go, and small tensors between them stay. Without a watch memory grows by up to 1.8 GB in as many steps, with it by what it allows (some 600 MB)."
     code = '''

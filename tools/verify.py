@@ -105,7 +105,7 @@ def check_clean(root, copy):
 
 def check_lint(root):
     "Run ruff over the code; each file with a finding counts as failed."
-    res = subprocess.run([sys.executable, '-m', 'ruff', 'check', '--output-format', 'concise'], cwd=root, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    res = subprocess.run([sys.executable, '-m', 'ruff', 'check', '--no-cache', '--output-format', 'concise'], cwd=root, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if res.returncode == 0: return Count(passed=1)
     say(res.stdout.rstrip())
     found = {m[1] for m in re.finditer(r'^(.+?):\d+:\d+: ', res.stdout, re.M)}
