@@ -8,6 +8,10 @@ config = ConfigParser(delimiters=['='])
 config.read(Path(__file__).parent/'settings.ini', encoding='utf-8')
 cfg = config['DEFAULT']
 
+# The setting `text_requirements` is the extra `text`, and so on; the extra `all` joins those that `all_extras` lists.
+extras = {key[:-len('_requirements')]: value.split() for key, value in cfg.items() if key.endswith('_requirements') and key != 'locked_requirements'}
+extras['all'] = [o for extra in cfg['all_extras'].split() for o in extras[extra]]
+
 setup(
     name=cfg['lib_name'],
     version=cfg['version'],
@@ -23,7 +27,7 @@ setup(
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=[cfg['lib_path'], f"{cfg['lib_path']}.*"]),
     install_requires=cfg['requirements'].split(),
-    extras_require={'timm': cfg['timm_requirements'].split(), 'dev': cfg['dev_requirements'].split()},
+    extras_require=extras,
     entry_points={'console_scripts': cfg['console_scripts'].split()},
     include_package_data=True,
     zip_safe=False,

@@ -53,8 +53,11 @@ def run(command:list[str]):
 
 
 def versions(venv:Path, packages:list[str]=PACKAGES) -> dict[str, str]:
-    "Installed versions, read from the packages' metadata and not by importing them; the environment's own folder comes first."
-    folders = [site_packages(v) for v in ([BENCH, OURS] if venv == BENCH else [OURS])]
+    """Return the versions of `packages` that are installed in `venv`, read from their metadata without importing them.
+
+    `.venv-bench` also sees the packages of `.venv`, behind its own.
+    """
+    folders = [site_packages(v) for v in ([BENCH, OURS] if venv == BENCH else [venv])]
     found = {}
     for name in packages:
         for folder in folders:

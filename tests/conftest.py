@@ -31,6 +31,12 @@ def pytest_terminal_summary(terminalreporter):
         for row in rows: terminalreporter.write_line(claim_text(row))
 
 
+def pytest_collection_modifyitems(items):
+    "A test that drives a browser or reads the real archives takes seconds: it carries the marker `medium`."
+    for item in items:
+        if {'browser', 'mirror'} & set(item.fixturenames): item.add_marker('medium')
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     "The same random numbers for every test, whichever ran before it."

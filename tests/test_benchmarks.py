@@ -177,6 +177,6 @@ def test_a_failed_set_up_is_one_sentence_and_what_the_tool_says(tmp_path):
 
 def test_versions_are_read_without_importing(tmp_path):
     import environment
-    for name in ('torch-2.15.0.dist-info', 'fastcore-1.12.47.dist-info'): (tmp_path/'lib'/'python3.11'/'site-packages'/name).mkdir(parents=True)
-    assert environment.versions(tmp_path, ['torch', 'fastcore', 'fastai']) == {'torch': '2.15.0', 'fastcore': '1.12.47'}
+    for name in ('torch-1.2.3.dist-info', 'fastcore-0.4.5.dist-info'): (tmp_path/'lib'/'python3.11'/'site-packages'/name).mkdir(parents=True)
+    assert environment.versions(tmp_path, ['torch', 'fastcore', 'fastai']) == {'torch': '1.2.3', 'fastcore': '0.4.5'}
     assert environment.version_tuple('2.8.12') == (2, 8, 12) < environment.version_tuple('2.8.13')

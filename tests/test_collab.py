@@ -4,6 +4,8 @@ import pytest
 from fastbook_impl.collab import *
 from fastbook_impl.tabular.all import *
 
+pytestmark = pytest.mark.medium
+
 
 # chapter 1
 

@@ -8,6 +8,8 @@ import pytest
 
 import course
 
+pytestmark = pytest.mark.medium
+
 REPORT = '''from IPython.display import display
 display({'text/plain': 'a net: accuracy 0.99', 'application/vnd.fastbook.result+json': dict(trained='a net', result='accuracy 0.99', metrics={'net': .99})}, raw=True)'''
 

@@ -1,7 +1,8 @@
 """`pip install .` with the runtime requirements only, beside fastcore 2: everything imports, and a net learns.
 
-`.venv-fastcore2` (made by the set-up of `make test`, see tools/fastcore2.py) holds the runtime requirements and nothing of the tools.
+`.venv-fastcore2` (made by the set-up of `make test` from requirements/fastcore2.txt) holds the runtime requirements, and no extra or tool.
 The package is built and installed here from a copy, so that what is tested is what the notebooks say now.
+The extras are missing there, which shows what the package says without them.
 """
 import json
 import os
@@ -12,10 +13,11 @@ import sys
 
 import pytest
 
-import fastcore2
 import selfcheck
+import setup_env
 
-PYTHON = fastcore2.VENV2/'bin'/'python'
+pytestmark = pytest.mark.medium
+PYTHON = setup_env.venv_python(setup_env.VENV2)
 
 
 @pytest.fixture(scope='module')
@@ -67,19 +69,51 @@ print(json.dumps(dict(fastcore=md.version('fastcore'), unmet=unmet, tools=tools,
 
 
 def test_every_module_imports_with_fastcore_2(run, installed):
+    "All but the one that is nothing but widgets, which needs the extra of that name."
     names = [re.sub(r'(/__init__)?\.py$', '', o).replace('/', '.') for o in modules(installed)]
+    names.remove('fastbook_impl.vision.widgets')
     said = run('-c', f'import importlib\nfor o in {names!r}: importlib.import_module(o)\nimport fastbook_impl; print(fastbook_impl.__file__)')
     assert said.strip() == str(installed/'fastbook_impl'/'__init__.py')
+
+
+@pytest.mark.parametrize('code, extra', [
+    ('from fastbook_impl.text.all import WordTokenizer; WordTokenizer()', 'tokenizers is not installed: run pip install .fastbook_impl.text..'),
+    ('from fastbook_impl.text.all import SubwordTokenizer; SubwordTokenizer().setup(["a text"])', 'tokenizers is not installed: run pip install .fastbook_impl.text..'),
+    ('from fastbook_impl.fastbook import gv; gv("a->b")', 'pydot is not installed: run pip install .fastbook_impl.graph..'),
+    ('from fastbook_impl.fastbook import widgets; widgets.Button', 'ipywidgets is not installed: run pip install .fastbook_impl.widgets..'),
+    ('import fastbook_impl.vision.widgets', 'ipywidgets is not installed: run pip install .fastbook_impl.widgets..'),
+])
+def test_a_missing_extra_is_named(run, code, extra):
+    said = run('-c', f'try: exec({code!r})\nexcept ImportError as e: print(e)').strip()
+    assert re.fullmatch(extra, said)
+
+
+def test_every_extra_that_is_named_exists_and_installs_its_package():
+    from packaging.requirements import Requirement
+
+    from fastbook_impl.imports import EXTRAS
+    cfg = setup_env.read_settings()
+    for package, extra in EXTRAS.items(): assert package in [Requirement(o).name for o in setup_env.extras(cfg, extra)]
+
+
+def test_every_import_is_declared(root):
+    "A package that the library imports is a requirement, an extra, or brought by whoever runs it: IPython by the notebook, the others are asked for by name."
+    import ast
+    from importlib import metadata
+
+    from packaging.requirements import Requirement
+    cfg, brought = setup_env.read_settings(), {'IPython', 'timm', 'onnx', 'onnxscript', 'onnxruntime'}
+    declared = {Requirement(o).name.lower() for o in cfg['requirements'].split() + setup_env.extras(cfg, 'all')}
+    owners, unknown = metadata.packages_distributions(), {}
+    for path in (root/'fastbook_impl').rglob('*.py'):
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            found = [o.name for o in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for top in {o.split('.')[0] for o in found} - set(sys.stdlib_module_names) - brought - {'fastbook_impl'}:
+                if not {o.lower() for o in owners.get(top, [top])} & declared: unknown[top] = path.name
+    assert unknown == {}
 
 
 def test_a_net_learns_with_fastcore_2(run):
     said = run(selfcheck.__file__, '--dry')
     accuracy = float(re.search(r'accuracy ([\d.]+)', said)[1])
     assert accuracy >= selfcheck.FLOOR
-
-
-def test_extras_of_a_requirement_are_followed():
-    "The closure that is linked: what is required, what that requires, markers and extras minded; not the tools."
-    from packaging.requirements import Requirement
-    found = fastcore2.closure([Requirement('matplotlib'), Requirement('fastcore')])
-    assert {'matplotlib', 'numpy', 'python-dateutil', 'fastcore'} <= set(found) and not {'nbdev', 'jupyterlab', 'pytest'} & set(found)

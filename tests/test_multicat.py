@@ -13,6 +13,8 @@ from fastbook_impl.vision.all import (ColReader, ColSplitter, DataBlock, FuncSpl
                                       RandomSplitter, Resize, URLs, aug_transforms, get_image_files, imagenet_stats, pd, plt, set_seed, tensor, untar_data,
                                       vision_learner)
 
+pytestmark = pytest.mark.medium
+
 
 def test_one_hot():
     assert one_hot([2, 0], 4).tolist() == [1, 0, 1, 0] and one_hot([], 3).tolist() == [0, 0, 0]

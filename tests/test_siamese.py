@@ -123,6 +123,7 @@ def features(dl, comparer):
     return [torch.cat(o) for o in zip(*batches)]
 
 
+@pytest.mark.slow
 def test_breeds_of_real_pets(real_pets):
     "The photographs of three breeds: a body that learned to name them, then a head that compares; every pair of the validation pictures is asked."
     names = get_image_files(real_pets/'images').sorted()

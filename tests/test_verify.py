@@ -1,18 +1,17 @@
 """`make test` itself: that each stage tells right from wrong, and that the last line is the plain count."""
 import json
-import multiprocessing
 import os
 import re
 import subprocess
 import sys
-import time
-from functools import partial
 
 import nbformat
 import pytest
 
 import verify
 from verify import Count
+
+pytestmark = pytest.mark.medium
 
 SETTINGS = '''[DEFAULT]
 repo = tiny
@@ -29,6 +28,7 @@ nbs_path = nbs
 lib_path = fastbook_impl
 recursive = True
 update_pyproject = False
+tst_flags = slow
 allowed_cell_metadata_keys = jupyter
 '''
 
@@ -39,6 +39,7 @@ def tiny(tmp_path_factory):
     root = tmp_path_factory.mktemp('tiny')
     (root/'settings.ini').write_text(SETTINGS)
     write_notebook(root/'nbs'/'sub'/'00_core.ipynb', '#| default_exp core', '#| export\ndef one(): return 1', 'assert one() == 1')
+    (root/'ruff.toml').write_text('[lint]\nselect = ["E9"]\n')
     (root/'tests').mkdir()
     (root/'tests'/'test_core.py').write_text('import pytest\ndef test_one(): pass\ndef test_two(): pytest.skip("no reason")\n')
     for command in 'nbdev_export', 'nbdev_clean': assert verify.nbdev(command, root).returncode == 0
@@ -96,46 +97,64 @@ def test_clean_notebooks_pass_and_others_are_named(tiny, copy, changed, capsys):
     assert 'nbs/sub/00_core.ipynb is not clean' in capsys.readouterr().out
 
 
-def test_a_notebook_that_fails_is_counted(tiny, changed, capsys):
-    assert verify.run_notebooks(tiny, os.environ) == Count(passed=1)
-    bad = {'01_bad.ipynb': 'assert 1 == 2, "one is not two"', '02_dead.ipynb': 'import os; os._exit(7)'}
-    for name, source in bad.items(): write_notebook(tiny/'nbs'/name, source)
-    try: assert verify.run_notebooks(tiny, os.environ) == Count(passed=1, failed=2)
-    finally:
-        for name in bad: (tiny/'nbs'/name).unlink()
+@pytest.fixture
+def notebooks(tiny):
+    "Add notebooks to the tiny project, `name=source`; they are gone afterwards."
+    added = []
+    def add(**sources):
+        for name, source in sources.items():
+            added.append(tiny/'nbs'/f'{name}.ipynb')
+            write_notebook(added[-1], source)
+    yield add
+    for o in added: o.unlink()
+
+
+def test_a_notebook_that_fails_is_counted(tiny, notebooks, capsys):
+    notebooks(n01_bad='assert 1 == 2, "one is not two"')
+    assert verify.run_notebooks(tiny, os.environ) == Count(passed=1, failed=1)
     said = capsys.readouterr().out
-    assert 'one is not two' in said and 'nbs/02_dead.ipynb failed (exit code 7)' in said and re.search(r's  nbs/sub/00_core.ipynb', said)
+    assert 'one is not two' in said and '\tn01_bad.ipynb' in said and re.search(r's  nbs/sub/00_core.ipynb', said)
 
 
-def test_every_process_is_told_its_own_exit_code():
-    "Two threads that each started and joined some were told 255 for one process in thirty."
-    ctx, codes, most = multiprocessing.get_context('forkserver'), [i % 7 for i in range(200)], 0
-    def started(code):
-        nonlocal most
-        proc = ctx.Process(target=os._exit, args=(code,))
-        proc.start()
-        most = max(most, len([o for o in multiprocessing.active_children() if o is not proc]) + 1)
-        return proc
-    assert sorted(o.exitcode for o in verify.run_side_by_side((partial(started, o) for o in codes), 4)) == sorted(codes)
-    assert most <= 4
+def test_a_process_that_dies_does_not_count_as_passed(tiny, notebooks, capsys):
+    notebooks(n02_dead='import os; os._exit(7)')
+    count = verify.run_notebooks(tiny, os.environ)
+    assert count.failed >= 1 and count.passed + count.failed == 2
+    assert 'nbs/n02_dead.ipynb was not finished' in capsys.readouterr().out
 
 
-def test_what_runs_is_stopped_when_the_run_is():
-    procs = [multiprocessing.get_context('forkserver').Process(target=time.sleep, args=(o,)) for o in (0, 600)]
-    def start(proc): proc.start(); return proc
-    assert next(running := verify.run_side_by_side((partial(start, o) for o in procs), 2)) is procs[0]
-    running.close()
-    procs[1].join(60)
-    assert procs[1].exitcode == -15
+def test_slow_cells_run_only_when_they_are_asked_for(tiny, notebooks):
+    notebooks(n03_slow='#| slow\nassert False')
+    assert verify.run_notebooks(tiny, os.environ) == Count(passed=2)
+    assert verify.run_notebooks(tiny, os.environ, flags='slow') == Count(passed=1, failed=1)
 
 
-def test_a_notebook_does_not_see_what_another_left_behind(tiny, capsys, monkeypatch):
-    monkeypatch.setattr(verify, 'share_cores', lambda: (1, 1))
-    names = '01_one.ipynb', '02_two.ipynb'
-    for name in names: write_notebook(tiny/'nbs'/name, 'import math', 'assert not hasattr(math, "changed")', 'math.changed = True')
-    try: assert verify.run_notebooks(tiny, os.environ) == Count(passed=3)
-    finally:
-        for name in names: (tiny/'nbs'/name).unlink()
+def test_the_slowest_come_first():
+    assert verify.slowest('tests', [('a', 1.), ('b', 30.25), ('c', 2.)], 2).splitlines() == ['  slowest tests:', '     30.2 s  b', '      2.0 s  c']
+
+
+def test_a_finding_of_ruff_fails_the_stage(tiny, changed, capsys):
+    assert verify.check_lint(tiny) == Count(passed=1)
+    changed('tests/test_core.py', 'def f(: pass\n')
+    assert verify.check_lint(tiny) == Count(failed=1)
+    assert 'test_core.py:1:7' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('mode, counted', [('quick', (1, 0)), ('usual', (2, 0)), ('long', (2, 1))])
+def test_each_command_runs_its_tests(mode, counted, tiny, changed, tmp_path):
+    changed('pytest.ini', '[pytest]\nmarkers =\n  slow\n  medium\n')
+    changed('tests/test_core.py', 'import pytest\ndef test_a(): pass\n@pytest.mark.medium\ndef test_b(): pass\n@pytest.mark.slow\ndef test_c(): assert False\n')
+    found = verify.run_pytest(tiny, dict(os.environ, PYTEST_ADDOPTS='-p no:cacheprovider'), tmp_path/'report.xml', mode)
+    assert (found.passed, found.failed) == counted
+
+
+def test_make_check_leaves_out_the_notebooks(tmp_path):
+    names = {mode: list(verify.stages(mode, tmp_path, tmp_path, tmp_path, {})) for mode in ('quick', 'usual', 'long')}
+    assert names['quick'] == ['export', 'clean', 'lint', 'pytest'] and names['usual'] == names['long'] == ['export', 'clean', 'lint', 'notebooks', 'pytest']
+
+
+def test_the_words_of_the_command_line():
+    assert [verify.arguments(o) for o in ([], ['--quick'], ['--long'])] == ['usual', 'quick', 'long']
 
 
 def test_the_report_of_pytest_is_counted(tmp_path, capsys):
@@ -150,9 +169,9 @@ def test_the_report_of_pytest_is_counted(tmp_path, capsys):
 
 def test_the_whole_ends_in_the_count_and_leaves_the_tree_alone(tiny):
     before = {o: o.read_bytes() for o in tiny.rglob('*') if o.is_file() and '.git' not in o.parts}
-    code = f'import sys, pathlib; sys.path.insert(0, {os.path.dirname(verify.__file__)!r}); import verify; sys.exit(verify.main(pathlib.Path({str(tiny)!r})))'
+    code = f'import sys, pathlib; sys.path.insert(0, {os.path.dirname(verify.__file__)!r}); import verify; sys.exit(verify.main(root=pathlib.Path({str(tiny)!r})))'
     res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=dict(os.environ, PYTEST_ADDOPTS='-p no:cacheprovider'))
     assert res.returncode == 0, res.stdout + res.stderr
-    assert res.stdout.splitlines()[-1] == '6 passed, 0 failed, 1 skipped'
+    assert res.stdout.splitlines()[-1] == '7 passed, 0 failed, 1 skipped'
     after = {o for o in tiny.rglob('*') if o.is_file() and '__pycache__' not in o.parts}
     assert after == set(before) and all(o.read_bytes() == before[o] for o in before)

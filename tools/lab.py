@@ -2,7 +2,7 @@
 
 Other arguments go to JupyterLab (or to Voilà, which serves the application), and win over the settings below:
 
-    make lab LAB='--port=9000'
+    make lab ARGS='--port=9000'
 """
 import os
 import secrets

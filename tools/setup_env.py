@@ -1,12 +1,16 @@
-"""Set up what the course needs, once: `.venv` for working, and for the tests a browser and `.venv-fastcore2`.
+"""Set up what the course needs, once: `.venv` from a lock file, and for the tests a browser and `.venv-fastcore2`.
 
-Runs before anything is installed, on whatever Python the machine has, so: standard library only.
+Runs before anything is installed, on whatever Python the machine has, so it uses the standard library only.
 
-    python3 tools/setup_env.py           # what `make lab` and `make course` need
-    python3 tools/setup_env.py --tests   # and what `make test` needs besides
+    python3 tools/setup_env.py            # what `make lab` and `make course` need
+    python3 tools/setup_env.py --tests    # and what `make test` needs besides
+    python3 tools/setup_env.py --latest   # `.venv-latest`: the newest releases instead of the locked ones
 
-A stamp inside each environment, written last, says which `settings.ini` it was made from. While it holds, this script does nothing.
+pip installs uv, at a locked version, and uv does the rest: it checks the hashes, downloads in parallel and links files from its cache.
+pip's settings (PIP_* and pip.conf) are passed on to uv, and UV_* settings win over them.
+A stamp inside each environment, written last, says what the environment was made from. While it holds, this script does nothing.
 """
+import ast
 import configparser
 import contextlib
 import hashlib
@@ -16,23 +20,28 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-VENV = ROOT/'.venv'
-RECIPE = 1  # raised when the steps below change, so that environments made by the old ones are made again
+VENV, VENV2, LATEST = ROOT/'.venv', ROOT/'.venv-fastcore2', ROOT/'.venv-latest'
+RECIPE = 2  # raise it when the steps below change, so that older environments are made again
 BROWSERS = 'chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome'
+TORCH = re.compile(r'(torch|torchvision|triton|cuda-.*|nvidia-.*)$')  # PyTorch, and what only its CUDA build needs
 
 
 class SetupError(Exception):
-    "One sentence for the person at the terminal: what is missing, and the way out."
+    "One sentence for the person at the terminal: what is missing, and what to do."
 
 
 def say(text, **kw): print(text, flush=True, **kw)
 
 
-# --- the stamp ---------------------------------------------------------------------------------------------------------
+def last_line(text): return ([o.strip() for o in text.splitlines() if o.strip()] or ['no message'])[-1]
+
+
+# --- what an environment is made from ------------------------------------------------------------------------------------
 
 def read_settings(root=ROOT):
     cfg = configparser.ConfigParser(delimiters=['='])
@@ -40,30 +49,71 @@ def read_settings(root=ROOT):
     return cfg['DEFAULT']
 
 
-def fingerprint(root=ROOT):
-    "What an environment is made from: the settings, the place they lie in, and the steps of this script."
-    settings = hashlib.sha256((root/'settings.ini').read_bytes()).hexdigest()
-    return {'settings': settings, 'place': str(root), 'recipe': RECIPE}
+def extras(cfg, name):
+    "The requirements of the extra `name`; `all` joins those that the setting `all_extras` lists."
+    if name == 'all': return [o for extra in cfg['all_extras'].split() for o in extras(cfg, extra)]
+    return cfg[f'{name}_requirements'].split()
 
+
+def wanted_packages(cfg):
+    "The requirements of the course's environment and of the tests' environment."
+    course = [*cfg['requirements'].split(), *extras(cfg, 'all'), *extras(cfg, 'course')]
+    return {'course': course, 'test': [*course, *extras(cfg, 'test')]}
+
+
+def lock_file(name, root=ROOT): return root/'requirements'/f'{name}.txt'
+
+
+def sha256(path): return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ''
+
+
+def fingerprint(name, root=ROOT):
+    "What the environment `name` is made from: its lock file, the settings, the folder it lies in, and the steps of this script."
+    return {'name': name, 'lock': sha256(lock_file(name, root)), 'settings': sha256(root/'settings.ini'), 'place': str(root), 'recipe': RECIPE}
+
+
+def read_locked(path):
+    "The entries of a lock file by package name, each with its hashes."
+    entries = re.split(r'^(?=[A-Za-z0-9])', path.read_text(encoding='utf-8'), flags=re.M)
+    found = {}
+    for o in entries:
+        name = re.match(r'[\w.-]+(?===)', o)
+        if name: found.setdefault(name[0].lower(), []).append(o)
+    return found
+
+
+# --- the stamp -----------------------------------------------------------------------------------------------------------
 
 def stamp_of(venv): return venv/'fastbook-setup.json'
 
 
-def write_stamp(venv, wanted):
+def read_stamp(venv):
+    try: return json.loads(stamp_of(venv).read_text())
+    except (OSError, ValueError): return {}
+
+
+def write_stamp(venv, made):
     part = stamp_of(venv).with_suffix('.part')
-    part.write_text(json.dumps(wanted, indent=1))
+    part.write_text(json.dumps(made, indent=1))
     os.replace(str(part), str(stamp_of(venv)))
 
 
 def why_set_up(venv, wanted):
-    "The reason why `venv` must be (re)made, in words; None when it is in step with `wanted`."
+    "The reason why `venv` must be made or updated, in words; None when it is what is `wanted`."
     if not venv_python(venv).exists(): return f'{venv.name} is not there yet'
-    try: found = json.loads(stamp_of(venv).read_text())
-    except (OSError, ValueError): return f'{venv.name} was not finished'
-    if found == wanted: return None
-    if found.get('settings') != wanted.get('settings'): return 'settings.ini has changed since the last set-up'
-    if found.get('place') != wanted.get('place'): return 'the folder has moved since the last set-up'
-    return f'what {venv.name} is made from has changed'
+    found = read_stamp(venv)
+    if not found: return f'{venv.name} was not finished'
+    reasons = dict(lock='the lock file has changed', settings='settings.ini has changed', place='the folder has moved', recipe='the steps of the set-up have changed')
+    for key, reason in reasons.items():
+        if found.get(key) != wanted[key]: return f'{reason} since the last set-up'
+    return None
+
+
+def why_set_up_course(venv, tests, root):
+    "As `why_set_up`, for `.venv`: an environment made for the tests serves the course too."
+    name = 'test' if tests or read_stamp(venv).get('name') == 'test' else 'course'
+    if tests and read_stamp(venv).get('name') == 'course': return 'the tests need a few more packages', name
+    return why_set_up(venv, fingerprint(name, root)), name
 
 
 def venv_python(venv): return venv/('Scripts/python.exe' if os.name == 'nt' else 'bin/python')
@@ -84,7 +134,7 @@ def locked(venv):
         yield
 
 
-# --- .venv -------------------------------------------------------------------------------------------------------------
+# --- the steps -----------------------------------------------------------------------------------------------------------
 
 def check_python(min_python):
     needed = tuple(int(o) for o in min_python.split('.'))
@@ -105,109 +155,167 @@ def check_disk(root=ROOT, needed_gb=7):
 
 
 def make_venv(venv):
-    "An environment that has a working pip. One that is broken (its Python is gone, or a making was cut short) is made again."
+    "An environment with a working pip. A broken one (its Python is gone, or its making was cut short) is made again."
     python = venv_python(venv)
     works = python.exists() and subprocess.run([str(python), '-m', 'pip', '--version'], capture_output=True).returncode == 0
     if works: return
-    for o in venv.iterdir():
+    for o in venv.iterdir() if venv.exists() else ():
         if o.name != '.setup-lock': shutil.rmtree(str(o)) if o.is_dir() and not o.is_symlink() else o.unlink()
     res = subprocess.run([sys.executable, '-m', 'venv', str(venv)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
     if res.returncode: raise SetupError(f'Making {venv.name} failed: {last_line(res.stdout)}')
 
 
-def last_line(text): return ([o.strip() for o in text.splitlines() if o.strip()] or ['no message'])[-1]
-
-
 def quiet_lab(venv):
-    "JupyterLab's pop-up that offers news fetches them from the network; a classroom can do without."
+    "Disable JupyterLab's pop-up that fetches news from the network."
     folder = venv/'etc'/'jupyter'/'labconfig'
     folder.mkdir(parents=True, exist_ok=True)
     (folder/'page_config.json').write_text('{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}\n')
 
 
-def set_up(venv=VENV, root=ROOT):
+def installed(venv, *names):
+    "The versions of `names` that the Python of `venv` finds, without importing them; None for one that is missing."
+    code = ('import json, sys, importlib.metadata as m\n'
+            'have = {d.metadata["Name"].lower(): d.version for d in m.distributions()}\n'
+            'print(json.dumps([have.get(o) for o in sys.argv[1:]]))')
+    res = subprocess.run([str(venv_python(venv)), '-c', code, *names], stdout=subprocess.PIPE, universal_newlines=True)
+    return json.loads(res.stdout) if res.returncode == 0 else [None]*len(names)
+
+
+def torch_to_keep(venv):
+    "The PyTorch that somebody else has put into `venv`, such as a CPU build, as a version; None if there is none."
+    torch, vision = installed(venv, 'torch', 'torchvision')
+    if torch is None or torch == read_stamp(venv).get('torch'): return None
+    if vision is None: raise SetupError(f'{venv.name} has torch {torch} and no torchvision: install the torchvision that belongs to it, or delete {venv.name}.')
+    return torch
+
+
+def install_lock(venv, name, root=ROOT, torch_backend=None):
+    "Install the lock file `name` into `venv`, but leave a PyTorch that the reader chose in place. Returns the version of the locked PyTorch, if that is what is there."
+    entries = read_locked(lock_file(name, root))
+    kept = torch_to_keep(venv)
+    if torch_backend and not kept:
+        pins = [o for o in read_settings(root)['locked_requirements'].split() if TORCH.match(o.split('=')[0])]
+        uv(venv, 'pip', 'install', '--no-deps', '--torch-backend', torch_backend, *pins)
+        kept = installed(venv, 'torch')[0]
+    if not kept:
+        uv(venv, 'pip', 'install', '--require-hashes', '--no-deps', '--requirements', str(lock_file(name, root)))
+        return installed(venv, 'torch')[0]
+    say(f'  {venv.name} keeps its PyTorch {kept}.')
+    with tempfile.TemporaryDirectory() as tmp:
+        rest = Path(tmp)/'rest.txt'
+        rest.write_text(''.join(o for name, several in entries.items() if not TORCH.match(name) for o in several), encoding='utf-8')
+        uv(venv, 'pip', 'install', '--require-hashes', '--no-deps', '--requirements', str(rest))
+    return None
+
+
+def install_package(venv, root=ROOT):
+    "The package itself, editable; setuptools is in the lock file, so nothing is downloaded to build it."
+    uv(venv, 'pip', 'install', '--no-deps', '--no-build-isolation', '--editable', str(root))
+
+
+def set_up(venv=VENV, root=ROOT, tests=False, torch_backend=None):
     "Make `.venv` if it is missing or out of step, with the package in it, editable."
-    wanted = fingerprint(root)
-    if why_set_up(venv, wanted) is None: return False
+    if why_set_up_course(venv, tests, root)[0] is None: return False
     with locked(venv):
-        reason = why_set_up(venv, wanted)
+        reason, name = why_set_up_course(venv, tests, root)
         if reason is None: return False
-        cfg = read_settings(root)
-        check_python(cfg['min_python'])
+        check_python(read_settings(root)['min_python'])
         check_venv_module()
         first = not (venv/'lib').exists()
         say(f'Setting up, because {reason}.' + (' The first time this downloads PyTorch and takes a few minutes.' if first else ''))
         if first: check_disk(root)
         start = time.time()
         make_venv(venv)
-        pip(venv, 'install', 'pip>=23')
-        pip(venv, 'install', '--editable', f'{root}[dev]')
+        get_uv(venv, root)
+        torch = install_lock(venv, name, root, torch_backend)
+        install_package(venv, root)
         quiet_lab(venv)
-        write_stamp(venv, wanted)
+        write_stamp(venv, {**fingerprint(name, root), 'torch': torch})
         say(f'Set up in {time.time()-start:.0f} s.')
     return True
 
 
-# --- pip, with one line that says where it is ----------------------------------------------------------------------------
+# --- uv, and pip to get it -------------------------------------------------------------------------------------------------
 
-class Status:
-    "On a terminal one line that is rewritten; elsewhere only the big steps, a line each, so that a log stays short."
-    def __init__(self, out=sys.stdout): self.out, self.tty, self.start = out, out.isatty(), time.time()
-
-    def show(self, text, big=False):
-        if self.tty:
-            width = shutil.get_terminal_size().columns - 1
-            self.out.write('\r\033[K' + f'  {time.time()-self.start:4.0f} s  {text}'[:width])
-        elif big: self.out.write(f'  {time.time()-self.start:4.0f} s  {text}\n')
-        self.out.flush()
-
-    def done(self):
-        if self.tty: self.out.write('\r\033[K'); self.out.flush()
+def find_uv(venv=VENV): return venv_python(venv).with_name('uv.exe' if os.name == 'nt' else 'uv')
 
 
-def follow(line, status):
-    "Tell `status` what a line of pip's log means to somebody who waits."
-    line = line.strip()
-    size = re.match(r'Downloading (\S+) \(([\d.]+) ([kMG]B)\)', line)
-    if size and not size[1].endswith('.metadata'):
-        name = os.path.basename(size[1]).split('-')[0]
-        status.show(f'downloading {name}, {size[2]} {size[3]}', big=size[3] == 'GB' or size[3] == 'MB' and float(size[2]) > 100)
-    elif line.startswith('Collecting'): status.show('finding out what is needed: ' + line.split()[1])
-    elif line.startswith('Installing collected packages:'):
-        number = line.count(',') + 1
-        status.show(f'installing {number} packages' if number > 1 else 'installing 1 package', big=True)
-    elif 'Retrying' in line: status.show('the package index does not answer; trying again', big=True)
+def get_uv(venv, root=ROOT):
+    "Install uv into `venv` with pip, at the locked version."
+    args = ['install', '--quiet', '--require-hashes', '--no-deps', '--requirement', str(lock_file('uv', root))]
+    run_logged(venv, [str(venv_python(venv)), '-m', 'pip', *args, '--disable-pip-version-check', '--no-input'], os.environ)
 
 
-NO_NETWORK = re.compile(r'Temporary failure in name resolution|Name or service not known|nodename nor servname|Network is unreachable|'
-                        r'No route to host|Connection refused|timed out|NewConnectionError|ProxyError|NameResolutionError')
+def uv(venv, *args):
+    "Run uv for `venv`, with pip's settings."
+    env = {**uv_settings(venv), 'VIRTUAL_ENV': str(venv), 'UV_NO_CONFIG': '1', 'UV_PYTHON_DOWNLOADS': 'never'}
+    if '--require-hashes' in args: env.pop('UV_CONSTRAINT', None)  # the lock file has decided, and takes no second opinion
+    run_logged(venv, [str(find_uv(VENV if not find_uv(venv).exists() else venv)), *args], env)
 
 
-def pip(venv, *args):
-    "Run pip in `venv`. Its words go to a log; what is said here is where it is, and in one sentence why it stopped."
+FROM_PIP = {'index-url': 'UV_DEFAULT_INDEX', 'extra-index-url': 'UV_INDEX', 'find-links': 'UV_FIND_LINKS', 'no-index': 'UV_NO_INDEX', 'cert': 'SSL_CERT_FILE',
+            'trusted-host': 'UV_INSECURE_HOST', 'constraint': 'UV_CONSTRAINT', 'timeout': 'UV_HTTP_TIMEOUT', 'default-timeout': 'UV_HTTP_TIMEOUT', 'proxy': 'ALL_PROXY'}
+
+
+def uv_settings(venv, env=os.environ):
+    """The environment for uv: pip's settings (`PIP_*`, pip.conf) under the names that uv gives them.
+
+    What is set for uv already wins: if a setting of uv names an index, pip's indexes are not used.
+    """
+    res = subprocess.run([str(venv_python(venv)), '-m', 'pip', 'config', 'list'], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, universal_newlines=True, env=dict(env))
+    found = pip_settings(res.stdout)
+    own_index = any(env.get(o) for o in ('UV_DEFAULT_INDEX', 'UV_INDEX', 'UV_INDEX_URL', 'UV_EXTRA_INDEX_URL', 'UV_FIND_LINKS', 'UV_NO_INDEX'))
+    given = {}
+    for key, name in FROM_PIP.items():
+        is_index = key in ('index-url', 'extra-index-url', 'find-links', 'no-index')
+        if key in found and not env.get(name) and not (is_index and own_index):
+            given[name] = ','.join(found[key].split()) if key == 'find-links' else found[key]
+    if 'UV_INDEX' in given: given['UV_INDEX_STRATEGY'] = env.get('UV_INDEX_STRATEGY') or 'unsafe-best-match'  # pip's way: any index may have the best version; hashes are checked
+    return {**env, **given}
+
+
+def pip_settings(text):
+    "Settings as `pip config list` prints them, by name: variables win over the section [install], and that one over [global]."
+    found = {}
+    for section in 'global', 'install', ':env:':
+        for line in text.splitlines():
+            m = re.match(rf'{section}\.([\w-]+)=(.+)', line.strip())
+            if m: found[m[1]] = ' '.join(str(ast.literal_eval(m[2])).split())
+    return found
+
+
+def run_logged(venv, cmd, env):
+    "Run an installer. Everything it says goes to a log; the terminal shows the big steps, and one sentence if it stops."
     log = venv/'fastbook-setup.log'
-    status = Status()
-    cmd = [str(venv_python(venv)), '-m', 'pip', *args, '--disable-pip-version-check', '--no-input']
+    venv.mkdir(exist_ok=True)
     with open(str(log), 'a', encoding='utf-8') as out:
-        out.write(f'\n$ pip {" ".join(args)}\n')
-        with subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, encoding='utf-8', errors='replace') as proc:
+        out.write(f'\n$ {" ".join(cmd)}\n')
+        with subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, encoding='utf-8', errors='replace', env=dict(env)) as proc:
             lines = []
             for line in proc.stdout:
                 out.write(line)
                 lines.append(line)
-                follow(line, status)
-    status.done()
-    if proc.returncode: raise SetupError(explain_pip(''.join(lines), log))
+                if is_big_step(line): say('  ' + line.strip())
+    if proc.returncode: raise SetupError(explain(''.join(lines), log))
 
 
-def explain_pip(text, log):
-    "One sentence for pip's many lines."
+def is_big_step(line): return bool(re.match(r' *(Downloading .*\(\d{3,}(\.\d+)?MiB\)|Downloading .*GiB|Prepared|Installed) ?', line)) and 'Installed 1 package' not in line
+
+
+NO_NETWORK = re.compile(r'Temporary failure in name resolution|Name or service not known|nodename nor servname|Network is unreachable|No route to host|Connection refused|'
+                        r'timed out|NewConnectionError|ProxyError|NameResolutionError|dns error|tcp connect error|client error \(Connect\)|error sending request')
+
+
+def explain(text, log):
+    "One sentence for an installer's many lines."
+    mismatch = re.search(r'[Hh]ash mismatch for [`\'"]?([\w.=-]+)|THESE PACKAGES DO NOT MATCH THE HASHES.*?\n +([\w.=-]+)', text, re.S)
+    if mismatch: return f'{mismatch[1] or mismatch[2]} is not the file that the lock file was made with: its hash differs, and nothing was installed from it (log: {log})'
     if NO_NETWORK.search(text):
         return ('The package index cannot be reached. Connect this machine once (or name a mirror of the index in PIP_INDEX_URL) '
-                'and run the same command again: what is installed already stays.')
-    if 'No space left on device' in text: return 'The disk is full. Make room (about 7 GB) and run the same command again: it goes on where it stopped.'
-    errors = [o for o in text.splitlines() if o.strip().startswith('ERROR:')]
-    return f'pip stopped: {last_line(errors[0] if errors else text)} (its whole log: {log})'
+                'and run the same command again: what has been downloaded is kept.')
+    if 'No space left on device' in text: return 'The disk is full. Make room (about 7 GB) and run the same command again.'
+    errors = [o for o in text.splitlines() if re.match(r'\s*(ERROR|error|×)', o)]
+    return f'The installation stopped: {last_line(errors[0] if errors else text)} (log: {log})'
 
 
 # --- what runs after the set-up -------------------------------------------------------------------------------------------
@@ -244,29 +352,53 @@ def on_debian():
 
 
 def set_up_browser():
-    "A browser for the test that drives JupyterLab: installed where that is ours to do (root on Debian), otherwise asked for."
+    "A browser for the tests that drive JupyterLab: installed where that is ours to do (root on Debian), otherwise asked for."
     if find_browser(): return
     if not (on_debian() and hasattr(os, 'geteuid') and os.geteuid() == 0):
-        say('No Chromium or Chrome here: the browser test will be skipped. To run it, install Chromium, or name a browser in FASTBOOK_BROWSER.')
+        say('No Chromium or Chrome here: the browser tests will be skipped. To run them, install Chromium, or name a browser in FASTBOOK_BROWSER.')
         return
-    say('Installing Chromium for the browser test.')
+    say('Installing Chromium for the browser tests.')
     env = dict(os.environ, DEBIAN_FRONTEND='noninteractive')
     for cmd in ['apt-get', '-qq', 'update'], ['apt-get', '-qq', 'install', '-y', '--no-install-recommends', 'chromium']:
         res = subprocess.run(cmd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
         if res.returncode:
-            say(f'Chromium could not be installed ({last_line(res.stdout)}): the browser test will be skipped.')
+            say(f'Chromium could not be installed ({last_line(res.stdout)}): the browser tests will be skipped.')
             return
 
 
-def set_up_fastcore2(venv=VENV):
-    "The second environment: the runtime requirements alone, with fastcore 2."
-    res = subprocess.run([str(venv_python(venv)), str(ROOT/'tools'/'fastcore2.py')])
-    if res.returncode: raise SetupError('So the environment with fastcore 2 could not be made.')
+def set_up_fastcore2(venv=VENV2, root=ROOT):
+    "A second environment: the runtime requirements alone, without extras and tools, and with fastcore 2."
+    wanted = fingerprint('fastcore2', root)
+    if why_set_up(venv, wanted) is None: return False
+    with locked(venv):
+        if why_set_up(venv, wanted) is None: return False
+        say(f'Making {venv.name}: the runtime requirements, and fastcore 2.')
+        make_venv(venv)
+        torch = install_lock(venv, 'fastcore2', root)
+        write_stamp(venv, {**wanted, 'torch': torch})
+    return True
+
+
+def set_up_latest(venv=LATEST, root=ROOT):
+    "An environment with the newest releases that settings.ini allows, updated at every call; for `make test-latest`."
+    cfg = read_settings(root)
+    with locked(venv):
+        check_python(cfg['min_python'])
+        check_venv_module()
+        make_venv(venv)
+        get_uv(venv, root)
+        uv(venv, 'pip', 'install', '--upgrade', *wanted_packages(cfg)['test'])
+        install_package(venv, root)
+        quiet_lab(venv)
 
 
 def main(args):
     try:
-        set_up()
+        if '--latest' in args:
+            set_up_latest()
+            set_up_browser()
+            return 0
+        set_up(tests='--tests' in args, torch_backend=os.environ.get('UV_TORCH_BACKEND'))
         if '--tests' in args:
             set_up_browser()
             set_up_fastcore2()

@@ -1,14 +1,20 @@
-"""Everything that must hold, in four stages, ending in one plain count: what `make test` runs.
+"""Everything that must hold, in stages, ending in one plain count: what `make test` runs.
 
-1. export:    `fastbook_impl` is what a fresh `nbdev_export` of the notebooks makes, no line more or less
+1. export:    `fastbook_impl` is what a fresh `nbdev_export` of the notebooks writes
 2. clean:     `nbdev_clean` would change no notebook
-3. notebooks: `nbdev_test` runs every notebook from top to bottom, on the built-in data
-4. pytest:    the tests in `tests/`
+3. lint:      `ruff check`, with the rules in pyproject.toml
+4. notebooks: `nbdev_test` runs every notebook from top to bottom, on the built-in data
+5. pytest:    the tests in `tests/`
+
+    python tools/verify.py           # make test: all stages; slow cells and tests with the marker `slow` are left out
+    python tools/verify.py --quick   # make check: no notebooks, and no tests with the markers `slow` or `medium`
+    python tools/verify.py --long    # make test-long: the slow cells and tests too
 
 The tree is only read: exporting and cleaning happen in a copy. So do the caches: data goes to a temporary `FASTBOOK_HOME`.
 """
-import multiprocessing
+import argparse
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,8 +23,6 @@ import tempfile
 import time
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
-from functools import partial
-from multiprocessing.connection import wait
 from pathlib import Path
 
 from setup_env import lasting
@@ -97,88 +101,88 @@ def check_clean(root, copy):
     return Count(len(notebooks(root)) - len(dirty), len(dirty))
 
 
-# --- stage 3: nbdev_test, a process of its own for each notebook, as a kernel is ---------------------------------------------
+# --- stage 3: style ------------------------------------------------------------------------------------------------------
+
+def check_lint(root):
+    "Run ruff over the code; each file with a finding counts as failed."
+    res = subprocess.run([sys.executable, '-m', 'ruff', 'check', '--no-cache', '--output-format', 'concise'], cwd=root, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if res.returncode == 0: return Count(passed=1)
+    say(res.stdout.rstrip())
+    found = {m[1] for m in re.finditer(r'^(.+?):\d+:\d+: ', res.stdout, re.M)}
+    return Count(failed=max(1, len(found)))
+
+
+# --- stage 4: nbdev_test -------------------------------------------------------------------------------------------------
 
 def share_cores():
-    "Notebooks run side by side, each with its share of the cores: two on a small machine, up to four."
+    "Processes to run side by side, and the threads of each: two processes on a small machine, up to four."
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     workers = min(4, max(1, cores))
     return workers, max(1, cores//workers)
 
 
-def test_in_child(name, root, env, log):
-    "Run `nbdev_test` over one notebook, all that is said going to the file `log`; the exit code tells how it went."
-    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for fd in 1, 2: os.dup2(out, fd)
-    os.environ.clear()
-    os.environ.update(env)
-    os.chdir(root)
-    import torch
-    from nbdev.test import nbdev_test
-    torch.set_num_threads(int(env['OMP_NUM_THREADS']))
-    nbdev_test(path=str(name), n_workers=0)
-
-
-def start_notebook(ctx, name, root, env, log):
-    "A fresh process that runs one notebook."
-    proc = ctx.Process(target=test_in_child, args=(name, str(root), env, str(log)), name=str(name))
-    proc.log, proc.began = log, time.time()
-    proc.start()
-    return proc
-
-
-def finish_notebook(proc):
-    "Wait for the process of a notebook and say how it went; returns whether it passed."
-    proc.join()
-    if proc.exitcode: say(proc.log.read_text(errors='replace') if proc.log.exists() else '', f'  {proc.name} failed (exit code {proc.exitcode})')
-    say(f'  {time.time()-proc.began:5.1f} s  {proc.name}')
-    return proc.exitcode == 0
-
-
-def run_side_by_side(starts, workers):
-    """Start processes by calling `starts`, no more than `workers` at a time, and yield each as it ends.
-
-    One thread starts and asks them all: `Process.start` asks after every other process too, and an exit code that
-    two threads ask for at once reaches one of them; the other is told 255.
-    """
-    running = {}
-    try:
-        for start in starts:
-            proc = start()
-            running[proc.sentinel] = proc
-            while len(running) == workers: yield from [running.pop(o) for o in wait(running)]
-        while running: yield from [running.pop(o) for o in wait(running)]
-    finally:
-        for proc in running.values(): proc.terminate()
-
-
-def run_notebooks(root, env):
-    "Run every notebook, the largest files first, so that none is left alone at the end."
+def for_side_by_side(env):
+    "The environment for processes that share the cores, and the number of them."
     workers, threads = share_cores()
-    env = dict(env, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
-    ctx = multiprocessing.get_context('forkserver' if os.name == 'posix' else 'spawn')
-    if os.name == 'posix': ctx.set_forkserver_preload(['torch', 'torchvision', 'pandas', 'sklearn.metrics', 'nbdev.test'])  # loaded once, inherited by each
-    names = sorted(notebooks(root), key=lambda o: -(root/o).stat().st_size)
-    with tempfile.TemporaryDirectory() as tmp:
-        starts = (partial(start_notebook, ctx, o, root, env, Path(tmp)/str(o).replace(os.sep, '-')) for o in names)
-        passed = [finish_notebook(o) for o in run_side_by_side(starts, workers)]
-    return Count(sum(passed), len(passed) - sum(passed))
+    return dict(env, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads)), workers
 
 
-# --- stage 4: pytest -----------------------------------------------------------------------------------------------------
+def run_notebooks(root, env, flags=''):
+    "Run `nbdev_test` and print how long each notebook took; `flags` are nbdev's, `slow` includes the slow cells."
+    env, workers = for_side_by_side(env)
+    call = f'nbdev_test(do_print=True, n_workers={workers}, flags={flags!r})'
+    cmd = [sys.executable, '-c', f'from nbdev.test import nbdev_test; {call}']
+    began, seconds, failed = {}, {}, []
+    with subprocess.Popen(cmd, cwd=root, env=dict(env, PYTHONUNBUFFERED='1'), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors='replace') as proc:
+        for line in proc.stdout: follow_nbdev(line.rstrip('\n'), root, began, seconds, failed)
+    expected = [str(o) for o in notebooks(root)]
+    cut_short = [o for o in expected if o not in seconds]
+    for o in cut_short: say(f'  {o} was not finished')
+    if proc.returncode and not failed and not cut_short: failed.append('nbdev_test itself')
+    say(slowest('notebooks', seconds.items()))
+    return Count(len(seconds) - len(failed), len(failed) + len(cut_short))
 
-LONGEST = 'lab_browser', 'multicat', 'book_ch05', 'app_browser', 'cleaner_browser', 'export' # files that take a minute or more begin, so that none is left alone at the end
+
+def follow_nbdev(line, root, began, seconds, failed):
+    "Note what a line of `nbdev_test --do_print` says of a notebook; a line of any other kind is printed."
+    event = re.match(r'(Starting|- Completed) (.+\.ipynb)$', line)
+    name = os.path.relpath(event[2], root).replace(os.sep, '/') if event else None
+    if event and event[1] == 'Starting': began[name] = time.time()
+    elif event:
+        seconds[name] = time.time() - began[name]
+        say(f'  {seconds[name]:5.1f} s  {name}')
+    elif re.match(r'\t\S+\.ipynb$', line):
+        failed.append(line.strip())
+        say(line)
+    elif line not in ('Success.', ''): say(line)
 
 
-def run_pytest(root, env, report):
-    workers, threads = share_cores()
-    env = dict(env, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
-    side_by_side = ['-n', str(workers), '--dist', 'loadfile', '--no-loadscope-reorder'] # the tests of a file share what they have set up
-    longest = (f'tests/test_{o}.py' for o in LONGEST)
-    files = [*(o for o in longest if (root/o).exists()), 'tests']
-    code = subprocess.run([sys.executable, '-m', 'pytest', *side_by_side, '--junitxml', str(report), *files], cwd=root, env=env).returncode
+def slowest(what, seconds, n=10):
+    "A table of the `n` entries of `seconds`, pairs of a name and seconds, that took longest."
+    rows = sorted(seconds, key=lambda o: -o[1])[:n]
+    return '\n'.join([f'  slowest {what}:', *(f'  {s:7.1f} s  {name}' for name, s in rows)])
+
+
+# --- stage 5: pytest -----------------------------------------------------------------------------------------------------
+
+SKIPPED_MARKS = {'quick': 'not slow and not medium', 'usual': 'not slow', 'long': ''}
+
+
+def run_pytest(root, env, report, mode='usual'):
+    "Run pytest, the work shared out by pytest-xdist: a process that is done takes tests from one that is not."
+    env, workers = for_side_by_side(env)
+    cmd = [sys.executable, '-m', 'pytest', '-n', str(workers), '--dist', 'worksteal', '--junitxml', str(report), '-m', SKIPPED_MARKS[mode]]
+    code = subprocess.run(cmd, cwd=root, env=env).returncode
     if code < 0 or code > 5: say(f'  pytest was stopped in the middle (exit code {code})')
+    say(slowest('tests', test_seconds(report)))
     return read_junit(report)
+
+
+def test_seconds(report):
+    "The tests in a report of pytest, each with its seconds, set-up included."
+    try: cases = list(ET.parse(report).iter('testcase'))
+    except (OSError, ET.ParseError): return []
+    return [(f"{o.get('classname')}::{o.get('name')}", float(o.get('time'))) for o in cases]
 
 
 def read_junit(report):
@@ -200,7 +204,16 @@ def hear_interrupts():
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def main(root=ROOT):
+def stages(mode, root, copy, tmp, env):
+    "The stages of a run, by name, in order."
+    every = {'export': lambda: check_export(root, copy), 'clean': lambda: check_clean(root, copy), 'lint': lambda: check_lint(root),
+             'notebooks': lambda: run_notebooks(root, env, 'slow' if mode == 'long' else ''),
+             'pytest': lambda: run_pytest(root, env, tmp/'pytest.xml', mode)}
+    if mode == 'quick': del every['notebooks']
+    return every
+
+
+def main(mode='usual', root=ROOT):
     hear_interrupts()
     with tempfile.TemporaryDirectory(prefix='fastbook-verify-') as tmp:
         tmp = Path(tmp)
@@ -208,10 +221,8 @@ def main(root=ROOT):
         copy.mkdir()
         copy_notebooks(root, copy)
         env = dict(lasting(), FASTBOOK_DATA='sample', FASTBOOK_HOME=str(home), FASTBOOK_TEST_HOME=str(home))
-        stages = {'export': lambda: check_export(root, copy), 'clean': lambda: check_clean(root, copy),
-                  'notebooks': lambda: run_notebooks(root, env), 'pytest': lambda: run_pytest(root, env, tmp/'pytest.xml')}
         total, table = Count(), []
-        for name, stage in stages.items():
+        for name, stage in stages(mode, root, copy, tmp, env).items():
             say(f'{name}:')
             start = time.time()
             count = stage()
@@ -223,6 +234,13 @@ def main(root=ROOT):
     return 1 if total.failed else 0
 
 
+def arguments(args=None):
+    parser = argparse.ArgumentParser(description='Run the checks and tests of this project.')
+    parser.add_argument('--quick', dest='mode', action='store_const', const='quick', help='no notebooks, and only the fast tests')
+    parser.add_argument('--long', dest='mode', action='store_const', const='long', help='the slow cells and tests too')
+    return parser.parse_args(args).mode or 'usual'
+
+
 if __name__ == '__main__':
-    try: sys.exit(main())
+    try: sys.exit(main(arguments()))
     except KeyboardInterrupt: sys.exit(130)
