@@ -28,10 +28,10 @@ def setup_book():
 # %% ../nbs/library/60_fastbook.ipynb #00000008
 def _read_dot(source):
     "The nodes `{name: attributes}` and edges `[(from, to, attributes)]` of the DOT statements `source`."
+    from fastbook_impl.imports import import_extra
     with redirect_stdout(io.StringIO()) as said, warnings.catch_warnings():
         warnings.simplefilter('ignore', DeprecationWarning)     # pydot calls its own parser by old names
-        import pydot
-        graphs = pydot.graph_from_dot_data(f'digraph {{\n{source}\n}}')
+        graphs = import_extra('pydot').graph_from_dot_data(f'digraph {{\n{source}\n}}')
     if not graphs: raise ValueError(f'gv cannot read this as a graph:\n{said.getvalue().strip() or source}')
     edges = [(_bare(e.get_source()), _bare(e.get_destination()), _attrs(e)) for e in graphs[0].get_edges()]
     nodes = {n: {} for a,b,_ in edges for n in (a, b)}

@@ -19,6 +19,7 @@ from fastcore.xtras import Path
 
 from ..data.frames import check_names
 from ..data.transforms import ColReader, Transform
+from ..imports import import_extra
 from ..torch_core import TitledStr, is_listy
 
 # %% ../../nbs/library/80_text_core.ipynb #00000006
@@ -112,8 +113,8 @@ class WordTokenizer:
         special_toks=None, # tokens that are not to be cut; those of `xx…` never are
         buf_sz=5000        # for fastai's sake
     ):
-        from tokenizers import Regex
-        from tokenizers.pre_tokenizers import Split
+        tokenizers = import_extra('tokenizers')
+        Regex, Split = tokenizers.Regex, tokenizers.pre_tokenizers.Split
         self.lang, self.special_toks = lang, special_toks
         own = [re.escape(o) for o in special_toks or [] if not re.fullmatch(r'\w+', o)]
         self._split, self._seen = Split(Regex('|'.join([*own, _pattern])), 'removed', invert=True).pre_tokenize_str, {}
@@ -335,9 +336,8 @@ class SubwordTokenizer:
     @classmethod
     def from_state(cls, pieces):
         "The tokenizer that has learned the `pieces`, a text in JSON."
-        from tokenizers import Tokenizer
         res = cls()
-        res.tok = Tokenizer.from_str(pieces)
+        res.tok = import_extra('tokenizers').Tokenizer.from_str(pieces)
         return res
 
     def _learned(self):
@@ -348,7 +348,8 @@ class SubwordTokenizer:
     def setup(self, items, rules=None):
         "Learn the pieces from the texts `items`, unless a model was given. `ValueError` if there are none, or more characters in them than pieces."
         if self.tok is not None: return
-        from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+        tokenizers = import_extra('tokenizers')
+        models, pre_tokenizers, trainers = tokenizers.models, tokenizers.pre_tokenizers, tokenizers.trainers
         texts = [_ruled(str(o), rules or []) for o in _several(items)]
         bpe, size = self.model_type == 'bpe', self.vocab_sz or min(self.max_vocab_sz, _pieces_for(texts))
         chars = set().union(*texts)
@@ -356,7 +357,7 @@ class SubwordTokenizer:
         if size < len(chars) and not bpe:
             raise ValueError(f'vocab_sz allows {size} pieces, and the texts have {len(chars)} different characters, '
                              f'each of which is a piece: pass a larger one')
-        tok = Tokenizer(models.BPE(unk_token=UNK) if bpe else models.Unigram())
+        tok = tokenizers.Tokenizer(models.BPE(unk_token=UNK) if bpe else models.Unigram())
         tok.pre_tokenizer = pre_tokenizers.Metaspace()
         args = dict(vocab_size=size, special_tokens=list(self.special_toks), show_progress=False)
         tok.train_from_iterator(texts, trainers.BpeTrainer(**args) if bpe
@@ -364,9 +365,8 @@ class SubwordTokenizer:
         self.tok = tok
 
 def _saved_pieces(file):
-    from tokenizers import Tokenizer
     if not file.is_file(): raise FileNotFoundError(f'there is no saved model of pieces {file}')
-    return Tokenizer.from_file(str(file))
+    return import_extra('tokenizers').Tokenizer.from_file(str(file))
 
 SentencePieceTokenizer = SubwordTokenizer # its other name in fastai
 

@@ -10,14 +10,17 @@ from collections import namedtuple
 from contextlib import nullcontext
 from types import SimpleNamespace
 
-import ipywidgets
 from fastcore.basics import patch
 from fastcore.foundation import L
 from fastcore.xtras import Path
-from ipywidgets import Box, Button, Checkbox, Dropdown, GridBox, HBox, Label, Layout, Output, VBox
 from PIL import Image, ImageOps
 
+from ..imports import import_extra
 from .core import to_mode
+
+import_extra('ipywidgets') # if it is missing, the error names the extra
+import ipywidgets
+from ipywidgets import Box, Button, Checkbox, Dropdown, GridBox, HBox, Label, Layout, Output, VBox
 
 # %% ../../nbs/library/58_vision_widgets.ipynb #00000004
 _all_ = ['widgets', 'Box', 'Button', 'Checkbox', 'Dropdown', 'FileUpload', 'HBox', 'Label', 'Layout', 'Output', 'VBox']
