@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from fastbook_impl.cli import main
-from fastbook_impl.questionnaire.core import find
+from fastbook_impl.exercises.engine import find
 
 
 def notebook(path, *exercises):

@@ -25,7 +25,7 @@ import pytest
 
 from fastbook_impl.data import archive, download
 from fastbook_impl.data import external as ext
-from fastbook_impl.data import samples
+from fastbook_impl.samples import core as samples
 from fastbook_impl.data.download import Limits, NotHere
 from fastbook_impl.data.external import (
     FileGetter, ImageGetter, URLs, cached_data, fastbook_path, get_files, get_image_files, get_text_files, untar_data)

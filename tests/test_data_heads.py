@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastbook_impl.data import heads
+from fastbook_impl.samples import biwi as heads
 from fastbook_impl.data.external import URLs, get_image_files, untar_data
-from fastbook_impl.data.heads import PEOPLE, Person, Pose, View, draw_head, draw_person, make_heads, pose_at, project, rotation
-from fastbook_impl.data.samples import find_sample
+from fastbook_impl.samples.biwi import PEOPLE, Person, Pose, View, draw_head, draw_person, make_heads, pose_at, project, rotation
+from fastbook_impl.samples.core import find_sample
 
 
 def digest(image): return hashlib.sha256(image.tobytes()).hexdigest()

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastbook_impl.data import pets
-from fastbook_impl.data.pets import BREEDS, POSES, SCENES, draw_pet, lookalikes, make_pets
-from fastbook_impl.data.samples import find_sample
+from fastbook_impl.samples import pets
+from fastbook_impl.samples.pets import BREEDS, POSES, SCENES, draw_pet, lookalikes, make_pets
+from fastbook_impl.samples.core import find_sample
 
 
 def digest(image): return hashlib.sha256(image.tobytes()).hexdigest()
@@ -51,7 +51,7 @@ def test_seed_of_a_file_is_its_number_as_text_or_int():
 
 
 def test_another_process_draws_the_same():
-    code = "import hashlib; from fastbook_impl.data.pets import draw_pet; print(hashlib.sha256(draw_pet('boxer', 5)[0].tobytes()).hexdigest())"
+    code = "import hashlib; from fastbook_impl.samples.pets import draw_pet; print(hashlib.sha256(draw_pet('boxer', 5)[0].tobytes()).hexdigest())"
     env = {**os.environ, 'PYTHONHASHSEED': '123', 'PYTHONPATH': os.pathsep.join(p or os.getcwd() for p in sys.path)}
     out = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True, check=True).stdout
     assert out.strip() == digest(draw_pet('boxer', 5)[0])

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from fastbook_impl.data.external import URLs, untar_data
-from fastbook_impl.data.ratings import GENRES, expected_stars, make_films, make_ml_100k, make_ml_sample, make_ratings, make_viewers
-from fastbook_impl.data.samples import find_sample
+from fastbook_impl.samples.ratings import GENRES, expected_stars, make_films, make_ml_100k, make_ml_sample, make_ratings, make_viewers
+from fastbook_impl.samples.core import find_sample
 
 
 @pytest.fixture(scope='module')

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastbook_impl.data import samples
-from fastbook_impl.data.samples import enlarge_digit, find_sample, sample_maker
+from fastbook_impl.samples import core as samples
+from fastbook_impl.samples.core import enlarge_digit, find_sample, sample_maker
 
 
 @pytest.fixture(scope='module')
@@ -123,7 +123,7 @@ def test_registry(monkeypatch):
 
 def test_makers_in_other_modules_are_imported_when_asked_for(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path/'makes_a_sample.py').write_text("from fastbook_impl.data.samples import sample_maker\n@sample_maker('ELSEWHERE')\ndef f(dest): pass\n")
+    (tmp_path/'makes_a_sample.py').write_text("from fastbook_impl.samples.core import sample_maker\n@sample_maker('ELSEWHERE')\ndef f(dest): pass\n")
     (tmp_path/'broken_sample.py').write_text('import no_such_module_at_all\n')
     monkeypatch.setattr(samples, '_samples', {})
     monkeypatch.setattr(samples, '_modules', dict(ELSEWHERE='makes_a_sample', LATER='a_module_that_comes_later', BROKEN='broken_sample'))

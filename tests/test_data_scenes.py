@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from fastbook_impl.data.external import URLs, untar_data
-from fastbook_impl.data.pets import Pen
-from fastbook_impl.data.samples import find_sample
-from fastbook_impl.data.scenes import COMPANY, KINDS, _cast, _cells, _deal, draw_scene, make_pascal
+from fastbook_impl.samples.pets import Pen
+from fastbook_impl.samples.core import find_sample
+from fastbook_impl.samples.pascal import COMPANY, KINDS, _cast, _cells, _deal, draw_scene, make_pascal
 
 NAMES = '''aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep sofa train tvmonitor'''.split()
 

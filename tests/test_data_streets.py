@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from fastbook_impl.data.external import URLs, get_image_files, untar_data
-from fastbook_impl.data.samples import find_sample
-from fastbook_impl.data.streets import CODES, COLOURS, DRIVES, View, draw_street, make_camvid, make_camvid_tiny, paint_mask, plan
+from fastbook_impl.samples.core import find_sample
+from fastbook_impl.samples.camvid import CODES, COLOURS, DRIVES, View, draw_street, make_camvid, make_camvid_tiny, paint_mask, plan
 
 VOID = CODES.index('Void')
 

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from fastbook_impl.data.external import URLs, untar_data
-from fastbook_impl.data.samples import find_sample
-from fastbook_impl.data.tables import EDUCATION, make_adult_sample, make_people, salary_points
+from fastbook_impl.samples.core import find_sample
+from fastbook_impl.samples.adult import EDUCATION, make_adult_sample, make_people, salary_points
 
 COLUMNS = 'age workclass fnlwgt education education-num marital-status occupation relationship race sex capital-gain capital-loss hours-per-week native-country salary'.split()
 

@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from fastbook_impl.data.samples import find_sample
-from fastbook_impl.data.things import THINGS, _draw_large, draw_thing, make_imagenette, make_imagenette_320
+from fastbook_impl.samples.core import find_sample
+from fastbook_impl.samples.imagenette import THINGS, _draw_large, draw_thing, make_imagenette, make_imagenette_320
 
 
 def digest(image): return hashlib.sha256(image.tobytes()).hexdigest()

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastbook_impl.ethics import Card, error_by_group, model_card, share_interval
+from fastbook_impl.course.ethics import Card, error_by_group, model_card, share_interval
 from fastbook_impl.tabular.all import *
 from fastbook_impl.text.all import AWD_LSTM, TextDataLoaders, text_classifier_learner
 from fastbook_impl.vision.all import CategoryBlock, DataBlock, DataLoaders, ImageBlock, MultiCategoryBlock, PILImage, Resize, accuracy_multi

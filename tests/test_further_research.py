@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from fastbook_impl.further_research import AttentionPool, NearestHead, PowerMean, Prototypes, stem_and_blocks
-from fastbook_impl.pet_breeds import pets_net
+from fastbook_impl.course.further_research import AttentionPool, NearestHead, PowerMean, Prototypes, stem_and_blocks
+from fastbook_impl.course.pet_breeds import pets_net
 from fastbook_impl.vision.all import create_body, create_head, num_features_model, resnet18, resnet34, resnet50, set_seed
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastbook_impl.mnist_basics import (BasicOptim, LinearModel, SimpleLearner, SimpleNet, batch_accuracy, init_params, load_pictures,
+from fastbook_impl.course.mnist_basics import (BasicOptim, LinearModel, SimpleLearner, SimpleNet, batch_accuracy, init_params, load_pictures,
                                         mnist_distance, mnist_loss, sigmoid)
 from fastbook_impl.vision.all import SGD, DataLoader, DataLoaders, Learner, URLs, set_seed, untar_data
 

@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastbook_impl import metrics
-from fastbook_impl.multicat import ColourBlock, TensorColour, Whereabouts, accuracy_multi, binary_cross_entropy, head_centre, one_hot, sigmoid, sigmoid_range, where_net
-from fastbook_impl.pet_breeds import pets_net
+from fastbook_impl.course.multicat import ColourBlock, TensorColour, Whereabouts, accuracy_multi, binary_cross_entropy, head_centre, one_hot, sigmoid, sigmoid_range, where_net
+from fastbook_impl.course.pet_breeds import pets_net
 from fastbook_impl.vision.all import (ColReader, ColSplitter, DataBlock, FuncSplitter, ImageBlock, ImageDataLoaders, Learner, MultiCategoryBlock, Normalize, PointBlock,
                                       RandomSplitter, Resize, URLs, aug_transforms, get_image_files, imagenet_stats, pd, plt, set_seed, tensor, untar_data,
                                       vision_learner)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastbook_impl.pet_breeds import cross_entropy, fine_tune_steps, log_softmax, nll_loss, pets_net, read_slice, softmax, three_groups
+from fastbook_impl.course.pet_breeds import cross_entropy, fine_tune_steps, log_softmax, nll_loss, pets_net, read_slice, softmax, three_groups
 from fastbook_impl.vision.all import (CategoryBlock, DataBlock, DataLoader, DataLoaders, ImageBlock, Learner, Normalize, RandomSplitter, RegexLabeller, Resize, URLs,
                                       aug_transforms, default_split, error_rate, get_image_files, imagenet_stats, set_seed, untar_data, using_attr, vision_learner)
 

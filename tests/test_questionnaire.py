@@ -12,8 +12,8 @@ import time
 import pytest
 import torch
 
-from fastbook_impl.questionnaire import core, progress
-from fastbook_impl.questionnaire.core import FunctionPart, Verdict, exercises, find, judge, proof
+from fastbook_impl.exercises import engine as core, progress
+from fastbook_impl.exercises.engine import FunctionPart, Verdict, exercises, find, judge, proof
 
 BOOK = {'01': 33, '02': 27, '03': 18, '04': 37, '05': 23, '06': 17, '15': 18}
 ALL = exercises()
@@ -184,7 +184,7 @@ def test_run_all_shows_stubs_as_open_and_solutions_as_right(root, chapter):
 
 def test_the_table_of_all_questions_is_in_step(root):
     "The page that is saved in the documentation has a row for each."
-    nb = json.loads((root/'nbs'/'questionnaire'/'90_table.ipynb').read_text())
+    nb = json.loads((root/'nbs'/'checks'/'90_table.ipynb').read_text())
     shown = ''.join(''.join(o.get('data', {}).get('text/html', '')) for c in nb['cells'] for o in c.get('outputs', []))
     rows = re.findall(r'<th>(\d+\.\d+)</th>\s*<td>([^<]*)</td>', shown)
     assert [(n, html.unescape(t)) for n, t in rows] == [(ex.number, ex.title) for ex in ALL]
@@ -235,7 +235,7 @@ def test_a_loop_without_an_end_is_stopped_where_interrupts_are_ignored():
     code = """
 import signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-from fastbook_impl.questionnaire.core import NotYet, time_limit
+from fastbook_impl.exercises.engine import NotYet, time_limit
 try:
     with time_limit(.1):
         while True: pass

@@ -4,8 +4,8 @@ import torch
 from fastcore.foundation import L
 from torch import nn
 
-from fastbook_impl.pet_breeds import pets_net
-from fastbook_impl.siamese import SiameseComparer, SiameseImage, SiameseModel, SiameseTransform, siamese_loss, siamese_splitter
+from fastbook_impl.course.pet_breeds import pets_net
+from fastbook_impl.course.siamese import SiameseComparer, SiameseImage, SiameseModel, SiameseTransform, siamese_loss, siamese_splitter
 from fastbook_impl.vision.all import (CategoryBlock, DataBlock, DataLoaders, Image, ImageBlock, IntToFloatTensor, Learner, Normalize, PILImage, RandomSplitter,
                                       RegexLabeller, Resize, TensorDataset, TfmdLists, ToTensor, accuracy, aug_transforms, create_head, error_rate, get_image_files,
                                       imagenet_stats, np, params, plt, set_seed, using_attr, vision_learner)

@@ -124,7 +124,7 @@ def test_every_weight_of_a_body_learns():
 
 
 def test_a_siamese_encoder():
-    from fastbook_impl.siamese import SiameseComparer, SiameseModel
+    from fastbook_impl.course.siamese import SiameseComparer, SiameseModel
     encoder = create_body(LITE, pretrained=False)
     x = torch.rand(2, 3, 64, 64)
     assert SiameseModel(encoder, create_head(2*1280, 2))(x, x).shape == (2, 2)

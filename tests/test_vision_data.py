@@ -13,7 +13,7 @@ from fastbook_impl.data.core import Datasets, TfmdLists, show_results
 from fastbook_impl.data.external import get_image_files
 from fastbook_impl.data.transforms import (Categorize, ColReader, ColSplitter, IntToFloatTensor, Normalize, RandomSplitter, RegexLabeller, ToTensor,
                                            imagenet_stats, using_attr)
-from fastbook_impl.siamese import SiameseImage, SiameseTransform
+from fastbook_impl.course.siamese import SiameseImage, SiameseTransform
 from fastbook_impl.torch_core import TensorCategory, TensorImage, TensorImageBW, TensorMask, TensorMultiCategory, TensorPoint, set_seed
 from fastbook_impl.vision.augment import Resize, aug_transforms
 from fastbook_impl.vision.core import PILImage, PILImageBW, PILMask

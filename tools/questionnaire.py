@@ -4,7 +4,7 @@
     python tools/questionnaire.py nbs/04_mnist_basics.ipynb
     python tools/questionnaire.py --check                    # write nothing; say which chapters are not in step
 
-An exercise is written once, in `nbs/questionnaire/`. Its four cells in the chapter (the task, the stub, the check, and the solution, which JupyterLab folds) are made from it here.
+An exercise is written once, in `nbs/checks/`. Its four cells in the chapter (the task, the stub, the check, and the solution, which JupyterLab folds) are made from it here.
 They are known by their ids, which begin with `q-`. The section needs nothing from the chapter above it, so it is run by itself.
 """
 import argparse
@@ -26,7 +26,7 @@ INTRO = '''## Questionnaire
 The book ends this chapter with {n} questions. Here each of them is something to do: a function to write, a result to predict before you run it, a reason to choose. Fill in the first cell of an exercise and run it together with the second, which tells you how it went. The third is folded: it holds our solution.
 
 `hint('{first}')` helps you on, gently at first. `skip('{first}')` puts an exercise aside. What you have answered is kept when the kernel is restarted; `reset('{first}')` forgets it.'''
-IMPORTS = 'from fastbook_impl.fastbook import *\nfrom fastbook_impl.questionnaire.all import *'
+IMPORTS = 'from fastbook_impl.fastbook import *\nfrom fastbook_impl.exercises.all import *'
 
 
 def section(chapter, exs):
@@ -75,7 +75,7 @@ def write(path, cells):
 
 
 def main(argv=None):
-    from fastbook_impl.questionnaire.core import CHAPTERS, exercises
+    from fastbook_impl.exercises.engine import CHAPTERS, exercises
     p = argparse.ArgumentParser(prog='tools/questionnaire.py', description='Write the exercises into the chapter notebooks.')
     p.add_argument('notebooks', nargs='*', type=Path, help='chapter notebooks (default: all that have exercises)')
     p.add_argument('--check', action='store_true', help='write nothing, and fail if a chapter is not in step')
@@ -90,7 +90,7 @@ def main(argv=None):
         if not args.check:
             write(path, cells)
             print(f'{path.name}: {len(exs)} exercises')
-    if args.check and late: print(f"not in step with nbs/questionnaire: {', '.join(late)}. `make exercises` writes them anew.")
+    if args.check and late: print(f"not in step with nbs/checks: {', '.join(late)}. `make exercises` writes them anew.")
     return 1 if args.check and late else 0
 
 

@@ -28,7 +28,7 @@ def steps(bar):
     from fastbook_impl.learner import Learner
     from fastbook_impl.callback.core import Callback
     from fastbook_impl.callback import progress  # noqa: F401 (gives the learner `no_logging`)
-    from fastbook_impl.mnist_basics import batch_accuracy, mnist_loss
+    from fastbook_impl.course.mnist_basics import batch_accuracy, mnist_loss
     from fastbook_impl.optimizer import SGD
     from fastbook_impl.torch_core import set_seed
     bar.update()
@@ -54,7 +54,7 @@ def steps(bar):
 def digits(folder):
     "Pairs of a flat picture and its answer, 1 for a 3 and 0 for a 7."
     import torch
-    from fastbook_impl.mnist_basics import load_pictures
+    from fastbook_impl.course.mnist_basics import load_pictures
     threes, sevens = load_pictures(folder/'3'), load_pictures(folder/'7')
     x = torch.cat([threes, sevens]).view(-1, 28*28)
     y = torch.tensor([1]*len(threes) + [0]*len(sevens)).unsqueeze(1)

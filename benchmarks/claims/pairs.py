@@ -26,7 +26,7 @@ def main():
 
 def accuracy_of(path, seed, args, pretrained):
     "The accuracy on the pairs of the held-out fifth, which are fixed."
-    from fastbook_impl.siamese import SiameseComparer, SiameseTransform, siamese_loss, siamese_splitter
+    from fastbook_impl.course.siamese import SiameseComparer, SiameseTransform, siamese_loss, siamese_splitter
     from fastbook_impl.vision.all import (IntToFloatTensor, Learner, Normalize, RandomSplitter, Resize, TfmdLists, ToTensor, accuracy, arch_meta, create_body,
                                           create_head, get_image_files, set_seed)
     set_seed(seed)
