@@ -1,6 +1,6 @@
 """Write README.md from `nbs/index.ipynb`, the home page of the course: what `make readme` does.
 
-The two never differ: `tests/test_readme.py` renders the notebook, too, and compares. Two things are done on the way:
+The two never differ: `tests/unit/test_readme.py` renders the notebook, too, and compares. Two things are done on the way:
 
 - the map of chapters, the cell that begins with `<!-- chapters -->`, is made anew from the chapters' own first lines;
 - links are turned so that they lead to the same place from the folder above.

@@ -296,7 +296,7 @@ def test_no_worker_outlives_the_main_process(tmp_path, how):
     wait = 'while len(set(open(sys.argv[1]))) < 2: time.sleep(.02)'
     code = BUSY % (f'\n        {wait}\n        break' if how == 'left' else 'pass')
     p = subprocess.Popen([sys.executable, '-c', code, str(tmp_path/'pids')], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                         start_new_session=True, cwd=Path(__file__).parent.parent)
+                         start_new_session=True, cwd=Path(__file__).parent.parent.parent)
     pids = workers_of(tmp_path/'pids')
     try:
         if how == 'killed': p.kill()

@@ -571,7 +571,7 @@ def test_a_folder_of_another_name_is_renamed(a_mirror):
 def script(code, **env):
     "Run `code` in a Python of its own, without a network: `socket.getaddrinfo` knows this computer only."
     code = "import os, sys, time, socket\nfrom pathlib import Path\nfrom fastbook_impl.data import archive, external as ext\nfrom fastbook_impl.data.external import *\n" + textwrap.dedent(code)
-    return subprocess.Popen([sys.executable, '-c', code], env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
+    return subprocess.Popen([sys.executable, '-c', code], env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent.parent)
 
 
 def wait_for(condition, seconds=60):

@@ -1,7 +1,7 @@
 """A reader uses the course in JupyterLab: the real server and a real browser.
 
-    FASTBOOK_SHOTS=shots pytest tests/test_lab_browser.py        # keep the screenshots
-    FASTBOOK_LAB_NOTEBOOKS='15_arch_details.ipynb' FASTBOOK_LAB_MINUTES=15 pytest tests/test_lab_browser.py    # run another notebook, with more time
+    FASTBOOK_SHOTS=shots pytest tests/e2e/test_lab_browser.py        # keep the screenshots
+    FASTBOOK_LAB_NOTEBOOKS='15_arch_details.ipynb' FASTBOOK_LAB_MINUTES=15 pytest tests/e2e/test_lab_browser.py    # run another notebook, with more time
 """
 import json
 import os

@@ -525,7 +525,7 @@ def test_memory_is_that_of_the_file(large, tiny, tmp_path):
     "Weights are in memory once; and whatever a damaged file claims, it does not get more than twice its size."
     file = tmp_path/'copy.pkl'
     file.write_bytes(large.read_bytes())
-    size, root = file.stat().st_size, Path(__file__).parent.parent
+    size, root = file.stat().st_size, Path(__file__).parent.parent.parent
     out = subprocess.run([sys.executable, '-c', MEMORY, str(tiny[0]), str(file)], capture_output=True, text=True, check=True, cwd=root).stdout
     said = [(l.split()[0], int(l.split()[1])/size) for l in out.splitlines()]
     assert size > 40_000_000 and said[0][0] == said[-2][0] == 'loaded' and {s for s, _ in said[1:-2]} == {said[-1][0]} == {'refused'} and len(said) > 30
@@ -601,7 +601,7 @@ print(time.perf_counter() - start, said[2].tolist(), sorted(m for m in sys.modul
 
 
 def in_new_process(file, item):
-    out = subprocess.run([sys.executable, '-c', SCRIPT, str(file), str(item)], capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent).stdout
+    out = subprocess.run([sys.executable, '-c', SCRIPT, str(file), str(item)], capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent.parent).stdout
     seconds, rest = out.split(' ', 1)
     return float(seconds), rest
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-TOOLS = Path(__file__).resolve().parent.parent/'tools'
+TOOLS = Path(__file__).resolve().parent.parent.parent/'tools'
 BROWSER_ARGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
                 '--disable-component-update', '--disable-sync']
 MINUTES = 60

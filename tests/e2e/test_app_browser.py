@@ -1,6 +1,6 @@
 """A visitor uses the application of chapter 2 on a desktop and on a phone: the real server and a real browser.
 
-    FASTBOOK_SHOTS=shots pytest tests/test_app_browser.py      # keep the screenshots
+    FASTBOOK_SHOTS=shots pytest tests/e2e/test_app_browser.py      # keep the screenshots
 """
 import importlib.util
 import os

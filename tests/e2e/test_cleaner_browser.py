@@ -1,6 +1,6 @@
 """Somebody cleans pictures with the mouse: JupyterLab, a real browser, the book's two lines at the end.
 
-    FASTBOOK_SHOTS=shots pytest tests/test_cleaner_browser.py      # keep the screenshots, to look at
+    FASTBOOK_SHOTS=shots pytest tests/e2e/test_cleaner_browser.py      # keep the screenshots, to look at
 """
 import re
 import shutil
