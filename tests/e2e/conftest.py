@@ -1,4 +1,4 @@
-"""Everything in this folder starts servers, browsers or processes, and is marked `slow`."""
+"""Everything in this folder starts servers, browsers or processes, and is marked `medium`."""
 from pathlib import Path
 
 import pytest
@@ -6,4 +6,4 @@ import pytest
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if Path(__file__).parent in item.path.parents: item.add_marker(pytest.mark.slow)
+        if Path(__file__).parent in item.path.parents: item.add_marker(pytest.mark.medium)

@@ -11,7 +11,7 @@ library/71_tabular_data library/80_text_core library/81_text_data library/84_tex
 
 def run(root, notebooks):
     "Run the notebooks in a process of their own: its exit code, which counts those that failed or left something, and what it printed."
-    res = subprocess.run([sys.executable, 'tests/leftovers.py', *map(str, notebooks)], cwd=root, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    res = subprocess.run([sys.executable, 'tests/e2e/leftovers.py', *map(str, notebooks)], cwd=root, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     return res.returncode, res.stdout
 
 

@@ -1,6 +1,6 @@
 """Run notebooks one after the other in this process, as `nbdev_test` does, and report what each one leaves behind.
 
-    python tests/leftovers.py nbs/library/2_data/07_core.ipynb nbs/library/6_text/02_data.ipynb
+    python tests/e2e/leftovers.py nbs/library/2_data/07_core.ipynb nbs/library/6_text/02_data.ipynb
 
 The variables of a notebook are gone when it ends. What may stay are changes to objects that the next notebook uses too: methods of
 the package's classes, registries, settings of PyTorch and Matplotlib, environment variables, the working directory.
@@ -22,7 +22,7 @@ import threading
 import types
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGE = 'fastbook_impl'
 MAX_DEPTH = 3
 CACHES = re.compile(r'\.(_found|_caches|_told|_silent|_device|_loaded|__slotnames__|_orig_\w+)\b|^environment KMP_')
