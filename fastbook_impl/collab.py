@@ -4,6 +4,8 @@
 __all__ = ['TabularCollab', 'CollabDataLoaders', 'EmbeddingDotBias', 'EmbeddingNN', 'collab_learner']
 
 # %% ../nbs/library/7_tabular/06_collab.ipynb #00000002
+from typing import TYPE_CHECKING
+
 import torch
 from fastcore.basics import ifnone
 
@@ -17,6 +19,7 @@ from .tabular.core import Categorify, TabularPandas
 from .tabular.data import TabularDataLoaders
 from .tabular.model import TabularModel, get_emb_sz, tabular_config
 from .torch_core import Module
+if TYPE_CHECKING: from fastbook_impl.tabular.learner import TabularLearner
 
 # %% ../nbs/library/7_tabular/06_collab.ipynb #00000009
 class TabularCollab(TabularPandas):

@@ -31,7 +31,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path('tests')/'contract'/'golden'
 PACKAGE = 'fastbook_impl'
-SURFACES = ('basics', 'callback.fp16', 'callback.hook', 'collab', 'fastbook', 'inference', 'questionnaire.all', 'tabular.all', 'text.all', 'vision.all', 'vision.widgets')
+SURFACES = ('basics', 'callback.fp16', 'callback.hook', 'collab', 'fastbook', 'inference', 'exercises.all', 'tabular.all', 'text.all', 'vision.all', 'vision.widgets')
 EVERYTHING = 'everything'
 LONGEST_VALUE = 120
 BY_TYPE = 'encodes', 'decodes', 'setups'   # steps of a transform: a module may add one for its types, and the name of what it takes says nothing

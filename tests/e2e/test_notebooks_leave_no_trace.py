@@ -5,8 +5,9 @@ import sys
 import nbformat
 import pytest
 
-FAST = """library/11_torch_core library/24_data_transforms library/25_data_core library/26_data_block library/50_vision_core library/70_tabular_core
-library/71_tabular_data library/80_text_core library/81_text_data library/84_text_all library/90_cli questionnaire/01_progress""".split()
+FAST = """library/1_core/02_torch_core library/2_data/06_transforms library/2_data/07_core library/2_data/08_block library/5_vision/01_core
+library/7_tabular/01_core library/7_tabular/02_data library/6_text/01_core library/6_text/02_data library/6_text/06_all library/9_course/02_cli
+checks/00b_progress""".split()
 
 
 def run(root, notebooks):
@@ -28,9 +29,9 @@ def test_fast_notebooks_leave_nothing(root):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('folder', ['library', 'questionnaire'])
+@pytest.mark.parametrize('folder', ['library', 'samples', 'checks'])
 def test_all_notebooks_leave_nothing(root, folder):
-    code, said = run(root, sorted((root/'nbs'/folder).glob('*.ipynb')))
+    code, said = run(root, sorted((root/'nbs'/folder).rglob('*.ipynb')))
     assert code == 0, said
 
 
