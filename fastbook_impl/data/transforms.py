@@ -21,6 +21,7 @@ from fastcore.basics import fastuple, ifnone, using_attr
 from fastcore.foundation import L
 from fastcore.xtras import Path
 
+from ..losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 from ..torch_core import (TensorCategory, TensorImage, TensorMask, TensorMultiCategory, TitledFloat,
                                       default_device, one_hot, plain,
                                       show_title, tensor)
@@ -150,6 +151,10 @@ class Transform:
     def decode(self, x, split_idx=None, **kwargs):
         "Run `decodes` on `x`, unless this transform is for the other split."
         return self._run('decodes', x, split_idx, kwargs)
+
+    def for_validation(self):
+        "Return the transform that does to validation items what this one does, or None if it leaves them alone."
+        return None if self.split_idx == 0 else self
 
     def to_state(self) -> dict:
         "The functions that are wrapped: what `from_state` makes the same transform from."
@@ -609,7 +614,7 @@ class Categorize(Transform):
 
     @property
     def loss_func(self):
-        from fastbook_impl.losses import CrossEntropyLossFlat
+        "The loss for such targets, which `Learner` takes if it is given none."
         return CrossEntropyLossFlat()
 
     @typedmethod
@@ -664,7 +669,7 @@ class MultiCategorize(Categorize):
     takes_tuples = True
     @property
     def loss_func(self):
-        from fastbook_impl.losses import BCEWithLogitsLossFlat
+        "The loss for such targets, which `Learner` takes if it is given none."
         return BCEWithLogitsLossFlat()
 
     def setups(self, labels):
@@ -725,7 +730,7 @@ class RegressionSetup(Transform):
 
     @property
     def loss_func(self):
-        from fastbook_impl.losses import MSELossFlat
+        "The loss for such targets, which `Learner` takes if it is given none."
         return MSELossFlat()
 
     @typedmethod

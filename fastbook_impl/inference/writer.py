@@ -166,19 +166,9 @@ def _structure(model):
 
 # %% ../../nbs/library/8_inference/05_writer.ipynb #00000011
 def needed(fs) -> list:
-    "Return those of the transforms `fs` that do something to items that are not for training."
-    return [o for o in map(_for_validation, fs) if o is not None]
-
-def _for_validation(f):
-    from fastbook_impl.vision.augment import AffineCoordTfm, SpaceTfm
-    from fastbook_impl.vision.data import CheckMask
-    if getattr(f, 'split_idx', None) == 0 or isinstance(f, (SpaceTfm, CheckMask)): return None # targets are not checked: there are none
-    if not isinstance(f, AffineCoordTfm): return f
-    crops = [o for o in f.aff_fs if getattr(o, 'crops', False)]
-    if f.size is None and not crops: return None
-    res = AffineCoordTfm(aff_fs=crops, size=f.size, mode=f.mode, pad_mode=f.pad_mode, mode_mask=f.mode_mask, align_corners=f.align_corners)
-    res.order = f.order
-    return res
+    "Return those of the transforms `fs` that do something to validation items."
+    found = [f.for_validation() if isinstance(f, Transform) else f for f in fs]
+    return [o for o in found if o is not None]
 
 def describe_loaders(w:Writer, dls) -> dict:
     "Describe the loaders `dls` without their items: those of the validation set, if there is one."

@@ -555,6 +555,15 @@ class AffineCoordTfm(RandTransform):
         self.aff_fs, self.coord_fs, self.size = L(aff_fs), L(coord_fs), size
         self.mode, self.pad_mode, self.mode_mask, self.align_corners = mode, pad_mode, mode_mask, align_corners is None or align_corners
 
+    def for_validation(self):
+        "Return the transform that crops and resizes as this one does on validation items, or None if it does neither."
+        crops = [o for o in self.aff_fs if getattr(o, 'crops', False)]
+        if self.split_idx == 0 or self.size is None and not crops: return None
+        res = AffineCoordTfm(aff_fs=crops, size=self.size, mode=self.mode, pad_mode=self.pad_mode,
+                             mode_mask=self.mode_mask, align_corners=self.align_corners)
+        res.order = self.order
+        return res
+
     def compose(self, tfm):
         "Do also what `tfm` does, in the same sampling."
         self.aff_fs, self.coord_fs = self.aff_fs + tfm.aff_fs, self.coord_fs + tfm.coord_fs
@@ -788,6 +797,8 @@ class SpaceTfm(RandTransform):
     def __init__(self, fs, space_fn, **kwargs):
         super().__init__(**kwargs)
         self.space_fn, self.fs = space_fn, L(fs)
+
+    def for_validation(self): return None
 
     def before_call(self, b, split_idx):
         x = _batch_of(b)

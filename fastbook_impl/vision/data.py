@@ -43,6 +43,8 @@ class CheckMask(ItemTransform):
         void=None   # a number beyond them that is allowed, such as 255
     ): self._seen, self.n, self.void = set(), None if codes is None else len(codes), void
 
+    def for_validation(self): return None # a new image has no mask to check
+
     def encodes(self, xs:list):
         pics = [x for x in xs if isinstance(x, PILImage)]
         for m in xs if pics else ():

@@ -64,7 +64,7 @@ def block_learner(files, path, block, get_y, n_out, **kwargs):
 
 def mask_learner(files, path):
     from fastbook_impl.vision.models.tvm import resnet18
-    from fastbook_impl.vision.models.unet import unet_learner
+    from fastbook_impl.vision.learner import unet_learner
     dls = SegmentationDataLoaders.from_label_func(files[0].parent, files, mask_of, codes=['sky', 'road', 'cat'], seed=0, bs=2, item_tfms=Resize(32))
     return unet_learner(dls, resnet18, pretrained=False, self_attention=True, path=path), files[0]
 
