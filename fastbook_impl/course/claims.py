@@ -72,7 +72,7 @@ def data_card(
 def _name_in_urls(note: dict[str, Any], folder: Path) -> str:
     "The name in `URLs` of the archive that the note beside a folder speaks of; otherwise the folder's own name."
     said = (str(note.get('name') or ''), str(note.get('archive') or ''), str(note.get('address') or '').rpartition('/')[2])
-    names = {v.rpartition('/')[2]: k for k, v in vars(URLs).items() if not k.startswith('_') and isinstance(v, str)}
+    names = {str(getattr(URLs, k)).rpartition('/')[2]: k for k in dir(URLs) if k[0] != '_'}
     for s in said:
         if s in names.values(): return s
         if s in names: return names[s]
