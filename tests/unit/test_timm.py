@@ -265,4 +265,4 @@ def test_a_body_too_deep_for_the_images(colors):
     learn = vision_learner(loaders(colors, item_tfms=Resize(8)), tvm.vgg11_bn, pretrained=False)
     with pytest.raises(RuntimeError, match='8, 8') as e, learn.no_bar(): learn.fit(1)
     assert '\n' not in str(e.value)
-    with pytest.raises(ValueError, match='a U-Net needs to see the sizes between'): create_unet_model('vit_tiny_patch16_224', 2, (224, 224), pretrained=False)
+    with pytest.raises(ValueError, match='a U-Net needs the intermediate sizes'): create_unet_model('vit_tiny_patch16_224', 2, (224, 224), pretrained=False)
