@@ -158,8 +158,8 @@ def test_a_cut_that_leaves_nothing():
     for cut in (-10, 0): 
         with pytest.raises(ValueError, match=f'cut={cut} leaves nothing of ResNet, which has 10 layers'): create_unet_model(resnet18, 2, (64, 64), pretrained=False, cut=cut)
     def nothing(m): return nn.Sequential(nn.ReLU())
-    with pytest.raises(ValueError, match='the function nothing leaves nothing of ResNet that has weights'): create_body(resnet18, pretrained=False, cut=nothing)
-    with pytest.raises(TypeError, match=r'the function .*lambda.* that cuts a model must return a model, and it returned \[\]'): cut_model(resnet18(), lambda m: [])
+    with pytest.raises(ValueError, match='cut function nothing leaves nothing of ResNet that has weights'): create_body(resnet18, pretrained=False, cut=nothing)
+    with pytest.raises(TypeError, match=r'cut function .*lambda.* must return a model, got \[\]'): cut_model(resnet18(), lambda m: [])
 
 
 def test_a_head_for_another_body():
@@ -175,7 +175,7 @@ def test_a_head_for_another_body():
 
 def test_an_architecture_that_is_not_known():
     with pytest.raises(KeyError, match='resnet43 is not in model_meta: did you mean resnet34 or '): tvm.model_meta['resnet43']
-    with pytest.raises(TypeError, match='an architecture is a function such as resnet34, a name of timm, or a model, and this is 34'): create_unet_model(34, 2, (64, 64))
+    with pytest.raises(TypeError, match='such as resnet34.*timm.*got 34'): create_unet_model(34, 2, (64, 64))
 
 
 # ---- pictures with masks
