@@ -202,7 +202,7 @@ def test_a_folder_in_place_and_beside(tmp_path, capsys):
     res = resize_images(src, max_size=20, recurse=True, dest=tmp_path/'out')
     assert {o.relative_to(tmp_path/'out').as_posix(): Image.open(o).size for o in res} == {'small.jpg': (10, 10), 'sub/big.png': (20, 10)}
     assert Image.open(tmp_path/'out'/'sub'/'big.png').mode == 'RGB' and (tmp_path/'out'/'small.jpg').read_bytes() == before
-    assert '1 of 3 pictures were left out' in (said := capsys.readouterr().out) and 'bad.jpg is not a picture' in said
+    assert '1 of 3 pictures were left out' in (said := capsys.readouterr().out) and 'bad.jpg is not an image' in said
     stamp = (tmp_path/'out'/'sub'/'big.png').stat().st_mtime_ns
     assert len(resize_images(src, max_size=5, recurse=True, dest=tmp_path/'out', resume=True)) == 2 and (tmp_path/'out'/'sub'/'big.png').stat().st_mtime_ns == stamp
     resize_images(src, max_size=20, recurse=True, dest=src)

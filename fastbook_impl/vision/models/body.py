@@ -82,7 +82,7 @@ def create_body(
     arch,                    # architecture, name of a timm model, or a model
     n_in: int = 3,           # number of channels of the images
     pretrained: bool = True, # whether to load ImageNet weights, if `arch` is an architecture
-    cut: int | Callable | None = None, # where to cut; by default as in `model_meta`, or before the last pooling layer
+    cut: int | Callable | None = None, # where to cut; by default as in `model_meta`, or at the last pooling layer
     weights=None             # which set of pretrained weights; None for the default set
 ) -> nn.Module:
     """Build the body of `arch`, that is, everything before pooling and classification.
