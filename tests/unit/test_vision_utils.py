@@ -79,7 +79,7 @@ def test_one_file_is_fetched_to_a_folder_a_name_or_here(web, tmp_path, monkeypat
     assert download_url(host.url('a%20cat.jpg')).exists() and host.agents and 'fastbook' in host.agents.pop()
 
 
-@pytest.mark.parametrize('path,said', [('gone.jpg', 'the host answers 404'), ('silent.jpg', 'no answer in time'), ('large.jpg', 'larger than 0.1 MB'), ('short.jpg', 'connection broke off')])
+@pytest.mark.parametrize('path,said', [('gone.jpg', 'the host answered 404'), ('silent.jpg', 'no answer in time'), ('large.jpg', 'larger than 0.1 MB'), ('short.jpg', 'connection broke off')])
 def test_what_is_said_about_one_file(web, tmp_path, path, said):
     host = web(large__jpg=bytes(200_000), short__jpg=lambda h: h.answer(200, b'abc', length=1000),
                silent__jpg=lambda h: time.sleep(0.8))
