@@ -377,7 +377,8 @@ def draw_numbers(
     if draw is None: res = torch.empty(1 if batch else n).uniform_(low, high).expand(n)
     else:
         res = torch.as_tensor(draw(x) if callable(draw) else draw, dtype=torch.float32).cpu()
-        if res.ndim and len(res) < n: raise ValueError(f'draw gives {len(res)} numbers for a batch of {n}: give one number, or one for each item')
+        if res.ndim and len(res) < n:
+            raise ValueError(f'draw gives {len(res)} numbers for a batch of {n}: pass one number, or one per item')
         res = res[:n] if res.ndim else res.expand(n)
     return mask_tensor(res, p=p, neutral=neutral, batch=batch)
 
@@ -848,7 +849,7 @@ class Contrast(LightingTfm):
     def __init__(self, max_lighting=0.2, p=0.75, draw=None, batch=False): super().__init__(_ContrastLogit(max_lighting, p, draw, batch))
 
 class Saturation(LightingTfm):
-    "Change the saturation by up to `max_lighting` with probability `p`; `draw`: the factor, 0 for gray, 1 for no change."
+    "Change the saturation by up to `max_lighting` with probability `p`; `draw`: the factor, 0 for gray, 1 for none."
     def __init__(self, max_lighting=0.2, p=0.75, draw=None, batch=False): super().__init__(_SaturationLogit(max_lighting, p, draw, batch))
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000062

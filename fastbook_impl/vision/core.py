@@ -85,7 +85,8 @@ def _cannot_read(fn, e):
     if isinstance(e, IsADirectoryError) or isinstance(fn, (str, os.PathLike)) and os.path.isdir(fn):
         return OSError(f'{name} is a folder, not an image: pass the path of an image file')
     if isinstance(e, FileNotFoundError): return FileNotFoundError(f'there is no file {name}')
-    if isinstance(e, PermissionError): return PermissionError(f'{name} cannot be read ({e.strerror}): check its permissions')
+    if isinstance(e, PermissionError):
+        return PermissionError(f'{name} cannot be read ({e.strerror}): check its permissions')
     advice = 'remove or replace it; verify_images(files) lists all such files'
     if _is_empty(fn): return OSError(f'{name} is empty: {advice}')
     if isinstance(e, UnidentifiedImageError):

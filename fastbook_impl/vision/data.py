@@ -62,8 +62,8 @@ class CheckMask(ItemTransform):
         found = [(value, n) for value,n in enumerate(np.bincount(np.asarray(mask).ravel()))
                  if n and value >= self.n and value != self.void]
         if found:
-            raise ValueError(f'the mask {mask.fn or ""} has the value {found[0][0]} in {found[0][1]} of its pixels, but '
-                             f'there are {self.n} classes, 0 to {self.n-1}: check the codes, or pass '
+            raise ValueError(f'the mask {mask.fn or ""} has the value {found[0][0]} in {found[0][1]} of its pixels, '
+                             f'but there are {self.n} classes, 0 to {self.n-1}: check the codes, or pass '
                              f'MaskBlock(codes, void={found[0][0]}) if the value stands for no class')
 
 # %% ../../nbs/library/5_vision/09_data.ipynb #0000000a-1
@@ -245,7 +245,7 @@ def _check_files(df, get_x):
                if not os.path.isfile(f)]
     if missing:
         raise FileNotFoundError(f'{len(missing)} of the {len(df)} files in the table are not on disk; the first is '
-                                f'{missing[0][1]}, in row {missing[0][0]}: check path, folder and suff, or drop the rows')
+                                f'{missing[0][1]}, in row {missing[0][0]}: check path, folder and suff')
 
 # %% ../../nbs/library/5_vision/09_data.ipynb #00000023
 class SegmentationDataLoaders(DataLoaders):

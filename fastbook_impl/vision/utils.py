@@ -158,7 +158,8 @@ def download_images(
     """Download the images at the addresses, and print one line that summarizes successes and failures.
 
     Images from an earlier call are not downloaded again."""
-    if (url_file is None) == (urls is None): raise ValueError('download_images needs either urls or a url_file: pass exactly one of them')
+    if (url_file is None) == (urls is None):
+        raise ValueError('download_images needs either urls or a url_file: pass exactly one of them')
     if urls is None: urls = Path(url_file).read_text(encoding='utf-8').splitlines()
     urls = list(dict.fromkeys(str(u).strip() for u in ([urls] if isinstance(urls, str) else urls) if u and str(u).strip()))[:max_pics]
     dest = Path(dest)

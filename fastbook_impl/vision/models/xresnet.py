@@ -54,8 +54,8 @@ class XResNet(nn.Sequential):
 def _xresnet(name, expansion, layers):
     def build(pretrained=False, weights=None, **kwargs):
         if pretrained or weights is not None:
-            raise NoWeightsError(f'there are no pretrained weights of {name}: use pretrained=False to start from random '
-                                 f'weights, or {name[1:]}')
+            raise NoWeightsError(f'there are no pretrained weights of {name}: use pretrained=False to start from '
+                                 f'random weights, or {name[1:]}')
         return XResNet(ResBlock, expansion, layers, **kwargs)
     build.__name__ = build.__qualname__ = name
     build.__doc__ = f'Build an `XResNet` with the blocks of `{name[1:]}`; see `XResNet` for the arguments.'
