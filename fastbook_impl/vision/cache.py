@@ -214,5 +214,5 @@ def image_cache() -> ImageCache:
 @patch
 def __repr__(self:ImageCache):
     n = len(self.records())
-    if not self.max_bytes: return 'ImageCache: off'
-    return f'ImageCache: {n:,} images, {self.size()/2**20:,.0f} of at most {self.max_bytes/2**20:,.0f} MB'
+    return (f'ImageCache: {n:,} images, {self.size()/2**20:,.0f} of at most {self.max_bytes/2**20:,.0f} MB'
+            if self.max_bytes else 'ImageCache: off')
