@@ -30,11 +30,11 @@ from .core import PILBase, PILImage, PILMask, TensorBBox, scale_points, to_mode,
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000006
 class ResizeMethod:
-    "How a picture of another shape is made to fit."
+    "Methods to fit an image of another shape."
     Squish, Crop, Pad = 'squish', 'crop', 'pad'
 
 class PadMode:
-    "What is outside a picture: black, its edge, or its mirror image."
+    "Padding outside an image: black, its edge pixels, or its mirror image."
     Zeros, Border, Reflection = 'zeros', 'border', 'reflection'
 
 BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
@@ -45,9 +45,9 @@ _torch_modes = {Image.Resampling.BILINEAR: 'bilinear', Image.Resampling.BICUBIC:
 def resize_pixels(
     a,                # array of bytes, (h, w) or (h, w, c); integers if `resample` is NEAREST
     size,             # (w, h)
-    resample=BILINEAR # one of PIL's
+    resample=BILINEAR # one of PIL's `Resampling` filters
 ) -> np.ndarray:
-    "`a` in another size, as PIL would resize it."
+    "Resize `a` as PIL would."
     w, h = size
     if a.shape[1::-1] == (w, h): return a
     if resample == NEAREST: return a[_nearest(a.shape[0], h)[:, None], _nearest(a.shape[1], w)]
@@ -61,12 +61,12 @@ def _nearest(n, m): return ((np.arange(m) + 0.5)*(n/m)).astype(np.int64)
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #0000000b
 def window_points(
-    pts,    # (..., 2), from -1 to 1: centre of the first pixel to centre of the last
-    src,    # (w, h) of the picture they are on
-    window, # (x, y, w, h) in it, in pixels, from edge to edge
-    size    # (w, h) the window is resized to
+    pts,    # (..., 2), from -1 to 1: center of the first pixel to center of the last
+    src,    # (w, h) of the image that contains them
+    window, # (x, y, w, h) in that image, in pixels, from edge to edge
+    size    # (w, h) of the resized window
 ):
-    "The points `pts` of a picture as points of a resized window of it, again from -1 to 1."
+    "Convert the points `pts` of an image to points of a resized window of it, again from -1 to 1."
     x, y, w, h = window
     p = unscale_points(pts, src) + 0.5
     p = (p - p.new_tensor([x, y]))*p.new_tensor([size[0]/w, size[1]/h])
@@ -74,20 +74,20 @@ def window_points(
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #0000000d
 class Frame:
-    "The whole picture resized, and a window of `size` cut out of it."
+    "Resize the whole image and crop a window of `size` from it."
     def __init__(self,
         size,                    # (w, h) of the window
-        whole,                   # function: (w, h) of the picture to (w, h) that it is resized to
-        corner,                  # function: (w, h) of what is left over, negative if the window is larger, to the window's (x, y)
-        pad_mode=PadMode.Zeros,  # what is outside
-        name=None                # says what `whole` does; the resized whole is kept under that name
+        whole,                   # function from the (w, h) of the image to the (w, h) it is resized to
+        corner,                  # function from whole minus window size, (w, h), to the (x, y) of the window
+        pad_mode=PadMode.Zeros,  # padding outside the image
+        name=None                # describes `whole`; the cache key of the resized image
     ):
         self.size, self.whole, self.corner, self.pad_mode, self.name = size, whole, corner, pad_mode, name
 
     def _corner(self, whole): return self.corner(whole[0] - self.size[0], whole[1] - self.size[1])
 
     def window(self, w, h):
-        "The window in the picture as it was, `(x, y, w, h)` in its pixels."
+        "Return the window in the original image, `(x, y, w, h)` in pixels."
         W, H = self.whole(w, h)
         x, y = self._corner((W, H))
         return x*w/W, y*h/H, self.size[0]*w/W, self.size[1]*h/H
@@ -95,7 +95,7 @@ class Frame:
     def points(self, pts, src): return window_points(pts, src, self.window(*src), self.size)
 
     def pixels(self, a, how):
-        "What the frame shows of the pixels `a`, resized by `how`."
+        "Return the part of the pixels `a` that the frame shows, resized with the filter `how`."
         whole, (w, h) = self.whole(*a.shape[1::-1]), self.size
         if _oblong(whole, self.size): return self._long_way_round(a, how)
         return cut_pixels(resize_pixels(a, whole, how), *self._corner(whole), w, h, self.pad_mode)
@@ -107,7 +107,7 @@ class Frame:
         return resize_pixels(part, self.size, how)
 
     def from_file(self, fn, cls, how, keep=True):
-        "What the frame shows of the picture of kind `cls` in the file `fn`; `keep`: by way of the cache."
+        "Return the part of the image in the file `fn` that the frame shows; `keep` uses the cache, `cls` is its class."
         def _whole():
             a = cls._read(fn)
             whole = self.whole(*a.shape[1::-1])
@@ -121,7 +121,7 @@ def _kind(cls): return f'{cls.__module__}.{cls.__qualname__} {cls._open_args}'
 _pad_modes = {PadMode.Zeros: 'constant', PadMode.Border: 'edge', PadMode.Reflection: 'reflect'}
 
 def cut_pixels(a, x, y, w, h, pad_mode=PadMode.Zeros):
-    "A copy of the window of `a` whose upper left corner is `(x, y)`; where it reaches outside, it is filled as `pad_mode` says."
+    "Copy the window of `a` whose upper left corner is `(x, y)`, padded according to `pad_mode`."
     H, W = a.shape[:2]
     inside = a[max(y, 0):max(y+h, 0), max(x, 0):max(x+w, 0)]
     pads = (max(-y, 0), max(y+h-H, 0)), (max(-x, 0), max(x+w-W, 0))
@@ -131,7 +131,7 @@ def _oblong(whole, size): return whole[0]*whole[1] > 16*size[0]*size[1]
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000013
 class FrameTransform(RandTransform):
-    "Base of the transforms that show a window of an item: subclasses define `draw`, which returns a `Frame`."
+    "Base class of transforms that show a window of an item. Subclasses define `draw`, which returns a `Frame`."
     split_idx, order, resamples, keep = None, 1, (BILINEAR, NEAREST), True
 
     def before_call(self, b, split_idx):
@@ -148,28 +148,29 @@ class FrameTransform(RandTransform):
     @encodes.register
     def encodes(self, x:TensorPoint):
         if self.pic is None:
-            raise ValueError(f'{self.name} needs the picture to know where its points go, and there is none in this '
-                             f'item')
+            raise ValueError(f'{self.name} needs the image to place its points, but this item has no image: '
+                             'add the image to the item')
         return self.frame.points(x.reshape(-1, 2), self.pic.size).reshape(x.shape).as_subclass(type(x))
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000014
 def picture_of(b):
-    "The first picture in the item `b`, or None. Masks in it must have its size."
+    "Return the first image in the item `b`, or None. Raise `ValueError` if a mask differs from it in size."
     items = b if isinstance(b, (tuple, list)) else (b,)
     pics = [o for o in items if isinstance(o, Image.Image)]
     masks = [o for o in pics if isinstance(o, PILMask)]
     if not masks or len(masks) == len(pics): return pics[0] if pics else None
     pic = next(o for o in pics if not isinstance(o, PILMask))
     for m in masks:
-        if m.size != pic.size: raise ValueError(f'{_called(m, "a mask")} is {m.width}x{m.height}, but its picture {_called(pic, "")} is {pic.width}x{pic.height}: '
-                                                'they must have the same size')
+        if m.size != pic.size:
+            raise ValueError(f'{_called(m, "a mask")} is {m.width}x{m.height}, but its image {_called(pic, "")} is '
+                             f'{pic.width}x{pic.height}: they must have the same size, so check that the files match')
     return pic
 
 def _called(o, other): return getattr(o, 'fn', None) or other
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000016
 def _wh(size):
-    if isinstance(size, (float, str)): raise TypeError(f'a size is a whole number, or (height, width), and not {size!r}')
+    if isinstance(size, (float, str)): raise TypeError(f'size must be an integer or (height, width), got {size!r}')
     return (size, size) if isinstance(size, int) else (size[1], size[0])
 
 def _cover(W, H, w, h):
@@ -186,17 +187,17 @@ _wholes = {ResizeMethod.Crop: _cover, ResizeMethod.Pad: _fit, ResizeMethod.Squis
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000017
 class Resize(FrameTransform):
-    "Pictures of one size. When cropping or padding, the place is random for training items, the centre for others."
+    "Resize images to one size. Crops and padding are at a random position in training, centered in validation."
     def __init__(self,
-        size,                          # a number for squares, or (h, w)
+        size,                          # side of a square, or (h, w)
         method=ResizeMethod.Crop,      # or `ResizeMethod.Pad`, `ResizeMethod.Squish`
-        pad_mode=PadMode.Reflection,   # what is outside the picture, for `ResizeMethod.Pad`
-        resamples=(BILINEAR, NEAREST), # how pictures are resized, and how masks
-        keep=True,                     # keep resized pictures in the cache on disk
+        pad_mode=PadMode.Reflection,   # padding outside the image, for `ResizeMethod.Pad`
+        resamples=(BILINEAR, NEAREST), # resampling filters for images and for masks
+        keep=True,                     # whether to keep resized images in the cache on disk
         **kwargs
     ):
         super().__init__(**kwargs)
-        if method not in _wholes: raise ValueError(f'Resize knows the methods {", ".join(_wholes)}, and not {method!r}')
+        if method not in _wholes: raise ValueError(f'method must be one of {", ".join(_wholes)}, got {method!r}')
         self.size, self.method, self.pad_mode, self.resamples, self.keep, self.pcts = _wh(size), method, pad_mode, resamples, keep, (0.5, 0.5)
         self._target = partial(_wholes[method], *self.size)
 
@@ -210,7 +211,7 @@ class Resize(FrameTransform):
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #0000001e
 class CropPad(FrameTransform):
-    "The centre of the picture, not resized; if it is too small, with what is outside as `pad_mode` says."
+    "Crop the center of the image without resizing; pad smaller images according to `pad_mode`."
     order = 0
     def __init__(self, size, pad_mode=PadMode.Zeros, **kwargs):
         super().__init__(**kwargs)
@@ -221,17 +222,17 @@ class CropPad(FrameTransform):
 def _as_it_is(w, h): return w, h
 
 class RandomCrop(CropPad):
-    "A random part of the picture, not resized; the centre for items that are not for training."
+    "Crop a random part of the image without resizing; in validation, the center."
     order = 1
     def draw(self, split_idx):
         if split_idx: return super().draw(split_idx)
         px, py = random.random(), random.random()
         return Frame(self.size, _as_it_is, lambda w, h: (_upto(px, w), _upto(py, h)), self.pad_mode)
 
-def _upto(p, n): return int(p*(n + 1)) if n >= 0 else -int(p*(1 - n)) # one of 0…n with equal chances
+def _upto(p, n): return int(p*(n + 1)) if n >= 0 else -int(p*(1 - n)) # uniform over 0…n
 
 class RatioResize(FrameTransform):
-    "The picture in its own proportions, its longer side `max_sz`."
+    "Resize the image so that its longer side is `max_sz`, keeping the aspect ratio."
     def __init__(self, max_sz, resamples=(BILINEAR, NEAREST), **kwargs):
         super().__init__(**kwargs)
         self.max_sz, self.resamples = max_sz, resamples
@@ -244,7 +245,7 @@ def _at_corner(w, h): return 0, 0
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000020
 class CutFrame(Frame):
-    "A window `(x, y, w, h)` of the picture, resized to `size`."
+    "Crop a window `(x, y, w, h)` of the image and resize it to `size`."
     def __init__(self, size, window, keep): self.size, self._window, self.keep = size, window, keep
     def window(self, w, h): return self._window
     def pixels(self, a, how): return resize_pixels(cut_pixels(a, *self._window), self.size, how)
@@ -255,15 +256,17 @@ class CutFrame(Frame):
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000021
 class RandomResizedCrop(FrameTransform):
-    "A random part of the picture, resized; for items that are not for training the centre, after squishing the picture to a somewhat larger size."
+    """Crop a random part of the image and resize it to `size`.
+
+    In validation, squish the image to a slightly larger size and crop its center."""
     def __init__(self,
-        size,                          # a number for squares, or (h, w)
-        min_scale=0.08,                # the smallest share of the picture's area
-        ratio=(3/4, 4/3),              # width by height of the part: the smallest, the largest
-        resamples=(BILINEAR, NEAREST), # how pictures are resized, and how masks
-        val_xtra=0.14,                 # how much larger, for items that are not for training
-        max_scale=1.,                  # the largest share of the picture's area
-        keep=True,                     # keep decoded pictures in the cache on disk
+        size,                          # side of a square, or (h, w)
+        min_scale=0.08,                # smallest fraction of the image's area
+        ratio=(3/4, 4/3),              # smallest and largest aspect ratio, width/height
+        resamples=(BILINEAR, NEAREST), # resampling filters for images and for masks
+        val_xtra=0.14,                 # how much larger to resize before the center crop in validation
+        max_scale=1.,                  # largest fraction of the image's area
+        keep=True,                     # whether to keep decoded images in the cache on disk
         **kwargs
     ):
         super().__init__(**kwargs)
@@ -280,7 +283,7 @@ class RandomResizedCrop(FrameTransform):
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000022
 def random_window(w, h, min_scale, max_scale, ratio, tries=10):
-    "A window `(x, y, cw, ch)` of random area, shape and place; the largest at the centre if none is found that fits."
+    "Draw a window `(x, y, cw, ch)` of random area, shape and position; use the largest centered one if none fits."
     lo, hi = map(math.log, ratio)
     for _ in range(tries):
         area, r = random.uniform(min_scale, max_scale)*w*h, math.exp(random.uniform(lo, hi))
@@ -290,7 +293,7 @@ def random_window(w, h, min_scale, max_scale, ratio, tries=10):
     return (w-cw)//2, (h-ch)//2, cw, ch
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000025
-_mirror_x, _mirror_y, _swap = (1, 3, 4, 7), (2, 4, 5, 7), (3, 5, 6, 7) # which of the eight do what
+_mirror_x, _mirror_y, _swap = (1, 3, 4, 7), (2, 4, 5, 7), (3, 5, 6, 7) # the symmetries that include each step
 
 def _dihedral(x, k, flip, swap):
     if k in _mirror_x: x = flip(x, 1)
@@ -299,9 +302,9 @@ def _dihedral(x, k, flip, swap):
 
 @patch
 def dihedral(self:PILBase,
-    k:int # which of the eight: 0 changes nothing, 1 mirrors left and right
+    k:int # index of the symmetry: 0 changes nothing, 1 flips left and right
 ):
-    "The picture mirrored and turned in one of the eight ways."
+    "Apply one of the eight symmetries of a square to the image."
     size = self.size[::-1] if k in _swap else self.size
     return self.then(lambda a: np.ascontiguousarray(_dihedral(a, k, np.flip, lambda a: a.swapaxes(0, 1))), size)
 
@@ -322,12 +325,12 @@ for _cls in PILBase, TensorImageBase, TensorPoint, TensorBBox: _cls.flip_lr = la
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000026
 class FlipItem(RandTransform):
-    "Left and right exchanged, with probability `p`."
+    "Flip left and right with probability `p`."
     def __init__(self, p=0.5): super().__init__(p=p)
     def encodes(self, x:(PILBase, TensorImageBase, TensorPoint)): return x.flip_lr()
 
 class DihedralItem(RandTransform):
-    "One of the eight ways of mirroring and turning, with probability `p`."
+    "Apply a random one of the eight flips and rotations, with probability `p`."
     def before_call(self, b, split_idx):
         super().before_call(b, split_idx)
         self.k = random.randint(0, 7)
@@ -335,9 +338,9 @@ class DihedralItem(RandTransform):
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #0000002c
 def affine_mat(
-    *ms # six numbers or tensors (bs,): the first two rows
+    *ms # six numbers or tensors (bs,), the first two rows
 ) -> Tensor:
-    "Matrices `(bs, 3, 3)` whose last row is (0, 0, 1)."
+    "Build matrices `(bs, 3, 3)` whose last row is (0, 0, 1)."
     ms = [torch.as_tensor(m, dtype=torch.float32) for m in ms]
     n = max([m.shape[0] for m in ms if m.ndim], default=1)
     rows = [m.expand(n) for m in (*ms, *map(torch.tensor, (0., 0., 1.)))]
@@ -347,58 +350,59 @@ def project(
     pts, # (bs, n, 2) or (n, 2)
     mats # (bs, 3, 3) or (3, 3)
 ) -> Tensor:
-    "Where the matrices `mats` send the points."
+    "Map the points by the matrices `mats`."
     p = F.pad(pts, (0, 1), value=1.) @ mats.transpose(-1, -2)
     return p[..., :2]/p[..., 2:]
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #0000002f
 def mask_tensor(
     x,          # numbers, (bs,)
-    p=0.5,      # probability to stay
-    neutral=0., # what the others become
-    batch=False # all or none
+    p=0.5,      # probability of keeping a number
+    neutral=0., # value that replaces the others
+    batch=False # whether to keep all numbers or none
 ) -> Tensor:
-    "`x`, with some of its numbers replaced by `neutral`."
+    "Replace each number in `x` by `neutral` with probability `1 - p`."
     if p == 1.: return x
     stay = torch.rand(1 if batch else len(x)) < p
     return torch.where(stay, x, torch.full_like(x, neutral))
 
 def draw_numbers(
-    x,                # a batch, for its length
+    x,                # the batch; only its length is used
     low, high,        # bounds of the uniform distribution
-    draw=None,        # instead: a number, a list of them, or a function of the batch
+    draw=None,        # used instead of a random draw: a number, a list, or a function of the batch
     p=0.5, neutral=0., batch=False # as in `mask_tensor`
 ) -> Tensor:
-    "One number for each item of the batch `x`, `(bs,)`, on the CPU."
+    "Draw one number for each item of the batch `x`, `(bs,)`, on the CPU."
     n = len(x)
     if draw is None: res = torch.empty(1 if batch else n).uniform_(low, high).expand(n)
     else:
         res = torch.as_tensor(draw(x) if callable(draw) else draw, dtype=torch.float32).cpu()
-        if res.ndim and len(res) < n: raise ValueError(f'{len(res)} numbers were given for a batch of {n}')
+        if res.ndim and len(res) < n:
+            raise ValueError(f'draw gives {len(res)} numbers for a batch of {n}: pass one number, or one per item')
         res = res[:n] if res.ndim else res.expand(n)
     return mask_tensor(res, p=p, neutral=neutral, batch=batch)
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000032
 def rotate_mat(x, max_deg=10, p=0.5, draw=None, batch=False) -> Tensor:
-    "Maps that turn by up to `max_deg` degrees, clockwise if positive, `(bs, 3, 3)`."
+    "Draw maps that rotate by up to `max_deg` degrees, clockwise if positive, `(bs, 3, 3)`."
     t = draw_numbers(x, -max_deg, max_deg, draw, p, 0., batch)*math.pi/180
     return affine_mat(t.cos(), t.sin(), 0, -t.sin(), t.cos(), 0)
 
 def zoom_mat(x, min_zoom=1., max_zoom=1.1, p=0.5, draw=None, draw_x=None, draw_y=None, batch=False) -> Tensor:
-    "Maps that enlarge by `min_zoom` to `max_zoom`, around a place `draw_x`, `draw_y` between 0 and 1, `(bs, 3, 3)`."
-    if min_zoom > max_zoom: raise ValueError(f'min_zoom={min_zoom} is larger than max_zoom={max_zoom}')
+    "Draw maps that zoom by `min_zoom` to `max_zoom` around a position `draw_x`, `draw_y` from 0 to 1, `(bs, 3, 3)`."
+    if min_zoom > max_zoom: raise ValueError(f'min_zoom={min_zoom} is larger than max_zoom={max_zoom}: swap them')
     s = 1/draw_numbers(x, min_zoom, max_zoom, draw, p, 1., batch)
     cx, cy = (draw_numbers(x, 0, 1, d, 1., 0., batch) for d in (draw_x, draw_y))
     return affine_mat(s, 0, (1-s)*(2*cx-1), 0, s, (1-s)*(2*cy-1))
 
 def flip_mat(x, p=0.5, draw=None, batch=False) -> Tensor:
-    "Maps that exchange left and right where the number drawn is 1, `(bs, 3, 3)`."
+    "Draw maps that flip left and right where the number drawn is 1, `(bs, 3, 3)`."
     return affine_mat(1 - 2*draw_numbers(x, 1, 1, draw, p, 0., batch), 0, 0, 0, 1, 0)
 
 _eight = torch.tensor([[[1,0],[0,1]], [[-1,0],[0,1]], [[1,0],[0,-1]], [[0,-1],[1,0]], [[-1,0],[0,-1]], [[0,1],[-1,0]], [[0,1],[1,0]], [[0,-1],[-1,0]]]).float()
 
 def dihedral_mat(x, p=0.5, draw=None, batch=False) -> Tensor:
-    "Maps that mirror and turn in one of the eight ways, `(bs, 3, 3)`; the numbers are those of `PILImage.dihedral`."
+    "Draw maps for the eight flips and rotations, `(bs, 3, 3)`, numbered as in `PILImage.dihedral`."
     k = draw_numbers(x, 0, 8, draw, p, 0., batch).long().clamp(0, 7)
     m = _eight[k]
     return affine_mat(m[:, 0, 0], m[:, 0, 1], 0, m[:, 1, 0], m[:, 1, 1], 0)
@@ -408,14 +412,15 @@ def find_coeffs(
     p1, # (bs, 4, 2)
     p2  # (bs, 4, 2)
 ) -> Tensor:
-    "The eight numbers `(bs, 8, 1)` of the projective map that sends the four points `p2` to `p1`, row by row, the ninth being 1."
+    "Return the projective map from the four points `p2` to `p1` as `(bs, 8, 1)`, row by row; the ninth entry is 1."
     (x, y), (u, v), o, z = p2.unbind(-1), p1.unbind(-1), torch.ones_like(p1[..., 0]), torch.zeros_like(p1[..., 0])
     rows = torch.stack([x, y, o, z, z, z, -u*x, -u*y], -1), torch.stack([z, z, z, x, y, o, -v*x, -v*y], -1)
     a, b = torch.stack(rows, 2).view(-1, 8, 8), torch.stack([u, v], 2).view(-1, 8, 1)
-    return torch.from_numpy(np.linalg.solve(a.numpy(), b.numpy())) # PyTorch would wake all its threads for these tiny systems
+    # NumPy, because PyTorch would wake all its threads for these tiny systems
+    return torch.from_numpy(np.linalg.solve(a.numpy(), b.numpy()))
 
 def warp_mat(x, magnitude=0.2, p=0.5, draw_x=None, draw_y=None, batch=False) -> Tensor:
-    "Maps of a view from another place: `draw_x` tilts left and right, `draw_y` up and down, `(bs, 3, 3)`."
+    "Draw perspective maps, `(bs, 3, 3)`: `draw_x` tilts left and right, `draw_y` up and down."
     dx, dy = (draw_numbers(x, -magnitude, magnitude, d, p, 0., batch).double() for d in (draw_x, draw_y))
     source = torch.tensor([[-1., -1.], [-1., 1.], [1., -1.], [1., 1.]], dtype=torch.float64).expand(len(dx), 4, 2)
     target = torch.stack([torch.stack([-1-dy, -1-dx], -1), torch.stack([-1+dy, 1+dx], -1),
@@ -433,10 +438,10 @@ def _base_grid(h, w, align_corners, device):
 def map_grid(
     mats,   # (bs, 3, 3)
     size,   # (h, w) of the result
-    align_corners=True, # -1 and 1 are centres of pixels; otherwise edges
-    device='cpu'        # where the grid is wanted
+    align_corners=True, # whether -1 and 1 are centers of pixels, not edges
+    device='cpu'        # device of the grid
 ) -> Tensor:
-    "For each pixel of the result, the place in the source: `(bs, h, w, 2)`, ready for `F.grid_sample`."
+    "Return the source position of each pixel of the result, `(bs, h, w, 2)`, for `F.grid_sample`."
     p = mats.to(device) @ _base_grid(*size, align_corners, torch.device(device))
     xy = p[:, :2] if _is_affine(mats) else p[:, :2]/p[:, 2:]
     return xy.view(-1, 2, *size).permute(0, 2, 3, 1)
@@ -445,13 +450,13 @@ def _is_affine(mats): return bool((mats[:, 2] == mats.new_tensor([0., 0., 1.])).
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #0000003b
 def sample_map(
-    x,      # pictures (bs, c, h, w), bytes or floats; masks (bs, h, w), integers
-    mats,   # (bs, 3, 3), from places of the result to places of the source
+    x,      # images (bs, c, h, w), bytes or floats; or masks (bs, h, w), integers
+    mats,   # (bs, 3, 3), from positions in the result to positions in the source
     size,   # (h, w) of the result
     mode='bilinear', pad_mode=PadMode.Reflection, align_corners=True, # as for `F.grid_sample`
-    coord_tfm=None # function that changes the grid further, (bs, h, w, 2)
+    coord_tfm=None # function that further changes the grid, (bs, h, w, 2)
 ) -> Tensor:
-    "The result of moving pixels by the maps `mats`: bytes become floats from 0 to 1, masks stay what they are."
+    "Resample `x` by the maps `mats`. Images of bytes become floats from 0 to 1; masks keep their type."
     x, masks = plain(x), x.ndim == 3
     job = partial(_sample, size=tuple(size), mode=mode, pad_mode=pad_mode, align_corners=align_corners, coord_tfm=coord_tfm,
                   unit=not masks and x.dtype == torch.uint8)
@@ -467,7 +472,7 @@ def in_parts(
     f, # function of a slice of the batch
     x  # the batch
 ):
-    "`f` for all parts of `x`, several at a time. A part is one picture, or several small ones."
+    "Call `f` for all parts of `x` in parallel. A part is one image or several small ones."
     n = max(1, 2**17//max(1, x[0].numel())) if len(x) else 1
     thread_map(f, [slice(i, i+n) for i in range(0, len(x), n)])
 
@@ -485,7 +490,7 @@ def _sample(x, mats, size, mode, pad_mode, align_corners, coord_tfm, unit):
 _scratch = threading.local()
 
 def _as_floats(x):
-    "`x` as floats; those of a part of a batch are in memory that this thread uses again for the next part."
+    "Convert `x` to floats; on the CPU, small inputs share a buffer that this thread reuses."
     if x.is_floating_point(): return x
     if x.numel() > 2**22 or x.device.type != 'cpu': return x.float()
     buf = getattr(_scratch, 'buf', None)
@@ -493,7 +498,7 @@ def _as_floats(x):
     return buf.copy_(x)
 
 def _shrink(mats, src, size):
-    "Half of how many source pixels one step in the result covers, in the direction where it covers fewest."
+    "Return half the number of source pixels per result pixel, in the direction with the smallest ratio."
     step = mats[:, :2, :2]*mats.new_tensor(src[::-1])[:, None]/mats.new_tensor(size[::-1])
     return step.square().sum(1).sqrt().min().item()/2
 
@@ -508,23 +513,23 @@ def _hw(size, x): return tuple(x.shape[-2:]) if size is None else (size, size) i
 def affine_coord(self:TensorImage,
     mat=None,       # (bs, 2, 3) or (bs, 3, 3)
     coord_tfm=None, # function of the grid (bs, h, w, 2), after the matrix
-    sz=None,        # size of the result, a number or (h, w); that of the source if not given
+    sz=None,        # size of the result, a number or (h, w); by default that of the source
     mode='bilinear', pad_mode=PadMode.Reflection, align_corners=True
 ):
-    "The pictures as the maps `mat` and `coord_tfm` show them, sampled once."
+    "Transform the images by `mat` and then `coord_tfm`, sampling once."
     if mat is None and coord_tfm is None and sz is None: return self
     return sample_map(self, _mats(mat, len(self)), _hw(sz, self), mode, pad_mode, align_corners, coord_tfm).as_subclass(type(self))
 
 @patch
 def affine_coord(self:TensorMask, mat=None, coord_tfm=None, sz=None, mode='nearest', pad_mode=PadMode.Reflection, align_corners=True):
-    "The masks as the maps `mat` and `coord_tfm` show them: the class of the nearest pixel."
+    "Transform the masks by `mat` and then `coord_tfm`, taking the class of the nearest pixel."
     if mat is None and coord_tfm is None and sz is None: return self
     return sample_map(self, _mats(mat, len(self)), _hw(sz, self), mode, pad_mode, align_corners, coord_tfm).as_subclass(type(self))
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000041
 @patch
 def affine_coord(self:TensorPoint, mat=None, coord_tfm=None, sz=None, mode='nearest', pad_mode=PadMode.Zeros, align_corners=True):
-    "Where the points of the source are in the result."
+    "Return the positions of the source's points in the result."
     if mat is None and coord_tfm is None: return self
     p = plain(self)
     if coord_tfm is not None: p = coord_tfm(p, invert=True)
@@ -534,7 +539,7 @@ def affine_coord(self:TensorPoint, mat=None, coord_tfm=None, sz=None, mode='near
 
 @patch
 def affine_coord(self:TensorBBox, mat=None, coord_tfm=None, sz=None, mode='nearest', pad_mode=PadMode.Zeros, align_corners=True):
-    "The upright boxes around where the corners of the boxes are in the result."
+    "Return the axis-aligned boxes around the transformed corners."
     if mat is None and coord_tfm is None: return self
     bs, n = self.shape[:2]
     corners = plain(self)[..., [0, 1, 0, 3, 2, 1, 2, 3]].reshape(bs, 4*n, 2).as_subclass(TensorPoint)
@@ -542,12 +547,14 @@ def affine_coord(self:TensorBBox, mat=None, coord_tfm=None, sz=None, mode='neare
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000045
 class AffineCoordTfm(RandTransform):
-    "Draws a map for each picture of a batch, and moves pictures, masks, points and boxes by it, with one sampling. Bytes become floats from 0 to 1."
-    split_idx, order = None, 9 # before bytes become floats: sampling from bytes is quicker, and fewer floats are made
+    """Draw a map for each image of a batch, and transform images, masks, points and boxes by it with one sampling.
+
+    Images of bytes become floats from 0 to 1."""
+    split_idx, order = None, 9 # before the conversion to floats: sampling from bytes is faster and needs less memory
     def __init__(self,
-        aff_fs=None,       # functions of the batch that return matrices (bs, 3, 3), or None to change nothing
-        coord_fs=None,     # maps of another kind: with `before_call(x)`, and either `mat` or `__call__(coords, invert=False)`
-        size=None,         # of the result: a number or (h, w); as it is if not given
+        aff_fs=None,       # functions of the batch that return matrices (bs, 3, 3), or None for no change
+        coord_fs=None,     # other maps: `before_call(x)` and either `mat` or `__call__(coords, invert=False)`
+        size=None,         # size of the result, a number or (h, w); unchanged by default
         mode='bilinear', pad_mode=PadMode.Reflection, mode_mask='nearest', align_corners=None,
         **kwargs
     ):
@@ -565,7 +572,7 @@ class AffineCoordTfm(RandTransform):
         return res
 
     def compose(self, tfm):
-        "Do also what `tfm` does, in the same sampling."
+        "Add the maps of `tfm` to the same sampling."
         self.aff_fs, self.coord_fs = self.aff_fs + tfm.aff_fs, self.coord_fs + tfm.coord_fs
         self.size = self.size if tfm.size is None else tfm.size
 
@@ -624,25 +631,25 @@ def _batch_tfm(mat_func, kw, size, mode, pad_mode, align_corners):
     return dict(aff_fs=partial(mat_func, **kw), size=size, mode=mode, pad_mode=pad_mode, align_corners=align_corners)
 
 class Flip(AffineCoordTfm):
-    "Exchange left and right with probability `p`; `draw`: 1 to do it, 0 not to."
+    "Flip left and right with probability `p`; `draw`: 1 to flip, 0 not to."
     def __init__(self, p=0.5, draw=None, size=None, mode='bilinear', pad_mode=PadMode.Reflection, align_corners=True, batch=False):
         super().__init__(**_batch_tfm(flip_mat, dict(p=p, draw=draw, batch=batch), size, mode, pad_mode, align_corners))
         self.p = p
 
 class Dihedral(AffineCoordTfm):
-    "Mirror and turn in one of the eight ways with probability `p`; `draw`: which."
+    "Apply one of the eight flips and rotations with probability `p`; `draw`: its index."
     def __init__(self, p=0.5, draw=None, size=None, mode='bilinear', pad_mode=PadMode.Reflection, batch=False, align_corners=True):
         super().__init__(**_batch_tfm(dihedral_mat, dict(p=p, draw=draw, batch=batch), size, mode, pad_mode, align_corners))
         self.p = p
 
 class Rotate(AffineCoordTfm):
-    "Turn by up to `max_deg` degrees with probability `p`; `draw`: the degrees."
+    "Rotate by up to `max_deg` degrees with probability `p`; `draw`: the degrees."
     def __init__(self, max_deg=10, p=0.5, draw=None, size=None, mode='bilinear', pad_mode=PadMode.Reflection, align_corners=True, batch=False):
         super().__init__(**_batch_tfm(rotate_mat, dict(max_deg=max_deg, p=p, draw=draw, batch=batch), size, mode, pad_mode, align_corners))
         self.max_deg, self.p = max_deg, p
 
 class Zoom(AffineCoordTfm):
-    "Enlarge by `min_zoom` to `max_zoom` with probability `p`, around a random place; `draw`: the factor, `draw_x`, `draw_y`: the place, 0 to 1."
+    "Zoom by `min_zoom` to `max_zoom` with probability `p`; `draw`: the factor, `draw_x`, `draw_y`: the center, 0 to 1."
     def __init__(self, min_zoom=1., max_zoom=1.1, p=0.5, draw=None, draw_x=None, draw_y=None, size=None, mode='bilinear', pad_mode=PadMode.Reflection,
                  batch=False, align_corners=True):
         kw = dict(min_zoom=min_zoom, max_zoom=max_zoom, p=p, draw=draw, draw_x=draw_x, draw_y=draw_y, batch=batch)
@@ -655,7 +662,7 @@ class _WarpCoord:
     def before_call(self, x): self.mat = warp_mat(x, **self.kw)
 
 class Warp(AffineCoordTfm):
-    "Look from another place, `magnitude` at most, with probability `p`; `draw_x`, `draw_y`: how far to the side and up."
+    "Change the perspective by up to `magnitude` with probability `p`; `draw_x`, `draw_y`: tilt to the side and up."
     def __init__(self, magnitude=0.2, p=0.5, draw_x=None, draw_y=None, size=None, mode='bilinear', pad_mode=PadMode.Reflection, batch=False, align_corners=True):
         coord = _WarpCoord(magnitude=magnitude, p=p, draw_x=draw_x, draw_y=draw_y, batch=batch)
         super().__init__(coord_fs=coord, size=size, mode=mode, pad_mode=pad_mode, align_corners=align_corners)
@@ -678,19 +685,19 @@ for _cls in _moved:
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000050
 class DeterministicDraw:
-    "A function for `draw`: each batch gets the next of `vals`."
+    "A function for `draw` that gives each batch the next of `vals`."
     def __init__(self, vals): self.vals, self.count = list(vals), -1
     def __call__(self, x):
         self.count += 1
         return torch.full((len(x),), float(self.vals[self.count % len(self.vals)]))
 
 class DeterministicFlip(Flip):
-    "No flip, then a flip, and so on."
+    "Alternate between no flip and a flip."
     def __init__(self, size=None, mode='bilinear', pad_mode=PadMode.Reflection, align_corners=True, **kwargs):
         super().__init__(p=1., draw=DeterministicDraw([0, 1]), size=size, mode=mode, pad_mode=pad_mode, align_corners=align_corners, **kwargs)
 
 class DeterministicDihedral(Dihedral):
-    "The eight ways, one after the other."
+    "Apply the eight flips and rotations one after the other."
     def __init__(self, size=None, mode='bilinear', pad_mode=PadMode.Reflection, align_corners=None):
         super().__init__(p=1., draw=DeterministicDraw(range(8)), size=size, mode=mode, pad_mode=pad_mode, align_corners=align_corners)
 
@@ -727,13 +734,13 @@ class CropMat:
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000054
 class RandomResizedCropGPU(AffineCoordTfm):
-    "A random part of each picture of a batch, resized to `size`; for items that are not for training the centre."
+    "Crop a random part of each image of a batch and resize it to `size`; in validation, the center."
     def __init__(self,
-        size,                # of the result: a number or (h, w)
-        min_scale=0.08,      # the smallest share of the picture's area
-        ratio=(3/4, 4/3),    # width by height of the part: the smallest, the largest
-        mode='bilinear', valid_scale=1., # how much of the centre is taken for items that are not for training
-        max_scale=1.,        # the largest share of the picture's area
+        size,                # size of the result, a number or (h, w)
+        min_scale=0.08,      # smallest fraction of the image's area
+        ratio=(3/4, 4/3),    # smallest and largest aspect ratio, width/height
+        mode='bilinear', valid_scale=1., # fraction of the side length for the center crop in validation
+        max_scale=1.,        # largest fraction of the image's area
         mode_mask='nearest', batch=False, **kwargs
     ):
         super().__init__(aff_fs=CropMat(min_scale, max_scale, ratio, valid_scale, batch), size=size, mode=mode,
@@ -757,7 +764,7 @@ class _SaturationLogit(_ContrastLogit):
         m = c*torch.eye(3) + (1-c)*torch.tensor(_grey)
         return m @ mul, (m @ add[..., None])[..., 0]
 
-_grey = 0.2989, 0.5870, 0.1140 # how much of a colour's brightness is in its red, green and blue
+_grey = 0.2989, 0.5870, 0.1140 # weights of red, green and blue in the brightness
 
 def _log_uniform(f, x, most, neutral):
     draw = f.draw if f.draw is not None else torch.empty(1 if f.batch else len(x)).uniform_(math.log(1-most), -math.log(1-most)).exp().expand(len(x))
@@ -765,11 +772,11 @@ def _log_uniform(f, x, most, neutral):
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #0000005c
 def colour_map(
-    x,   # pictures (bs, 3, h, w) or (bs, 1, h, w), floats from 0 to 1
+    x,   # images (bs, 3, h, w) or (bs, 1, h, w), floats from 0 to 1
     mul, # matrices (bs, 3, 3)
     add  # (bs, 3)
 ) -> Tensor:
-    "The pictures with their logits multiplied by `mul` and shifted by `add`."
+    "Multiply the logits of the images by `mul` and add `add`."
     x, plain_mul = plain(x), bool((mul == mul[:, :1, :1]*torch.eye(3)).all())
     if x.device.type != 'cpu' or x.requires_grad or not plain_mul and x.shape[1] != 3: return _colour(x, mul.to(x), add.to(x), plain_mul)
     res, nothing = torch.empty_like(x), (mul == torch.eye(3)).all(-1).all(-1) & (add == 0).all(-1)
@@ -787,12 +794,12 @@ def _colour(x, mul, add, plain_mul):
 def lighting(self:TensorImage,
     func # function of the logits (bs, c, h, w)
 ):
-    "The pictures after `func` of their logits."
+    "Apply `func` to the logits of the images."
     return torch.sigmoid(func(torch.logit(plain(self), eps=1e-7))).as_subclass(type(self))
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #0000005e
 class SpaceTfm(RandTransform):
-    "Changes the pictures of a batch in some space of colours: `space_fn(x, func)` goes there, applies `func`, and comes back."
+    "Change images in another color space: `space_fn(x, func)` converts to it, applies `func` and converts back."
     order = 40
     def __init__(self, fs, space_fn, **kwargs):
         super().__init__(**kwargs)
@@ -806,7 +813,7 @@ class SpaceTfm(RandTransform):
         for f in (self.fs if self.do else ()): f.before_call(x)
 
     def compose(self, tfm):
-        "Do also what `tfm` does."
+        "Add the changes of `tfm`."
         self.fs = self.fs + tfm.fs
 
     def encodes(self, x:TensorImage): return self.space_fn(x, partial(compose_tfms, tfms=self.fs))
@@ -818,7 +825,7 @@ class SpaceTfm(RandTransform):
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000060
 class LightingTfm(SpaceTfm):
-    "Changes the logits of the pictures of a batch."
+    "Change the logits of the images of a batch."
     def __init__(self, fs, **kwargs): super().__init__(fs, TensorImage.lighting, **kwargs)
 
     def encodes(self, x:TensorImage):
@@ -834,22 +841,22 @@ class LightingTfm(SpaceTfm):
 def _linear(l, mul, add): return torch.einsum('bij,bjhw->bihw', mul.to(l), l) + add.to(l)[..., None, None]
 
 class Brightness(LightingTfm):
-    "Lighter or darker by up to `max_lighting` with probability `p`; `draw`: 0 to 1, 0.5 for no change."
+    "Change the brightness by up to `max_lighting` with probability `p`; `draw`: 0 to 1, 0.5 for no change."
     def __init__(self, max_lighting=0.2, p=0.75, draw=None, batch=False): super().__init__(_BrightnessLogit(max_lighting, p, draw, batch))
 
 class Contrast(LightingTfm):
-    "More or less contrast by up to `max_lighting` with probability `p`; `draw`: the factor, 1 for no change."
+    "Change the contrast by up to `max_lighting` with probability `p`; `draw`: the factor, 1 for no change."
     def __init__(self, max_lighting=0.2, p=0.75, draw=None, batch=False): super().__init__(_ContrastLogit(max_lighting, p, draw, batch))
 
 class Saturation(LightingTfm):
-    "Colours stronger or paler by up to `max_lighting` with probability `p`; `draw`: the factor, 0 for grey, 1 for no change."
+    "Change the saturation by up to `max_lighting` with probability `p`; `draw`: the factor, 0 for gray, 1 for none."
     def __init__(self, max_lighting=0.2, p=0.75, draw=None, batch=False): super().__init__(_SaturationLogit(max_lighting, p, draw, batch))
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000062
 def rgb2hsv(
     img # (bs, 3, h, w), from 0 to 1
 ) -> Tensor:
-    "Hue, saturation and value, each from 0 to 1."
+    "Convert RGB to hue, saturation and value, each from 0 to 1."
     img = plain(img)
     v, which = img.max(1)
     span = v - img.amin(1)
@@ -861,7 +868,7 @@ def rgb2hsv(
 def hsv2rgb(
     img # (bs, 3, h, w): hue, saturation and value, from 0 to 1
 ) -> Tensor:
-    "Red, green and blue, each from 0 to 1."
+    "Convert hue, saturation and value to RGB, each from 0 to 1."
     h, s, v = plain(img).unbind(1)
     def channel(n):
         k = (n + h*6) % 6
@@ -870,7 +877,7 @@ def hsv2rgb(
 
 @patch
 def hsv(self:TensorImage, func):
-    "The pictures after `func` of their hue, saturation and value."
+    "Apply `func` to the hue, saturation and value of the images."
     return hsv2rgb(func(rgb2hsv(self))).as_subclass(type(self))
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000063
@@ -882,11 +889,11 @@ class _Hue:
         return torch.stack([(h + self.change.to(x)[:, None, None]) % 1., s, v], 1)
 
 class HSVTfm(SpaceTfm):
-    "Changes the pictures of a batch in the space of hue, saturation and value."
+    "Change the hue, saturation and value of the images of a batch."
     def __init__(self, fs, **kwargs): super().__init__(fs, TensorImage.hsv, **kwargs)
 
 class Hue(HSVTfm):
-    "The hue turned by up to about `max_hue` of the circle with probability `p`; `draw`: by how much, 0 or 1 for no change."
+    "Shift the hue by up to about `max_hue` of a full circle with probability `p`; `draw`: the shift, 0 or 1 for none."
     def __init__(self, max_hue=0.1, p=0.75, draw=None, batch=False): super().__init__(_Hue(max_hue, p, draw, batch))
 
 def _light_method(tfm):
@@ -900,7 +907,7 @@ for _name, _tfm in dict(brightness=Brightness, contrast=Contrast, saturation=Sat
 def setup_aug_tfms(
     tfms # list of batch transforms
 ) -> list:
-    "`tfms` with all that move pixels made one, and all that change the logits made one."
+    "Compose the transforms that move pixels into one, and those that change the logits into one."
     moves, lights = ([t for t in tfms if isinstance(t, k)] for k in (AffineCoordTfm, LightingTfm))
     others = [t for t in tfms if not isinstance(t, (AffineCoordTfm, LightingTfm))]
     return _composed(moves) + _composed(lights) + others
@@ -912,22 +919,22 @@ def _composed(tfms):
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000068
 def aug_transforms(
     mult=1.0,            # multiplies `max_rotate`, `max_lighting` and `max_warp`
-    do_flip=True,        # mirror left and right, half of the time
-    flip_vert=False,     # all eight ways of mirroring and turning
-    max_rotate=10.,      # degrees
-    min_zoom=1.,         # 1 is as it is
+    do_flip=True,        # flip left and right with probability 0.5
+    flip_vert=False,     # use all eight flips and rotations
+    max_rotate=10.,      # maximal rotation in degrees
+    min_zoom=1.,         # smallest zoom factor; 1 is no zoom
     max_zoom=1.1,
-    max_lighting=0.2,    # of brightness and contrast
-    max_warp=0.2,        # of a view from the side or from above
-    p_affine=0.75,       # probability of each of turning, zooming and warping
+    max_lighting=0.2,    # maximal change of brightness and contrast
+    max_warp=0.2,        # maximal change of perspective
+    p_affine=0.75,       # probability of each of rotation, zoom and warp
     p_lighting=0.75,     # probability of each of brightness and contrast
-    xtra_tfms=None,      # more batch transforms
-    size=None,           # of the result: a number or (h, w)
+    xtra_tfms=None,      # additional batch transforms
+    size=None,           # size of the result, a number or (h, w)
     mode='bilinear', pad_mode=PadMode.Reflection, align_corners=True, # as for `F.grid_sample`
-    batch=False,         # the same for all pictures of a batch
-    min_scale=1.         # the smallest share of a picture that is cut out of it at random, in the same sampling
+    batch=False,         # whether all images of a batch get the same transform
+    min_scale=1.         # smallest fraction of the image for a random crop in the same sampling
 ) -> list:
-    "Batch transforms that suit most photographs, composed into one sampling and one colour map."
+    "Return batch transforms that suit most photographs, composed into one sampling and one color map."
     kw = dict(size=size, mode=mode, pad_mode=pad_mode, batch=batch, align_corners=align_corners)
     res, (max_rotate, max_lighting, max_warp) = [], (mult*m for m in (max_rotate, max_lighting, max_warp))
     if do_flip: res.append(Dihedral(p=0.5, **kw) if flip_vert else Flip(p=0.5, **kw))
@@ -940,17 +947,18 @@ def aug_transforms(
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #0000006f
 def cutout_gaussian(
-    x,    # pictures (..., h, w), changed in place
+    x,    # images (..., h, w), changed in place
     areas # list of (top, bottom, left, right)
 ):
-    "Noise instead of what is in the rectangles `areas`."
+    "Replace the rectangles `areas` by noise."
     for top, bottom, left, right in areas: x[..., top:bottom, left:right].normal_()
     return x
 
 class RandomErasing(RandTransform):
-    "With probability `p`, noise instead of up to `max_count` rectangles, the same ones for a batch."
+    "With probability `p`, replace up to `max_count` rectangles by noise, the same ones in the whole batch."
     order = 100 # after Normalize
-    def __init__(self, p=0.5, sl=0., sh=0.3, min_aspect=0.3, max_count=1): # area, smallest and largest share; rows by columns at least
+    # `sl`, `sh`: smallest and largest fraction of the area; `min_aspect`: smallest ratio of rows to columns
+    def __init__(self, p=0.5, sl=0., sh=0.3, min_aspect=0.3, max_count=1):
         super().__init__(p=p)
         self.sl, self.sh, self.min_aspect, self.max_count = sl, sh, min_aspect, max_count
 

@@ -14,14 +14,14 @@ from fastcore.xtras import Path
 from ..data.external import fastbook_home
 
 # %% ../../nbs/library/5_vision/02_cache.ipynb #00000007
-_FORMAT = 1 # goes into every name: raise it, and no older record is found
+_FORMAT = 1 # part of every name; increase it to ignore all older records
 
 def record_name(
-    fn,       # path of a picture
-    st,       # what `os.stat` says of it
-    want:str  # what is kept of it
+    fn,       # path of an image
+    st,       # result of `os.stat` for `fn`
+    want:str  # description of the result
 ) -> str:
-    "The name of the record, under the folder of the cache."
+    "Return the path of the record, relative to the folder of the cache."
     facts = os.path.abspath(fn), st.st_size, st.st_mtime_ns, st.st_ctime_ns, want, _FORMAT
     h = blake2b(repr(facts).encode(), digest_size=16).hexdigest()
     return f'{h[:2]}/{h[2:]}'
@@ -33,7 +33,7 @@ _MAGIC = b'fbpixels'
 def _head(a): return _HEAD.pack(_MAGIC, *a.shape[:2], a.shape[2] if a.ndim == 3 else 0, zlib.crc32(a))
 
 def _write_whole(path, a):
-    "Write the array `a` to `path`, all or nothing; returns the number of the file (its inode)."
+    "Write the array `a` to `path` atomically, and return the inode of the file."
     tmp = f'{path}.{os.getpid()}.{threading.get_ident()}.tmp'
     try:
         with _create(tmp) as f:
@@ -57,13 +57,13 @@ def _remove(path):
 
 # %% ../../nbs/library/5_vision/02_cache.ipynb #0000000c
 def _map_record(path, verified=None):
-    "The array in the file `path`, and the number of the file (its inode). It is verified, unless that is `verified`."
+    "Return the array in the file `path` and the inode of the file. Skip the checksum if the inode is `verified`."
     with open(path, 'rb') as f:
         m = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
         number = os.fstat(f.fileno()).st_ino
     magic, h, w, c, crc = _HEAD.unpack_from(m)
     a = np.frombuffer(m, np.uint8, offset=_HEAD.size)
-    if magic != _MAGIC or a.size != h*w*(c or 1): raise ValueError('not a whole record')
+    if magic != _MAGIC or a.size != h*w*(c or 1): raise ValueError('incomplete record')
     if number != verified and zlib.crc32(a) != crc: raise ValueError('damaged record')
     return a.reshape((h, w, c) if c else (h, w)), number
 
@@ -73,10 +73,10 @@ _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 def parse_size(
     s:str # such as '500MB', '20 GB', '1.5G', '1000', or 'off'
 ) -> int:
-    "A size in bytes, 0 for 'off'."
+    "Convert a size to bytes; 0 for 'off'."
     if s.strip().lower() in ('off', 'no', 'none', 'false', '0'): return 0
     m = re.fullmatch(r'\s*([\d.]+)\s*([KMGT]?)i?B?\s*', s, re.I)
-    if m is None: raise ValueError(f'FASTBOOK_IMAGE_CACHE={s!r}: should be off, or a size such as 500MB or 20GB')
+    if m is None: raise ValueError(f'invalid FASTBOOK_IMAGE_CACHE={s!r}: use off, or a size such as 500MB or 20GB')
     return int(float(m[1])*_UNITS[m[2].upper()])
 
 def _free(path):
@@ -86,27 +86,27 @@ def _free(path):
 
 # %% ../../nbs/library/5_vision/02_cache.ipynb #00000012
 class ImageCache:
-    "Arrays of bytes made from picture files, kept on disk: at most `max_bytes` of them, those not used for longest go first."
+    "Cache on disk for byte arrays computed from image files, limited to `max_bytes`; least recently used go first."
     settle = 0.02    # seconds: a file changed more recently might change again within the same tick of the file system's clock
     idle = 30*60     # seconds: a record used more recently than that is not removed to make room
-    least = 4096     # bytes: smaller files are quicker to decode than to look up
-    largest = 2**25  # bytes: larger pictures are not kept
-    spare = 2**30    # bytes of the disk that are left alone
+    least = 4096     # bytes: smaller files are faster to decode than to look up
+    largest = 2**25  # bytes: larger images are not cached
+    spare = 2**30    # bytes of free disk space to preserve
 
     def __init__(self,
         path,               # folder of the records
-        max_bytes:int=None  # 0 switches the cache off; a fifth of the free disk, at most 8 GB, if not given
+        max_bytes:int=None  # 0 to switch the cache off; by default a fifth of the free disk, at most 8 GB
     ):
         self.path = Path(path)
         self.max_bytes = min(8*2**30, _free(path)//5) if max_bytes is None else max_bytes
         self._verified, self._total, self._written, self._full_until = {}, None, 0, 0. # record → inode
 
     def get(self,
-        fn,       # path of the picture
-        want:str, # what is wanted of it, in words that say everything `make` depends on besides the file
-        make      # function without arguments that makes it: an array of bytes, (h, w) or (h, w, c)
+        fn,       # path of the image
+        want:str, # description of the result that names everything `make` depends on besides the file
+        make      # function without arguments that returns an array of bytes, (h, w) or (h, w, c)
     ) -> np.ndarray:
-        "What `make()` returns, from disk if it is there, and kept on disk if it was not."
+        "Return the result of `make()`, from disk if it is cached; otherwise compute and cache it."
         st = _stat(fn) if self.max_bytes else None
         if st is None: return make()
         name = record_name(fn, st, want)
@@ -146,16 +146,17 @@ def _keep(self:ImageCache, name, a):
     try:
         if not self._has_room(a.nbytes + _HEAD.size): return
         self._verified[name] = _write_whole(f'{self.path}/{name}', np.ascontiguousarray(a))
-    except FileNotFoundError: return # somebody removed the folder just now
+    except FileNotFoundError: return # the folder was removed in the meantime
     except OSError as e:
         self.max_bytes = 0
-        return warnings.warn('pictures are not kept on disk any more, so every epoch decodes them again: '
-                             f'{e.strerror or e} ({self.path})', stacklevel=2)
+        return warnings.warn('the image cache is switched off, so every epoch decodes the images again: '
+                             f'{e.strerror or e} ({self.path}); free disk space, or set FASTBOOK_HOME to another '
+                             'folder', stacklevel=2)
 
 # %% ../../nbs/library/5_vision/02_cache.ipynb #00000018
 @patch
 def records(self:ImageCache) -> list:
-    "`(time of last use, bytes, path)` of each record, the oldest first. What a killed process left half written is removed on the way."
+    "Return `(time of last use, bytes, path)` of each record, the oldest first. Also remove old temporary files."
     res = []
     for e in (e for folder in _scan(self.path) if len(folder.name) == 2 for e in _scan(folder.path)):
         try: st = e.stat()
@@ -170,7 +171,7 @@ def _scan(path):
 
 @patch
 def size(self:ImageCache) -> int:
-    "Bytes on disk."
+    "Return the number of bytes on disk."
     return sum(o[1] for o in self.records())
 
 @patch
@@ -205,7 +206,7 @@ def _make_room(self:ImageCache, n):
 _caches = {}
 
 def image_cache() -> ImageCache:
-    "The cache of this process: in the folder of `FASTBOOK_HOME`, as `FASTBOOK_IMAGE_CACHE` says."
+    "Return the cache of this process, in the folder of `FASTBOOK_HOME` and limited by `FASTBOOK_IMAGE_CACHE`."
     key = home, setting = os.environ.get('FASTBOOK_HOME'), os.environ.get('FASTBOOK_IMAGE_CACHE')
     if key not in _caches: _caches[key] = ImageCache(fastbook_home()/'pixels', parse_size(setting) if setting else None)
     return _caches[key]
@@ -213,4 +214,5 @@ def image_cache() -> ImageCache:
 @patch
 def __repr__(self:ImageCache):
     n = len(self.records())
-    return f'ImageCache: {n:,} pictures, {self.size()/2**20:,.0f} of at most {self.max_bytes/2**20:,.0f} MB' if self.max_bytes else 'ImageCache: off'
+    return (f'ImageCache: {n:,} images, {self.size()/2**20:,.0f} of at most {self.max_bytes/2**20:,.0f} MB'
+            if self.max_bytes else 'ImageCache: off')

@@ -26,7 +26,10 @@ def to_mode(
     im,       # PIL image in any mode
     mode:str  # 'RGB', 'L', or any other that PIL converts to
 ) -> Image.Image:
-    "`im` in `mode`. Deep pictures are scaled to bytes (PIL clips them), transparency is laid on white (PIL shows what is hidden)."
+    """Return `im` converted to `mode`.
+
+    Images with more than 8 bits per channel are scaled to bytes, whereas PIL clips them. Transparent pixels are
+    composited on white, whereas PIL shows the hidden colors."""
     if im.mode == mode and 'transparency' not in im.info: return im
     if im.mode[0] in 'IF': im = _to_bytes(im)
     if mode in ('RGB', 'L') and ('A' in im.mode.upper() or 'transparency' in im.info):
@@ -43,12 +46,12 @@ def _to_bytes(im):
     return Image.fromarray((a*(255/scale)).round().clip(0, 255).astype(np.uint8))
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #0000000b
-_ORIENTATION = 0x0112 # the number of the EXIF entry that says which way is up
+_ORIENTATION = 0x0112 # EXIF tag of the orientation
 
 def _turn(im):
-    if im.format == 'PNG' and 'exif' not in im.info: return 1 # PNG would have to be decoded to know
+    if im.format == 'PNG' and 'exif' not in im.info: return 1 # otherwise the PNG would have to be decoded first
     try: return im.getexif().get(_ORIENTATION, 1)
-    except Exception: return 1 # a broken EXIF block does not spoil the pixels
+    except Exception: return 1 # the pixels are usable even if the EXIF block is broken
 
 def _upright(im):
     return im if _turn(im) in (0, 1) else ImageOps.exif_transpose(im)
@@ -61,12 +64,12 @@ def check_pixels(im:Image.Image):
 
 def load_image(
     fn,                 # path, bytes or an open file
-    mode:str|None=None  # 'RGB', 'L' and so on; None leaves it as it is
+    mode:str|None=None  # 'RGB', 'L' and so on; None keeps the file's mode
 ) -> Image.Image:
-    """Open the image in `fn`, decoded and upright. Raises an `OSError` of one sentence if that is not possible.
+    """Open the image in `fn`, decode it and rotate it upright. Raises a one-line `OSError` if it cannot be read.
 
-    An image of more than `PIL.Image.MAX_IMAGE_PIXELS` pixels (89 million) is refused before it is decoded. Set that to a
-    larger number, or to None, to open one that you trust."""
+    An image with more than `PIL.Image.MAX_IMAGE_PIXELS` pixels (89 million) is refused before decoding. To open an
+    image that you trust, set that limit to a larger number or to None."""
     try:
         with Image.open(io.BytesIO(fn) if isinstance(fn, (bytes, bytearray, memoryview)) else fn) as im:
             check_pixels(im)
@@ -77,17 +80,21 @@ def load_image(
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #0000000d
 def _cannot_read(fn, e):
-    name = 'the picture in these bytes' if isinstance(fn, (bytes, bytearray, memoryview)) else fn if isinstance(fn, (str, os.PathLike)) else getattr(fn, 'name', 'the picture in this file')
-    if isinstance(e, IsADirectoryError) or isinstance(fn, (str, os.PathLike)) and os.path.isdir(fn): return OSError(f'{name} is a folder, not a picture')
+    name = ('the image in these bytes' if isinstance(fn, (bytes, bytearray, memoryview))
+            else fn if isinstance(fn, (str, os.PathLike)) else getattr(fn, 'name', 'the image in this file'))
+    if isinstance(e, IsADirectoryError) or isinstance(fn, (str, os.PathLike)) and os.path.isdir(fn):
+        return OSError(f'{name} is a folder, not an image: pass the path of an image file')
     if isinstance(e, FileNotFoundError): return FileNotFoundError(f'there is no file {name}')
-    if isinstance(e, PermissionError): return PermissionError(f'{name} may not be read: {e.strerror}')
-    advice = 'leave it out, or replace it; verify_images(files) finds all such files'
+    if isinstance(e, PermissionError):
+        return PermissionError(f'{name} cannot be read ({e.strerror}): check its permissions')
+    advice = 'remove or replace it; verify_images(files) lists all such files'
     if _is_empty(fn): return OSError(f'{name} is empty: {advice}')
-    if isinstance(e, UnidentifiedImageError): return OSError(f'{name} is not a picture in a format that Pillow knows: {advice}')
+    if isinstance(e, UnidentifiedImageError):
+        return OSError(f'{name} is not an image in a format that Pillow can read: {advice}')
     if isinstance(e, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return OSError(f'{name} is too large to be decoded safely ({e}): if you trust it, set PIL.Image.MAX_IMAGE_PIXELS, '
                        f'which is {Image.MAX_IMAGE_PIXELS:,}, to a larger number first')
-    return OSError(f'{name} is cut short or damaged ({str(e) or type(e).__name__}): {advice}')
+    return OSError(f'{name} is truncated or damaged ({str(e) or type(e).__name__}): {advice}')
 
 def _is_empty(fn):
     if isinstance(fn, (bytes, bytearray, memoryview)): return len(fn) == 0
@@ -95,21 +102,22 @@ def _is_empty(fn):
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #00000011
 def image_size(fn) -> tuple:
-    "`(w, h)` of the upright picture in the file `fn`, from its first bytes: the picture is not decoded."
+    "Return `(w, h)` of the upright image in the file `fn`, read from the header without decoding the image."
     try:
         with Image.open(fn) as im:
-            if im.format == 'TIFF': im = load_image(fn) # turned by Pillow itself, by some versions before and by others after decoding
+            # Pillow itself rotates a TIFF, before or after decoding depending on its version
+            if im.format == 'TIFF': im = load_image(fn)
             return im.size[::-1] if _turn(im) >= 5 else im.size
     except Exception as e: raise _cannot_read(fn, e) from None
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #00000014
 class PILBase(Image.Image):
-    "A PIL image that may not be decoded yet, knows how to show itself, and which tensor it becomes."
+    "Base class of PIL images that are decoded on first use, can show themselves and know their tensor type."
     _show_args, _open_args, _tensor_cls = {'cmap': 'viridis'}, {'mode': 'RGB'}, TensorImage
     _make, _arr, fn = None, None, None
 
     def __init__(self,
-        im=None # a PIL image, whose pixels are shared
+        im=None # PIL image; its pixels are shared, not copied
     ):
         super().__init__()
         if im is None: return
@@ -118,17 +126,17 @@ class PILBase(Image.Image):
 
     @classmethod
     def later(cls,
-        make,      # function that returns the pixels, bytes, (h, w, 3) or (h, w)
-        size=None, # (w, h), or a function that returns it, or None if only the pixels will tell
-        fn=None    # the file, if the pixels are those of a file and nothing else
+        make,      # function that returns the pixels as bytes, (h, w, 3) or (h, w)
+        size=None, # (w, h), a function that returns it, or None to take it from the pixels
+        fn=None    # path of the file, if the pixels are exactly those of the file
     ):
-        "A picture whose pixels are made when they are first needed."
+        "Create an image whose pixels are computed when first needed."
         self = cls()
         self._make, self._size, self._mode, self.fn = make, size, cls._open_args['mode'], fn
         return self
 
     def pixels(self) -> np.ndarray:
-        "The picture as an array of bytes, `(h, w, 3)` or `(h, w)`: to read, not to write to."
+        "Return the image as an array of bytes, `(h, w, 3)` or `(h, w)`. Do not write to it."
         if self._make is not None: self._arr, self._make, self._size = self._make(), None, None
         return np.array(self) if self._arr is None else self._arr
 
@@ -139,11 +147,11 @@ class PILBase(Image.Image):
 
     @property
     def is_file(self) -> bool:
-        "True as long as this is the picture of a file that nobody has decoded or changed."
+        "Whether this is the unmodified image of a file that is not decoded yet."
         return self.fn is not None and self._make is not None
 
     @property
-    def im(self): # Pillow's own pixels
+    def im(self): # Pillow's pixel storage
         self._realise()
         return self._im
 
@@ -168,19 +176,19 @@ class PILBase(Image.Image):
     def transform(self, *args, **kwargs): return self._cast(Image.Image.transform(self, *args, **kwargs))
 
     def then(self,
-        f,         # function from the pixels to new pixels
-        size=None  # (w, h) of the result, where it is known
+        f,         # function that maps the pixels to new pixels
+        size=None  # (w, h) of the result, if known
     ):
-        "The picture that `f` makes of this one, when it is needed."
+        "Return an image whose pixels are `f` of these pixels, computed when first needed."
         make = self.pixels if self._make is not None or self._arr is not None else partial(_same, np.array(self))
         return type(self).later(lambda: f(make()), size)
 
     @classmethod
     def create(cls,
         fn,       # path; bytes or open file; array (h, w), (h, w, c); tensor (c, h, w); PIL image
-        **kwargs  # `mode`, if not the usual one
+        **kwargs  # `mode`, to override the default of the class
     ):
-        "A picture from `fn`. Files are noted and decoded later; but a file that is not there is an error at once."
+        "Create an image from `fn`. A file is decoded on first use, but a missing file raises an error at once."
         if isinstance(fn, (str, os.PathLike)) and not kwargs:
             if not os.path.isfile(fn): raise _cannot_read(fn, FileNotFoundError())
             return cls.later(partial(cls._read, fn), size=partial(image_size, fn), fn=Path(fn))
@@ -193,26 +201,26 @@ class PILBase(Image.Image):
     def _read(cls, fn): return np.array(load_image(fn, **cls._open_args))
 
     def show(self, ctx=None, **kwargs):
-        "Draw the picture with `show_image`, on the axes `ctx`, and return them."
+        "Draw the image with `show_image` on the axes `ctx`, and return the axes."
         return show_image(Image.fromarray(self.pixels()), ctx=ctx, **{**self._show_args, **kwargs})
 
     def __repr__(self): return f'{type(self).__name__} mode={self.mode} size={self.size[0]}x{self.size[1]}'
 
     @property
-    def shape(self): "`(h, w)`, as for an array."; return self.size[::-1]
+    def shape(self): "Shape as for an array, `(h, w)`."; return self.size[::-1]
 
     @property
-    def n_px(self): "How many pixels."; return self.size[0]*self.size[1]
+    def n_px(self): "Number of pixels."; return self.size[0]*self.size[1]
 
     @property
     def aspect(self): "Width divided by height."; return self.size[0]/self.size[1]
 
     def reshape(self, h, w, resample=Image.Resampling.BILINEAR):
-        "The picture with `h` rows and `w` columns."
+        "Return the image resized to `h` rows and `w` columns."
         return self.resize((w, h), resample)
 
     def resize_max(self, resample=Image.Resampling.BILINEAR, max_px=None, max_h=None, max_w=None):
-        "The picture made smaller, if it must be, until it has at most `max_px` pixels, `max_h` rows and `max_w` columns."
+        "Shrink the image, if necessary, to at most `max_px` pixels, `max_h` rows and `max_w` columns."
         h, w = self.shape
         ratio = max(1, (h*w/max_px)**0.5 if max_px else 1, h/max_h if max_h else 1, w/max_w if max_w else 1)
         return self if ratio == 1 else self.reshape(round(h/ratio), round(w/ratio), resample)
@@ -223,7 +231,7 @@ def _same(x): return x
 def to_image(
     x # tensor (c, h, w) or (h, w), array (h, w, c) or (h, w); bytes, or floats between 0 and 1
 ) -> Image.Image:
-    "`x` as a PIL image."
+    "Convert `x` to a PIL image."
     if isinstance(x, Image.Image): return x
     if isinstance(x, Tensor):
         x = plain(x).detach().cpu()
@@ -235,16 +243,16 @@ def to_image(
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #0000001c
 class PILImage(PILBase):
-    "A picture in colour; becomes a `TensorImage`."
+    "A color image; becomes a `TensorImage`."
 
 class PILImageBW(PILImage):
-    "A picture in black and white; becomes a `TensorImageBW`."
+    "A grayscale image; becomes a `TensorImageBW`."
     _show_args, _open_args, _tensor_cls = {'cmap': 'Greys'}, {'mode': 'L'}, TensorImageBW
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #0000001f
 @patch
 def to_thumb(self:Image.Image, h, w=None):
-    "A copy that fits into `h` rows and `w` columns (`h` as well if not given), of the same shape."
+    "Return a copy with the same aspect ratio that fits into `h` rows and `w` columns (`h` columns by default)."
     res = self.copy()
     res.thumbnail((h if w is None else w, h))
     return res
@@ -253,7 +261,7 @@ def to_thumb(self:Image.Image, h, w=None):
 def image2tensor(
     img # PIL image, or array (h, w) or (h, w, c)
 ) -> Tensor:
-    "The bytes of `img` as a tensor `(c, h, w)`, a view of memory that is `(h, w, c)`."
+    "Return the bytes of `img` as a tensor `(c, h, w)`, a view of memory laid out as `(h, w, c)`."
     a = img.pixels() if isinstance(img, PILBase) else np.array(img)
     t = torch.from_numpy(a)
     return (t[..., None] if t.ndim == 2 else t).permute(2, 0, 1)
@@ -267,7 +275,7 @@ def _plain_picture_to_tensor(self, o:Image.Image):
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #00000026
 class PILMask(PILBase):
-    "A mask: a class for each pixel; becomes a `TensorMask`."
+    "A mask with a class for each pixel; becomes a `TensorMask`."
     _open_args, _show_args, _tensor_cls = {'mode': 'L'}, {'alpha': 0.5, 'cmap': 'tab20', 'interpolation': 'nearest'}, TensorMask
 
     @classmethod
@@ -275,7 +283,7 @@ class PILMask(PILBase):
 
     @classmethod
     def create(cls, fn, **kwargs):
-        "A mask from `fn`: as for a picture, except that palettes and deep files keep their numbers."
+        "Create a mask from `fn`. Palette indices and values with more than 8 bits are kept as class numbers."
         if isinstance(fn, (str, os.PathLike)) or isinstance(fn, cls): return super().create(fn, **kwargs)
         if isinstance(fn, Tensor): fn = plain(fn).cpu().numpy()
         codes = np.squeeze(fn) if isinstance(fn, np.ndarray) else mask_codes(fn if isinstance(fn, Image.Image) else load_image(fn))
@@ -285,7 +293,7 @@ class PILMask(PILBase):
 def mask_codes(
     im # PIL image
 ) -> np.ndarray:
-    "The class of each pixel, `(h, w)`: bytes, or 32-bit integers where a class is above 255."
+    "Return the class of each pixel, `(h, w)`, as bytes, or as 32-bit integers if a class is above 255."
     if im.mode in ('LA', 'PA'): im = im.getchannel(0)
     if im.mode == '1': return np.array(im).astype(np.uint8)
     if im.mode in ('L', 'P') or im.mode[0] == 'I': return _fewest_bits(np.array(im))
@@ -301,7 +309,7 @@ OpenMask.loss_func = CrossEntropyLossFlat(axis=1)
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #0000002a
 class AddMaskCodes(Transform):
-    "Gives masks that are decoded the names of their classes."
+    "Attach the names of the classes to decoded masks."
     def __init__(self, codes=None):
         super().__init__()
         self.codes = codes
@@ -317,27 +325,27 @@ TensorPointCreate.loss_func = MSELossFlat()
 
 def scale_points(
     pts,  # pixels (x, y), (..., 2)
-    size  # (w, h) of the picture
+    size  # (w, h) of the image
 ):
-    "Points in pixels to -1…1: the centre of the first pixel is -1, that of the last is 1."
+    "Scale points from pixels to -1…1; -1 is the center of the first pixel and 1 that of the last."
     return pts*2/_span(pts, size) - 1
 
 def unscale_points(pts, size):
-    "Points in -1…1 back to pixels."
+    "Convert points from -1…1 back to pixels."
     return (pts + 1)*_span(pts, size)/2
 
 def _span(pts, size): return pts.new_tensor([max(n-1, 1) for n in size])
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #00000030
 class TensorBBox(TensorPoint):
-    "Boxes `(x0, y0, x1, y1)`, `(n, 4)` or `(bs, n, 4)`: in pixels, or scaled to -1…1."
+    "Boxes `(x0, y0, x1, y1)`, `(n, 4)` or `(bs, n, 4)`, in pixels or scaled to -1…1."
     @classmethod
     def create(cls, x, img_size=None):
-        "Boxes in pixels, `(n, 4)`, as floats."
+        "Create boxes in pixels as floats, `(n, 4)`."
         return tensor(list(x) if isinstance(x, L) else x).reshape(-1, 4).float().as_subclass(cls)
 
     def show(self, ctx=None, labels=None, **kwargs):
-        "Draw the boxes on the axes `ctx`, in pixels, with `labels` if given. Empty boxes are left out."
+        "Draw the boxes on the axes `ctx`, in pixels, with `labels` if given. Empty boxes are skipped."
         boxes = plain(self).reshape(-1, 4).tolist()
         for box, label in zip(boxes, labels or ['']*len(boxes)): _draw_box(ctx, box, str(label))
         return ctx
@@ -352,7 +360,7 @@ def _draw_box(ax, box, label):
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #00000030-1
 class LabeledBBox(L):
-    "Boxes and their labels, as one thing to show."
+    "Boxes and their labels, shown together."
     @property
     def bbox(self): return self[0]
     @property
@@ -363,11 +371,11 @@ class LabeledBBox(L):
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #00000033
 class PointScaler(ItemTransform):
-    "Points and boxes from pixels to -1…1 and back; the size is that of the picture in the same item."
+    "Scale points and boxes from pixels to -1…1 and back, using the size of the image in the same item."
     order = 1
     def __init__(self,
-        do_scale=True, # False if the points are scaled already
-        y_first=False  # points come as (y, x)
+        do_scale=True, # False if the points are already scaled
+        y_first=False  # whether points are given as (y, x)
     ):
         super().__init__()
         self.do_scale, self.y_first, self.size, self.c = do_scale, y_first, None, None
@@ -387,8 +395,8 @@ class PointScaler(ItemTransform):
     def _scale(self, x, pic):
         pts = _pairs(x)
         if not torch.isfinite(plain(pts)).all():
-            raise ValueError(f'a point of {getattr(pic, "fn", None) or "a picture"} is not a number: '
-                             f'{pts.tolist()}; leave the row out, or fill it in')
+            raise ValueError(f'a point of {getattr(pic, "fn", None) or "an image"} is not a number: '
+                             f'{pts.tolist()}; remove the row or fill in the value')
         if self.y_first: pts = pts.flip(1)
         return (scale_points(pts, self.size) if self.do_scale else pts).reshape(x.shape).as_subclass(type(x))
 
@@ -399,12 +407,13 @@ def _picture_in(xs, size):
         if isinstance(x, Image.Image): return x, x.size
         if isinstance(x, (TensorImage, TensorMask)): return x, tuple(x.shape[:-3:-1])
     if size is None:
-        raise ValueError('points can only be scaled together with their picture, and there is none in this item')
+        raise ValueError('points can only be scaled together with their image, but this item has no image: '
+                         'add the image to the item')
     return None, size
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #00000037
 class BBoxLabeler(ItemTransform):
-    "When decoding, the labels of an item's boxes become names, shown beside the boxes."
+    "When decoding, replace the labels of an item's boxes by class names, shown beside the boxes."
     vocab = None
     def setups(self, dl): self.vocab = dl.vocab
     def encodes(self, xs:list): return xs

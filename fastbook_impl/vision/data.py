@@ -29,18 +29,18 @@ from .core import (AddMaskCodes, BBoxLabeler, OpenMask, PILImage, PILMask, Point
 
 # %% ../../nbs/library/5_vision/09_data.ipynb #00000007
 def ImageBlock(
-    cls=PILImage # kind of picture: `PILImageBW` for one channel
+    cls=PILImage # class of the images, such as `PILImageBW` for one channel
 ):
-    "Pictures."
+    "Block for images."
     return TransformBlock(type_tfms=cls.create, batch_tfms=IntToFloatTensor)
 
 # %% ../../nbs/library/5_vision/09_data.ipynb #0000000a
 class CheckMask(ItemTransform):
-    "Refuses a mask that has another size than its picture, or numbers that belong to no class."
+    "Raise `ValueError` for a mask whose size differs from its image, or whose values belong to no class."
     order = -1
     def __init__(self,
         codes=None, # names of the classes
-        void=None   # a number beyond them that is allowed, such as 255
+        void=None   # value that is allowed besides the class indices, such as 255
     ): self._seen, self.n, self.void = set(), None if codes is None else len(codes), void
 
     def for_validation(self): return None # a new image has no mask to check
@@ -53,58 +53,62 @@ class CheckMask(ItemTransform):
 
     def _check(self, pic, mask, pair):
         if pic.size != mask.size:
-            raise ValueError(f'the mask {mask.fn or ""} has {mask.size[0]}x{mask.size[1]} pixels and its picture has {pic.size[0]}x{pic.size[1]}: they must be of one size')
+            raise ValueError(f'the mask {mask.fn or ""} has {mask.size[0]}x{mask.size[1]} pixels but its image has '
+                             f'{pic.size[0]}x{pic.size[1]}: they must have the same size, so check get_y')
         if self.n is not None: self._check_values(mask)
         if None not in pair: self._seen.add(pair)
 
     def _check_values(self, mask):
-        found = [(value, n) for value,n in enumerate(np.bincount(np.asarray(mask).ravel())) if n and value >= self.n and value != self.void]
-        if found: raise ValueError(f'the mask {mask.fn or ""} has the value {found[0][0]}, in {found[0][1]} of its pixels, and there are {self.n} classes, 0 to {self.n-1}: '
-                                   f'its numbers and the codes do not belong together, or MaskBlock(codes, void={found[0][0]}) says that it stands for no class')
+        found = [(value, n) for value,n in enumerate(np.bincount(np.asarray(mask).ravel()))
+                 if n and value >= self.n and value != self.void]
+        if found:
+            raise ValueError(f'the mask {mask.fn or ""} has the value {found[0][0]} in {found[0][1]} of its pixels, '
+                             f'but there are {self.n} classes, 0 to {self.n-1}: check the codes, or pass '
+                             f'MaskBlock(codes, void={found[0][0]}) if the value stands for no class')
 
 # %% ../../nbs/library/5_vision/09_data.ipynb #0000000a-1
 def MaskBlock(
-    codes=None, # names of the classes, in the order of their numbers
-    void=None   # a number beyond them for pixels of no class, such as 255; the loss needs it as `ignore_index`
+    codes=None, # names of the classes, in the order of their indices
+    void=None   # value of pixels without a class, such as 255; pass it to the loss as `ignore_index`
 ):
-    "Masks: a class for each pixel."
+    "Block for masks, with a class for each pixel."
     return TransformBlock(type_tfms=OpenMask, item_tfms=[CheckMask(codes, void), AddMaskCodes(codes=codes)], batch_tfms=IntToFloatTensor)
 
 # %% ../../nbs/library/5_vision/09_data.ipynb #0000000d
 def _of_tuples(tfm):
-    "A transform like `tfm` that takes `(x, y)` for one thing."
+    "Return a copy of `tfm` that treats a tuple `(x, y)` as a single value."
     res = copy.copy(tfm)
     res.takes_tuples = True
     return res
 
 PointBlock = TransformBlock(type_tfms=_of_tuples(TensorPointCreate), item_tfms=PointScaler)
-PointBlock.__doc__ = 'Points `(x, y)`, in pixels of the picture.'
+PointBlock.__doc__ = 'Block for points `(x, y)`, in pixels of the image.'
 
 # %% ../../nbs/library/5_vision/09_data.ipynb #00000010
 def clip_remove_empty(bbox, label):
-    "The boxes clipped to the picture, and their labels, without those of which nothing is left."
+    "Clip the boxes to the image and remove empty boxes together with their labels."
     b = plain(bbox).clamp(-1, 1)
     keep = ((b[:, 2:] - b[:, :2]) > 0).all(1)
     return b[keep].as_subclass(TensorBBox), label[keep.to(label.device)]
 
 def bb_pad(
-    samples,  # items (picture, boxes, labels)
-    pad_idx=0 # class of the boxes filled in
+    samples,  # items (image, boxes, labels)
+    pad_idx=0 # class of the padding boxes
 ):
-    "The items with equally many boxes each."
+    "Pad the items to the same number of boxes."
     samples = [(s[0], *clip_remove_empty(*s[1:3])) for s in samples]
     n = max(len(s[2]) for s in samples)
     def _pad(t, value): return torch.cat([plain(t), t.new_full((n - len(t), *t.shape[1:]), value).as_subclass(Tensor)]).as_subclass(type(t))
     return [(im, _pad(boxes, 0), _pad(labels, pad_idx)) for im,boxes,labels in samples]
 
 BBoxBlock = TransformBlock(type_tfms=_of_tuples(Transform(TensorBBox.create)), item_tfms=PointScaler, dls_kwargs={'before_batch': bb_pad})
-BBoxBlock.__doc__ = 'Boxes `(x0, y0, x1, y1)`, in pixels of the picture.'
+BBoxBlock.__doc__ = 'Block for boxes `(x0, y0, x1, y1)`, in pixels of the image.'
 
 def BBoxLblBlock(
-    vocab=None, # classes; those of the training set if not given
-    add_na=True # a first class for no box
+    vocab=None, # classes; by default those of the training set
+    add_na=True # whether to add a first class for padding boxes
 ):
-    "The labels of boxes."
+    "Block for the labels of boxes."
     return TransformBlock(type_tfms=MultiCategorize(vocab=vocab, add_na=add_na), item_tfms=BBoxLabeler)
 
 # %% ../../nbs/library/5_vision/09_data.ipynb #00000013
@@ -149,15 +153,15 @@ def _show_triples(x:TensorImage, y:TensorImage, samples, outs, ctxs=None, max_n=
 
 # %% ../../nbs/library/5_vision/09_data.ipynb #00000019
 class ImageDataLoaders(DataLoaders):
-    "Loaders for pictures with labels: one method for each place that labels are found in."
+    "Loaders for labeled images, with one constructor for each way of storing the labels."
     @classmethod
     def from_folder(cls, path,
         train='train', valid='valid', # names of the folders
-        valid_pct=None, # instead of them: share of the files, drawn at random, for validation
-        seed=None,      # for `valid_pct`
-        vocab=None,     # the classes, or only some of them
+        valid_pct=None, # fraction of the files to draw at random for validation, instead of the folders
+        seed=None,      # random seed for `valid_pct`
+        vocab=None,     # the classes to use; by default all of them
         item_tfms=None, batch_tfms=None, img_cls=PILImage, **kwargs):
-        "The label is the folder a file is in, below `train` and `valid`."
+        "Label each file with the name of its folder, below `train` and `valid`."
         split = GrandparentSplitter(train_name=train, valid_name=valid) if valid_pct is None else RandomSplitter(valid_pct, seed=seed)
         files = get_image_files if valid_pct is not None else partial(get_image_files, folders=[train, valid])
         if vocab is not None: files = _only(files, set(vocab))
@@ -167,41 +171,41 @@ class ImageDataLoaders(DataLoaders):
 
     @classmethod
     def from_path_func(cls, path, fnames,
-        label_func,               # function from the path of a file to its label
-        valid_pct=0.2, seed=None, # share of the files for validation, and a seed to draw them
+        label_func,               # function that maps the path of a file to its label
+        valid_pct=0.2, seed=None, # fraction of the files for validation, and its random seed
         item_tfms=None, batch_tfms=None, img_cls=PILImage, **kwargs):
-        "The label is what `label_func` makes of the path of a file."
+        "Label each file by applying `label_func` to its path."
         block = DataBlock(blocks=(ImageBlock(img_cls), CategoryBlock), splitter=RandomSplitter(valid_pct, seed=seed),
                           get_y=label_func, item_tfms=item_tfms, batch_tfms=batch_tfms)
         return cls.from_dblock(block, fnames, path=path, **kwargs)
 
     @classmethod
     def from_name_func(cls, path, fnames, label_func, **kwargs):
-        "The label is what `label_func` makes of the name of a file."
+        "Label each file by applying `label_func` to its name."
         return cls.from_path_func(path, fnames, using_attr(label_func, 'name'), **kwargs)
 
     @classmethod
     def from_path_re(cls, path, fnames, pat, **kwargs):
-        "The label is the first group of the regular expression `pat` in the path of a file."
+        "Label each file with the first group of the regular expression `pat` in its path."
         return cls.from_path_func(path, fnames, RegexLabeller(pat), **kwargs)
 
     @classmethod
     def from_name_re(cls, path, fnames, pat, **kwargs):
-        "The label is the first group of the regular expression `pat` in the name of a file."
+        "Label each file with the first group of the regular expression `pat` in its name."
         return cls.from_name_func(path, fnames, RegexLabeller(pat), **kwargs)
 
     @classmethod
     def from_df(cls, df, path='.',
-        valid_pct=0.2, seed=None, # share of the rows for validation, and a seed to draw them
-        fn_col=0,                 # column with the names of the files
-        folder=None,              # the folder they are in, below `path`
-        suff='',                  # to be put behind the names
+        valid_pct=0.2, seed=None, # fraction of the rows for validation, and its random seed
+        fn_col=0,                 # column with the file names
+        folder=None,              # folder of the files, below `path`
+        suff='',                  # suffix to append to the file names
         label_col=1,              # column with the labels, or a list of columns
-        label_delim=None,         # what separates several labels in one cell
-        y_block=None,             # kind of target; classes, or several labels where there are several columns or `label_delim`
-        valid_col=None,           # column that says which rows are for validation, instead of `valid_pct`
+        label_delim=None,         # separator between several labels in one cell
+        y_block=None,             # target block; by default one class, or several for several columns or `label_delim`
+        valid_col=None,           # Boolean column that marks the validation rows, instead of `valid_pct`
         item_tfms=None, batch_tfms=None, img_cls=PILImage, **kwargs):
-        "Files and labels are columns of the table `df`."
+        "Take file names and labels from columns of the table `df`."
         several = label_delim is not None or is_listy(label_col) and len(label_col) > 1
         block = DataBlock(blocks=(ImageBlock(img_cls), y_block or (MultiCategoryBlock if several else CategoryBlock)),
                           splitter=RandomSplitter(valid_pct, seed=seed) if valid_col is None
@@ -214,19 +218,19 @@ class ImageDataLoaders(DataLoaders):
 
     @classmethod
     def from_csv(cls, path, csv_fname='labels.csv', header='infer', delimiter=None, **kwargs):
-        "Files and labels are columns of the file `csv_fname` in `path`; further arguments as for `from_df`."
+        "Take file names and labels from the file `csv_fname` in `path`; further arguments as for `from_df`."
         return cls.from_df(read_table(Path(path)/csv_fname, header=header, sep=delimiter or ','), path=path, **kwargs)
 
     @classmethod
     def from_lists(cls, path, fnames,
-        labels,                   # one for each file
-        valid_pct=0.2, seed=None, # share for validation, and a seed to draw it
-        y_block=None,             # kind of target; found out from the first label
+        labels,                   # one label per file
+        valid_pct=0.2, seed=None, # fraction for validation, and its random seed
+        y_block=None,             # target block; by default inferred from the first label
         item_tfms=None, batch_tfms=None, img_cls=PILImage, **kwargs):
-        "Files and labels are two lists."
+        "Take file names and labels from two lists."
         if len(fnames) != len(labels):
-            raise ValueError(f'there must be one label for each file, and there are {len(fnames)} files and '
-                             f'{len(labels)} labels')
+            raise ValueError(f'got {len(fnames)} files but {len(labels)} labels: pass one label for each '
+                             'file')
         if y_block is None and len(labels):
             y_block = MultiCategoryBlock if is_listy(labels[0]) else RegressionBlock if isinstance(labels[0], float) else CategoryBlock
         block = DataBlock.from_columns(blocks=(ImageBlock(img_cls), y_block),
@@ -241,28 +245,28 @@ def _check_files(df, get_x):
                if not os.path.isfile(f)]
     if missing:
         raise FileNotFoundError(f'{len(missing)} of the {len(df)} files in the table are not on disk; the first is '
-                                f'{missing[0][1]}, in row {missing[0][0]}')
+                                f'{missing[0][1]}, in row {missing[0][0]}: check path, folder and suff')
 
 # %% ../../nbs/library/5_vision/09_data.ipynb #00000023
 class SegmentationDataLoaders(DataLoaders):
-    "Loaders for pictures with masks."
+    "Loaders for images with masks."
     @classmethod
     def from_label_func(cls, path, fnames,
-        label_func,               # function from the path of a picture to that of its mask
-        valid_pct=0.2, seed=None, # share of the files for validation, and a seed to draw them
+        label_func,               # function that maps the path of an image to the path of its mask
+        valid_pct=0.2, seed=None, # fraction of the files for validation, and its random seed
         codes=None,               # names of the classes
         item_tfms=None, batch_tfms=None, img_cls=PILImage, **kwargs):
-        "The mask is in the file that `label_func` names."
+        "Take the mask of each image from the file that `label_func` returns."
         block = DataBlock(blocks=(ImageBlock(img_cls), MaskBlock(codes=codes)), splitter=RandomSplitter(valid_pct, seed=seed), get_y=label_func, item_tfms=item_tfms, batch_tfms=batch_tfms)
         return cls.from_dblock(block, fnames, path=path, **kwargs)
 
 # %% ../../nbs/library/5_vision/09_data.ipynb #00000027
 def verify_image(fn):
-    "True if the file `fn` holds a picture that can be read to its end."
+    "Return whether the file `fn` contains a complete, readable image."
     try: load_image(fn); return True
     except OSError: return False
 
 def verify_images(fns):
-    "Those of the files `fns` that hold no picture that can be read to its end."
+    "Return the files in `fns` that do not contain a complete, readable image."
     fns = L(fns)
     return L(f for f,ok in zip(fns, thread_map(verify_image, fns)) if not ok)

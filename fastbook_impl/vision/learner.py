@@ -23,7 +23,7 @@ from .models.unet import create_unet_model
 
 # %% ../../nbs/library/5_vision/11_learner.ipynb #000000161
 def features_taken(head):
-    "How many features the layers of `head` expect of a body; `None` if that can't be told without the size of the pictures."
+    "Return how many features `head` expects, or `None` if that depends on the size of the images."
     pooled = 0
     for m in head.modules():
         if isinstance(m, (nn.Conv2d, nn.BatchNorm2d)): return m.in_channels if isinstance(m, nn.Conv2d) else m.num_features
@@ -34,23 +34,24 @@ def features_taken(head):
 def _width(m): return m.in_features if isinstance(m, nn.Linear) else m.num_features
 
 def check_head(body, head):
-    "Refuse a head that expects another number of features than the body gives."
+    "Raise `ValueError` if the head does not expect the number of features that the body returns."
     taken = features_taken(head)
     if taken is None: return
     try: given = num_features_model(body)
-    except Exception: return                       # a body that takes no pictures of 32 or 64 pixels: the first batch will tell
-    if taken != given: raise ValueError(f'the head takes {taken} features and the body gives {given}: create_head({given}, …) makes one that fits')
+    except Exception: return # the body rejects images of 32 and 64 pixels; the first batch will reveal any mismatch
+    if taken != given:
+        raise ValueError(f'the head expects {taken} features but the body returns {given}: use create_head({given}, …)')
 
 # %% ../../nbs/library/5_vision/11_learner.ipynb #00000016
 def add_head(
     body,                       # returns a grid of features
-    nf,                         # how many; None: find out
-    n_out,                      # numbers to predict
-    init=nn.init.kaiming_normal_, # for the weights of the head; None leaves PyTorch's
-    head=None,                  # a head of your own instead
-    **kwargs                    # for `create_head`
+    nf,                         # number of features; None to determine it
+    n_out,                      # number of outputs
+    init=nn.init.kaiming_normal_, # initialization of the head; None keeps PyTorch's
+    head=None,                  # custom head to use instead
+    **kwargs                    # passed to `create_head`
 ) -> nn.Sequential:
-    "`body` with a new head."
+    "Join `body` and a new head."
     if head is None and nf is None: head = create_head(num_features_model(body), n_out, **kwargs)
     else:
         if head is None: head = create_head(nf, n_out, **kwargs)
@@ -60,7 +61,7 @@ def add_head(
 
 def create_vision_model(arch, n_out, pretrained=True, weights=None, cut=None, n_in=3, init=nn.init.kaiming_normal_, custom_head=None,
                         concat_pool=True, pool=True, lin_ftrs=None, ps=0.5, first_bn=True, bn_final=False, lin_first=False, y_range=None):
-    "The body of `arch` with a head for `n_out` numbers; a `custom_head` replaces it. See `create_body` and `create_head`."
+    "Build the body of `arch` with a head for `n_out` outputs, or a `custom_head`. See `create_body` and `create_head`."
     body = create_body(arch, n_in, pretrained, cut, weights)
     return add_head(body, None, n_out, init, custom_head, concat_pool=concat_pool, pool=pool, lin_ftrs=lin_ftrs, ps=ps,
                     first_bn=first_bn, bn_final=bn_final, lin_first=lin_first, y_range=y_range)
@@ -68,14 +69,14 @@ def create_vision_model(arch, n_out, pretrained=True, weights=None, cut=None, n_
 # %% ../../nbs/library/5_vision/11_learner.ipynb #0000001b
 def vision_learner(
     dls,                      # `DataLoaders` of images
-    arch,                     # an architecture, such as `resnet34`, or the name of a timm model, such as 'tf_efficientnet_lite0'
-    normalize: bool = True,   # normalize with the architecture's statistics, unless the data are normalized already
-    n_out: int | None = None, # numbers to predict; taken from the data if not given
-    pretrained: bool = True,  # weights from ImageNet
-    weights=None,             # which
+    arch,                     # architecture such as `resnet34`, or name of a timm model such as 'tf_efficientnet_lite0'
+    normalize: bool = True,   # whether to normalize with the architecture's statistics, unless the data already are
+    n_out: int | None = None, # number of outputs; by default taken from the data
+    pretrained: bool = True,  # whether to load weights pretrained on ImageNet
+    weights=None,             # which set of pretrained weights; None for the default set
     loss_func=None, opt_func=Adam, lr=1e-3, splitter=None, cbs=None, metrics=None, path=None, model_dir='models',
-    wd=None, wd_bn_bias=False, train_bn=True, moms=(0.95, 0.85, 0.95), # for `Learner`
-    **kwargs                  # for `create_vision_model`: `cut`, `custom_head`, `lin_ftrs`, `ps`, `y_range` …
+    wd=None, wd_bn_bias=False, train_bn=True, moms=(0.95, 0.85, 0.95), # passed to `Learner`
+    **kwargs                  # passed to `create_vision_model`: `cut`, `custom_head`, `lin_ftrs`, `ps`, `y_range` …
 ) -> Learner:
     "Build a `Learner` with a pretrained body and a new head for `dls`."
     n_out, kwargs = _from_data(dls, n_out, kwargs)
@@ -83,12 +84,12 @@ def vision_learner(
     return _learner_for(dls, arch, model, normalize, kwargs.get('n_in', 3), splitter, loss_func=loss_func, opt_func=opt_func, lr=lr, cbs=cbs,
                         metrics=metrics, path=path, model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms)
 
-cnn_learner = vision_learner # its name in the first printing of the book
+cnn_learner = vision_learner # the name in the first printing of the book
 
 # %% ../../nbs/library/5_vision/11_learner.ipynb #0000001c
 def _n_out(dls) -> int:
     n = getattr(dls, 'c', None)
-    if not n: raise ValueError('how many numbers the model is to predict could not be told from the data: pass n_out')
+    if not n: raise ValueError('could not infer the number of outputs from the data: pass n_out')
     return n
 
 def _from_data(dls, n_out: int | None, kwargs: dict[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -96,7 +97,7 @@ def _from_data(dls, n_out: int | None, kwargs: dict[str, Any]) -> tuple[int, dic
     return _n_out(dls) if n_out is None else n_out, kwargs
 
 def _learner_for(dls, arch, model: nn.Module, normalize: bool, n_in: int, splitter, **kwargs) -> Learner:
-    "Build a `Learner` for a `model` whose body, `model[0]`, is that of `arch`; frozen if the body is pretrained."
+    "Build a `Learner` for a `model` whose body, `model[0]`, comes from `arch`; freeze a pretrained body."
     meta = arch_meta(arch)
     if normalize: add_normalize(dls, meta.get('stats'), n_in)
     learn = Learner(dls, model.to(memory_format=torch.channels_last), splitter=splitter or meta.get('split', default_split), **kwargs)
@@ -106,27 +107,28 @@ def _learner_for(dls, arch, model: nn.Module, normalize: bool, n_in: int, splitt
 def add_normalize(
     dls,           # `DataLoaders`
     stats,         # means and standard deviations of the channels, as in `imagenet_stats`
-    n_in: int = 3  # channels of the images
+    n_in: int = 3  # number of channels of the images
 ):
-    "Have `dls` normalize its images, unless it does already."
+    "Add normalization to `dls`, unless it already normalizes its images."
     if stats is None or n_in != len(stats[0]) or not hasattr(dls, 'add_tfms'): return
     fs = getattr(getattr(dls.train, 'after_batch', None), 'fs', [])
     if not any(isinstance(f, Normalize) for f in fs): dls.add_tfms([Normalize.from_stats(*stats)], 'after_batch')
 
 # %% ../../nbs/library/5_vision/11_learner.ipynb #0000001c2
 def unet_learner(
-    dls,                      # `DataLoaders` of images with masks, or with images as targets
-    arch,                     # an architecture, such as `resnet34`, or the name of a timm model
-    normalize: bool = True,   # normalize with the architecture's statistics, unless the data are normalized already
-    n_out: int | None = None, # numbers to predict for each pixel; taken from the data if not given
-    pretrained: bool = True,  # weights from ImageNet for the body
-    weights=None,             # which
+    dls,                      # `DataLoaders` of images with masks or images as targets
+    arch,                     # architecture such as `resnet34`, or name of a timm model
+    normalize: bool = True,   # whether to normalize with the architecture's statistics, unless the data already are
+    n_out: int | None = None, # number of outputs per pixel; by default taken from the data
+    pretrained: bool = True,  # whether to load weights pretrained on ImageNet into the body
+    weights=None,             # which set of pretrained weights; None for the default set
     config: dict | None = None, # arguments for `create_unet_model`
     loss_func=None, opt_func=None, lr=1e-3, splitter=None, cbs=None, metrics=None, path=None, model_dir='models',
-    wd=None, wd_bn_bias=False, train_bn=True, moms=(0.95, 0.85, 0.95), # for `Learner`; its own optimizer, Adam, if `opt_func` is not given
-    **kwargs                  # for `create_unet_model`: `cut`, `n_in`, `blur`, `self_attention`, `y_range` …
+    # passed to `Learner`; `opt_func` defaults to Adam
+    wd=None, wd_bn_bias=False, train_bn=True, moms=(0.95, 0.85, 0.95),
+    **kwargs                  # passed to `create_unet_model`: `cut`, `n_in`, `blur`, `self_attention`, `y_range` …
 ) -> Learner:
-    "Build a `Learner` with a U-Net over the body of `arch`, which predicts something for every pixel."
+    "Build a `Learner` with a U-Net on the body of `arch`, which makes a prediction for every pixel."
     n_out, kwargs = _from_data(dls, n_out, {**(config or {}), **kwargs})
     with no_random(): img_size = tuple(dls.one_batch()[0].shape[-2:])
     model = create_unet_model(arch, n_out, img_size, pretrained=pretrained, weights=weights, **kwargs)

@@ -25,12 +25,12 @@ from .data import verify_image, verify_images
 _all_ = ['verify_image', 'verify_images']
 
 # %% ../../nbs/library/5_vision/13_utils.ipynb #00000008
-class NoPicture(OSError): "Why an address gave nothing usable, in a few words."
+class NoPicture(OSError): "Short reason why an address gave no usable image."
 
 _agent = {'User-Agent': 'fastbook_impl (a course on deep learning; fetches single pictures)'}
 
 def _fetch(url, timeout, max_mb):
-    "The bytes at `url`, and what the host says about waiting: `(status, bytes, seconds or None)`."
+    "Fetch `url` and return `(status, bytes, value of Retry-After or None)`."
     import urllib3
     if urlsplit(url).scheme not in ('http', 'https'): raise NoPicture('not an address of the web (http or https)')
     end = time.monotonic() + 10*timeout
@@ -39,7 +39,7 @@ def _fetch(url, timeout, max_mb):
             if r.status_code != 200: return r.status_code, b'', r.headers.get('Retry-After')
             return 200, _read(r, end, max_mb), None
     except NoPicture: raise
-    except NotHere as e: raise NoPicture(str(e)) from None # leads astray, or is compressed
+    except NotHere as e: raise NoPicture(str(e)) from None # a forbidden redirect, or a compressed answer
     except (OSError, ValueError, urllib3.exceptions.HTTPError) as e: raise NoPicture(_short(e)) from None
 
 def _short(e):
@@ -50,11 +50,12 @@ def _short(e):
 
 # %% ../../nbs/library/5_vision/13_utils.ipynb #00000009
 def _read(r, end, max_mb):
-    "The body of the answer `r`, if it is no larger than `max_mb` and there before `end`."
+    "Read the body of the response `r`; raise `NoPicture` if it exceeds `max_mb` or is not complete before `end`."
     said, body = r.headers.get('Content-Length', ''), bytearray()
     said = int(said) if said.isdigit() else None
     limit = max_mb*1_000_000
-    chunk = getattr(r.raw, 'read1', None) or r.raw.read # what has come; urllib3 before 2 waits for all that was asked for
+    # `read1` returns the data received so far; `read` of urllib3 before version 2 waits for the full amount
+    chunk = getattr(r.raw, 'read1', None) or r.raw.read
     while said is None or len(body) < said:
         if len(body) > limit or (said or 0) > limit: raise NoPicture(f'larger than {max_mb:g} MB')
         if time.monotonic() > end: raise NoPicture('too slow')
@@ -66,27 +67,27 @@ def _read(r, end, max_mb):
 
 # %% ../../nbs/library/5_vision/13_utils.ipynb #0000000c
 def download_url(
-    url:str,            # http or https
-    dest=None,          # file or folder to write to; None: here, under the name in the address
-    timeout=None,       # seconds that the host may be silent; 10 if not given
-    show_progress=True, # there is no bar for a single small file; accepted so that fastai's calls run
-    max_mb=100          # no more than this
+    url:str,            # address, http or https
+    dest=None,          # file or folder to write to; None for the current folder and the name in the address
+    timeout=None,       # seconds that the host may be silent; 10 by default
+    show_progress=True, # ignored; accepted for compatibility with fastai
+    max_mb=100          # maximal size of the file in megabytes
 ) -> Path:
-    "Fetch one file. `OSError` of one sentence if there is none."
+    "Download one file. Raises a one-line `OSError` if that fails."
     name = unquote(urlsplit(url).path.rpartition('/')[2]).replace('/', '_') or 'download'
     dest = Path('.' if dest is None else dest)
     if dest.is_dir(): dest = dest/name
     try: status, body, _ = _fetch(url, timeout or 10, max_mb)
     except NoPicture as e: raise OSError(f'{url} could not be fetched: {e}') from None
-    if status != 200: raise OSError(f'{url} could not be fetched: the host answers {status}')
-    with written_whole(dest) as part: part.write_bytes(body) # whoever is interrupted leaves no half file
+    if status != 200: raise OSError(f'{url} could not be fetched: the host answered {status}')
+    with written_whole(dest) as part: part.write_bytes(body) # an interruption leaves no partial file
     return dest
 
 # %% ../../nbs/library/5_vision/13_utils.ipynb #0000000f
 def _key(url): return hashlib.sha1(url.encode()).hexdigest()[:16]
 
 def _known(dest):
-    "The pictures that are in `dest` already, by the key of their address."
+    "Return the images that are already in `dest`, by the key of their address."
     return {o.stem[-16:]: Path(o) for o in dest.iterdir() if o.suffix in image_extensions}
 
 _suffixes = {'JPEG': '.jpg', 'MPO': '.jpg', 'TIFF': '.tif'}
@@ -105,7 +106,7 @@ def _suffix(body):
 _longest_pause = 5 # seconds
 
 class _Host:
-    "One host of the list: two requests at a time, none after it has asked us to stop."
+    "One host of the list. It gets at most two requests at a time, and none after it has asked us to stop."
     def __init__(self): self.slots, self.stopped = threading.Semaphore(2), False
 
     def get(self, url, timeout, max_mb):
@@ -123,13 +124,13 @@ class _Host:
 
 # %% ../../nbs/library/5_vision/13_utils.ipynb #00000013
 class _Fetcher:
-    "Fetches pictures to `dest`; one object for a whole list."
+    "Download images to `dest`; one object serves a whole list."
     def __init__(self, dest, timeout, max_mb, preserve_filename):
         self.dest, self.timeout, self.max_mb, self.preserve = dest, timeout, max_mb, preserve_filename
         self.hosts, self.lock, self.known = {}, threading.Lock(), _known(dest)
 
     def __call__(self, url):
-        "`(path, None)` of the picture at `url`, or `(None, reason)`."
+        "Download the image at `url` and return `(path, None)`, or `(None, reason)` if that fails."
         try:
             with self.lock: host = self.hosts.setdefault(urlsplit(url).netloc, _Host())
             body = host.get(url, self.timeout, self.max_mb)
@@ -145,17 +146,20 @@ class _Fetcher:
 
 # %% ../../nbs/library/5_vision/13_utils.ipynb #00000015
 def download_images(
-    dest,                   # folder; made if it is not there
-    url_file=None,          # file with an address in each line, or
-    urls=None,              # the addresses, or a single one
-    max_pics=1000,          # no more than the first so many of them
-    n_workers=8,            # threads; a single host never gets more than two requests at a time
-    timeout=4,              # seconds that a host may be silent; a file may take ten times as long
-    preserve_filename=False,# begin the names of the files with those in the addresses
-    max_mb=30               # of a single picture
-) -> L: # paths of those that are there now, in the order of the addresses
-    "Fetch the pictures at the addresses. What is there from an earlier call is not fetched again; says in one line what came and what did not."
-    if (url_file is None) == (urls is None): raise ValueError('download_images needs either urls or a url_file')
+    dest,                   # folder to write to; created if missing
+    url_file=None,          # file with one address per line; pass this or `urls`
+    urls=None,              # the addresses, or a single address
+    max_pics=1000,          # number of addresses to use, from the start of the list
+    n_workers=8,            # number of threads; each host gets at most two requests at a time
+    timeout=4,              # seconds that a host may be silent; a whole file may take ten times as long
+    preserve_filename=False,# whether file names begin with the names in the addresses
+    max_mb=30               # maximal size of an image in megabytes
+) -> L: # paths of the images now in the folder, in the order of the addresses
+    """Download the images at the addresses, and print one line that summarizes successes and failures.
+
+    Images from an earlier call are not downloaded again."""
+    if (url_file is None) == (urls is None):
+        raise ValueError('download_images needs either urls or a url_file: pass exactly one of them')
     if urls is None: urls = Path(url_file).read_text(encoding='utf-8').splitlines()
     urls = list(dict.fromkeys(str(u).strip() for u in ([urls] if isinstance(urls, str) else urls) if u and str(u).strip()))[:max_pics]
     dest = Path(dest)
@@ -170,7 +174,8 @@ def download_images(
 def _fetch_all(fetch, urls, n):
     from tqdm.auto import tqdm
     pool = ThreadPoolExecutor(max(1, n))
-    try: return {u: r for r,u in zip(tqdm(pool.map(fetch, urls), total=len(urls), leave=False, delay=1), urls)} # the bar is asked first, so it sees the end
+    # the bar comes first in `zip`, so that it also sees the end
+    try: return {u: r for r,u in zip(tqdm(pool.map(fetch, urls), total=len(urls), leave=False, delay=1), urls)}
     finally: pool.shutdown(wait=True, cancel_futures=True)
 
 def _report(dest, before, results):
@@ -182,11 +187,11 @@ def _report(dest, before, results):
 
 # %% ../../nbs/library/5_vision/13_utils.ipynb #0000001c
 def resize_to(
-    img,          # PIL picture
-    targ_sz:int,  # pixels of the longer side
-    use_min=False # of the shorter side instead
+    img,          # PIL image
+    targ_sz:int,  # length of the longer side in pixels
+    use_min=False # whether `targ_sz` is the length of the shorter side
 ) -> tuple:
-    "`(w, h)` of `img`, scaled."
+    "Return the scaled `(w, h)` of `img`."
     ratio = targ_sz / (min if use_min else max)(img.size)
     return tuple(max(1, round(s*ratio)) for s in img.size)
 
@@ -194,23 +199,26 @@ def resize_to(
 _modes = {1: 'L', 3: 'RGB', 4: 'RGBA'}
 
 def resize_image(
-    file,             # path below `src`
-    dest,             # folder; gets the same path below it
-    src='.',          # folder
-    max_size=None,    # pixels of the longer side; None: as it is. Nothing is enlarged
-    n_channels=3,     # 1: grey, 3: colour, 4: with transparency
-    ext=None,         # another ending, such as '.png'
-    img_format=None,  # Pillow's name of a format, if not that of the ending
+    file,             # path of the image, relative to `src`
+    dest,             # folder to write to, under the same relative path
+    src='.',          # folder that contains `file`
+    max_size=None,    # maximal length of the longer side in pixels; None to keep the size
+    n_channels=3,     # number of channels: 1 for gray, 3 for color, 4 with transparency
+    ext=None,         # new file extension, such as '.png'
+    img_format=None,  # Pillow's name of the format; by default from the extension
     resample=Image.Resampling.BILINEAR,
-    resume=False,     # leave what is in `dest` already
-    **kwargs          # for Pillow's `save`, such as `quality=90`
+    resume=False,     # whether to skip files that already exist in `dest`
+    **kwargs          # passed to Pillow's `save`, such as `quality=90`
 ) -> Path:
-    "Write a smaller copy of a picture, upright; the file itself is copied where nothing has to be changed. `OSError` if it cannot be read."
+    """Write an upright copy of an image, shrunk if necessary. Images are never enlarged.
+
+    If nothing has to be changed, the file itself is copied. Raises `OSError` if the image cannot be read."""
     source, target = Path(src)/file, Path(dest)/file
     if ext is not None: target = target.with_suffix(ext)
     if resume and target.exists(): return target
-    if max_size is not None and max_size < 1: raise ValueError(f'max_size is the length of the longer side in pixels, at least 1, and it is {max_size}')
-    if n_channels not in _modes: raise ValueError(f'n_channels is 1, 3 or 4, not {n_channels}')
+    if max_size is not None and max_size < 1:
+        raise ValueError(f'max_size, the length of the longer side in pixels, must be at least 1, got {max_size}')
+    if n_channels not in _modes: raise ValueError(f'n_channels must be 1, 3 or 4, got {n_channels}')
     target.parent.mkdir(parents=True, exist_ok=True)
     im = load_image(source)
     small = max_size is None or max(im.size) <= max_size
@@ -230,19 +238,20 @@ def _saved(im, target, img_format, kwargs):
 
 # %% ../../nbs/library/5_vision/13_utils.ipynb #00000020
 def resize_images(
-    path,               # folder with pictures
-    max_workers=None,   # threads; PyTorch's number if not given
-    max_size=None,      # pixels of the longer side
-    recurse=False,      # also those in subfolders
-    dest=Path('.'),     # folder to write to; the same as `path`: in place
-    n_channels=3, ext=None, img_format=None, resample=Image.Resampling.BILINEAR, resume=None, **kwargs # as for `resize_image`
+    path,               # folder of images
+    max_workers=None,   # number of threads; by default PyTorch's
+    max_size=None,      # maximal length of the longer side in pixels
+    recurse=False,      # whether to include subfolders
+    dest=Path('.'),     # folder to write to; the same as `path` to replace the images
+    # as for `resize_image`
+    n_channels=3, ext=None, img_format=None, resample=Image.Resampling.BILINEAR, resume=None, **kwargs
 ) -> L: # paths of the copies
-    "Write smaller copies of all pictures in a folder; says in one line which could not be read."
+    "Write smaller copies of all images in a folder, and print one line about those that could not be read."
     path, dest = Path(path), Path(dest)
     def _one(f):
         try: return resize_image(f.relative_to(path), dest, path, max_size, n_channels, ext, img_format, resample, bool(resume), **kwargs)
         except OSError as e: return e
     done = thread_map(_one, get_image_files(path, recurse=recurse), n=max_workers)
     bad = [o for o in done if isinstance(o, OSError)]
-    if bad: print(f'{len(bad)} of {len(done)} pictures were left out: {bad[0]}' + (' …' if len(bad) > 1 else ''))
+    if bad: print(f'{len(bad)} of {len(done)} images were skipped: {bad[0]}' + (' …' if len(bad) > 1 else ''))
     return L(o for o in done if not isinstance(o, OSError))

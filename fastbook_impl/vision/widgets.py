@@ -29,13 +29,13 @@ _all_ = ['widgets', 'Box', 'Button', 'Checkbox', 'Dropdown', 'FileUpload', 'HBox
 KEEP, DELETE = '<Keep>', '<Delete>'
 
 class ImagesCleaner:
-    "Pictures to go through: keep, delete, or give to another class. On disk nothing happens before it is confirmed."
+    "Review images: keep, delete, or move them to another class. Files change only after confirmation."
     def __init__(self,
-        opts=(),    # classes that a picture can be given to
-        height=128, # of a picture, in pixels
-        width=256,  # at most
-        max_n=30,   # so many at a time
-        move_to=None # function from a file and a class to the new path; the folder of that class, beside its own, if not given
+        opts=(),    # classes to which an image can be moved
+        height=128, # height of an image in pixels
+        width=256,  # maximal width of an image in pixels
+        max_n=30,   # number of images shown at a time
+        move_to=None # function from file and class to new path; by default the sibling folder of the class
     ):
         self.opts, self.height, self.width, self.max_n, self.move_to = list(L(opts)), height, width, max_n, move_to
         self._new_work([])
@@ -48,11 +48,11 @@ class ImagesCleaner:
         i:int, # index into `fns`
         what   # `'<Keep>'`, `'<Delete>'` or a class
     ):
-        "Note what should become of picture `i`."
+        "Mark image `i`."
         if what not in (KEEP, DELETE, *self.opts):
-            raise ValueError(f'a picture can be marked {KEEP}, {DELETE} or one of {self.opts}, not {what!r}')
+            raise ValueError(f'unknown mark {what!r}: use {KEEP}, {DELETE} or one of {self.opts}')
         if not 0 <= i < len(self.fns):
-            raise IndexError(f'there is no picture {i}: there are {len(self.fns)}, counted from 0')
+            raise IndexError(f'index {i} is out of range: there are {len(self.fns)} images, counted from 0')
         before = self.marks.get(i, KEEP)
         if what == before or i in self.done: return
         self.history.append(('mark', i, before))
@@ -64,42 +64,42 @@ class ImagesCleaner:
         self._refresh(i)
 
     def delete(self) -> L:
-        "Indices into `fns` of the pictures marked for deletion."
+        "Return the indices into `fns` of the images marked for deletion."
         return L(sorted(i for i,what in self.marks.items() if what == DELETE))
 
     def change(self) -> L:
-        "Pairs of an index into `fns` and the class that the picture was given."
+        "Return pairs of an index into `fns` and the new class of the image."
         return L(sorted(((i, what) for i,what in self.marks.items() if what != DELETE), key=lambda o: o[0]))
 
     def values(self) -> L:
-        "The mark of every picture."
+        "Return the mark of every image."
         return L(self.marks.get(i, KEEP) for i in range(len(self.fns)))
 
     def _class_folder(self, fn, cat):
         if fn.parent.name not in map(str, self.opts):
-            raise ValueError(f'{fn.name} is not in a folder named after its class, so {cat} is no folder to move it '
-                             f'to: pass move_to=, a function of the file and the class that returns the new path')
+            raise ValueError(f'{fn.name} is not in a folder named after its class, so it cannot be moved to {cat}: '
+                             f'pass move_to=, a function of the file and the class that returns the new path')
         return fn.parent.parent/str(cat)/fn.name
 
     def _target(self, i, what):
-        "Where picture `i` should go: a path at which nothing is."
+        "Return an unused path to which image `i` should move."
         fn = self.fns[i]
         to = Path(fn.parent/'.deleted'/fn.name if what == DELETE else (self.move_to or self._class_folder)(fn, what))
         n = 0
         while (free := to.with_name(f'{to.stem}_{n}{to.suffix}') if n else to).exists(): n += 1
         return free
 
-    def apply(self) -> L: # a sentence for every file that could not be moved
-        "Do what the marks say; `undo` takes it back."
+    def apply(self) -> L: # a message for every file that could not be moved
+        "Carry out the marks; `undo` reverts this."
         moved, problems = {}, []
-        for i,what in sorted(self.marks.items(), key=lambda o: o[0]): # (a copy: marks change on the way)
+        for i,what in sorted(self.marks.items(), key=lambda o: o[0]): # (a copy, because the marks change in the loop)
             try:
                 to = self._target(i, what)
                 _move(self.fns[i], to)
                 moved[i] = self.fns[i], to, what
             except FileNotFoundError:
                 self.marks.pop(i)
-                problems.append(f'{self.fns[i].name} is not there any more')
+                problems.append(f'{self.fns[i].name} no longer exists')
             except (OSError, ValueError) as e: problems.append(str(e))
         for i,(_,to,what) in moved.items():
             self.marks.pop(i)
@@ -110,7 +110,7 @@ class ImagesCleaner:
         return L(problems)
 
     def undo(self):
-        "Take back the last mark, or all that the last `apply` did."
+        "Undo the last mark, or everything that the last `apply` did."
         if not self.history: return
         kind, *what = self.history.pop()
         if kind == 'mark': self._set(*what)
@@ -124,7 +124,7 @@ class ImagesCleaner:
             self.fns[i], self.marks[i] = fn, what
 
     def _build(self):
-        "Make the page: what is chosen above, the cards, the buttons."
+        "Build the page from the menus, the cards and the buttons."
         row = Layout(flex_flow='row wrap', align_items='center')
         self._place, self._status, self._question = Box(), Label(), Label()
         self._undo, self._apply = Button(description='Undo', icon='undo'), Button(description='Apply …', icon='check')
@@ -141,7 +141,7 @@ class ImagesCleaner:
         self._look()
 
     def _look(self, change=None):
-        "Show what is chosen, from the top."
+        "Show the selected images from the start."
         if self.widget is None: return
         columns = f'repeat(auto-fill, minmax(min({min(self.width, round(1.4*self.height))}px, 100%), 1fr))'
         self._cards_box = GridBox(layout=Layout(width='100%', min_height=f'{self.height + 126}px',
@@ -159,13 +159,13 @@ class ImagesCleaner:
 
     def show(self,
         idxs,  # indices into `fns`
-        n=None # so many at most; `max_n`, if not given
+        n=None # maximal number of images; `max_n` by default
     ):
-        "Put the pictures `idxs` on the page; files that are gone are left out."
+        "Show the images `idxs` on the page, skipping files that no longer exist."
         self._shown, self._n = list(idxs), n or self.max_n
         here = [i for i in self._shown if i not in self.done and self.fns[i].exists()]
         self._cards = {i: self._cards.get(i) or _Card(self, i, *self._about(i)) for i in here[:self._n]}
-        self._cards_box.children = [c.box for c in self._cards.values()] or [Label('No pictures here.')]
+        self._cards_box.children = [c.box for c in self._cards.values()] or [Label('No images here.')]
         self._rest = len(here) - len(self._cards)
         self._say()
 
@@ -179,7 +179,7 @@ class ImagesCleaner:
         self._ask(False)
 
     def _ask(self, on):
-        self._question.value = f'Delete {_plural(len(self.delete()), "picture")} and move {len(self.change())}?'
+        self._question.value = f'Delete {_plural(len(self.delete()), "image")} and move {len(self.change())}?'
         self._confirm.layout.display = 'flex' if on else 'none'
 
     def _confirmed(self):
@@ -202,12 +202,12 @@ class ImagesCleaner:
         display(self.widget)
 
     def set_fns(self,
-        fns # files
+        fns # list of image files
     ):
-        "Begin with the pictures `fns`; earlier marks are forgotten."
+        "Start over with the images `fns` and discard all marks."
         if isinstance(fns, (str, os.PathLike)):
-            raise TypeError(f'a list of files is expected, and this is a single path: those in a folder are '
-                            f'get_image_files({str(fns)!r})')
+            raise TypeError(f'expected a list of files, got the single path {str(fns)!r}: for the files in a '
+                            f'folder, pass get_image_files({str(fns)!r})')
         shown = self.widget is not None
         self._new_work(fns)
         if shown: self._build()
@@ -223,7 +223,7 @@ def _plural(n, word): return f'{n} {word}' + ('' if n == 1 else 's')
 
 # %% ../../nbs/library/5_vision/12_widgets.ipynb #00000014
 def _thumb(fn, height, width):
-    "A small copy of the picture `fn`, upright, as the bytes of a JPEG file."
+    "Return a small upright copy of the image `fn` as the bytes of a JPEG file."
     try:
         with Image.open(fn) as im:
             im.draft('RGB', (2*width, 2*height))
@@ -236,7 +236,7 @@ def _thumb(fn, height, width):
 
 # %% ../../nbs/library/5_vision/12_widgets.ipynb #00000015
 class _Card:
-    "One picture on the page."
+    "One image on the page."
     def __init__(self, cleaner, i, about='', guess=None):
         self.cleaner, self.i = cleaner, i
         image = ipywidgets.Image(value=_thumb(cleaner.fns[i], cleaner.height, cleaner.width),
@@ -267,21 +267,22 @@ def _words(name, about):
     return f'<div style="font-size: 12px; line-height: 1.35; overflow-wrap: anywhere">{html.escape(name)}<br><span style="opacity: .7">{html.escape(about)}</span></div>'
 
 # %% ../../nbs/library/5_vision/12_widgets.ipynb #0000001e
-Verdict = namedtuple('Verdict', 'loss actual guess prob') # of one picture; `actual` and `guess` are indices of classes, `prob` is the guess's
+# result for one image; `actual` and `guess` are class indices, `prob` is the probability of `guess`
+Verdict = namedtuple('Verdict', 'loss actual guess prob')
 
 class ImageClassifierCleaner(ImagesCleaner):
-    "Go through the pictures of a classifier, set by set and class by class, those with the largest loss first."
+    "Review the images of a classifier by set and class, those with the largest loss first."
     def __init__(self,
-        learn,      # a trained classifier, one label to a picture
-        opts=(),    # more classes, beside those of the data
+        learn,      # trained classifier with one label per image
+        opts=(),    # additional classes besides those of the data
         **kwargs    # `height`, `width`, `max_n`, `move_to`: see `ImagesCleaner`
     ):
         self.vocab = list(getattr(learn.dls, 'vocab', None) or [])
         if not self.vocab:
-            raise ValueError('ImageClassifierCleaner needs a classifier, and these data have no classes (no vocab)')
+            raise ValueError('ImageClassifierCleaner needs a classifier, but these data have no classes (no vocab)')
         if isinstance(self.vocab[0], (list, L)):
-            raise ValueError('ImageClassifierCleaner needs one label to a picture, and these data have several '
-                             'kinds of labels')
+            raise ValueError('ImageClassifierCleaner needs one label per image, but these data have several '
+                             'kinds of labels: use ImagesCleaner')
         super().__init__([*self.vocab, *[o for o in opts if o not in self.vocab]], **kwargs)
         self.learn, self._judged = learn, {}
         self.sets = [learn.dls[k].dataset for k in range(min(2, len(learn.dls.loaders)))]
@@ -294,8 +295,8 @@ class ImageClassifierCleaner(ImagesCleaner):
 
     def judged(self,
         ds_idx # 0: the training set; 1: the validation set
-    ) -> dict: # a `Verdict` for each index into `fns`; files that are gone are left out
-        "What the model makes of every picture of a set."
+    ) -> dict: # a `Verdict` for each index into `fns`, without files that no longer exist
+        "Evaluate the model on every image of a set."
         if ds_idx not in self._judged: self._judged[ds_idx] = self._judge(ds_idx)
         return self._judged[ds_idx]
 
@@ -308,15 +309,16 @@ class ImageClassifierCleaner(ImagesCleaner):
         with getattr(self.learn, 'no_bar', nullcontext)():
             preds, targs, decoded, losses = self.learn.get_preds(dl=dl, with_decoded=True, with_loss=True)
         if targs.ndim != 1 or targs.is_floating_point():
-            raise ValueError('ImageClassifierCleaner needs one label to a picture; these data have several, or numbers')
+            raise ValueError('ImageClassifierCleaner needs one label per image, but these data have several labels or '
+                             'numbers: use ImagesCleaner')
         rows = zip(losses.tolist(), targs.tolist(), decoded.tolist(), preds.max(1)[0].tolist())
         return {start + i: Verdict(*row) for i,row in zip(here, rows)}
 
     def worst(self,
         ds_idx,  # 0: the training set; 1: the validation set
-        cat=None # index of a class; None: all of them
+        cat=None # index of a class; None for all classes
     ) -> list:
-        "Indices into `fns`: the pictures of a class in a set, the largest loss first."
+        "Return indices into `fns` of the images of a class in a set, the largest loss first."
         return [i for i,v in sorted(self.judged(ds_idx).items(),
                                     key=lambda o: -o[1].loss) if cat is None or v.actual == cat]
 
@@ -332,14 +334,15 @@ def _file(ds, i):
     item = ds.items[i] if not hasattr(ds.items, 'iloc') else None
     fn = item if isinstance(item, (str, os.PathLike)) else getattr(ds[i][0], 'fn', None)
     if fn is None:
-        raise ValueError('the pictures of these data are not files, so there is nothing that could be deleted or moved')
+        raise ValueError('the images of these data are not files, so they cannot be deleted or moved: build the data '
+                         'from image files')
     return fn
 
 # %% ../../nbs/library/5_vision/12_widgets.ipynb #00000029
 class FileUpload(ipywidgets.FileUpload):
-    "A button to upload files, with the contents of these files in `data`."
+    "Upload button with the contents of the files in `data`."
     @property
-    def data(self): "The contents of the uploaded files, as bytes."; return [bytes(o['content']) for o in self.value]
+    def data(self): "Contents of the uploaded files as bytes."; return [bytes(o['content']) for o in self.value]
 
 widgets = SimpleNamespace(**{**{k: v for k,v in vars(ipywidgets).items() if k[0] != '_'}, 'FileUpload': FileUpload})
 

@@ -114,7 +114,7 @@ def test_somebody_cleans(server, person):
     assert all(o.startswith('pug_') for o in person.names())
     person.look('Set', 'Valid', 3, 6)
     person.look('Class', 'american_pit_bull_terrier')
-    person.told('No pictures here.')
+    person.told('No images here.')
     person.shoot('3-none')
 
     # marks: with a click, from the list, and one that is taken back
@@ -134,7 +134,7 @@ def test_somebody_cleans(server, person):
 
     # asked whether it is meant, one can say no
     person.press('Apply')
-    person.told('Delete 1 picture and move 1?')
+    person.told('Delete 1 image and move 1?')
     person.shoot('5-asked')
     person.press('No')
     assert tree(pets) == before
@@ -151,7 +151,7 @@ def test_somebody_cleans(server, person):
     # who then asks the cleaner to do it as well is told that it is done
     person.press('Apply')
     person.press('Yes')
-    person.told('0 files moved; american_pit_bull_terrier_2.jpg is not there any more; american_pit_bull_terrier_4.jpg is not there any more')
+    person.told('0 files moved; american_pit_bull_terrier_2.jpg no longer exists; american_pit_bull_terrier_4.jpg no longer exists')
     person.look('Class', 'american_pit_bull_terrier', 1, 3)
     assert tree(pets) == cleaned
     person.shoot('6-done')

@@ -266,7 +266,7 @@ def test_steps_that_are_changed_after_loading(pics, tmp_path):
     assert same(inf.predict(pics[0])[1:], inf.predict(pics[5])[1:])
 
 
-@pytest.mark.parametrize('item, message', [('nothing.png', 'there is no file nothing.png'), (b'text', 'is not a picture in a format that Pillow knows'), (3, 'it is a int')])
+@pytest.mark.parametrize('item, message', [('nothing.png', 'there is no file nothing.png'), (b'text', 'is not an image in a format that Pillow can read'), (3, 'it is a int')])
 def test_items_that_are_none(pics, tmp_path, item, message):
     inf = load_learner(Learner(dls_of(pics), small(2), path=tmp_path).export())
     with pytest.raises((OSError, TypeError, ValueError), match=message): inf.predict(item)

@@ -64,7 +64,7 @@ def test_resize_centre_and_corners(photo):
     assert min(places) == 0 and max(places) == 31 and len(places) > 25                    # uniform over the places there are
 
 def test_resize_unknown_method():
-    with pytest.raises(ValueError, match="Resize knows the methods squish, crop, pad, and not 'stretch'|Resize knows the methods crop, pad, squish, and not 'stretch'"): Resize(64, method='stretch')
+    with pytest.raises(ValueError, match="squish, crop, pad, got 'stretch'|crop, pad, squish, got 'stretch'"): Resize(64, method='stretch')
 
 def test_resize_as_pil_does(photo):
     for size in ((90, 60), (64, 64), (300, 200), (37, 91)):
@@ -106,7 +106,7 @@ def test_marked_pixel_item(tfm, split_idx, place, tmp_path):
         assert (centre(torch.from_numpy(x.pixels()).permute(2, 0, 1)) - there).abs().max() < 0.12
 
 def test_points_need_their_picture():
-    with pytest.raises(ValueError, match='Resize needs the picture to know where its points go, and there is none in this item'): Resize(64)((TensorPoint([[0., 0.]]),))
+    with pytest.raises(ValueError, match='Resize needs the image to place its points.*this item has no image'): Resize(64)((TensorPoint([[0., 0.]]),))
 
 def test_mask_goes_with_its_picture(tmp_path, photo):
     codes = (photo.pixels()[..., 0] > 128).astype(np.uint8)*11
@@ -122,7 +122,7 @@ def test_mask_of_another_size(tmp_path, photo):
     fn = tmp_path/'m.png'
     Image.fromarray(np.zeros((10, 20), np.uint8)).save(fn)
     with pytest.raises(ValueError) as e: Resize(32)((photo, PILMask.create(fn)))
-    assert str(e.value) == f'{fn} is 20x10, but its picture {photo.fn} is 180x120: they must have the same size'
+    assert f'{fn} is 20x10, but its image {photo.fn} is 180x120' in str(e.value)
     two = Resize(32)((photo, PILImage.create(np.zeros((5, 6, 3), np.uint8)), tensor(1)))   # two pictures may well have two sizes
     assert [o.size for o in two[:2]] == [(32, 32)]*2
 
@@ -218,7 +218,7 @@ def test_draw_may_be_numbers_lists_and_functions():
     assert torch.allclose(rotate_mat(x, draw=90, p=1.)[:, 0, 1], torch.ones(3))
     assert torch.allclose(rotate_mat(x, draw=[0, 90, 30, 9], p=1.)[:, 0, 1], tensor([0, 1, 0.5]))
     assert torch.allclose(rotate_mat(x, draw=lambda x: torch.full((len(x),), 30.), p=1.)[:, 0, 1], torch.full((3,), .5))
-    with pytest.raises(ValueError, match='2 numbers were given for a batch of 3'): rotate_mat(x, draw=[1, 2], p=1.)
+    with pytest.raises(ValueError, match='2 numbers for a batch of 3'): rotate_mat(x, draw=[1, 2], p=1.)
     with pytest.raises(ValueError, match='min_zoom=2.0 is larger than max_zoom=1.0'): zoom_mat(x, min_zoom=2., max_zoom=1.)
 
 
@@ -459,5 +459,5 @@ def test_thread_stack():
 
 
 def test_resize_to_a_fraction_of_a_pixel():
-    with pytest.raises(TypeError, match=r'^a size is a whole number, or \(height, width\), and not 80\.0$'): Resize(80.)
-    with pytest.raises(TypeError, match="and not '80'$"): Resize('80')
+    with pytest.raises(TypeError, match=r'integer or \(height, width\), got 80\.0$'): Resize(80.)
+    with pytest.raises(TypeError, match="got '80'$"): Resize('80')

@@ -101,11 +101,11 @@ def test_broken_exif_does_not_matter(photo, tmp_path):
 def test_truncated(photo, tmp_path):
     whole = saved(photo.resize((300, 200)), tmp_path/'whole.jpg', quality=95).read_bytes()
     fn = tmp_path/'cut.jpg'; fn.write_bytes(whole[:len(whole)//2])
-    expected = f'{fn} is cut short or damaged (image file is truncated'
+    expected = f'{fn} is truncated or damaged (image file is truncated'
     for look in (lambda im: im.load(), lambda im: im.resize((10, 10)), np.array, lambda im: im.pixels(), lambda im: Resize(64)(im).pixels(), lambda im: ToTensor()(im)):
         im = PILImage.create(fn)
         assert said(look, im).startswith(expected)
-    assert said(load_image, fn).endswith('leave it out, or replace it; verify_images(files) finds all such files')
+    assert 'verify_images(files)' in said(load_image, fn)
 
 def test_truncated_png(photo, tmp_path):
     whole = saved(photo, tmp_path/'whole.png').read_bytes()
@@ -115,13 +115,14 @@ def test_truncated_png(photo, tmp_path):
 
 def test_empty_text_folder_missing(tmp_path):
     (tmp_path/'empty.jpg').touch(); (tmp_path/'text.jpg').write_text('hello')
-    advice = 'leave it out, or replace it; verify_images(files) finds all such files'
-    assert said(lambda: PILImage.create(tmp_path/'empty.jpg').load()) == f'{tmp_path/"empty.jpg"} is empty: {advice}'
-    assert said(lambda: PILImage.create(tmp_path/'text.jpg').size) == f'{tmp_path/"text.jpg"} is not a picture in a format that Pillow knows: {advice}'
-    assert said(PILImage.create, tmp_path) == f'{tmp_path} is a folder, not a picture'
+    way_out = 'verify_images(files)'
+    def says(text, *facts): return all(fact in text for fact in facts)
+    assert says(said(lambda: PILImage.create(tmp_path/'empty.jpg').load()), f'{tmp_path/"empty.jpg"} is empty', way_out)
+    assert says(said(lambda: PILImage.create(tmp_path/'text.jpg').size), f'{tmp_path/"text.jpg"} is not an image', 'Pillow', way_out)
+    assert f'{tmp_path} is a folder' in said(PILImage.create, tmp_path)
     assert said(PILImage.create, tmp_path/'no.jpg', kind=FileNotFoundError) == f'there is no file {tmp_path/"no.jpg"}'
-    assert said(PILImage.create, b'') == f'the picture in these bytes is empty: {advice}'
-    assert said(PILImage.create, b'abc') == f'the picture in these bytes is not a picture in a format that Pillow knows: {advice}'
+    assert says(said(PILImage.create, b''), 'in these bytes is empty', way_out)
+    assert says(said(PILImage.create, b'abc'), 'in these bytes is not an image', 'Pillow', way_out)
 
 def test_bomb(photo, tmp_path, monkeypatch):
     fn = saved(photo, tmp_path/'a.png')
@@ -285,10 +286,10 @@ def test_point_scaler(photo, tmp_path):
 def test_point_that_is_no_number(photo, tmp_path):
     fn = saved(photo, tmp_path/'a.png')
     with pytest.raises(ValueError) as e: PointScaler()((PILImage.create(fn), TensorPoint.create((math.nan, 3))))
-    assert str(e.value) == f'a point of {fn} is not a number: [[nan, 3.0]]; leave the row out, or fill it in'
+    assert f'a point of {fn} is not a number: [[nan, 3.0]]' in str(e.value) and 'remove the row' in str(e.value)
 
 def test_point_without_a_picture():
-    with pytest.raises(ValueError, match='points can only be scaled together with their picture'): PointScaler()((TensorPoint.create((1, 2)),))
+    with pytest.raises(ValueError, match='points can only be scaled together with their image'): PointScaler()((TensorPoint.create((1, 2)),))
 
 def test_point_scaler_counts():
     class _Dl: dataset = [(None, TensorPoint.create([[1, 2], [3, 4]]))]

@@ -100,7 +100,7 @@ def test_from_lists(pets):
     assert ImageDataLoaders.from_lists(pets, files, [f.name[0] for f in files], **_kw()).vocab == ['B', 'p']
     assert ImageDataLoaders.from_lists(pets, files, [[f.name[0], 'x'] for f in files], **_kw()).vocab == ['B', 'p', 'x']
     assert ImageDataLoaders.from_lists(pets, files, [float(i) for i in range(12)], **_kw()).c == 1
-    with pytest.raises(ValueError, match='there must be one label for each file, and there are 12 files and 1 labels'): ImageDataLoaders.from_lists(pets, files, ['a'], **_kw())
+    with pytest.raises(ValueError, match='12 files but 1 labels'): ImageDataLoaders.from_lists(pets, files, ['a'], **_kw())
 
 
 def test_segmentation(pets):
@@ -169,14 +169,14 @@ def test_a_missing_or_damaged_picture_is_named(pets, table):
     with pytest.raises((OSError, ValueError), match='Bengal_0.jpg'): list(block.dataloaders(table, bs=8, device='cpu').train)
     table.loc[1, 'fname'] = 'gone.jpg'
     with pytest.raises(FileNotFoundError, match='^row 1: .*there is no file .*gone.jpg'): list(block.datasets(table).train)
-    with pytest.raises(FileNotFoundError, match=r'^1 of the 12 files in the table are not on disk; the first is .*gone.jpg, in row 1$'): ImageDataLoaders.from_df(table, pets, **_kw())
+    with pytest.raises(FileNotFoundError, match=r'^1 of the 12 files in the table are not on disk; the first is .*gone.jpg, in row 1: check path'): ImageDataLoaders.from_df(table, pets, **_kw())
 
 
 def test_a_mask_of_another_size(pets):
     def mask(f): return PILMask.create(np.zeros((9, 9), np.uint8)) if f.name.startswith('pug') else pets/'masks'/f'{f.stem}.png'
     block = DataBlock(blocks=(ImageBlock, MaskBlock), get_items=_files, get_y=lambda f: pets/'masks'/'other.png', splitter=RandomSplitter(), item_tfms=Resize(32))
     Image.new('L', (9, 9)).save(pets/'masks'/'other.png')
-    with pytest.raises(ValueError, match=r'\.jpg: CheckMask: the mask .*other.png has 9x9 pixels and its picture has \d+x\d+: they must be of one size'): block.dataloaders(pets, bs=4, device='cpu').one_batch()
+    with pytest.raises(ValueError, match=r'\.jpg: CheckMask: the mask .*other.png has 9x9 pixels but its image has \d+x\d+: they must have the same size'): block.dataloaders(pets, bs=4, device='cpu').one_batch()
     block = DataBlock(blocks=(ImageBlock, MaskBlock), get_items=_files, get_y=mask, splitter=RandomSplitter(), item_tfms=Resize(32))
     with pytest.raises(ValueError, match='the mask  ?has 9x9'): list(block.dataloaders(pets, bs=4, device='cpu').train)
 

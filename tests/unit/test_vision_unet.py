@@ -147,9 +147,9 @@ def test_the_diagram():
 # ---- what can be wrong
 
 def test_a_model_that_is_no_body():
-    with pytest.raises(ValueError, match=r'a U-Net needs a body that returns rows and columns of features, and ResNet returns the shape \(1, 1000\): create_body cuts a model to its body'):
+    with pytest.raises(ValueError, match=r'ResNet returns the shape \(1, 1000\): use create_body'):
         DynamicUnet(resnet18(), 2, (64, 64))
-    with pytest.raises(ValueError, match='the body makes pictures 16 times smaller within one layer: a U-Net needs to see the sizes between, so pass a body of several layers'):
+    with pytest.raises(ValueError, match='factor of 16 within one layer.*pass a body with several layers'):
         DynamicUnet(nn.Sequential(nn.Conv2d(3, 8, 16, stride=16)), 2, (64, 64))
 
 
@@ -158,8 +158,8 @@ def test_a_cut_that_leaves_nothing():
     for cut in (-10, 0): 
         with pytest.raises(ValueError, match=f'cut={cut} leaves nothing of ResNet, which has 10 layers'): create_unet_model(resnet18, 2, (64, 64), pretrained=False, cut=cut)
     def nothing(m): return nn.Sequential(nn.ReLU())
-    with pytest.raises(ValueError, match='the function nothing leaves nothing of ResNet that has weights'): create_body(resnet18, pretrained=False, cut=nothing)
-    with pytest.raises(TypeError, match=r'the function .*lambda.* that cuts a model must return a model, and it returned \[\]'): cut_model(resnet18(), lambda m: [])
+    with pytest.raises(ValueError, match='cut function nothing leaves nothing of ResNet that has weights'): create_body(resnet18, pretrained=False, cut=nothing)
+    with pytest.raises(TypeError, match=r'cut function .*lambda.* must return a model, got \[\]'): cut_model(resnet18(), lambda m: [])
 
 
 def test_a_head_for_another_body():
@@ -167,15 +167,15 @@ def test_a_head_for_another_body():
     body = create_body(resnet18, pretrained=False)
     for wrong in (lambda: add_head(body, 512, 37, head=create_head(2048, 37)), lambda: add_head(body, 2048, 37), lambda: add_head(body, 2048, 37, concat_pool=False),
                   lambda: create_vision_model(resnet18, 37, pretrained=False, custom_head=create_head(2048, 37, lin_first=True))):
-        with pytest.raises(ValueError, match=r'the head takes 2048 features and the body gives 512: create_head\(512, …\) makes one that fits'): wrong()
-    with pytest.raises(ValueError, match='the head takes 256 features and the body gives 512'): add_head(body, 512, 2, head=nn.Sequential(nn.Conv2d(256, 2, 1), nn.AdaptiveAvgPool2d(1)))
+        with pytest.raises(ValueError, match=r'head expects 2048 features but the body returns 512: use create_head\(512, …\)'): wrong()
+    with pytest.raises(ValueError, match='head expects 256 features but the body returns 512'): add_head(body, 512, 2, head=nn.Sequential(nn.Conv2d(256, 2, 1), nn.AdaptiveAvgPool2d(1)))
     flat = nn.Sequential(nn.Flatten(), nn.Linear(512*4, 2))                              # right for pictures of 64 pixels
     assert create_vision_model(resnet18, 2, pretrained=False, custom_head=flat)(torch.rand(2, 3, 64, 64)).shape == (2, 2)
 
 
 def test_an_architecture_that_is_not_known():
     with pytest.raises(KeyError, match='resnet43 is not in model_meta: did you mean resnet34 or '): tvm.model_meta['resnet43']
-    with pytest.raises(TypeError, match='an architecture is a function such as resnet34, a name of timm, or a model, and this is 34'): create_unet_model(34, 2, (64, 64))
+    with pytest.raises(TypeError, match='such as resnet34.*timm.*got 34'): create_unet_model(34, 2, (64, 64))
 
 
 # ---- pictures with masks
@@ -229,7 +229,7 @@ def test_config_n_out_and_ranges(scenes):
     dls = loaders(scenes)
     learn = unet_learner(dls, small_arch, pretrained=False, n_out=7, config={'last_cross': False}, y_range=(0, 1))
     assert learn.model(torch.rand(1, 3, 16, 16)).shape == (1, 7, 16, 16) and isinstance(learn.model[-1], SigmoidRange)
-    with pytest.raises(ValueError, match='how many numbers the model is to predict could not be told from the data: pass n_out'):
+    with pytest.raises(ValueError, match='number of outputs.*pass n_out'):
         unet_learner(loaders(scenes, codes=None), small_arch, pretrained=False)
 
 
@@ -273,13 +273,13 @@ def test_one_colour_for_a_class(scenes):
 
 
 def test_masks_that_do_not_belong(scenes):
-    with pytest.raises(ValueError, match=r'the mask .*masks.*\d\d\.png has the value 2, in \d+ of its pixels, and there are 2 classes, 0 to 1: its numbers and the codes do not belong together'):
+    with pytest.raises(ValueError, match=r'the mask .*masks.*\d\d\.png has the value 2 in \d+ of its pixels, but there are 2 classes, 0 to 1: check the codes'):
         loaders(scenes, codes=['ground', 'disc']).one_batch()
-    with pytest.raises(ValueError, match=r'void.*\.png has the value 9, in 156 of its pixels, and there are 3 classes, 0 to 2: .* MaskBlock\(codes, void=9\) says that it stands for no class'):
+    with pytest.raises(ValueError, match=r'void.*\.png has the value 9 in 156 of its pixels, but there are 3 classes, 0 to 2: .* MaskBlock\(codes, void=9\)'):
         unet_learner(loaders(scenes, masks='void'), small_arch, pretrained=False)
     Image.new('L', (24, 32)).save(scenes/'half.png')
     from fastbook_impl.vision.data import SegmentationDataLoaders
-    with pytest.raises(ValueError, match=r'the mask .*half\.png has 24x32 pixels and its picture has 48x32: they must be of one size'):
+    with pytest.raises(ValueError, match=r'the mask .*half\.png has 24x32 pixels but its image has 48x32'):
         SegmentationDataLoaders.from_label_func(scenes, fnames=sorted((scenes/'images').iterdir()), label_func=lambda f: scenes/'half.png', codes=CODES, bs=4, device='cpu').one_batch()
 
 

@@ -139,10 +139,10 @@ def test_one_click_deletes_and_one_moves_and_the_second_takes_it_back(cleaner):
 
 
 def test_what_a_picture_cannot_be(cleaner):
-    with pytest.raises(ValueError, match="a picture can be marked <Keep>, <Delete> or one of .*, not 'whale'"): cleaner.mark(0, 'whale')
-    with pytest.raises(IndexError, match='there is no picture 31: there are 31, counted from 0'): cleaner.mark(31, DELETE)
+    with pytest.raises(ValueError, match="'whale': use <Keep>, <Delete> or one of "): cleaner.mark(0, 'whale')
+    with pytest.raises(IndexError, match='index 31 is out of range: there are 31 images'): cleaner.mark(31, DELETE)
     assert cleaner.history == []
-    with pytest.raises(TypeError, match=r"a list of files is expected, and this is a single path: those in a folder are get_image_files\('pics'\)"): ImagesCleaner().set_fns('pics')
+    with pytest.raises(TypeError, match=r"got the single path 'pics': .*get_image_files\('pics'\)"): ImagesCleaner().set_fns('pics')
     assert ImagesCleaner('cat').opts == ['cat']
 
 
@@ -153,7 +153,7 @@ def test_nothing_happens_on_disk_before_the_yes(cleaner, path):
     show(cleaner)
     cleaner.mark(0, DELETE); cleaner.mark(5, 'blue'); cleaner.mark(20, 'red')
     button(cleaner.widget, 'Apply …').click()
-    assert cleaner._confirm.layout.display == 'flex' and cleaner._question.value == 'Delete 1 picture and move 2?'
+    assert cleaner._confirm.layout.display == 'flex' and cleaner._question.value == 'Delete 1 image and move 2?'
     button(cleaner.widget, 'No').click()
     assert cleaner._confirm.layout.display == 'none' and tree(path) == before and len(cleaner.marks) == 3
 
@@ -196,7 +196,7 @@ def test_a_file_that_is_gone_does_not_stop_the_others(cleaner, path):
     cleaner.fns[0].unlink()
     show(cleaner)
     assert 0 not in cleaner._cards
-    assert cleaner.apply() == [f'{name} is not there any more'] and not cleaner.fns[0].exists() and not cleaner.marks and len(get_image_files(path)) == 29
+    assert cleaner.apply() == [f'{name} no longer exists'] and not cleaner.fns[0].exists() and not cleaner.marks and len(get_image_files(path)) == 29
 
 
 def test_a_class_without_a_folder(path, tmp_path):
@@ -205,8 +205,9 @@ def test_a_class_without_a_folder(path, tmp_path):
     flat = ImageDataLoaders.from_name_re(tmp_path, get_image_files(tmp_path, recurse=False), r'^([a-z]+)\d', seed=1, item_tfms=Resize(8), bs=4, device='cpu')
     cleaner = show(ImageClassifierCleaner(Learner(flat, Brightest())))
     cleaner.mark(3, 'red')
-    said = f'{cleaner.fns[3].name} is not in a folder named after its class, so red is no folder to move it to: pass move_to=, a function of the file and the class that returns the new path'
-    assert cleaner.apply() == [said] and cleaner.change() == [(3, 'red')]
+    [said] = cleaner.apply()
+    assert said.startswith(f'{cleaner.fns[3].name} ') and 'cannot be moved to red: pass move_to=' in said
+    assert cleaner.change() == [(3, 'red')]
     cleaner.move_to = lambda fn, cat: fn.with_name(f'{cat}99.png')
     assert cleaner.apply() == [] and (tmp_path/'red99.png').exists()
 
@@ -238,7 +239,7 @@ def test_a_cleaner_is_for_classifiers(path):
     files = get_image_files(path)
     block = DataBlock((ImageBlock, MultiCategoryBlock), get_y=lambda f: [f.parent.name, 'picture'], item_tfms=Resize(8))
     learn = Learner(block.dataloaders(files, bs=4, device='cpu'), nn.Sequential(nn.Flatten(), nn.Linear(192, 4)))
-    with pytest.raises(ValueError, match='needs one label to a picture; these data have several, or numbers'): ImageClassifierCleaner(learn).judged(0)
+    with pytest.raises(ValueError, match='needs one label per image.*several labels or numbers'): ImageClassifierCleaner(learn).judged(0)
     arrays = [np.asarray(Image.open(f)) for f in files[:8]]
     block = DataBlock((ImageBlock, CategoryBlock), get_y=lambda a: str(a.mean() > 80), item_tfms=Resize(8))
     learn = Learner(block.dataloaders(arrays, bs=2, device='cpu'), Brightest())

@@ -18,20 +18,24 @@ from .tvm import build_arch, default_split, model_meta
 
 # %% ../../../nbs/library/5_vision/08_body.ipynb #00000005
 def cut_model(
-    model: nn.Module,                                 # has layers that can be listed
-    cut: int | Callable[[nn.Module], nn.Module]       # how many layers to keep (negative: to leave out), or a function from the model to the body
+    model: nn.Module,                                 # model with a sequence of child layers
+    cut: int | Callable[[nn.Module], nn.Module]       # layers to keep (negative: to drop), or function from model to body
 ) -> nn.Module:
     "Return the first layers of `model` as an `nn.Sequential`, or whatever the function `cut` returns for it."
     if callable(cut): return _not_empty(cut(model), cut, model)
     layers = list(model.children())
-    if not isinstance(cut, int): raise TypeError(f'cut must be a number of layers or a function, and it is {cut!r}')
-    if not layers[:cut]: raise ValueError(f'cut={cut} leaves nothing of {type(model).__name__}, which has {len(layers)} layers')
+    if not isinstance(cut, int): raise TypeError(f'cut must be a number of layers or a function, got {cut!r}')
+    if not layers[:cut]:
+        raise ValueError(f'cut={cut} leaves nothing of {type(model).__name__}, which has {len(layers)} layers: keep at '
+                         'least one')
     return nn.Sequential(*layers[:cut])
 
 def _not_empty(body: nn.Module, cut: Callable, model: nn.Module) -> nn.Module:
     name = getattr(cut, '__name__', cut)
-    if not isinstance(body, nn.Module): raise TypeError(f'the function {name} that cuts a model must return a model, and it returned {body!r}')
-    if next(body.parameters(), None) is None: raise ValueError(f'the function {name} leaves nothing of {type(model).__name__} that has weights')
+    if not isinstance(body, nn.Module): raise TypeError(f'cut function {name} must return a model, got {body!r}')
+    if next(body.parameters(), None) is None:
+        raise ValueError(f'cut function {name} leaves nothing of {type(model).__name__} that has weights: keep at '
+                         'least one layer with weights')
     return body
 
 # %% ../../../nbs/library/5_vision/08_body.ipynb #00000008
@@ -39,14 +43,15 @@ def _last_pool(model: nn.Module) -> int:
     layers = list(model.children())
     for i in reversed(range(len(layers))):
         if any('Pool' in type(m).__name__ for m in layers[i].modules()): return i if 'Pool' in type(layers[i]).__name__ else i + 1
-    raise ValueError(f'no pooling layer was found in {type(model).__name__}: say where it is to be cut with cut=, a number of layers or a function')
+    raise ValueError(f'no pooling layer was found in {type(model).__name__}: pass cut=, a number or a function')
 
 # %% ../../../nbs/library/5_vision/08_body.ipynb #0000000a
 def _adapt_first_layer(model: nn.Module, n_in: int, pretrained: bool):
     found = next(((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d)), None)
     if found is None:
         if n_in == 3: return
-        raise ValueError(f'{type(model).__name__} has no convolution that could be given {n_in} channels: build it for {n_in} channels yourself')
+        raise ValueError(f'{type(model).__name__} has no convolution to adapt to {n_in} channels: build the model for '
+                         f'{n_in} channels yourself')
     name, conv = found
     if conv.in_channels == n_in: return
     kept = {k: getattr(conv, k) for k in ('kernel_size', 'stride', 'padding', 'dilation', 'padding_mode')}
@@ -60,7 +65,7 @@ def _keep_weights(old: nn.Conv2d, new: nn.Conv2d):
     if old.bias is not None and new.bias is not None: new.bias.data = old.bias.data.clone()
 
 def _spread_channels(w: Tensor, n_in: int) -> Tensor:
-    "From weights for three channels to weights for `n_in`; channels beyond the third start at zero."
+    "Convert weights for three channels to weights for `n_in`; channels beyond the third start at zero."
     if n_in == 1: return w.sum(1, keepdim=True)
     if n_in == 2: return w[:, :2] * 1.5
     extra = w.new_zeros(w.shape[0], n_in - 3, *w.shape[2:])
@@ -69,19 +74,21 @@ def _spread_channels(w: Tensor, n_in: int) -> Tensor:
 # %% ../../../nbs/library/5_vision/08_body.ipynb #0000000c
 @dataclass(frozen=True)
 class BodySpec:
-    "How `create_body` made a body: enough to build it again, without its weights."
+    "Description of how `create_body` built a body, sufficient to rebuild it without its weights."
     arch: str            # 'torchvision:resnet34', 'xresnet:xresnet50' or 'timm:tf_efficientnet_lite0'
-    cut: int | None = None # as given to `create_body`; None means where the architecture is usually cut
-    n_in: int = 3        # channels of the images
+    cut: int | None = None # as passed to `create_body`; None for the usual cut of the architecture
+    n_in: int = 3        # number of channels of the images
 
 def create_body(
-    arch,                    # an architecture, the name of a timm model, or a model
-    n_in: int = 3,           # channels of the images
-    pretrained: bool = True, # weights from ImageNet, if `arch` is an architecture
-    cut: int | Callable | None = None, # where to cut; `model_meta` knows it for many
-    weights=None             # which weights
+    arch,                    # architecture, name of a timm model, or a model
+    n_in: int = 3,           # number of channels of the images
+    pretrained: bool = True, # whether to load ImageNet weights, if `arch` is an architecture
+    cut: int | Callable | None = None, # where to cut; by default as in `model_meta`, or at the last pooling layer
+    weights=None             # which set of pretrained weights; None for the default set
 ) -> nn.Module:
-    "Build the body of `arch`: everything before pooling and classification. Its weights are stored channels-last, which is faster on a CPU."
+    """Build the body of `arch`, that is, everything before pooling and classification.
+
+    Its weights are stored channels-last, which is faster on a CPU."""
     if isinstance(arch, str): body, is_pretrained = _timm_body(arch, n_in, pretrained, cut, weights)
     else:
         model, is_pretrained = _model_of(arch, pretrained, weights)
@@ -95,7 +102,8 @@ def create_body(
 
 def _model_of(arch, pretrained: bool, weights) -> tuple[nn.Module, bool]:
     if isinstance(arch, nn.Module): return arch, pretrained
-    if not callable(arch): raise TypeError(f'an architecture is a function such as resnet34, a name of timm, or a model, and this is {arch!r}')
+    if not callable(arch):
+        raise TypeError(f'arch must be a function such as resnet34, the name of a timm model, or a model, got {arch!r}')
     return build_arch(arch, pretrained, weights)
 
 def _timm_body(name: str, n_in: int, pretrained: bool, cut, weights: str | None) -> tuple[nn.Module, bool]:
@@ -105,7 +113,7 @@ def _timm_body(name: str, n_in: int, pretrained: bool, cut, weights: str | None)
     return nn.Sequential(body) if cut is None else cut_model(body.model, cut), is_pretrained
 
 def _spec(arch, cut, n_in: int) -> BodySpec | None:
-    "None where a body cannot be described in words: a model of your own, or a cut by a function."
+    "Describe a body, or return None if it has no description: a custom model, or a cut by a function."
     if callable(cut): return None
     if isinstance(arch, str): return BodySpec(f'timm:{arch}', cut, n_in)
     name, module = getattr(arch, '__name__', ''), getattr(arch, '__module__', '')
@@ -119,29 +127,31 @@ def body_from_spec(spec: BodySpec) -> nn.Module:
     family, _, name = spec.arch.partition(':')
     if family == 'timm': return create_body(name, spec.n_in, False, spec.cut)
     arch = next((o for o in model_meta if o.__name__ == name), None) if family in ('torchvision', 'xresnet') else None
-    if arch is None: raise ValueError(f'no body is called {spec.arch!r}: it must begin with torchvision:, xresnet: or timm:')
+    if arch is None:
+        raise ValueError(f'unknown body {spec.arch!r}: use torchvision:, xresnet: or timm:, followed by the name of an '
+                         'architecture')
     return create_body(arch, spec.n_in, False, spec.cut)
 
 def arch_meta(arch) -> dict[str, Any]:
-    "Return what is known of an architecture: `cut`, `split`, `stats`; for a name of timm's also the `size` of its images."
+    "Return the `cut`, `split` and `stats` of an architecture, and for a timm model also the `size` of its images."
     if not isinstance(arch, str): return model_meta.get(arch, {})
     config = timm_config(arch)
     return {'cut': None, 'split': timm_split, 'stats': config.stats, 'size': config.size}
 
 # %% ../../../nbs/library/5_vision/08_body.ipynb #00000013
 def create_head(
-    nf: int,               # features that the body returns
-    n_out: int,            # numbers to predict: one for each class
-    lin_ftrs=None,         # sizes of the linear layers between; `[512]` if not given
-    ps=0.5,                # dropout before the last layer, half of it before the others; or one for each
-    pool=True,             # begin with pooling
-    concat_pool=True,      # mean and maximum, not the mean alone
-    first_bn=True,         # normalize before the first linear layer
-    bn_final=False,        # normalize the output
-    lin_first=False,       # linear layer before normalization and dropout
+    nf: int,               # number of features that the body returns
+    n_out: int,            # number of outputs, such as the number of classes
+    lin_ftrs=None,         # sizes of the hidden layers; `[512]` by default
+    ps=0.5,                # dropout before the last layer (half of it before the others), or a list with one per layer
+    pool=True,             # whether to begin with pooling
+    concat_pool=True,      # whether to pool with mean and maximum instead of the mean alone
+    first_bn=True,         # whether to normalize before the first linear layer
+    bn_final=False,        # whether to normalize the output
+    lin_first=False,       # whether the linear layer comes before normalization and dropout
     y_range=None           # bounds of the output, for regression
 ) -> nn.Sequential:
-    "Build a head: pooling, then linear layers down to `n_out` numbers."
+    "Build a head: pooling, then linear layers down to `n_out` outputs."
     if pool and concat_pool: nf *= 2
     sizes = [nf, *([512] if lin_ftrs is None else lin_ftrs), n_out]
     bns = [first_bn] + [True]*(len(sizes) - 2)
@@ -158,7 +168,8 @@ def create_head(
 def _dropouts(ps, n: int) -> list[float]:
     ps = list(ps) if is_listy(ps) else [ps]
     if len(ps) == 1: ps = [ps[0]/2]*(n - 1) + ps
-    if len(ps) != n: raise ValueError(f'the head has {n} linear layers and ps gives {len(ps)} rates of dropout: give one, or one for each')
+    if len(ps) != n:
+        raise ValueError(f'the head has {n} linear layers but ps has {len(ps)} dropout rates: pass 1 or {n}')
     return ps
 
 def _linear_block(ni: int, no: int, bn: bool, ps: list[float], act, lin_first: bool, last: bool) -> list[nn.Module]:

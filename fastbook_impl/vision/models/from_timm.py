@@ -21,14 +21,15 @@ from .weights import (PACKAGED, NoWeightsError, WrongWeightsError, checkpoint, h
 
 # %% ../../../nbs/library/5_vision/07_timm.ipynb #00000005
 def load_timm(
-    name: str # the architecture somebody asked for
+    name: str # name of the requested architecture
 ) -> ModuleType:
-    "Import timm, or say how to install it."
+    "Import timm; if it is missing, raise an `ImportError` that says how to install it."
     try: import timm
     except ImportError:
         near = difflib.get_close_matches(name, [a.__name__ for a in model_meta], n=3)
         hint = f'; without quotes, {" or ".join(near)} is an architecture of this package' if near else ''
-        raise ImportError(f'{name!r} is taken for the name of a timm model, and timm is not installed: pip install timm{hint}') from None
+        raise ImportError(f'{name!r} looks like the name of a timm model, but timm is not installed: pip install '
+                          f'timm{hint}') from None
     return timm
 
 # %% ../../../nbs/library/5_vision/07_timm.ipynb #00000007
@@ -37,22 +38,22 @@ class TimmConfig:
     "What timm knows about one architecture and one set of its weights."
     arch: str              # name of the architecture
     tag: str               # name of the set of weights; '' if there are none
-    mean: tuple[float, ...] # of the images that it was trained on, for each channel
-    std: tuple[float, ...]
-    size: tuple[int, int]  # (height, width) of those images
-    fixed_size: bool       # whether it takes images of that size only, unless told otherwise
-    url: str               # where the weights are published, and
-    hub: str               # in which repository of Hugging Face; '' where there is none
-    hub_names: tuple[str, ...] # file names there
+    mean: tuple[float, ...] # mean of each channel of the training images
+    std: tuple[float, ...]  # standard deviation of each channel
+    size: tuple[int, int]  # (height, width) of the training images
+    fixed_size: bool       # whether it accepts only this size by default
+    url: str               # address of the weights
+    hub: str               # Hugging Face repository of the weights; '' if there is none
+    hub_names: tuple[str, ...] # file names in that repository
 
     @property
     def name(self) -> str:
-        "Architecture and tag, as timm joins them."
+        "Architecture and tag in timm's notation."
         return f'{self.arch}.{self.tag}' if self.tag else self.arch
 
     @property
     def stats(self) -> tuple[list[float], list[float]]:
-        "Mean and standard deviation, as `Normalize.from_stats` takes them."
+        "Mean and standard deviation for `Normalize.from_stats`."
         return list(self.mean), list(self.std)
 
 @cache
@@ -74,7 +75,7 @@ def timm_config(
                       bool(cfg.fixed_input_size), cfg.url or '', _repository(cfg, arch), names)
 
 def _repository(cfg, arch: str) -> str:
-    "The repository of Hugging Face; timm leaves the name of the model out where it follows from the architecture."
+    "Return the Hugging Face repository; timm omits the model name if it follows from the architecture."
     hub = cfg.hf_hub_id or ''
     return f'{hub}{arch}.{cfg.tag}' if hub.endswith('/') else hub
 
@@ -86,7 +87,7 @@ def _near(name: str, known: list[str], otherwise: list[str] = ()) -> str:
 # %% ../../../nbs/library/5_vision/07_timm.ipynb #0000000c
 def timm_weights(
     config: TimmConfig,
-    tensor_names: Callable[[], list[str]] # returns the names of the network's tensors, in order
+    tensor_names: Callable[[], list[str]] # function that returns the names of the network's tensors, in order
 ) -> tuple[dict[str, Tensor], str]:
     "Return the weights of a timm model, and where they were found."
     if not config.tag: raise NoWeightsError(f'timm has no pretrained weights of {config.arch}: use pretrained=False to start from random weights')
@@ -114,10 +115,10 @@ def _published(config: TimmConfig):
 
 # %% ../../../nbs/library/5_vision/07_timm.ipynb #0000000e
 class TimmBody(Module):
-    "The layers of a timm model before pooling, from images `(bs, n_in, h, w)` to a grid of features `(bs, c, h', w')`."
+    "Layers of a timm model before pooling, from images `(bs, n_in, h, w)` to a grid of features `(bs, c, h', w')`."
     def __init__(self,
         arch: str,                # name of a timm architecture, with or without a tag
-        n_in: int = 3,            # channels of the images
+        n_in: int = 3,            # number of channels of the images
         weights: dict | None = None # tensors by name, for images of three channels; random if not given
     ):
         self.arch, self.n_in, self.keep_stats = arch, n_in, weights is not None
@@ -125,7 +126,7 @@ class TimmBody(Module):
         self.any_size = not timm_config(arch).fixed_size or _takes_any_size(self.model)
 
     def train(self, mode: bool = True) -> "TimmBody":
-        "Switch to training; batch normalization keeps using the pretrained statistics as long as `keep_stats` is true."
+        "Set the training mode; batch normalization keeps its pretrained statistics while `keep_stats` is true."
         super().train(mode)
         for m in self.model.modules() if self.keep_stats else ():
             if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)): m.eval()
@@ -139,12 +140,13 @@ class TimmBody(Module):
         "Return the grids of features after each stage, the finest first; the last one is what `forward` returns."
         self._check(x)
         if not hasattr(self.model, 'forward_intermediates'):
-            raise ValueError(f'{self.arch} does not show what it knows at other sizes, which a U-Net needs: use another body, such as resnet34')
+            raise ValueError(f'{self.arch} does not return the intermediate features that a U-Net needs: use '
+                             'another body, such as resnet34')
         last, levels = self.model.forward_intermediates(x)
         return [*levels, self._grid(last, x)]
 
     def stages(self) -> list[list[nn.Parameter]]:
-        "Split the parameters into two groups: up to an eighth of the image's size, and the rest."
+        "Split the parameters into two groups: layers down to 1/8 of the image size, and the rest."
         named = list(self.model.named_parameters())
         last = _end_of_early(self.model)
         at = max((i for i, (n, _) in enumerate(named) if n.startswith(last + '.')), default=len(named)//2 - 1) + 1
@@ -155,20 +157,22 @@ class TimmBody(Module):
             raise ValueError(f'{self.arch} expected {self.n_in} channels, got {x.shape[1]}: convert the images with '
                              f'{"PILImage" if self.n_in == 3 else "the block for that many channels"}, or pass n_in={x.shape[1]}')
         if not self.any_size and x.shape[-2:] != timm_config(self.arch).size:
-            raise ValueError(f'{self.arch} takes images of {_size(timm_config(self.arch).size)} pixels only, and these have {_size(x.shape[-2:])}: '
+            raise ValueError(f'{self.arch} accepts only images of {_size(timm_config(self.arch).size)} pixels, '
+                             f'got {_size(x.shape[-2:])}: '
                              f'use item_tfms=Resize({timm_config(self.arch).size[0]})')
 
     def _grid(self, features: Tensor, x: Tensor) -> Tensor:
         if features.ndim == 4 and getattr(self.model, 'output_fmt', 'NCHW') == 'NHWC': return features.permute(0, 3, 1, 2)
         if features.ndim == 3: return _tokens_as_grid(features, x, self.model)
         if features.ndim == 4: return features
-        raise ValueError(f'{self.arch} returns features of the shape {tuple(features.shape)}, which are no grid: use another architecture')
+        raise ValueError(f'{self.arch} returns features of the shape {tuple(features.shape)}, which is not a '
+                         'grid: use another architecture')
 
 # %% ../../../nbs/library/5_vision/07_timm.ipynb #0000000f
 def _size(size) -> str: return '×'.join(map(str, size))
 
 def _created(name: str, n_in: int, weights: dict | None) -> nn.Module:
-    "A timm model without pooling and classifier."
+    "Create a timm model without pooling and classifier."
     timm = load_timm(name)
     overlay = {} if weights is None else dict(pretrained_cfg_overlay={'state_dict': weights})
     common = dict(pretrained=weights is not None, num_classes=0, global_pool='', in_chans=n_in, **overlay)
@@ -180,25 +184,25 @@ def _created(name: str, n_in: int, weights: dict | None) -> nn.Module:
     return make()
 
 def _takes_any_size(model: nn.Module) -> bool:
-    "Whether a transformer was built for images of any size."
+    "Return whether a transformer was built for images of any size."
     patches = getattr(model, 'patch_embed', None)
     return bool(getattr(model, 'dynamic_img_size', False) or getattr(patches, 'strict_img_size', True) is False)
 
 def _without_head(model: nn.Module) -> nn.Module:
-    "Remove layers between features and classifier, which MobileNetV3 has: they would never be trained."
+    "Remove layers between features and classifier, as in MobileNetV3, because they would never be trained."
     if getattr(model, 'head_hidden_size', model.num_features) != model.num_features and hasattr(model, 'prune_intermediate_layers'):
         model.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
     return model
 
 def _end_of_early(model: nn.Module) -> str:
-    "The name of the last layer that works on an eighth of the image's size; the middle one where all have one size."
+    "Return the name of the last layer at 1/8 of the image size, or the middle layer if all sizes are equal."
     info = getattr(model, 'feature_info', None) or []
     info = [o for o in (info if isinstance(info, list) else info.get_dicts()) if o.get('module')]
     early = [o for o in info if o['reduction'] <= 8] or info[:len(info)//2]
     return early[-1]['module'] if early else '-'
 
 def _tokens_as_grid(tokens: Tensor, x: Tensor, model: nn.Module) -> Tensor:
-    "Arrange `(bs, n, c)` as `(bs, c, h, w)`, in the image's proportions, without tokens that stand for no place."
+    "Arrange tokens `(bs, n, c)` as `(bs, c, h, w)` with the image's aspect ratio, without prefix tokens."
     tokens = tokens[:, getattr(model, 'num_prefix_tokens', 0):]
     n = tokens.shape[1]
     h = max(1, round((n*x.shape[-2]/x.shape[-1])**0.5))
@@ -207,12 +211,12 @@ def _tokens_as_grid(tokens: Tensor, x: Tensor, model: nn.Module) -> Tensor:
 
 # %% ../../../nbs/library/5_vision/07_timm.ipynb #00000011
 def timm_body(
-    name: str,               # of a timm model
-    n_in: int = 3,           # channels of the images
-    pretrained: bool = True, # load the weights that belong to the name
-    weights: str | None = None # a tag, instead of one in the name
+    name: str,               # name of a timm model
+    n_in: int = 3,           # number of channels of the images
+    pretrained: bool = True, # whether to load the pretrained weights
+    weights: str | None = None # tag of the weights, instead of the one in `name`
 ) -> TimmBody:
-    "Build the body of a timm model. Raises `NoWeightsError` if its pretrained weights cannot be found or fetched."
+    "Build the body of a timm model. Raises `NoWeightsError` if its pretrained weights are unavailable."
     if weights: name = f'{name.partition(".")[0]}.{weights}'
     config = timm_config(name)
     if not pretrained: return TimmBody(name, n_in)
@@ -220,8 +224,8 @@ def timm_body(
     try: return TimmBody(name, n_in, tensors)
     except (RuntimeError, KeyError, AttributeError, NotImplementedError) as e:
         reason = (str(e).splitlines() or [''])[-1].strip()[:150]
-        raise WrongWeightsError(f'the weights in {where} do not fit {name}: they belong to another network, or there is no way to use them for '
-                                f'images of {n_in} channels ({reason})') from None
+        raise WrongWeightsError(f'the weights in {where} do not fit {name}: they belong to another network, or cannot be '
+                                f'used for images of {n_in} channels ({reason})') from None
 
 def timm_split(model: nn.Module) -> L:
     "Split a model whose body, `model[0]`, comes from timm into three groups: early layers, late layers, head."

@@ -28,7 +28,7 @@ def _arch(name):
         if pretrained or weights is not None: model.load_state_dict(imagenet_weights(name, weights))
         return model
     build.__name__ = build.__qualname__ = name
-    build.__doc__ = f'The architecture `{name}` of torchvision, with random weights, or `pretrained` on ImageNet.'
+    build.__doc__ = f'Build the torchvision architecture `{name}` with random weights, or `pretrained` on ImageNet.'
     return build
 
 for _name in _arch_names: globals()[_name] = _arch(_name)
@@ -36,9 +36,9 @@ for _name in _arch_names: globals()[_name] = _arch(_name)
 # %% ../../../nbs/library/5_vision/04_torchvision.ipynb #00000008
 def imagenet_weights(
     name: str,   # name of the architecture
-    weights=None # torchvision's name of a set of weights, such as 'IMAGENET1K_V2', or its enum; the first set if not given
+    weights=None # torchvision's name or enum of a set of weights, such as 'IMAGENET1K_V2'; the first set by default
 ) -> dict:
-    "Return the weights of `name` as trained on ImageNet: from PyTorch's cache, from `FASTBOOK_MIRROR`, or from the network."
+    "Return the ImageNet weights of `name` from PyTorch's cache, from `FASTBOOK_MIRROR`, or from the network."
     import torchvision.models as tv
     choices = tv.get_model_weights(name)
     chosen = choices[weights] if isinstance(weights, str) else weights or choices.IMAGENET1K_V1
@@ -47,12 +47,12 @@ def imagenet_weights(
 
 # %% ../../../nbs/library/5_vision/04_torchvision.ipynb #0000000b
 def build_arch(
-    arch,            # a function that builds a model
-    pretrained=True, # with weights from ImageNet, if they can be had
-    weights=None,    # which
+    arch,            # function that builds a model
+    pretrained=True, # whether to load ImageNet weights if they are available
+    weights=None,    # which set of weights; None for the default set
     **kwargs
 ):
-    "The model of `arch`, and whether its weights are pretrained."
+    "Build the model of `arch`; also return whether its weights are pretrained."
     if not pretrained: return arch(**kwargs), False
     try: return (arch(weights=weights, **kwargs) if weights is not None else arch(pretrained=True, **kwargs)), True
     except NoWeightsError as e:
@@ -62,7 +62,7 @@ def build_arch(
 
 # %% ../../../nbs/library/5_vision/04_torchvision.ipynb #0000000e
 def default_split(m):
-    "Two groups: body and head."
+    "Split the parameters into two groups: body and head."
     return L(m[0], m[1:]).map(params)
 
 def _resnet_split(m): return L(m[0][:6], m[0][6:], m[1:]).map(params)
@@ -77,13 +77,14 @@ _families = {'resnet': (-2, _resnet_split), 'squeezenet': (-1, _squeezenet_split
 
 # %% ../../../nbs/library/5_vision/04_torchvision.ipynb #0000000f
 class ModelMeta(dict):
-    "What is known of each architecture; it may be asked with our function, with torchvision's of the same name, or with the name."
+    "Facts about each architecture. The key is our function, the torchvision function of the same name, or the name."
     def __missing__(self, arch):
         name = arch if isinstance(arch, str) else getattr(arch, '__name__', str(arch))
         for known,meta in self.items():
             if known.__name__ == name: return meta
         near = difflib.get_close_matches(name, [a.__name__ for a in self], n=3)
-        raise KeyError(f'{name} is not in model_meta' + (f': did you mean {" or ".join(near)}?' if near else f', which knows {len(self)} architectures'))
+        raise KeyError(f'{name} is not in model_meta' + (f': did you mean {" or ".join(near)}?' if near
+                                                            else f': list(model_meta) shows its {len(self)} entries'))
 
     def get(self, arch, default=None):
         try: return self[arch]

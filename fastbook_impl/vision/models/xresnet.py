@@ -23,19 +23,21 @@ def _init(m):
 
 # %% ../../../nbs/library/5_vision/06_xresnet.ipynb #00000005s
 class XResNet(nn.Sequential):
-    "A residual network, pictures `(bs, c_in, h, w)` to logits `(bs, n_out)`. Sources: He et al., 2015; He, T. et al., 2018 (\"Bag of Tricks\")."
+    """A residual network that maps images `(bs, c_in, h, w)` to logits `(bs, n_out)`.
+
+    Sources: He et al., 2015; He, T. et al., 2018 ("Bag of Tricks")."""
     def __init__(self,
-        block,               # `ResBlock`
-        expansion,           # 1: blocks of two convolutions; 4: bottlenecks
+        block,               # class of the blocks, such as `ResBlock`
+        expansion,           # 1 for blocks of two convolutions, 4 for bottlenecks
         layers,              # number of blocks in each stage
-        p=0.,                # dropout before the last layer
-        c_in=3,              # channels of the pictures
-        n_out=1000,          # classes
-        stem_szs=(32,32,64), # channels in the stem
-        widen=1.,            # factor of the channels in the stages
-        sa=False,            # self-attention at the end of the first stage
+        p=0.,                # dropout probability before the last layer
+        c_in=3,              # number of channels of the images
+        n_out=1000,          # number of classes
+        stem_szs=(32,32,64), # output channels of the layers in the stem
+        widen=1.,            # factor for the number of channels in the stages
+        sa=False,            # whether to use self-attention at the end of the first stage
         act_cls=defaults.activation, ndim=2, ks=3, stride=2,
-        **kwargs             # for each `block`: `groups`, `reduction`, `dw`, `norm_type` …
+        **kwargs             # passed to each `block`: `groups`, `reduction`, `dw`, `norm_type` …
     ):
         common = dict(act_cls=act_cls, ndim=ndim, ks=ks)
         sizes = [c_in, *stem_szs]
@@ -51,10 +53,12 @@ class XResNet(nn.Sequential):
 # %% ../../../nbs/library/5_vision/06_xresnet.ipynb #0000000a
 def _xresnet(name, expansion, layers):
     def build(pretrained=False, weights=None, **kwargs):
-        if pretrained or weights is not None: raise NoWeightsError(f'there are no pretrained weights of {name}: use pretrained=False to start from random weights, or {name[1:]}')
+        if pretrained or weights is not None:
+            raise NoWeightsError(f'there are no pretrained weights of {name}: use pretrained=False to start from '
+                                 f'random weights, or {name[1:]}')
         return XResNet(ResBlock, expansion, layers, **kwargs)
     build.__name__ = build.__qualname__ = name
-    build.__doc__ = f'`XResNet` with the blocks of `{name[1:]}`; arguments as there.'
+    build.__doc__ = f'Build an `XResNet` with the blocks of `{name[1:]}`; see `XResNet` for the arguments.'
     return build
 
 xresnet18  = _xresnet('xresnet18', 1, [2, 2, 2, 2])
