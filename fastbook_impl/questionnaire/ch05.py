@@ -31,9 +31,9 @@ from ..torch_core import tensor
 # %% ../../nbs/questionnaire/05_pet_breeds.ipynb #00000004
 @exercise('5.1', 'Room to turn', 'why')
 class room_to_turn:
-    """A white, square picture is turned by 45° around its middle; what was outside of it comes in black. Of the result the model sees the middle 64 by 64 pixels.
-    Predict two numbers: which share of those pixels is black if the picture had 64 by 64 pixels *before* it was turned; and how many pixels long its side must be so that just *none* is black.
-    Then choose why presizing makes pictures of equal, but larger size on the CPU, and the final size on the GPU."""
+    """A white, square image is turned by 45° around its middle; what was outside of it comes in black. Of the result the model sees the middle 64 by 64 pixels.
+    Predict two numbers: which share of those pixels is black if the image had 64 by 64 pixels *before* it was turned; and how many pixels long its side must be so that just *none* is black.
+    Then choose why presizing makes images of equal, but larger size on the CPU, and the final size on the GPU."""
     def experiment():
         at = torch.arange(64) - 31.5                     # the pixels that the model sees, from the middle
         x, y = at[None], at[:, None]
@@ -43,23 +43,23 @@ class room_to_turn:
     rtol = 0.05
     wrong = [((0.1716, 64), 'a square of that side covers a square of 64 only as long as it is not turned'),
              ((0.1716, 128), 'twice the side is more than is needed: how far from the middle is a corner of what the model sees?'),
-             ((0.1716, 45), 'that is how far a corner of what the model sees is from the middle, and the picture goes on to the other side'),
+             ((0.1716, 45), 'that is how far a corner of what the model sees is from the middle, and the image goes on to the other side'),
              ((0.5, 90), 'the share is not that large: only the corners are black'),
              ((0.2929, 90), 'that is the share which is left out along a diagonal, and here areas are compared')]
-    options = {'a': 'The model first learns from the large pictures and later, more precisely, from the small ones',
-               'b': 'Only a graphics card can turn and zoom; the CPU has to leave that to it and can merely resize',
+    options = {'a': 'The model first learns from the large images and later, more precisely, from the small ones',
+               'b': 'Only a GPU can turn and zoom; the CPU has to leave that to it and can merely resize',
                'c': 'Equal sizes make a batch; the spare margin lets it be turned, zoomed and cut with one interpolation',
-               'd': 'The large pictures stay on the CPU, so that the GPU has memory left for more of the small ones'}
+               'd': 'The large images stay on the CPU, so that the GPU has memory left for more of the small ones'}
     right = 'c'
     mistakes = {'a': 'the model never sees the large ones: both steps are done before a batch gets to it',
-                'b': 'a CPU can turn and zoom as well, picture by picture; what matters is how often pixels are computed anew, and from how large a picture',
+                'b': 'a CPU can turn and zoom as well, image by image; what matters is how often pixels are computed anew, and from how large an image',
                 'd': 'how much memory a batch takes follows from its final size, with or without a larger one before'}
     hints = ['Draw a square, and over it the same square turned by 45°: the corners that stick out are what is black.',
-             'The corner of a square of side 64 is 32·√2 from its middle, and the side of the turned picture must lie at least that far out.',
+             'The corner of a square of side 64 is 32·√2 from its middle, and the side of the turned image must lie at least that far out.',
              'Each of the four black corners is a triangle of height 32·√2 − 32, with an area of that height, squared.']
     why = 'A margin costs little before the augmentation; afterwards nothing can bring back the corners.'
-    explanation = """Turned by 45°, a square of the same size leaves a sixth of the pixels without a picture. With a side of 64·√2, about 90, the corners are filled.
-    After the first resizing all pictures can be in one batch, and one map, with one interpolation, does everything else."""
+    explanation = """Turned by 45°, a square of the same size leaves a sixth of the pixels without an image. With a side of 64·√2, about 90, the corners are filled.
+    After the first resizing all images can be in one batch, and one map, with one interpolation, does everything else."""
 
 # %% ../../nbs/questionnaire/05_pet_breeds.ipynb #00000005
 @exercise('5.2', 'A breed and a number in a file name', 'look it up')
@@ -86,7 +86,7 @@ class breed_and_number:
 # %% ../../nbs/questionnaire/05_pet_breeds.ipynb #00000006
 @exercise('5.3', 'Labels, delivered in two ways', 'write it')
 class label_of_each_file:
-    """Most data sets come in one of two ways: as files whose folder (or name) tells the label, or as a table with a row for each item. Write a function that takes either and returns what is in each file."""
+    """Most datasets come in one of two ways: as files whose folder (or name) tells the label, or as a table with a row for each item. Write a function that takes either and returns what is in each file."""
     def solution(source):
         """From the name of each file, without its folders, to its label: a dictionary of strings.
         `source` is a list of `Path`s, each in a folder named after its label, or a string: the text of a table
@@ -109,7 +109,7 @@ class label_of_each_file:
              (lambda s: {f.name: f.parent.name for f in s} if isinstance(s, list) else dict(o.split(',')[:2] for o in s.splitlines()), 'the first line of the table has the names of its columns and is no item')]
     hints = ['`isinstance(source, str)` tells the two ways apart.', 'A `Path` has a `name`, and a `parent`, which is a `Path` again.',
              '`pd.read_csv(io.StringIO(source))` makes a table of text; then a column is `table[\'file\']`. `zip` pairs two of them.']
-    why = 'Whatever the data set, one of these two is nearly always where `get_y` has to look.'
+    why = 'Whatever the dataset, one of these two is nearly always where `get_y` has to look.'
     explanation = """Files in folders: the label is the name of the parent. A table: the label is an entry of the row, found by the name of its column, not by its place."""
 
 # %% ../../nbs/questionnaire/05_pet_breeds.ipynb #00000007
@@ -147,7 +147,7 @@ class four_from_an_L:
 # %% ../../nbs/questionnaire/05_pet_breeds.ipynb #00000008
 @exercise('5.5', 'Where does the smaller copy go', 'look it up')
 class place_of_copy:
-    """Read about `pathlib.Path` and try what it knows about itself: `parent`, `name`, `stem`, `suffix`, `with_suffix`, `/`. Then say where a smaller copy of a picture is to be put: in another folder, there in a folder that is called like the one it came from, and as a PNG."""
+    """Read about `pathlib.Path` and try what it knows about itself: `parent`, `name`, `stem`, `suffix`, `with_suffix`, `/`. Then say where a smaller copy of an image is to be put: in another folder, there in a folder that is called like the one it came from, and as a PNG."""
     def solution(file, folder):
         "The copy of `file`, both `Path`s: pets/images/pug_7.jpg goes to folder/images/pug_7.png."
         return folder/file.parent.name/file.with_suffix('.png').name
@@ -168,10 +168,10 @@ class place_of_copy:
     explanation = """`/` joins, `parent` and `name` take apart, and `with_suffix` exchanges what comes after the last dot, or adds it."""
 
 # %% ../../nbs/questionnaire/05_pet_breeds.ipynb #0000000a
-@exercise('5.6', 'Two ways to lose what was in a picture', 'predict')
+@exercise('5.6', 'Two ways to lose what was in an image', 'predict')
 class lost_on_the_way:
     """Four pixels, `[0.1, 0.5, 0.8, 0.95]`, are made brighter by 0.3 (a pixel cannot be more than 1) and then darker by 0.3.
-    Six others, `[0, 1, 0, 1, 1, 0]`, are moved by half a pixel, and back: each time, every new pixel is the mean of two neighbours, so that there is one fewer. What is left of the two rows?"""
+    Six others, `[0, 1, 0, 1, 1, 0]`, are moved by half a pixel, and back: each time, every new pixel is the mean of two neighbors, so that there is one fewer. What is left of the two rows?"""
     def experiment():
         row = tensor([0.1, 0.5, 0.8, 0.95])
         back = (row + 0.3).clamp(0, 1) - 0.3
@@ -184,7 +184,7 @@ class lost_on_the_way:
              (([0.1, 0.5, 0.7, 0.7], [1, 0, 1, 1]), 'moving back does not undo it: it computes means of what are means already'),
              (([0.1, 0.5, 0.7, 0.7], [0.5, 0.5, 0.5, 1]), 'that is the second row after it was moved once, without its end'),
              (([0.4, 0.8, 1, 1], [0.5, 0.5, 0.75, 0.75]), 'the first row has not been made darker again'),
-             (([0.1, 0.5, 0.7, 0.7], [0.5, 0.5, 0.5, 0.5]), 'not every pair of neighbours consists of a 0 and a 1')]
+             (([0.1, 0.5, 0.7, 0.7], [0.5, 0.5, 0.5, 0.5]), 'not every pair of neighbors consists of a 0 and a 1')]
     hints = ['First row: write down what it is between the two steps, and remember the limit.', 'Second row: after the first move it has five entries, one of them a 1.',
              'Then take means again: of the first and second, of the second and third, and so on.']
     why = 'Neither loss can be undone, which is why presizing computes pixels only once, from as much as there is.'
@@ -193,7 +193,7 @@ class lost_on_the_way:
 # %% ../../nbs/questionnaire/05_pet_breeds.ipynb #0000000b
 @exercise('5.7', 'Finding the method that shows the data', 'look it up')
 class methods_beginning_with:
-    """One cannot know all methods, but one can look for them. Write a function that lists those of an object whose names begin in a certain way; `dir(obj)` has all names. Try it with your `dls.train` and `'show'`, and then choose which call shows pictures from a `DataLoaders`, with their labels."""
+    """One cannot know all methods, but one can look for them. Write a function that lists those of an object whose names begin in a certain way; `dir(obj)` has all names. Try it with your `dls.train` and `'show'`, and then choose which call shows images from a `DataLoaders`, with their labels."""
     def solution(obj, start):
         "The names of `obj`, in alphabetical order, that begin with `start` and belong to something that can be called."
         return [o for o in dir(obj) if o.startswith(start) and callable(getattr(obj, o))]
@@ -258,8 +258,8 @@ class where_it_raises:
 # %% ../../nbs/questionnaire/05_pet_breeds.ipynb #0000000d
 @exercise('5.9', 'Ten wrong labels and a first model', 'why')
 class first_model_on_dirty_data:
-    """Two groups of 50 pictures differ clearly in one number: around -4 in one group, around 4 in the other, with a spread of 1. Ten labels out of the hundred are wrong. A very simple model is made from all of them: it takes the mean of each class, as labelled, and asks which mean is nearer (its probability is a sigmoid of how much nearer).
-    Predict three numbers: of the ten pictures with the largest loss, how many are the wrongly labelled ones? For how many of the hundred does the model agree with the label they were given? And of a hundred new pictures, how many does it get right? Then choose what follows."""
+    """Two groups of 50 images differ clearly in one number: around -4 in one group, around 4 in the other, with a spread of 1. Ten labels out of the hundred are wrong. A very simple model is made from all of them: it takes the mean of each class, as labeled, and asks which mean is nearer (its probability is a sigmoid of how much nearer).
+    Predict three numbers: of the ten images with the largest loss, how many are the wrongly labeled ones? For how many of the hundred does the model agree with the label they were given? And of a hundred new images, how many does it get right? Then choose what follows."""
     def experiment():
         g = torch.Generator().manual_seed(42)
         truth = torch.arange(100) % 2
@@ -269,24 +269,24 @@ class first_model_on_dirty_data:
         def acts(x): return ((x - zero)**2 - (x - one)**2)/2
         losses = F.binary_cross_entropy_with_logits(acts(x), given.float(), reduction='none')
         return [(losses.topk(10).indices < 10).sum().item(), ((acts(x) > 0) == given).sum().item(), ((acts(new) > 0) == truth).sum().item()]
-    form = 'a list of three whole numbers'
+    form = 'a list of three integers'
     rtol = 1e-3
-    wrong = [([10, 100, 100], 'it cannot agree with a label that is on the wrong side: two means know nothing about single pictures'),
-             ([10, 90, 90], 'the new pictures are measured by what they really are, and there the model has no reason to err'),
+    wrong = [([10, 100, 100], 'it cannot agree with a label that is on the wrong side: two means know nothing about single images'),
+             ([10, 90, 90], 'the new images are measured by what they really are, and there the model has no reason to err'),
              ([0, 90, 90], 'it has not learned the wrong labels, so how large are the losses where it disagrees with a label?'),
              ([1, 90, 100], 'the largest losses are not spread at random: where is the model sure, and contradicted?')]
     options = {'a': 'Wait until all labels have been checked: as long as some are wrong, results mean nothing',
                'b': 'Leave the labels as they are: the model has noticed the wrong ones, and gets over them by itself',
-               'c': 'Take out all pictures with a large loss, without looking: what the model does not know is wrong',
+               'c': 'Take out all images with a large loss, without looking: what the model does not know is wrong',
                'd': 'Train something simple at once: it is a number to beat, and its losses say what to look at'}
     right = 'd'
     mistakes = {'a': 'there was a good result in spite of wrong labels, and it showed which ones to check first',
                 'b': 'here the groups are far apart; labels that stay wrong also spoil what you measure with, for instance a validation set',
-                'c': 'a large loss may as well belong to a rare or difficult picture with the right label: look before you delete'}
-    hints = ['Five wrong labels in each class move its mean by less than one: on which side is each picture still?', 'The model answers by the nearer mean. With which ten labels does it disagree?',
+                'c': 'a large loss may as well belong to a rare or difficult image with the right label: look before you delete'}
+    hints = ['Five wrong labels in each class move its mean by less than one: on which side is each image still?', 'The model answers by the nearer mean. With which ten labels does it disagree?',
              'A loss is large where the model is sure and the label says the opposite.']
     why = 'Cleaning is quicker with a model that points at what is odd.'
-    explanation = """The two means hardly move, so that the model is right about nearly everything, also about the pictures whose labels are wrong. There it disagrees with the label and is sure, and these are the largest losses."""
+    explanation = """The two means hardly move, so that the model is right about nearly everything, also about the images whose labels are wrong. There it disagrees with the label and is sure, and these are the largest losses."""
 
 # %% ../../nbs/questionnaire/05_pet_breeds.ipynb #0000000f
 def _no_overflow(answer, r):
@@ -306,7 +306,7 @@ class cross_entropy_in_two:
         for bs,n in ((4, 3), (3, 7), (5, 5)): yield 3*torch.randn(bs, n), torch.randint(0, n, (bs,))
     properties = _no_overflow
     wrong = [(lambda a, t: (a.softmax(1), F.nll_loss(a.softmax(1), t)), 'the second piece only picks and takes the minus; the logarithm has to be there before'),
-             (lambda a, t: (a.log_softmax(0), F.nll_loss(a.log_softmax(0), t)), 'the probabilities of one picture are in a row, and here each column adds up to 1'),
+             (lambda a, t: (a.log_softmax(0), F.nll_loss(a.log_softmax(0), t)), 'the probabilities of one image are in a row, and here each column adds up to 1'),
              (lambda a, t: (a.log_softmax(1), F.nll_loss(a.log_softmax(1), t, reduction='sum')), 'the losses of a batch are averaged, so that they do not grow with its size'),
              (lambda a, t: (a.log_softmax(1), a.log_softmax(1)[range(len(t)), t].mean()), 'the logarithm of a probability is negative, and a loss should be small where the answer is good'),
              (lambda a, t: (a.sigmoid().log(), F.nll_loss(a.sigmoid().log(), t)), 'sigmoid looks at each activation by itself, and the classes are to share one 1')]
@@ -336,7 +336,7 @@ class what_softmax_ensures:
         return [bool((p > 0).all()), bool((p < 1).all()), same(p.sum(1), torch.ones(2)), same(p.sum(0), torch.ones(3)),
                 torch.equal(p.argmax(1), acts.argmax(1)), same((acts + 5).softmax(1), p), same((2*acts).softmax(1), p)]
     form = 'a list of seven: True or False'
-    wrong = [([True, True, True, True, True, True, False], 'a column holds what different pictures give to one class, and those do not share anything'),
+    wrong = [([True, True, True, True, True, True, False], 'a column holds what different images give to one class, and those do not share anything'),
              ([True, True, True, False, True, True, True], 'a factor changes the differences between the activations, and those decide'),
              ([True, True, True, False, True, False, False], 'what is added to all activations multiplies every `exp` by the same number, and the sum as well'),
              ([False, True, True, False, True, True, False], 'the `exp` of a negative number is small, and still positive'),
@@ -344,7 +344,7 @@ class what_softmax_ensures:
     options = {'a': 'They make all activations equally large, so that gradients flow evenly back to all the layers before',
                'b': 'A row can be read as probabilities, and what one class gains the others lose: the model has to choose',
                'c': 'They make sure that the largest probability is near 1, so that the answer of the model can be trusted',
-               'd': 'They let each class be judged by itself, so that a picture may have several labels or none of them'}
+               'd': 'They let each class be judged by itself, so that an image may have several labels or none of them'}
     right = 'b'
     mistakes = {'a': 'they are about what the numbers mean, and equally large is what they are not',
                 'c': 'three probabilities may be a third each; adding up to 1 does not make any of them large',
@@ -356,20 +356,20 @@ class what_softmax_ensures:
 # %% ../../nbs/questionnaire/05_pet_breeds.ipynb #00000011
 @exercise('5.12', 'A shoe among the breeds', 'why')
 class shoe_among_breeds:
-    """A network for three breeds gives these activations: for a beagle `[5, -4, -4]`, for a shoe `[-4, -4, -4]`, for a beagle with a pug `[5, 5, -4]`. What is the *largest* of the three probabilities for each picture, first with softmax, then with a sigmoid for each activation? Then choose when you do not want what softmax ensures."""
+    """A network for three breeds gives these activations: for a beagle `[5, -4, -4]`, for a shoe `[-4, -4, -4]`, for a beagle with a pug `[5, 5, -4]`. What is the *largest* of the three probabilities for each image, first with softmax, then with a sigmoid for each activation? Then choose when you do not want what softmax ensures."""
     def experiment():
         acts = tensor([[5., -4., -4.], [-4., -4., -4.], [5., 5., -4.]])
         return acts.softmax(1).max(1).values.tolist(), acts.sigmoid().max(1).values.tolist()
     form = 'a tuple of two lists, of three numbers each: beagle, shoe, both; with softmax, with sigmoid'
     rtol = 0.12
-    wrong = [(([1, 0.018, 0.5], [0.993, 0.018, 0.993]), 'with softmax the three still have to add up to 1, whatever is in the picture'),
+    wrong = [(([1, 0.018, 0.5], [0.993, 0.018, 0.993]), 'with softmax the three still have to add up to 1, whatever is in the image'),
              (([1, 1/3, 1], [0.993, 0.018, 0.993]), 'two equal activations cannot both get nearly all of one 1'),
              (([1, 1/3, 0.5], [0.993, 1/3, 0.993]), 'a sigmoid does not look at the other activations: what is the sigmoid of -4?'),
              (([1, 1/3, 0.5], [0.993, 0.018, 0.5]), 'a sigmoid does not look at the other activations: two of them may be large'),
              (([0.993, 0.018, 0.993], [1, 1/3, 0.5]), 'softmax and sigmoid have changed places')]
-    options = {'a': 'When a picture may show none of the classes, or several of them at once',
+    options = {'a': 'When an image may show none of the classes, or several of them at once',
                'b': 'When there are many classes, so that each of them gets a small share only',
-               'c': 'When some of the classes have many more pictures in the data than others',
+               'c': 'When some of the classes have many more images in the data than others',
                'd': 'When the activations are negative, so that they are no shares of anything'}
     right = 'a'
     mistakes = {'b': 'softmax works for as many classes as you like, as long as exactly one of them is right',
@@ -382,7 +382,7 @@ class shoe_among_breeds:
 # %% ../../nbs/questionnaire/05_pet_breeds.ipynb #00000012
 @exercise('5.13', 'A small table of exp and softmax', 'write it')
 class exp_and_softmax_columns:
-    """A network has these outputs for one picture and three classes: 0.02, -2.49 and 1.25. Compute the columns `exp` and `softmax` beside them, in a spreadsheet or here, without PyTorch: `math.exp` is enough. Let it be a function, so that it works for any list of outputs."""
+    """A network has these outputs for one image and three classes: 0.02, -2.49 and 1.25. Compute the columns `exp` and `softmax` beside them, in a spreadsheet or here, without PyTorch: `math.exp` is enough. Let it be a function, so that it works for any list of outputs."""
     def solution(outputs):
         "A dictionary of two lists, `'exp'` and `'softmax'`, each with an entry for every one of the `outputs`, a list of numbers."
         exps = [math.exp(o) for o in outputs]
@@ -424,10 +424,10 @@ class where_knows_two:
                'c': 'It compares numbers, and the numbers of three classes are names that have no order among them',
                'd': 'It takes one of two things by a yes or no, and the third class gets what belongs to another one'}
     right = 'd'
-    mistakes = {'a': 'every column of `p` has one entry per picture, however many classes there are',
+    mistakes = {'a': 'every column of `p` has one entry per image, however many classes there are',
                 'b': 'gradients do flow through what was chosen: chapter 4 trained with it',
                 'c': 'whether something is equal to 1 can be asked of names as well; the trouble comes after the question'}
-    hints = ['Write the condition `targ==1` for the four pictures first.', 'Where it is False, `p[:,0]` is taken, whatever the target is.', '`p[range(4), targ]` takes from row 0 the column targ[0], from row 1 the column targ[1], and so on.']
+    hints = ['Write the condition `targ==1` for the four images first.', 'Where it is False, `p[:,0]` is taken, whatever the target is.', '`p[range(4), targ]` takes from row 0 the column targ[0], from row 1 the column targ[1], and so on.']
     why = 'Picking by number is what `nll_loss` does, for two classes or for 37.'
     explanation = """Where the target is 2 the condition is False, so the probability of class 0 is taken for right, and nothing complains. Indexing picks by number, for any number of classes."""
 
@@ -594,7 +594,7 @@ class three_groups_after_two_steps:
              ([-2e-4, -2e-3, -2e-2], 'a step is the rate times the gradient, and the gradients differ'),
              ([-1e-3, -4e-3, -1e-2], 'the last group takes two steps as well')]
     options = {'a': 'Their gradients are always the largest, so that a small rate brings all groups to equal steps',
-               'b': 'They have learned edges and colours, which are of use for any pictures and need little change',
+               'b': 'They have learned edges and colors, which are of use for any images and need little change',
                'c': 'They have fewer weights than later layers, and few weights learn quickly even in small steps',
                'd': 'They are computed first, and an error made there in one step would reach all other layers'}
     right = 'b'
@@ -675,10 +675,10 @@ class layers_of_resnet:
     options = {'a': 'Its blocks have six convolutions where those of the smaller one have three, in all of the four stages',
                'b': 'Its blocks are twice as wide: the same number of layers in each stage, but with more channels in each',
                'c': 'It has 17 more blocks of the same kind, in its third stage: more capacity, for more time and memory',
-               'd': 'It works on pictures twice as large, for which its first convolution moves on by four pixels'}
+               'd': 'It works on images twice as large, for which its first convolution moves on by four pixels'}
     right = 'c'
     mistakes = {'b': 'the number in the name counts layers, and wider ones are not more of them', 'a': 'both are built of the same block, the bottleneck with three convolutions',
-                'd': 'both take pictures of any size, and begin in the same way'}
+                'd': 'both take images of any size, and begin in the same way'}
     hints = ['How many blocks are there in all four stages?', 'Blocks times convolutions per block, and one layer at each end.', 'For 101 layers: (101 - 2)/3 blocks, and `resnet50` has 16.']
     why = 'The number in the name of a network is its depth, and depth is paid for in time and memory.'
     explanation = """`resnet50`: 1 + 16·3 + 1. `resnet101` has 33 blocks instead of 16, in stages of 3, 4, 23 and 3. What else grows is the memory for the activations, which are kept for the backward pass."""
@@ -703,20 +703,20 @@ class bytes_per_number:
             loss = F.cross_entropy(acts, targ)
         loss.backward()
         return {k: t.element_size() for k,t in dict(weight=layer.weight, acts=acts, loss=loss, gradient=layer.weight.grad).items()}
-    form = "a dictionary of four whole numbers, with the keys 'weight', 'acts', 'loss', 'gradient'"
+    form = "a dictionary of four integers, with the keys 'weight', 'acts', 'loss', 'gradient'"
     wrong = [(dict(weight=2, acts=2, loss=2, gradient=2), 'it is called mixed precision because some of the numbers stay long'),
              (dict(weight=4, acts=4, loss=4, gradient=4), 'then nothing would be shorter: which of them does a large network have most of during a forward pass?'),
-             (dict(weight=2, acts=4, loss=4, gradient=2), 'it is the other way round: small steps would be lost in short weights, while activations can do with few digits'),
+             (dict(weight=2, acts=4, loss=4, gradient=2), 'it is the other way around: small steps would be lost in short weights, while activations can do with few digits'),
              (dict(weight=4, acts=2, loss=2, gradient=4), 'a loss is a sum of many things, and is computed with care'),
              (dict(weight=4, acts=2, loss=4, gradient=2), 'a gradient has the type of what it belongs to'),
              (dict(weight=32, acts=16, loss=32, gradient=32), 'this is in bits, and a byte has eight of them')]
     options = {'a': 'It stores the whole model in 16 bits, so that the file of the trained model is half as large as before',
-               'b': 'It rounds the pictures to 16 bits before training, so that a batch takes half of the memory it took',
+               'b': 'It rounds the images to 16 bits before training, so that a batch takes half of the memory it took',
                'c': 'It trains as usual and converts the weights at the end, so that predictions are twice as fast',
                'd': 'It computes most in 16 bits, keeps the weights in 32, and scales the loss so that gradients survive'}
     right = 'd'
-    mistakes = {'a': 'the weights stay in 32 bits: many small steps have to add up in them', 'b': 'pictures are the smallest part; it is about what is computed from them, layer by layer',
-                'c': 'it changes the training, where it saves memory and, on a graphics card, time'}
+    mistakes = {'a': 'the weights stay in 32 bits: many small steps have to add up in them', 'b': 'images are the smallest part; it is about what is computed from them, layer by layer',
+                'c': 'it changes the training, where it saves memory and, on a GPU, time'}
     hints = ['32 bits are 4 bytes.', 'The expensive products are computed in short numbers; where many numbers are added up, long ones are taken.', 'Weights take many tiny steps, and in short numbers those would be rounded away; their gradients have their type.']
-    why = 'Half the memory for activations means larger batches or networks, and graphics cards compute short numbers faster.'
+    why = 'Half the memory for activations means larger batches or networks, and GPUs compute short numbers faster.'
     explanation = """Only the activations are short. The weights stay long, their gradients are as long as they are, and losses are computed in 32 bits. With `float16`, the loss is multiplied by a large number before the backward pass, so that small gradients do not become 0."""

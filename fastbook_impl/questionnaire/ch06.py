@@ -29,7 +29,7 @@ from ..vision.data import PointBlock
 # %% ../../nbs/questionnaire/06_multicat.ipynb #00000004
 @exercise('6.1', 'Bears that nobody expected', 'why')
 class bears_by_two_rules:
-    """The bear classifier knows `['black', 'grizzly', 'teddy']`. For four photographs its activations are `[-3, 4, -5]`, `[-4, 2, 3]`, `[-2, -5, -4]` and `[1, 0.5, -6]`.
+    """The bear classifier knows `['black', 'grizzly', 'teddy']`. For four photos its activations are `[-3, 4, -5]`, `[-4, 2, 3]`, `[-2, -5, -4]` and `[1, 0.5, -6]`.
     What is answered if the largest activation wins, as in chapter 5? And what if each bear is a question of its own, answered by a sigmoid and a threshold of 0.5? Then choose what a visitor of the application gains."""
     def experiment():
         vocab = ['black', 'grizzly', 'teddy']
@@ -39,24 +39,24 @@ class bears_by_two_rules:
     wrong = [((['grizzly', 'teddy', 'black', 'black'], [['grizzly'], ['grizzly', 'teddy'], ['black'], ['black', 'grizzly']]), 'a sigmoid of a negative number is below one half, also when it is the largest of three'),
              ((['grizzly', 'teddy', 'black', 'black'], [['grizzly'], ['teddy'], [], ['black']]), 'more than one answer may be above the threshold'),
              ((['grizzly', 'teddy', 'black', 'black'], [['grizzly'], ['grizzly', 'teddy'], [], ['black']]), 'what is the sigmoid of 0.5, above or below one half?'),
-             ((['grizzly', 'teddy', 'grizzly', 'black'], [['grizzly'], ['grizzly', 'teddy'], [], ['black', 'grizzly']]), 'in the third photograph -2 is the largest of three negative numbers')]
-    options = {'a': 'Photographs of a single bear are recognised better, since they are looked at three times',
-               'b': 'Fewer photographs have to be labelled, since one of them may stand for several bears',
+             ((['grizzly', 'teddy', 'grizzly', 'black'], [['grizzly'], ['grizzly', 'teddy'], [], ['black', 'grizzly']]), 'in the third photo -2 is the largest of three negative numbers')]
+    options = {'a': 'Photographs of a single bear are recognized better, since they are looked at three times',
+               'b': 'Fewer photos have to be labeled, since one of them may stand for several bears',
                'c': 'It may answer that no bear is there, or several, instead of naming one in any case',
                'd': 'The probabilities add up to 1, so that one sees at once how sure the answer is'}
     right = 'c'
-    mistakes = {'a': 'they are looked at once, in both cases; for a single bear little changes', 'b': 'each photograph needs its labels, and with several of them that is rather more work',
+    mistakes = {'a': 'they are looked at once, in both cases; for a single bear little changes', 'b': 'each photo needs its labels, and with several of them that is rather more work',
                 'd': 'that is what softmax does; separate answers add up to anything'}
     hints = ['The largest one always wins, however small it is.', 'The sigmoid of 0 is 0.5: activations above 0 are a yes.', 'A list of answers may be empty: `[]`.']
-    why = 'People upload photographs without a bear, and an application should be able to say so.'
-    explanation = """Whoever has to name one bear names one in an empty forest, too. With a yes or no for each, the third photograph gets no name, and the second and the fourth get two."""
+    why = 'People upload photos without a bear, and an application should be able to say so.'
+    explanation = """Whoever has to name one bear names one in an empty forest, too. With a yes or no for each, the third photo gets no name, and the second and the fourth get two."""
 
 # %% ../../nbs/questionnaire/06_multicat.ipynb #00000005
 @exercise('6.2', 'Labels as rows of zeros and ones', 'write it')
 class rows_of_zeros_and_ones:
-    """Every picture has a list of labels, and the lists have different lengths; a batch of targets is a tensor all the same. Write the function that encodes them."""
+    """Every image has a list of labels, and the lists have different lengths; a batch of targets is a tensor all the same. Write the function that encodes them."""
     def solution(labels, vocab):
-        """A tensor (bs, n) of zeros and ones. `labels` has a list of names for each of bs pictures, possibly an empty one;
+        """A tensor (bs, n) of zeros and ones. `labels` has a list of names for each of bs images, possibly an empty one;
         `vocab` is the list of all n names, whose order is the order of the columns."""
         res = torch.zeros(len(labels), len(vocab))
         for row,names in zip(res, labels): row[[vocab.index(o) for o in names]] = 1.
@@ -77,11 +77,11 @@ class rows_of_zeros_and_ones:
         return f
     wrong = [(lambda ls, v: [[v.index(o) for o in l] for l in ls], 'these are lists of numbers, of different lengths, and a tensor needs equally long rows'),
              (_with(lambda row, k: 1/len(row)), 'every label is a yes of its own: nothing has to add up to 1'),
-             (_with(lambda row, k: 1, names=lambda o: o[:1]), 'a picture may have more labels than one'),
+             (_with(lambda row, k: 1, names=lambda o: o[:1]), 'an image may have more labels than one'),
              (_with(lambda row, k: 1, order=sorted), 'the order of the columns is that of `vocab`, and not of the alphabet'),
              (_with(lambda row, k: k + 1), 'it does not matter which label was named first: they are all ones')]
     hints = ['Begin with zeros of the right shape.', '`vocab.index(name)` is the column of a name.', 'A row can be set in several columns at once: `row[[0, 2]] = 1.`; with an empty list nothing happens.']
-    why = 'All rows are equally long, and a picture with nothing known in it has a target, too.'
+    why = 'All rows are equally long, and an image with nothing known in it has a target, too.'
     explanation = """A one for each label that is there and zeros elsewhere: this is what `MultiCategoryBlock` makes of a list of names."""
 
 # %% ../../nbs/questionnaire/06_multicat.ipynb #00000006
@@ -153,11 +153,11 @@ class items_and_batches:
              ([10, (1, 3), 3, (4, 3), (2, 3)], 'a single item has no axis for the batch')]
     options = {'a': 'A Dataset has the items by number, inputs with targets; a DataLoader hands out batches of it, shuffled if asked',
                'b': 'A Dataset contains what is to be trained with, and a DataLoader contains what is put aside to check with later',
-               'c': 'A Dataset keeps the pictures as files on disk, and a DataLoader keeps them as tensors in the memory of the computer',
+               'c': 'A Dataset keeps the images as files on disk, and a DataLoader keeps them as tensors in the memory of the computer',
                'd': 'A Dataset is the list of inputs and a DataLoader is the list of their targets; a learner needs one of each'}
     right = 'a'
-    mistakes = {'b': 'there are both for training and both for validation', 'c': 'an item of a data set may be a tensor already; what a loader adds is something else',
-                'd': 'already an item of the data set has both, as a tuple'}
+    mistakes = {'b': 'there are both for training and both for validation', 'c': 'an item of a dataset may be a tensor already; what a loader adds is something else',
+                'd': 'already an item of the dataset has both, as a tuple'}
     hints = ['How often does 4 go into 10, and what is left?', 'Stacking four tensors of shape (3,) gives one more axis, in front.']
     why = 'Most shape errors are answered by asking: is this an item or a batch?'
     explanation = """Ten items, in batches of 4, 4 and 2. A loader takes items from the set, in order or shuffled, and stacks inputs and targets each into one tensor."""
@@ -196,7 +196,7 @@ class parts_of_dataloaders:
         def first_batches(dl): return {tuple(next(iter(dl))[0].tolist()) for _ in range(8)}
         n = [sum(len(yb) for xb,yb in dl) for dl in (dls.train, dls.valid)]
         return [len(dls.train), len(dls.valid), *n, len(first_batches(dls.train)) == 1, len(first_batches(dls.valid)) == 1]
-    form = 'a list of six: four whole numbers, and two times True or False'
+    form = 'a list of six: four integers, and two times True or False'
     rtol = 1e-3
     wrong = [([3, 2, 7, 5, False, True], 'the seventh item for training would make a batch of one'),
              ([2, 1, 6, 3, False, True], 'in validation nothing is left out: every item has to be judged'),
@@ -204,8 +204,8 @@ class parts_of_dataloaders:
              ([2, 2, 6, 5, True, True], 'shuffled items come in a new order in each pass'),
              ([4, 4, 12, 12, False, True], 'the two loaders share out the items between them')]
     options = {'a': 'The inputs of all items in one loader, and their targets in the other',
-               'b': 'One loader for each process that reads pictures, so that none has to wait',
-               'c': 'One loader for the CPU and one for the graphics card, with the same items',
+               'b': 'One loader for each process that reads images, so that none has to wait',
+               'c': 'One loader for the CPU and one for the GPU, with the same items',
                'd': 'A loader for the training set and a loader for the validation set'}
     right = 'd'
     mistakes = {'a': 'each batch has inputs and targets together', 'b': 'how many processes read is a setting of each loader', 'c': 'loaders can put their batches onto any device'}
@@ -244,15 +244,15 @@ class functions_without_name:
 
 # %% ../../nbs/questionnaire/06_multicat.ipynb #0000000d
 def _x_and_y(got, want):
-    if not hasattr(got, 'train'): return f'data sets were expected, and a {type(got).__name__} came'
+    if not hasattr(got, 'train'): return f'datasets were expected, and a {type(got).__name__} came'
     def items(dsets): return sorted((str(x), list(y) if isinstance(y, (list, L)) else str(y)) for ds in (dsets.train, dsets.valid) for x,y in ds)
     return difference(items(got), items(want))
 
 @exercise('6.9', 'Where x and y come from', 'write it')
 class datasets_out_of_table:
-    """An item of this data block is a row of a table with the columns `fname` and `labels`. Give a `DataBlock` the two functions that say what of a row is the input and what the target, and return the data sets that it makes. (Blocks are not needed yet.)"""
+    """An item of this data block is a row of a table with the columns `fname` and `labels`. Give a `DataBlock` the two functions that say what of a row is the input and what the target, and return the datasets that it makes. (Blocks are not needed yet.)"""
     def solution(df):
-        """`DataBlock(…).datasets(df)`, in which each input is the path of a picture, the name in column `fname` within the folder
+        """`DataBlock(…).datasets(df)`, in which each input is the path of an image, the name in column `fname` within the folder
         train, and each target a list of the labels in column `labels`, where a blank stands between them."""
         def get_x(r): return Path('train')/r['fname']
         def get_y(r): return r['labels'].split(' ')
@@ -262,7 +262,7 @@ class datasets_out_of_table:
         yield pd.DataFrame([('002.jpg', 'cat sofa'), *rows], columns=['fname', 'labels'])
     compare = _x_and_y
     wrong = [(lambda df: DataBlock(get_x=lambda r: r['fname'], get_y=lambda r: r['labels'].split(' ')).datasets(df), 'the name of a file is no path yet: the folder is missing'),
-             (lambda df: DataBlock(get_x=lambda r: Path('train')/r['fname'], get_y=lambda r: r['labels']).datasets(df), 'the labels of a picture are still one string'),
+             (lambda df: DataBlock(get_x=lambda r: Path('train')/r['fname'], get_y=lambda r: r['labels']).datasets(df), 'the labels of an image are still one string'),
              (lambda df: DataBlock(get_x=lambda r: r['labels'].split(' '), get_y=lambda r: Path('train')/r['fname']).datasets(df), 'x and y have changed places'),
              (lambda df: DataBlock(get_y=lambda r: r['labels'].split(' ')).datasets(df), 'without a function for it, the input is the whole row')]
     hints = ['The two arguments of `DataBlock` are called `get_x` and `get_y`; each is a function of a row.', 'A row is like a dictionary: `r[\'fname\']`.', '`Path(\'train\')/name` is a path; `text.split(\' \')` cuts at blanks.']
@@ -286,21 +286,21 @@ class perfect_with_wrong_ending:
     options = {'a': 'It cannot be computed for activations as large as 20, where `exp` leaves the range of the numbers',
                'b': 'Its outputs share a single 1, so that it can neither say yes to several things nor no to all of them',
                'c': 'It gives the first of the things that are there an advantage, and the others then get less than that',
-               'd': 'It treats things as if they had an order, and mistakes between neighbours as if they were smaller'}
+               'd': 'It treats things as if they had an order, and mistakes between neighbors as if they were smaller'}
     right = 'b'
     mistakes = {'a': '`exp(20)` is about half a billion, which is nothing special for a 32-bit number; and the numbers that came out are exact',
                 'c': 'equal activations get equal shares, wherever they stand', 'd': 'softmax knows nothing of an order: exchange two things, and their shares are exchanged'}
     hints = ['Softmax: what do equal activations get?', 'Only differences count for softmax: four times -20 is for it the same as four times 20.', 'The sigmoid of 20 is 1, that of -20 is 0, to three digits.']
-    why = 'For softmax a picture full of things and an empty one are the same.'
+    why = 'For softmax an image full of things and an empty one are the same.'
     explanation = """Softmax gives a half each to two things, and a quarter to each of four, be they all there or all missing. Sigmoids answer every question by itself."""
 
 # %% ../../nbs/questionnaire/06_multicat.ipynb #00000010
 @exercise('6.11', 'Who hears of a mistake', 'why')
 class who_gets_a_gradient:
-    """Three pictures, four things: the targets are `targs = tensor([[1., 0., 1., 0.], [0., 0., 0., 0.], [0., 1., 0., 1.]])`, the activations any numbers. Predict:
+    """Three images, four things: the targets are `targs = tensor([[1., 0., 1., 0.], [0., 0., 0., 0.], [0., 1., 0., 1.]])`, the activations any numbers. Predict:
 
     1. does `F.nll_loss(acts.log_softmax(1), targs)` raise an error?
-    2. with one class for each picture, `F.nll_loss(log_probs, tensor([0, 1, 3]))`, how many of the 12 entries of `log_probs` get a gradient that is not 0?
+    2. with one class for each image, `F.nll_loss(log_probs, tensor([0, 1, 3]))`, how many of the 12 entries of `log_probs` get a gradient that is not 0?
     3. how many of the 12 activations get one from `F.binary_cross_entropy_with_logits(acts, targs)`?
 
     Then choose why `nll_loss` does not fit such targets."""
@@ -313,23 +313,23 @@ class who_gets_a_gradient:
         F.nll_loss(log_probs, tensor([0, 1, 3])).backward()
         F.binary_cross_entropy_with_logits(acts, targs).backward()
         return [raises, (log_probs.grad != 0).sum().item(), (acts.grad != 0).sum().item()]
-    form = 'a list of three: True or False, and two whole numbers'
+    form = 'a list of three: True or False, and two integers'
     rtol = 1e-3
     wrong = [([False, 3, 12], '`nll_loss` wants to pick by number, and a row of zeros and ones is not a number of a class'),
              ([True, 12, 12], '`nll_loss` picks one entry from each row, and looks at no other'),
              ([True, 3, 4], 'a thing that is not there is an answer, too: no is what should be said'),
              ([True, 3, 3], 'here nothing is picked: each of the answers has a loss of its own'),
-             ([True, 4, 12], 'it is one entry for each picture')]
+             ([True, 4, 12], 'it is one entry for each image')]
     options = {'a': 'It needs probabilities, and activations for several labels cannot be made into any',
-               'b': 'It adds up the losses of all labels, so that pictures with many labels count too much',
-               'c': 'It picks one entry for each picture, and there may be several that are right, or none',
+               'b': 'It adds up the losses of all labels, so that images with many labels count too much',
+               'c': 'It picks one entry for each image, and there may be several that are right, or none',
                'd': 'It has no gradient where a target is 0, because the logarithm of 0 does not exist'}
     right = 'c'
-    mistakes = {'a': 'sigmoid makes probabilities of them, one for each thing', 'b': 'it does not add up anything within a picture: it takes one entry',
+    mistakes = {'a': 'sigmoid makes probabilities of them, one for each thing', 'b': 'it does not add up anything within an image: it takes one entry',
                 'd': 'it takes no logarithm at all, and its targets are numbers of classes'}
     hints = ['`nll_loss` does `-log_probs[range(3), targs]`, and then the mean.', 'What is not picked does not change the loss.', 'Binary cross-entropy asks a question for each of three times four.']
     why = 'With several labels, a no has to be learned as much as a yes.'
-    explanation = """`nll_loss` wants one number of a class for each picture and looks at that entry alone. Binary cross-entropy looks at all answers, at those that should be no as well."""
+    explanation = """`nll_loss` wants one number of a class for each image and looks at that entry alone. Binary cross-entropy looks at all answers, at those that should be no as well."""
 
 # %% ../../nbs/questionnaire/06_multicat.ipynb #00000011
 @reads(words('error', also='a number, `math.inf`'))
@@ -381,7 +381,7 @@ class accuracy_of_wrong_things:
     1. Which number comes out?
     2. Which share of the nine answers `acts.sigmoid() > 0.5` agrees with `targs`?
     3. Which share would a model get in this second way that says no to everything?
-    4. Does the first way raise an error if there are four pictures instead of three (one row more in both)?
+    4. Does the first way raise an error if there are four images instead of three (one row more in both)?
 
     Then choose what is wrong with the first way."""
     def experiment():
@@ -393,28 +393,28 @@ class accuracy_of_wrong_things:
         return [share(acts.argmax(1) == targs), share((acts.sigmoid() > 0.5) == targs.bool()), share(targs == 0), raises]
     form = 'a list of four: three shares, from 0 to 1, and True or False'
     wrong = [([1, 1, 4/9, True], 'numbers of columns are compared with zeros and ones there: what agrees does so by accident'),
-             ([2/3, 1, 4/9, True], 'that would be by picture; here three numbers are compared with nine'),
+             ([2/3, 1, 4/9, True], 'that would be by image; here three numbers are compared with nine'),
              ([2/9, 1, 5/9, True], 'a model that always says no is right where there is a 0'),
              ([2/9, 1, 4/9, False], 'four numbers cannot be laid over rows of three'),
              ([0, 1, 4/9, True], 'columns 0 and 1 are numbers as well as zeros and ones are, so a few agree')]
-    options = {'a': 'It counts pictures, and with several labels there are more answers than pictures, so that it gets above 1',
+    options = {'a': 'It counts images, and with several labels there are more answers than images, so that it gets above 1',
                'b': 'It is always too low when many things are missing, because it counts only the things that are there',
                'c': 'It looks for the largest activation, which is not well defined if several activations are equally large',
-               'd': 'It takes one class for each picture, and here any number of answers may be yes, each for itself'}
+               'd': 'It takes one class for each image, and here any number of answers may be yes, each for itself'}
     right = 'd'
     mistakes = {'a': 'a mean of zeros and ones stays between 0 and 1', 'b': 'it does not look at what is there; and whoever says no to everything is often right',
                 'c': 'the first of them is taken then; but the trouble is also there without any equal ones'}
-    hints = ['`acts.argmax(1)` has three numbers. Write them down.', 'Compared with a tensor (3, 3), these three numbers are laid over every row.', 'With four pictures there are four numbers, and rows of three.']
+    hints = ['`acts.argmax(1)` has three numbers. Write them down.', 'Compared with a tensor (3, 3), these three numbers are laid over every row.', 'With four images there are four numbers, and rows of three.']
     why = 'Where shapes happen to fit, a wrong metric gives a number and no error.'
     explanation = """The largest are in columns 1, 0 and 2; laid over each row of the targets, `[1, 0, 2]` agrees twice in nine places, by accident. Each answer has to be compared with its own target, and an accuracy has to be seen beside the best constant answer."""
 
 # %% ../../nbs/questionnaire/06_multicat.ipynb #00000014
 @exercise('6.14', 'Luck in a validation set', 'why')
 class luck_in_validation_set:
-    """A thousand *models* answer yes or no by tossing a coin. There are 20 pictures for validation, and 2,000 new ones.
+    """A thousand *models* answer yes or no by tossing a coin. There are 20 images for validation, and 2,000 new ones.
 
     1. Does the best of the thousand get more than 75% of the 20 right?
-    2. Does that same one get more than 60% of the new pictures right?
+    2. Does that same one get more than 60% of the new images right?
     3. If only the first two of the models were tried, would the better one get more than 75% of the 20 right?
     4. A real model answers 2,000 questions, about nine out of ten rightly. Its threshold, one of 19, is chosen on one half of them. Is the accuracy on the other half lower by more than two hundredths than with the threshold that is best there?
 
@@ -431,7 +431,7 @@ class luck_in_validation_set:
                 coins[:2].float().mean(1).max().item() > 0.75, lost.item() > 0.02]
     form = 'a list of four: True or False'
     wrong = [([False, False, False, False], 'among a thousand who toss a coin twenty times there are some with a lot of luck'),
-             ([True, True, False, False], 'luck with twenty pictures is of no use for others'),
+             ([True, True, False, False], 'luck with twenty images is of no use for others'),
              ([True, False, True, False], 'with two tries it needs much luck; that is the difference to a thousand'),
              ([True, False, False, True], 'a threshold is one number, and near its best value the accuracy hardly changes with it')]
     options = {'a': 'Whenever the validation set was drawn at random from all the data, whatever is tried on it',
@@ -439,8 +439,8 @@ class luck_in_validation_set:
                'c': 'Never: whatever has been chosen on a validation set has been trained on it and means nothing any more',
                'd': 'When so many settings have been tried that the best of them cannot be due to chance any longer'}
     right = 'b'
-    mistakes = {'a': 'the coins were tossed at random, too, and the best of them still promised too much', 'c': 'one number has little room to learn pictures by heart, as the fourth question shows',
-                'd': 'it is the other way round: the more is tried, the luckier is the luckiest'}
+    mistakes = {'a': 'the coins were tossed at random, too, and the best of them still promised too much', 'c': 'one number has little room to learn images by heart, as the fourth question shows',
+                'd': 'it is the other way around: the more is tried, the luckier is the luckiest'}
     hints = ['Sixteen or more heads in twenty tosses: that happens about six times in a thousand.', 'The next tosses of a coin know nothing of the first ones.', 'Two curves over the threshold, from two halves of the same data: how far apart are their tops?']
     why = 'Every choice takes something from a validation set; what counts is how much.'
     explanation = """The best of a thousand coins looks like a model, and is a coin. A threshold on a smooth curve is nearly the same for any half of the data. With many settings a third set is needed, which is looked at once."""
@@ -494,25 +494,25 @@ class loss_for_each_target:
              (['BCEWithLogitsLoss', 'CrossEntropyLoss', 'MSELoss', 'MSELoss'], 'the first two have changed places'),
              (['BCEWithLogitsLoss', 'BCEWithLogitsLoss', 'MSELoss', 'MSELoss'], 'for one class out of several, the classes have to compete')]
     options = {'a': 'A straight line is laid through the data; with curves, and so with deep networks, it is called something else',
-               'b': 'The input is a table of numbers; where the input is a picture or a text, one speaks of classification',
+               'b': 'The input is a table of numbers; where the input is an image or a text, one speaks of classification',
                'c': 'The target is a number that names something, of which the network has to give the one that is right',
                'd': 'The target is one number or several, on a scale, so that answers may be near to it or far away'}
     right = 'd'
-    mistakes = {'a': 'that is linear regression, the simplest of many kinds', 'b': 'it is a matter of the target: the head in a picture was found by regression',
+    mistakes = {'a': 'that is linear regression, the simplest of many kinds', 'b': 'it is a matter of the target: the head in an image was found by regression',
                 'c': 'numbers that are names are classes; there is no *nearly right* among them'}
     hints = ['One class out of several; several, each by yes or no; a number; two numbers.', 'A point has two coordinates, which are numbers like any others.', 'For numbers the mean squared error is usual.']
     why = 'The target decides about the loss, whatever the input is.'
     explanation = """Classes are compared by cross-entropy, several labels by the binary one, and numbers, points among them, by the mean squared error."""
 
 # %% ../../nbs/questionnaire/06_multicat.ipynb #00000017
-@exercise('6.17', 'A point that goes with its picture', 'why')
+@exercise('6.17', 'A point that goes with its image', 'why')
 class point_goes_along:
-    """A batch with one picture, a single row of pixels `[1, 2, 3, 4]`, is mirrored left to right, together with its target. What becomes of the pixels, and of these targets: the point (0.5, -0.2) as a `TensorPoint`, the same two numbers as a plain tensor, and the class 3 as a `TensorCategory`? Then choose what tells the augmentation that a target is a point."""
+    """A batch with one image, a single row of pixels `[1, 2, 3, 4]`, is flipped left to right, together with its target. What becomes of the pixels, and of these targets: the point (0.5, -0.2) as a `TensorPoint`, the same two numbers as a plain tensor, and the class 3 as a `TensorCategory`? Then choose what tells the augmentation that a target is a point."""
     def experiment():
         x = TensorImage(tensor([1., 2., 3., 4.]).view(1, 1, 1, 4))
-        def mirrored(y): return Pipeline(setup_aug_tfms([Flip(p=1.)]))((x, y))
+        def flipped(y): return Pipeline(setup_aug_tfms([Flip(p=1.)]))((x, y))
         point = tensor([[[0.5, -0.2]]])
-        return [mirrored(point)[0].flatten().tolist(), mirrored(TensorPoint(point))[1].flatten().tolist(), mirrored(point)[1].flatten().tolist(), mirrored(TensorCategory(tensor([3])))[1].item()]
+        return [flipped(point)[0].flatten().tolist(), flipped(TensorPoint(point))[1].flatten().tolist(), flipped(point)[1].flatten().tolist(), flipped(TensorCategory(tensor([3])))[1].item()]
     form = 'a list of four: the pixels as a list, two points as lists of x and y, a number'
     rtol = 1e-3
     wrong = [([[4, 3, 2, 1], [0.5, -0.2], [0.5, -0.2], 3], 'then the point would not be on the same thing any more'),
@@ -522,10 +522,10 @@ class point_goes_along:
              ([[4, 3, 2, 1], [0.5, -0.2], [0.5, -0.2], -3], 'a class is no place'),
              ([[4, 3, 2, 1], [-0.2, 0.5], [0.5, -0.2], 3], 'the coordinates are not exchanged with each other: 0 is the middle, and what was right of it goes to the left')]
     options = {'a': '`get_y`, because it returns two numbers and not the name of a class', 'b': '`PointBlock`, because it gives the target a type that each transform knows',
-               'c': '`aug_transforms`, because it looks at the target and sees where the head is', 'd': '`y_range`, because it says that targets lie between the edges of a picture'}
+               'c': '`aug_transforms`, because it looks at the target and sees where the head is', 'd': '`y_range`, because it says that targets lie between the edges of an image'}
     right = 'b'
     mistakes = {'a': 'two numbers may be anything, a height and a weight for instance', 'c': 'transforms do not look for heads; they go by the type of what they get',
                 'd': 'that concerns what the network answers, and comes after all augmentation'}
-    hints = ['Coordinates go from -1 to 1, with 0 in the middle: mirrored, right becomes left.', 'A transform decides by the type of what it gets.', 'For a plain tensor and for a class there is nothing to do.']
-    why = 'A picture that is turned without its point is a wrong label; look at a batch before you train.'
+    hints = ['Coordinates go from -1 to 1, with 0 in the middle: flipped, right becomes left.', 'A transform decides by the type of what it gets.', 'For a plain tensor and for a class there is nothing to do.']
+    why = 'An image that is turned without its point is a wrong label; look at a batch before you train.'
     explanation = """Each augmentation does to a `TensorPoint` what it does to a `TensorImage`, and leaves other types alone. `PointBlock` makes the target a `TensorPoint`."""

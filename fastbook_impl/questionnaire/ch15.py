@@ -22,7 +22,7 @@ from ..vision.models.tvm import densenet121, resnet50
 @exercise('15.1', 'What the head makes of a grid', 'predict')
 class shapes_in_head:
     """These six layers are a whole network: `nn.Conv2d(3, 8, 3, stride=2, padding=1)`, `nn.ReLU()`, `nn.Conv2d(8, 16, 3, stride=2, padding=1)`, `nn.AdaptiveAvgPool2d(1)`,
-    `nn.Flatten()`, `nn.Linear(16, 5)`. One picture of 3 by 32 by 32 goes through it. Which of the layers are its head, and what shape does each of *them* return? Fill in their shapes in order, without the dimension of the batch."""
+    `nn.Flatten()`, `nn.Linear(16, 5)`. One image of 3 by 32 by 32 goes through it. Which of the layers are its head, and what shape does each of *them* return? Fill in their shapes in order, without the dimension of the batch."""
     form = 'a list of tuples, such as [(16, 8, 8), (5,)]'
     def experiment():
         layers = [nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2, padding=1),
@@ -47,10 +47,10 @@ class shapes_in_head:
     explanation = 'The body ends with a grid of 16 channels, 8 by 8. The head pools it to 16 by 1 by 1, drops the dimensions that have become 1, and makes five scores of the 16 features.'
 
 # %% ../../nbs/questionnaire/15_arch_details.ipynb #00000006
-@exercise('15.2', 'What the body makes of a picture', 'predict')
+@exercise('15.2', 'What the body makes of an image', 'predict')
 class grids_of_body:
     """A body: `nn.Conv2d(3, 8, 3, stride=2, padding=1)`, then `nn.Conv2d(8, 16, 3, stride=2, padding=1)`, then `nn.Conv2d(16, 32, 3, stride=2, padding=1)`, with a `ReLU` after each.
-    Three pictures go through it, one after the other: 64 by 64, 96 by 64 and 100 by 60 pixels (height by width). Which shape (channels, height, width) comes out for each? And what is such a body for?"""
+    Three images go through it, one after the other: 64 by 64, 96 by 64 and 100 by 60 pixels (height by width). Which shape (channels, height, width) comes out for each? And what is such a body for?"""
     form = 'a list of three tuples'
     def experiment():
         widths = [3, 8, 16, 32]
@@ -59,17 +59,17 @@ class grids_of_body:
         return [tuple(body(torch.zeros(1, 3, *size)).shape[1:]) for size in ((64, 64), (96, 64), (100, 60))]
     wrong = [([(32, 8, 8), (32, 12, 8), (32, 12, 7)], 'the sizes that divide by 8 are right; with this padding an odd number is halved and rounded the other way: 25 rows become 13'),
              ([(32, 8, 8), (32, 8, 12), (32, 8, 13)], 'height comes before width'),
-             ([(3, 8, 8), (3, 12, 8), (3, 13, 8)], 'the grids are right, but the body does not return colours: each layer makes its own number of channels'),
+             ([(3, 8, 8), (3, 12, 8), (3, 13, 8)], 'the grids are right, but the body does not return colors: each layer makes its own number of channels'),
              ([(32, 32, 32), (32, 48, 32), (32, 50, 30)], 'each of the three convolutions moves by 2, not only one of them'),
              ([(32, 1, 1), (32, 1, 1), (32, 1, 1)], 'nothing is pooled here, that is the work of the head')]
-    options = {'a': 'it turns a picture into the scores of the classes', 'b': 'it shrinks the picture, so that the head has less to compute',
-               'c': 'it turns a picture into a grid of features, useful for other tasks as well', 'd': 'it cuts the picture into pieces, one for each place of the grid'}
+    options = {'a': 'it turns an image into the scores of the classes', 'b': 'it shrinks the image, so that the head has less to compute',
+               'c': 'it turns an image into a grid of features, useful for other tasks as well', 'd': 'it cuts the image into pieces, one for each place of the grid'}
     right = 'c'
-    mistakes = {'a': 'scores of classes are what the head makes', 'b': 'to shrink a picture no layer has to learn anything; ask what the 32 numbers at each place say',
+    mistakes = {'a': 'scores of classes are what the head makes', 'b': 'to shrink an image no layer has to learn anything; ask what the 32 numbers at each place say',
                 'd': 'a place of the grid does not hold pixels: ask what its 32 numbers are'}
     hints = ['A convolution with stride 2 and this padding halves height and width.', '100 becomes 50, then 25, and then 12.5 is rounded up: there is a window around every second row, the first included.',
              'The number of channels is that of the last convolution.']
-    why = 'The body does not care how large a picture is; the grid grows with it.'
+    why = 'The body does not care how large an image is; the grid grows with it.'
     explanation = 'Height and width are halved three times, rounded up: 100 → 50 → 25 → 13. The 32 channels are the features that the last convolution looks for at each place.'
 
 # %% ../../nbs/questionnaire/15_arch_details.ipynb #00000007
@@ -106,13 +106,13 @@ class cut_off:
              (lambda net, cut: nn.Sequential(*list(net.children())[:cut - 1]), 'one layer too many is left out')]
     options = {'a': 'the last layers answer the old question; for a new one only the features before them are of use',
                'b': 'the last layers have most of the weights, and without them training is faster',
-               'c': 'the last layers are overfitted to the old pictures, the first ones are not',
+               'c': 'the last layers are overfitted to the old images, the first ones are not',
                'd': 'the last layers could not be frozen while the others are trained'}
     right = 'a'
     mistakes = {'b': 'speed is not the reason: a new head, often a larger one, takes the place of the old one', 'c': 'it is not a matter of overfitting: even the best thousand scores say nothing about your classes',
                 'd': 'any layer can be frozen; what is it that the old last layers compute?'}
     hints = ['`net.children()` goes through the layers in order.', 'A slice of a list understands negative numbers in just the way that is asked for.', '`nn.Sequential(*layers)` makes a network of a list of layers.']
-    why = 'With the old head off, what a network learned from a million pictures can serve any other task.'
+    why = 'With the old head off, what a network learned from a million images can serve any other task.'
     explanation = 'A slice `[:cut]` keeps the first layers if `cut` is positive and leaves out the last ones if it is negative. The layers keep their weights, which is the point of it.'
 
 # %% ../../nbs/questionnaire/15_arch_details.ipynb #00000008
@@ -129,7 +129,7 @@ class meta_facts:
              ((['cut', 'split', 'stats'], -2, 2), 'the keys are right; print `model_meta[densenet121]`, and call the function under `split` of `model_meta[resnet50]`'),
              ((['cut', 'split', 'stats'], 1, 3), 'layers that are left out are counted with a minus'),
              ((['cut', 'head', 'stats'], -1, 3), 'no entry holds a head: heads are made anew for each task')]
-    hints = ['`model_meta[densenet121]` shows an entry.', 'One key says where to cut, one how to split into groups, one with which numbers to normalise.',
+    hints = ['`model_meta[densenet121]` shows an entry.', 'One key says where to cut, one how to split into groups, one with which numbers to normalize.',
              'The groups for a ResNet: everything up to `layer2`, the rest of the body, the head.']
     why = 'Because somebody wrote down where each architecture is to be cut, `vision_learner` needs nothing but its name.'
     explanation = '`cut`, `split` and `stats`. A DenseNet holds its whole body in its first layer, so only the last layer is left out. A network on a ResNet is split into three groups, so that the early layers can be given the smallest steps.'
@@ -188,16 +188,16 @@ class head_without:
     wrong = [(['raises', 'raises', 'other', 'other', 'other'], 'in `eval` one of these layers does nothing at all'),
              (['other', 'other', 'other', 'same', 'other'], 'the next layer insists on the shape that it was made for, and pooling and flattening are what makes that shape'),
              (['raises', 'other', 'other', 'same', 'other'], 'without `Flatten` the batch keeps two dimensions of size 1, and `BatchNorm1d` does not take four dimensions'),
-             (['other', 'raises', 'other', 'same', 'other'], 'without pooling, flattening gives 20 times 49 numbers for each picture, and how many does the next layer expect?'),
-             (['raises', 'raises', 'same', 'same', 'other'], 'in `eval` batch normalisation still subtracts and divides, by what it has remembered'),
+             (['other', 'raises', 'other', 'same', 'other'], 'without pooling, flattening gives 20 times 49 numbers for each image, and how many does the next layer expect?'),
+             (['raises', 'raises', 'same', 'same', 'other'], 'in `eval` batch normalization still subtracts and divides, by what it has remembered'),
              (['raises', 'raises', 'other', 'same', 'same'], 'something of what the first linear layer returns is below zero')]
-    options = {'a': 'it makes the head faster, because fewer activations are computed', 'b': 'it acts only in training, where it makes learning by heart harder',
+    options = {'a': 'it makes the head faster, because fewer activations are computed', 'b': 'it acts only in training, where it makes memorizing harder',
                'c': 'it acts only in use, where it removes what is uncertain', 'd': 'it sets the weights to zero that training has made too large'}
     right = 'b'
     mistakes = {'a': 'what is dropped is computed first, nothing is saved', 'c': 'your list says that it does nothing in `eval`, and `eval` is how a model is used', 'd': 'dropout touches activations, not weights, and those at random: to pull at large weights is the task of weight decay'}
     hints = ['First the shapes: which layers change the shape, and does the layer after them accept any other?', 'Then the numbers: in `eval` one kind of layer hands on what it gets.', '`BatchNorm1d` takes (bs, features) or (bs, features, length), but no four dimensions.']
     why = 'Who knows what breaks without a layer knows what the layer is for.'
-    explanation = 'Pooling and flattening make the 40 numbers per picture that the next layer was made for. Normalising and `ReLU` change numbers, not shapes. Dropout works in training only: in `eval` the head is the same without it.'
+    explanation = 'Pooling and flattening make the 40 numbers per image that the next layer was made for. Normalising and `ReLU` change numbers, not shapes. Dropout works in training only: in `eval` the head is the same without it.'
 
 # %% ../../nbs/questionnaire/15_arch_details.ipynb #0000000c
 @exercise('15.7', 'Ordering a head', 'write it')
@@ -247,26 +247,26 @@ class pooled_twice:
              ([9, 2, -10, 1, 2, -2], 'a maximum is not the number that is furthest from 0'),
              ([9, 2, -1, 9, 18, -18], 'one half is right; the other one is not a sum')]
     hints = ['The layer computes two things of each channel and concatenates them: *concat*.', 'They are the maximum and the mean over the nine places.', 'First all the maxima, then all the means.']
-    why = 'What fills little of a picture shows in the maximum, what fills much of it in the mean; the head is told both.'
+    why = 'What fills little of an image shows in the maximum, what fills much of it in the mean; the head is told both.'
     explanation = 'Maximum first, then mean: the eye is 9 in one and only 1 in the other, the fur 2 in both. Three channels become six numbers, whatever the size of the grid.'
 
 # %% ../../nbs/questionnaire/15_arch_details.ipynb #0000000f
 @exercise('15.9', 'Enlarging by repeating', 'write it')
 class enlarge_nearest:
-    """Write nearest neighbour interpolation, without `F.interpolate` and `nn.Upsample` if you can: every activation becomes a square of `scale` by `scale` equal ones. Then say what a network that enlarges its activations in this way should do next."""
+    """Write nearest neighbor interpolation, without `F.interpolate` and `nn.Upsample` if you can: every activation becomes a square of `scale` by `scale` equal ones. Then say what a network that enlarges its activations in this way should do next."""
     def solution(x, scale):
-        "`x`, of shape (bs, c, h, w), enlarged to (bs, c, h*scale, w*scale); `scale` is a whole number."
+        "`x`, of shape (bs, c, h, w), enlarged to (bs, c, h*scale, w*scale); `scale` is an integer."
         return x.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
     def cases(r):
         yield torch.randn(1, 1, 2, 2), 2
         yield torch.randn(2, 3, r.randint(1, 5), r.randint(2, 6)), r.randint(2, 4)
         yield torch.randn(1, 2, 1, 3), 1
         yield torch.randn(3, 1, 4, 2), 3
-    wrong = [(lambda x, scale: x.repeat(1, 1, scale, scale), 'the shape is right, but whole pictures stand beside one another like tiles'),
+    wrong = [(lambda x, scale: x.repeat(1, 1, scale, scale), 'the shape is right, but whole images stand beside one another like tiles'),
              (lambda x, scale: x.repeat_interleave(scale, dim=2), 'only the rows are repeated, not the columns'),
              (lambda x, scale: x.repeat_interleave(scale, dim=3), 'only the columns are repeated, not the rows'),
              (lambda x, scale: x.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2), 'channels and rows are repeated, and it should be rows and columns'),
-             (lambda x, scale: F.interpolate(x, scale_factor=scale, mode='bilinear'), 'this blends neighbours into one another; here every new activation is a copy of an old one')]
+             (lambda x, scale: F.interpolate(x, scale_factor=scale, mode='bilinear'), 'this blends neighbors into one another; here every new activation is a copy of an old one')]
     options = {'a': 'round the activations, because interpolation has made fractions of them', 'b': 'train the interpolation itself with a higher learning rate than the rest',
                'c': 'go on with a pooling layer, which averages away the hard edges of the squares', 'd': 'go on with a convolution, which can learn what to make of the larger grid'}
     right = 'd'
@@ -298,7 +298,7 @@ class spread_out:
     options = {'a': 'dilated convolution', 'b': 'depthwise convolution', 'c': 'half-strided convolution', 'd': 'pointwise convolution'}
     right = 'c'
     mistakes = {'a': 'a dilated convolution spreads its weights, so as to see further; it does not make the grid larger', 'b': 'depthwise means that each channel has weights of its own and is not mixed with others',
-                'd': 'pointwise means weights of 1 by 1, which see no neighbours at all'}
+                'd': 'pointwise means weights of 1 by 1, which see no neighbors at all'}
     hints = ['Begin with a row of zeros that is long enough: the last activation lies at place `(len(x) - 1)*stride` and needs `len(w)` places.', 'Go through the activations; each adds `o*w` to its own stretch of the row.',
              'Seen from the small grid, how far does it move from one place of the large grid to the next, if the stride is 2?']
     why = 'Where stretches overlap, more is added up: that is where the checkerboard comes from.'
@@ -307,8 +307,8 @@ class spread_out:
 # %% ../../nbs/questionnaire/15_arch_details.ipynb #00000011
 @exercise('15.11', 'A ConvLayer that grows', 'predict')
 class grown_shapes:
-    """A picture of shape (1, 3, 24, 32) goes through four layers, each directly: `ConvLayer(3, 8, ks=3, stride=2, transpose=True)`, `ConvLayer(3, 8, ks=2, stride=2, transpose=True)`, `ConvLayer(3, 8, ks=4, stride=2, padding=1, transpose=True)`, and, to compare, `ConvLayer(3, 8, ks=3, stride=2)`. Which shapes come out?"""
-    form = 'a list of four tuples, each of four whole numbers'
+    """An image of shape (1, 3, 24, 32) goes through four layers, each directly: `ConvLayer(3, 8, ks=3, stride=2, transpose=True)`, `ConvLayer(3, 8, ks=2, stride=2, transpose=True)`, `ConvLayer(3, 8, ks=4, stride=2, padding=1, transpose=True)`, and, to compare, `ConvLayer(3, 8, ks=3, stride=2)`. Which shapes come out?"""
+    form = 'a list of four tuples, each of four integers'
     def experiment():
         layers = [ConvLayer(3, 8, ks=3, stride=2, transpose=True), ConvLayer(3, 8, ks=2, stride=2, transpose=True),
                   ConvLayer(3, 8, ks=4, stride=2, padding=1, transpose=True), ConvLayer(3, 8, ks=3, stride=2)]
@@ -328,7 +328,7 @@ class grown_shapes:
 # %% ../../nbs/questionnaire/15_arch_details.ipynb #00000012
 @exercise('15.12', 'A drawing of the U-Net', 'draw it')
 class unet_edges:
-    """Draw a U-Net that halves the picture `n` times, as the list of its arrows. The node `'down 4'` is what the body has made when the grid is 4 times smaller each way than the picture; `'up 4'` is what the way up has made at that size. The picture itself is `'down 1'`, and the answer for every pixel is `'up 1'`. At the bottom an arrow (the convolutions in the middle) leads from the last *down* to the first *up*, and everywhere else the U-Net hands over what its name is for."""
+    """Draw a U-Net that halves the image `n` times, as the list of its arrows. The node `'down 4'` is what the body has made when the grid is 4 times smaller each way than the image; `'up 4'` is what the way up has made at that size. The image itself is `'down 1'`, and the answer for every pixel is `'up 1'`. At the bottom an arrow (the convolutions in the middle) leads from the last *down* to the first *up*, and everywhere else the U-Net hands over what its name is for."""
     def solution(n):
         "All arrows of a U-Net with `n` halvings (n at least 1) as pairs (from, to), in any order; sizes are 1, 2, 4, … 2**n."
         sizes = [2**i for i in range(n + 1)]
@@ -356,7 +356,7 @@ class unet_edges:
              (lambda n: [(f'down {2**i}', f'down {2**(i+1)}') for i in range(n)] + [(f'down {2**i}', f'up {2**i}') for i in range(n + 1)] + [(f'up {2**i}', f'up {2**(i+1)}') for i in range(n)],
               'the arrows on the right side point downwards'),
              (lambda n: [(f'down {2**i}', f'down {2**(i+1)}') for i in range(n)] + [(f'up {2**i}', f'down {2**i}') for i in range(n + 1)] + [(f'up {2**(i+1)}', f'up {2**i}') for i in range(n)],
-              'it is the way down that hands over to the way up, not the other way round'),
+              'it is the way down that hands over to the way up, not the other way around'),
              (lambda n: [(f'down {2**i}', f'down {2**(i+1)}') for i in range(n)] + [(f'down {2**i}', f'up {2**(n-i)}') for i in range(n + 1)] + [(f'up {2**(i+1)}', f'up {2**i}') for i in range(n)],
               'only grids of the same size can be laid side by side'),
              (lambda n: [(f'down {i}', f'down {i+1}') for i in range(1, n + 1)] + [(f'down {i}', f'up {i}') for i in range(1, n + 2)] + [(f'up {i+1}', f'up {i}') for i in range(1, n + 1)],
@@ -376,12 +376,12 @@ class unet_edges:
             ax.text(*place(node), node, ha='center', va='center', bbox=dict(boxstyle='round', fc='lightsteelblue' if node[0] == 'd' else 'wheat'))
         ax.set(xlim=(-n - 2, n + 2), ylim=(-n - 1.6, -0.4), title=f'A U-Net with {n} halvings; dashed: what is handed over')
         ax.set_yticks([-i - 1 for i in range(n + 1)], [f'1/{2**i}' if i else '1' for i in range(n + 1)])
-        ax.set_ylabel('height and width, of the picture\'s')
+        ax.set_ylabel('height and width, of the image\'s')
         ax.set_xticks([])
     hints = ["There are `n` arrows down, from `'down 1'` to `f'down {2**n}'`, and `n` arrows up.", 'What got lost on the way down is handed over wherever the way up reaches the same size.',
              'So there is an arrow from *down* to *up* for every size; the one at the bottom is the middle.']
     why = 'The way down knows where things are, the bottom knows what they are; a pixel needs both.'
-    explanation = 'Down, across, up. Every size has an arrow across: at the bottom through the convolutions in the middle, everywhere else as a skip connection, at the top with the picture itself.'
+    explanation = 'Down, across, up. Every size has an arrow across: at the bottom through the convolutions in the middle, everywhere else as a skip connection, at the top with the image itself.'
 
 # %% ../../nbs/questionnaire/15_arch_details.ipynb #00000014
 def _read(reader, x, bptt, carry=True, drop_rest=False):
@@ -496,7 +496,7 @@ class tabular_shapes:
              ([(64, 3), (10, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 200), (64, 100), (64, 2)], 'that is the table of the embedding, and not what it gives for 64 rows'),
              ([(64, 3), (64, 10, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 200), (64, 100), (64, 2)], 'a row of the table is looked up, and not the whole table'),
              ([(3,), (6,), (17,), (17,), (2,), (19,), (200,), (100,), (2,)], 'this is what becomes of one row, and there are 64 of them in the batch')]
-    hints = ['Three categorical columns; each is looked up in its own embedding.', 'Side by side: 6 + 3 + 8 numbers for each row.', 'Dropout and batch normalisation change no shape; the two continuous columns are joined to the rest.']
+    hints = ['Three categorical columns; each is looked up in its own embedding.', 'Side by side: 6 + 3 + 8 numbers for each row.', 'Dropout and batch normalization change no shape; the two continuous columns are joined to the rest.']
     why = 'After the embeddings nothing tells any more that there were words: from there on it is a network like any other.'
     explanation = 'Three numbers of words per row become 6, 3 and 8 numbers, side by side 17; with the two continuous columns 19; then 200, 100 and 2.'
 
@@ -526,33 +526,33 @@ class made_layers:
         (got, got_bias), (want, want_bias) = plan(got), plan(want)
         if [o[0] for o in got] != [o[0] for o in want]: return 'these are not the right kinds of layers in the right order: ' + ', '.join(o[0] for o in got)[:120]
         if got != want: return f'the kinds of layers are right, but not what they were made with: look at {next(a for a, b in zip(got, want) if a != b)[0]}'
-        if got_bias != want_bias: return 'a linear layer needs no bias if batch normalisation follows, which adds its own; all others have one'
+        if got_bias != want_bias: return 'a linear layer needs no bias if batch normalization follows, which adds its own; all others have one'
     wrong = [(lambda n_in, layers, out_sz, p=0., y_range=None: nn.Sequential(*[LinBnDrop(a, b, p=p, act=nn.ReLU(), lin_first=True) for a, b in zip([n_in, *layers], [*layers, out_sz])]), 'the last layer is treated like the hidden ones; but what it returns are scores, which may be any numbers, and nothing is dropped of them'),
-             (lambda n_in, layers, out_sz, p=0., y_range=None: nn.Sequential(*[LinBnDrop(a, b, p=p, act=nn.ReLU()) for a, b in zip([n_in, *layers], layers)], nn.Linear([n_in, *layers][-1], out_sz), *([] if y_range is None else [SigmoidRange(*y_range)])), 'here normalisation and dropout come before the linear layer, as in the head of a network for pictures; in a table\'s network the linear layer comes first'),
+             (lambda n_in, layers, out_sz, p=0., y_range=None: nn.Sequential(*[LinBnDrop(a, b, p=p, act=nn.ReLU()) for a, b in zip([n_in, *layers], layers)], nn.Linear([n_in, *layers][-1], out_sz), *([] if y_range is None else [SigmoidRange(*y_range)])), 'here normalization and dropout come before the linear layer, as in the head of a network for images; in a table\'s network the linear layer comes first'),
              (lambda n_in, layers, out_sz, p=0., y_range=None: nn.Sequential(*[LinBnDrop(a, b, p=p, act=nn.ReLU(), lin_first=True) for a, b in zip([n_in, *layers], layers)], nn.Linear([n_in, *layers][-1], out_sz)), 'nothing is done about `y_range`'),
              (lambda n_in, layers, out_sz, p=0., y_range=None: nn.Sequential(*[LinBnDrop(a, b, act=nn.ReLU(), lin_first=True) for a, b in zip([n_in, *layers], layers)], nn.Linear([n_in, *layers][-1], out_sz), *([] if y_range is None else [SigmoidRange(*y_range)])), 'nothing is ever dropped, whatever `p` is'),
              (lambda n_in, layers, out_sz, p=0., y_range=None: nn.Sequential(*[LinBnDrop(a, b, p=p, lin_first=True) for a, b in zip([n_in, *layers], layers)], nn.Linear([n_in, *layers][-1], out_sz), *([] if y_range is None else [SigmoidRange(*y_range)])), 'between the linear layers is nothing that bends: two of them in a row can do no more than one'),
-             (lambda n_in, layers, out_sz, p=0., y_range=None: nn.Sequential(*[LinBnDrop(a, b, bn=False, p=p, act=nn.ReLU(), lin_first=True) for a, b in zip([n_in, *layers], layers)], nn.Linear([n_in, *layers][-1], out_sz), *([] if y_range is None else [SigmoidRange(*y_range)])), 'batch normalisation is missing: by default every hidden layer has it')]
+             (lambda n_in, layers, out_sz, p=0., y_range=None: nn.Sequential(*[LinBnDrop(a, b, bn=False, p=p, act=nn.ReLU(), lin_first=True) for a, b in zip([n_in, *layers], layers)], nn.Linear([n_in, *layers][-1], out_sz), *([] if y_range is None else [SigmoidRange(*y_range)])), 'batch normalization is missing: by default every hidden layer has it')]
     hints = ['All sizes in one list: `[n_in, *layers, out_sz]`. Neighbours make a linear layer.', '`LinBnDrop(a, b, p=p, act=nn.ReLU(), lin_first=True)` is one group.', 'The last layer is only linear, with a bias; after it comes `SigmoidRange(*y_range)`, if there is a range.']
     why = 'A loop over pairs of sizes: that is all there is to most networks for tables.'
-    explanation = 'Every pair of neighbouring sizes becomes a group: linear, `ReLU`, `BatchNorm1d`, dropout. The last pair is a linear layer alone, because scores may be any numbers; `y_range` squeezes them into a range.'
+    explanation = 'Every pair of neighboring sizes becomes a group: linear, `ReLU`, `BatchNorm1d`, dropout. The last pair is a linear layer alone, because scores may be any numbers; `y_range` squeezes them into a range.'
 
 # %% ../../nbs/questionnaire/15_arch_details.ipynb #0000001a
-_step = {'label more pictures': 1, 'buy another data set': 1, 'flip and crop': 2, 'vary the light': 2, 'batch normalisation': 3, 'dropout': 4, 'weight decay': 4, 'half the channels': 5, 'fewer layers': 5}
+_step = {'label more images': 1, 'buy another dataset': 1, 'flip and crop': 2, 'vary the light': 2, 'batch normalization': 3, 'dropout': 4, 'weight decay': 4, 'half the channels': 5, 'fewer layers': 5}
 
 @exercise('15.17', 'Five measures, in order', 'write it')
 class remedy_order:
-    """A network overfits, and these measures are proposed: `'label more pictures'`, `'buy another data set'`, `'flip and crop'`, `'vary the light'`, `'batch normalisation'`, `'dropout'`, `'weight decay'`, `'half the channels'`, `'fewer layers'`. Write a function that gets some of them and returns them in the order in which they should be tried. Those that belong to the same of the five steps stay in the order in which they came."""
+    """A network overfits, and these measures are proposed: `'label more images'`, `'buy another dataset'`, `'flip and crop'`, `'vary the light'`, `'batch normalization'`, `'dropout'`, `'weight decay'`, `'half the channels'`, `'fewer layers'`. Write a function that gets some of them and returns them in the order in which they should be tried. Those that belong to the same of the five steps stay in the order in which they came."""
     def solution(measures):
         "The same strings as in the list `measures`, what is to be tried first at the beginning."
-        step = {'label more pictures': 1, 'buy another data set': 1,
+        step = {'label more images': 1, 'buy another dataset': 1,
                 'flip and crop': 2, 'vary the light': 2,
-                'batch normalisation': 3,
+                'batch normalization': 3,
                 'dropout': 4, 'weight decay': 4,
                 'half the channels': 5, 'fewer layers': 5}
         return sorted(measures, key=step.get)
     def cases(r):
-        every = ['label more pictures', 'buy another data set', 'flip and crop', 'vary the light', 'batch normalisation', 'dropout', 'weight decay', 'half the channels', 'fewer layers']
+        every = ['label more images', 'buy another dataset', 'flip and crop', 'vary the light', 'batch normalization', 'dropout', 'weight decay', 'half the channels', 'fewer layers']
         yield every[::-1]
         for n in (1, 4, 6, 9): yield r.sample(every, n)
         yield []
@@ -560,31 +560,31 @@ class remedy_order:
         problem = difference(got, want)
         if not problem or len(got) != len(want) or sorted(got) != sorted(want): return problem
         if [_step[o] for o in got] == [_step[o] for o in want]: return 'the steps are right, but measures of the same step should stay in the order in which they came'
-        if [_step[o] for o in got if o != 'batch normalisation'] == [_step[o] for o in want if o != 'batch normalisation']: return 'batch normalisation has another place: it belongs to the architecture'
+        if [_step[o] for o in got if o != 'batch normalization'] == [_step[o] for o in want if o != 'batch normalization']: return 'batch normalization has another place: it belongs to the architecture'
         return problem
-    wrong = [(lambda ms: sorted(ms, key=lambda m: {'half the channels': 0, 'fewer layers': 0, 'label more pictures': 1, 'buy another data set': 1, 'flip and crop': 2, 'vary the light': 2, 'batch normalisation': 3}.get(m, 4)),
+    wrong = [(lambda ms: sorted(ms, key=lambda m: {'half the channels': 0, 'fewer layers': 0, 'label more images': 1, 'buy another dataset': 1, 'flip and crop': 2, 'vary the light': 2, 'batch normalization': 3}.get(m, 4)),
               'a smaller network takes away what it may need, so it is not what to try first'),
-             (lambda ms: sorted(ms, key=lambda m: {'label more pictures': 1, 'buy another data set': 1, 'flip and crop': 2, 'vary the light': 2, 'batch normalisation': 4, 'dropout': 3, 'weight decay': 3}.get(m, 5)),
-              'an architecture that generalises better comes before regularisation'),
-             (lambda ms: sorted(ms, key=lambda m: {'label more pictures': 2, 'buy another data set': 2, 'flip and crop': 1, 'vary the light': 1, 'batch normalisation': 3, 'dropout': 4, 'weight decay': 4}.get(m, 5)),
-              'varied pictures are a substitute for new ones, and the real thing should be tried before its substitute'),
-             (lambda ms: sorted(ms, key=lambda m: {'label more pictures': 1, 'buy another data set': 1, 'flip and crop': 3, 'vary the light': 3, 'batch normalisation': 4, 'dropout': 2, 'weight decay': 2}.get(m, 5)),
-              'regularisation is too early: first give the network more to see, then a better architecture'),
-             (lambda ms: sorted(ms, key=lambda m: {'label more pictures': 1, 'buy another data set': 1, 'flip and crop': 2, 'vary the light': 2, 'batch normalisation': 3, 'half the channels': 4, 'fewer layers': 4}.get(m, 5)),
+             (lambda ms: sorted(ms, key=lambda m: {'label more images': 1, 'buy another dataset': 1, 'flip and crop': 2, 'vary the light': 2, 'batch normalization': 4, 'dropout': 3, 'weight decay': 3}.get(m, 5)),
+              'an architecture that generalizes better comes before regularization'),
+             (lambda ms: sorted(ms, key=lambda m: {'label more images': 2, 'buy another dataset': 2, 'flip and crop': 1, 'vary the light': 1, 'batch normalization': 3, 'dropout': 4, 'weight decay': 4}.get(m, 5)),
+              'varied images are a substitute for new ones, and the real thing should be tried before its substitute'),
+             (lambda ms: sorted(ms, key=lambda m: {'label more images': 1, 'buy another dataset': 1, 'flip and crop': 3, 'vary the light': 3, 'batch normalization': 4, 'dropout': 2, 'weight decay': 2}.get(m, 5)),
+              'regularization is too early: first give the network more to see, then a better architecture'),
+             (lambda ms: sorted(ms, key=lambda m: {'label more images': 1, 'buy another dataset': 1, 'flip and crop': 2, 'vary the light': 2, 'batch normalization': 3, 'half the channels': 4, 'fewer layers': 4}.get(m, 5)),
               'a smaller network comes before something that takes nothing away'),
              (lambda ms: sorted(ms), 'this is the order of the alphabet'),
-             (lambda ms: sorted(ms, key=lambda m: {'label more pictures': 1, 'buy another data set': 1, 'flip and crop': 2, 'vary the light': 2, 'half the channels': 5, 'fewer layers': 5}.get(m, 4)), 'batch normalisation has another place: it belongs to the architecture'),
+             (lambda ms: sorted(ms, key=lambda m: {'label more images': 1, 'buy another dataset': 1, 'flip and crop': 2, 'vary the light': 2, 'half the channels': 5, 'fewer layers': 5}.get(m, 4)), 'batch normalization has another place: it belongs to the architecture'),
              (lambda ms: [m for m in _step if m in ms], 'the steps are right, but measures of the same step should stay in the order in which they came'),
              (lambda ms: sorted(ms, key=lambda m: (_step[m], m)), 'the steps are right, but measures of the same step should stay in the order in which they came')]
     hints = ['Give each measure the number of its step, from 1 to 5; `sorted(measures, key=…)` does the rest and leaves equals as they were.', 'Data come first: more of them, and then more out of what there is.',
-             'Then the architecture (but not its size), then regularisation. What is left?', 'Batch normalisation is a layer that is built in: that is architecture.']
+             'Then the architecture (but not its size), then regularization. What is left?', 'Batch normalization is a layer that is built in: that is architecture.']
     why = 'Whoever begins at the wrong end has a network that is too small before knowing whether it was too large.'
-    explanation = 'More data; augmentation; an architecture that generalises better; regularisation (dropout, weight decay); and only then a smaller architecture.'
+    explanation = 'More data; augmentation; an architecture that generalizes better; regularization (dropout, weight decay); and only then a smaller architecture.'
 
 # %% ../../nbs/questionnaire/15_arch_details.ipynb #0000001b
 @exercise('15.18', 'Why a smaller network comes last', 'why')
 class cured:
-    """The truth is a wave, three times up and three times down. A *large* model (a polynomial with 16 weights) is fitted to 16 noisy points of it, and on new points its mean squared error is above 10. Four remedies: (1) 300 points instead of 16; (2) regularisation, that is, large weights are punished; (3) a *small* model with 2 weights, a straight line; (4) the small model and 300 points.
+    """The truth is a wave, three times up and three times down. A *large* model (a polynomial with 16 weights) is fitted to 16 noisy points of it, and on new points its mean squared error is above 10. Four remedies: (1) 300 points instead of 16; (2) regularization, that is, large weights are punished; (3) a *small* model with 2 weights, a straight line; (4) the small model and 300 points.
     Always answering 0 would have an error of 0.5. For each remedy: does the error on new points fall below 0.25? Then say what this means."""
     form = 'a list of four, True or False'
     def experiment():
@@ -602,7 +602,7 @@ class cured:
              ([True, True, True, False], 'think of the best straight line through three waves: how far is it from them?'),
              ([True, False, False, False], 'the large model can make the wave, and with its large weights punished it gives up the wild swings between the points'),
              ([False, True, False, False], 'with 300 points there is no room left for wild swings between them'),
-             ([False, False, True, True], 'it is the other way round: ask of each model whether it can make a wave at all')]
+             ([False, False, True, True], 'it is the other way around: ask of each model whether it can make a wave at all')]
     options = {'a': 'a small model needs more data than a large one', 'b': 'a small model cannot learn what it cannot express, and the other remedies leave the model able to',
                'c': 'a small model overfits as much as a large one', 'd': 'a small model takes as long to train as a large one'}
     right = 'b'
