@@ -242,7 +242,7 @@ class two_distances:
     accepts = [lambda a, b: ((a - b).abs().sum()/a.numel(), ((a - b).pow(2).sum()/a.numel())**0.5), lambda a, b: (torch.mean(torch.abs(b - a)).item(), math.sqrt(torch.mean((b - a)**2).item())),
                lambda a, b: [torch.where(a > b, a - b, b - a).mean(), (a - b).square().mean().sqrt()]]
     refuses = [lambda a, b: (F.l1_loss(a, b), F.mse_loss(a, b).sqrt()), lambda a, b: ((a - b).abs().mean(), F.mse_loss(a, b)**0.5), lambda a, b: (nn.L1Loss()(a, b), ((a - b)**2).mean().sqrt()), lambda a, b: (nn.functional.l1_loss(a, b), ((a - b)**2).mean().sqrt()),
-               lambda a, b: ((a - b).abs().max(), ((a - b)**2).mean().sqrt()), lambda a, b: ((a - b).abs().mean(), (a - b).std())]
+               lambda a, b: ((a - b).abs().max(), ((a - b)**2).mean().sqrt()), lambda a, b: ((a - b).abs().mean(), (a - b).std(unbiased=False) + 1)]
     forbidden = ('l1_loss', 'mse_loss', 'L1Loss', 'MSELoss', 'smooth_l1_loss', 'huber_loss')
     instead = 'write it with differences, means and a root'
     hints = ['Both start with `a - b`, and both have to get rid of the signs.',
@@ -313,7 +313,7 @@ class doubled_corner:
              (lambda n: (torch.arange(n*n).view(n, n)*2)[-2:, -2:], 'the table begins with 0'),
              (lambda n: (torch.arange(1, n*n).view(n, n)*2)[-2:, -2:], '`arange` stops before its end'),
              (lambda n: (torch.arange(1, n*n + 1).view(n, n).T*2)[-2:, -2:], 'the table is filled column by column'),
-             (lambda n: (torch.arange(1, n*n + 1)*2)[-4:].view(2, 2), 'these are the last four numbers, and they come from the end of the last rows, not from the corner'),
+             (lambda n: (torch.arange(1, n*n + 1)*2)[-4:].view(2, 2), 'these are the last four numbers of the table, and they lie in one row'),
              (lambda n: (torch.arange(1, n*n + 1).view(n, n)*2)[1:, 1:], 'this leaves out one row and one column, which is right for one size only'),
              (lambda n: (torch.arange(1, n*n + 1).view(n, n)**2)[-2:, -2:], 'these are squares'),
              (lambda n: (torch.arange(1, 10).view(3, 3)*2)[-2:, -2:], 'the table has nine numbers, whatever `n` is')]
@@ -1393,7 +1393,7 @@ class losses_of_training:
             for b in batches:
                 opt.zero_grad()
                 loss = loss_func(model(b[0]), b[1])
-                losses.append(float(loss))
+                losses.append(float(loss.detach()))
                 loss.backward()
                 opt.step()
         return losses
