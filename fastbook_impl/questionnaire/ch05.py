@@ -273,12 +273,15 @@ class mislabeled_item:
         return (own - others).argmax().item()
     def cases(r):
         for n_classes,each in ((2, 6), (2, 9), (3, 7), (4, 8)):
-            prototypes = torch.zeros(n_classes, 16)
-            for c in range(n_classes): prototypes[c] = torch.where(torch.arange(16)//2**c % 2 == 0, 1., -1.)
+            prototypes = torch.zeros(n_classes, 24)     # the last 8 pixels say nothing about the class
+            for c in range(n_classes): prototypes[c, :16] = torch.where(torch.arange(16)//2**c % 2 == 0, 1., -1.)
             yb = torch.arange(n_classes).repeat(each)[torch.randperm(n_classes*each)]
-            xb = prototypes[yb] + 0.2*torch.randn(len(yb), 16)
-            odd, outlier = r.sample(range(len(yb)), 2)
-            xb[outlier] = 3*prototypes[yb[outlier]]     # far from its class, but on the right side
+            xb = prototypes[yb] + 0.2*torch.randn(len(yb), 24)
+            odd, outlier, between = r.sample(range(len(yb)), 3)
+            xb[outlier, 16:] = 9.                       # far from its class, but as far from the others
+            xb[odd, 16:] = 3.
+            other = (yb[between] + 1) % n_classes
+            xb[between] = 0.6*prototypes[yb[between]] + 0.4*prototypes[other]
             yb[odd] = (yb[odd] + r.randint(1, n_classes - 1)) % n_classes
             yield xb, yb
     def margins(xb, yb, own=True, others=True, square=False, nearest=True):
@@ -291,7 +294,6 @@ class mislabeled_item:
     wrong = [(lambda xb, yb, f=margins: f(xb, yb, others=False).argmax().item(), 'this is the image farthest from the mean of its class, which may just be an unusual one: subtract the distance to the nearest other mean'),
              (lambda xb, yb, f=margins: f(xb, yb).argmin().item(), 'this is the least suspicious image'),
              (lambda xb, yb, f=margins: f(xb, yb, own=False).argmax().item(), 'this is the image closest to another class, and its own class is ignored'),
-             (lambda xb, yb: (xb - xb.mean(0)).abs().mean(1).argmax().item(), 'this compares with the mean of all images: compute a mean for each class'),
              (lambda xb, yb, f=margins: xb[f(xb, yb).argmax()], 'this is the image itself, and its index is wanted'),
              (lambda xb, yb, f=margins: yb[f(xb, yb).argmax()].item(), 'this is its label, and its index is wanted')]
     options = {'a': '`dls.show_batch()`', 'b': '`dls.one_batch()`', 'c': '`dls.summary()`', 'd': '`learn.show_results()`'}
@@ -307,7 +309,7 @@ class mislabeled_item:
             if gap > most: worst, most = i, gap
         return worst
     accepts = [in_a_loop, lambda xb, yb, f=margins: f(xb, yb).argmax(), lambda xb, yb, f=margins: f(xb, yb).topk(1).indices.item()]
-    refuses = [lambda xb, yb, f=margins: f(xb, yb).argmax().item() + 1, lambda xb, yb, f=margins: f(xb, yb).max().item(), lambda xb, yb: xb.mean(1).argmax().item(), lambda xb, yb, f=margins: f(xb, yb), lambda xb, yb: 0]
+    refuses = [lambda xb, yb, f=margins: f(xb, yb).argmax().item() + 1, lambda xb, yb, f=margins: f(xb, yb).max().item(), lambda xb, yb: (xb - xb.mean(0)).abs().mean(1).argmax().item(), lambda xb, yb: xb.mean(1).argmax().item(), lambda xb, yb, f=margins: f(xb, yb), lambda xb, yb: 0]
     hints = ['`xb[yb == c].mean(0)` is the mean of the images with the label `c`.',
              'Compute a table of distances, one row per image and one column per class.',
              'For each row: the entry in the column of the label, minus the smallest of the other entries. `argmax` of the result is the answer.']
