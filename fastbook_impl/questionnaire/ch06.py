@@ -122,7 +122,7 @@ class rows_and_columns_by_number:
         as a list for each row. `i` and `j` are positions, counted from 0."""
         return df.iloc[i].tolist(), df.iloc[:, j].tolist(), df.iloc[:2, 1:].values.tolist()
     def cases(r):
-        for n,m,index in ((3, 3, [2, 0, 1]), (4, 5, [2, 3, 1, 0]), (4, 4, list('dbca')), (5, 3, [10, 20, 2, 40, 50])):
+        for n,m,index in ((3, 3, [2, 0, 1]), (4, 5, [2, 3, 1, 0]), (4, 4, list('dbca')), (5, 3, [10, 20, 40, 2, 50])):
             i, j = r.sample(range(3), 2)
             table = [[r.randint(0, 99) + 100*a + 1000*b for b in range(m)] for a in range(n)]
             yield pd.DataFrame(table, columns=list('vwxyz'[:m]), index=index), i, j
