@@ -1,9 +1,9 @@
 "The exercises of chapters 4, 5, 6 and 15: what their own proofs do not express."
-import copy, math, random, re
+import copy, importlib, math, re
 
 import pytest
 
-from fastbook_impl.questionnaire.core import FunctionPart, ValuePart, exercises, find, judge, right_answers
+from fastbook_impl.questionnaire.core import Exercise, FunctionPart, ValuePart, exercises, find, judge, right_answers
 
 CHAPTERS = '04', '05', '06', '15'
 READER_SEEDS = range(3)
@@ -105,3 +105,12 @@ def test_sentences_name_no_index():
     "Parts are numbered from 1 in tasks, so a message does not say `[0]`."
     said = [text for c in CHAPTERS for ex in exercises(c) for p in ex.parts for _,text in p.wrong]
     assert not [t for t in said if re.search(r'in `\[\d', t)]
+
+@pytest.mark.parametrize('chapter', ['15b', '15c', '15d'])
+def test_the_further_chapters_have_five_exercises_each(chapter):
+    there = [o for o in vars(importlib.import_module(f'fastbook_impl.questionnaire.ch{chapter}')).values() if isinstance(o, Exercise)]
+    assert [o.number for o in there] == [f'{chapter}.{i}' for i in range(1, len(there) + 1)] and len(there) >= 5
+    assert all(len(o.parts[0].accepts) >= 2 and len(o.parts[0].refuses) >= 2 for o in there)
+    choices = [o.choice for o in there if o.choice]
+    assert sum(len(c.options[c.reference]) == max(map(len, c.options.values())) for c in choices) <= len(choices)/3
+    assert [(o.number, m[0]) for o in there for t in texts(o) if (m := WORDS.search(t))] == []

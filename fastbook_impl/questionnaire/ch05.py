@@ -33,7 +33,7 @@ class room_to_turn:
     """A square image is rotated around its center. Parts of the result lie outside of the original and are filled with black. The model sees the central `size` × `size` pixels of the result.
 
     1. Write a function that computes which fraction of those pixels is black. The center of the image has the coordinates (0, 0), and pixel `i` along an axis has its center at `i - (size - 1)/2`. A point (x, y) of the result comes from the point (x·cos a + y·sin a, y·cos a − x·sin a) of the original, where a is the angle. It is black if that point is farther from the center than half a side, horizontally or vertically.
-    2. Try it with `side=64` and with `side=91`, for 45° and `size=64`. Then choose why presizing first makes all images the same, larger size, and only augments and crops them afterwards."""
+    2. Try it with `side=64` and with `side=90`, for 45° and `size=64`. Then choose why presizing first makes all images the same, larger size, and only augments and crops them afterwards."""
     def turned(side, degrees, size, angle=math.radians, half=0.5, join=torch.logical_or, center=True):
         at, a = torch.arange(size).double() - (size - 1)/2*center, angle(degrees)
         x, y = at[None], at[:, None]
@@ -63,7 +63,7 @@ class room_to_turn:
         return ((from_x.abs() > side/2) | (from_y.abs() > side/2)).float().mean()
     def cases(r):
         yield 64, 45, 64
-        yield 91, 45, 64
+        yield 90, 45, 64
         yield 64, 0, 64
         yield 32, 0, 64
         yield 64, 90, 64
@@ -85,7 +85,7 @@ class room_to_turn:
              'Compute the two coordinates in the original with `math.cos` and `math.sin` of the angle in radians.',
              'Black is where `abs()` of either is larger than `side/2`. The mean of a Boolean mask, converted to float, is the fraction.']
     why = 'A margin costs little before augmentation. Afterwards, nothing can bring back the corners.'
-    explanation = 'If the original has the same size, a rotation by 45° leaves a sixth of the pixels black. With a side of 64·√2, about 91, the corners are filled. After the first resizing, all images fit in one batch, and a single interpolation does everything else on the GPU.'
+    explanation = 'If the original has the same size, a rotation by 45° leaves a sixth of the pixels black. With a side of 64·√2, about 90, the corners are filled. After the first resizing, all images fit in one batch, and a single interpolation does everything else on the GPU.'
 
 # %% ../../nbs/questionnaire/05_pet_breeds.ipynb #00000005
 @exercise('5.2', 'A breed and a number in a file name', 'look it up')

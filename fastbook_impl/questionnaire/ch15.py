@@ -850,4 +850,4 @@ class errors_by_size:
              'The mean squared error is `((predicted - new_y)**2).mean()`.',
              '`int(np.argmin(errors))` is the position of the lowest error; `sizes` has the size at that position.']
     why = 'More data and regularization leave the model able to express the truth, and a smaller model does not.'
-    explanation = 'With 300 points, the models with 8 and 16 weights find the wave. The model with 2 weights is a straight line. Its error is nearly 0.5 with 16 points as with 300, as large as that of always predicting 0.'
+    explanation = 'With 16 points, the model with 16 weights swings wildly between them, and its error is above 10. With 300 points it finds the wave. The model with 2 weights is a straight line. Its error is about 0.5 with 16 points as with 300, as large as that of always predicting 0.'
