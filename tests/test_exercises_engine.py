@@ -3,6 +3,7 @@ import importlib
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -420,7 +421,7 @@ def test_a_process_that_an_answer_started_is_ended_with_it(monkeypatch, tmp_path
 
 
 @needs_fork
-@pytest.mark.parametrize('f,sentence', [(lambda x: os._exit(0), 'it ended the program'), (lambda x: os.kill(os.getpid(), 15), 'SIGTERM'), (lambda x: bytearray(2**40), 'MemoryError')])
+@pytest.mark.parametrize('f,sentence', [(lambda x: os._exit(0), 'it ended the program'), (lambda x: os.kill(os.getpid(), 15), 'SIGTERM'), (lambda x: bytearray(2*limits.MEMORY) and x/2, 'MemoryError')])
 def test_an_answer_that_ends_its_process_gets_a_sentence(f, sentence):
     v = judge(half_of_it, f)
     assert v.state == 'wrong' and sentence in v.message
@@ -428,7 +429,7 @@ def test_an_answer_that_ends_its_process_gets_a_sentence(f, sentence):
 
 @pytest.mark.parametrize('end', [exit, sys.exit, lambda: sys.exit(3)])
 def test_an_answer_that_exits_gets_a_sentence(end):
-    assert 'SystemExit' in judge(half_of_it, lambda x: end()).message
+    for guard in True, False: assert re.match('for the input .* it raises SystemExit', judge(half_of_it, lambda x: end(), guard=guard).message)
 
 
 @needs_fork
