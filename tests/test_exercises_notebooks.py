@@ -183,7 +183,7 @@ def test_chapters_are_copied_and_updated_beside_those_that_were_changed(home, tm
     course = tmp_path/'course'
     course.mkdir()
     for name in 'index.ipynb', '01_intro.ipynb', '02_production.ipynb': (course/name).write_text(text(notebook('04')))
-    monkeypatch.setattr(work, 'course_folder', lambda: course)
+    monkeypatch.setattr(work, 'course_folder', lambda: course)  # (it has nothing to link to)
     folder = work.start(tmp_path/'work', chapters=True, say=lambda o: None)
     mine = read(folder/'01_intro.ipynb')
     mine['cells'][0]['source'] = ['mine']
@@ -192,6 +192,15 @@ def test_chapters_are_copied_and_updated_beside_those_that_were_changed(home, tm
     said = update(folder)
     assert read(folder/'01_intro.ipynb')['cells'][0]['source'] == ['mine'] and marks(read(folder/'01_intro.new.ipynb')) == marks(notebook('05'))
     assert marks(read(folder/'02_production.ipynb')) == marks(notebook('05')) and 'you changed it' in said
+
+
+def test_links_lead_to_the_course_where_something_was_not_copied(home, root, tmp_path, monkeypatch):
+    monkeypatch.chdir(root)
+    links = lambda nb: {m for c in nb['cells'] if c['cell_type'] == 'markdown' for m in re.findall(r'\]\((?![a-z]+:|[#/])([^)#\s]+)', source_of(c))}
+    for chapters in False, True:
+        folder = work.start(tmp_path/f'work-{chapters}', chapters=chapters, say=lambda o: None)
+        for path in folder.rglob('*.ipynb'): assert [o for o in links(read(path)) if not (path.parent/o).exists()] == []
+    assert '../04_mnist_basics.ipynb' in links(read(folder/'exercises'/'04_mnist_basics.ipynb'))
 
 
 def test_it_works_without_a_checkout(home, tmp_path, monkeypatch):
@@ -203,7 +212,8 @@ def test_it_works_without_a_checkout(home, tmp_path, monkeypatch):
 
 def test_the_options_in_a_readers_folder_have_an_order_of_their_own(folder):
     seed = progress.reader_seed()
-    assert read(folder/'exercises'/'02_production.ipynb') == json.loads(text(notebook('02', seed)))
+    ours = lambda nb: [source_of(c) for c in nb['cells'][1:-2]]
+    assert ours(read(folder/'exercises'/'02_production.ipynb')) == ours(notebook('02', seed))
     assert notebook('02', seed) != notebook('02') and 'order=' in text(notebook('02', seed))
 
 

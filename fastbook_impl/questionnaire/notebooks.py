@@ -29,7 +29,7 @@ def notebook(chapter, seed=None):
 
 def exercise_cells(ex, seed=None):
     "The task and the cell to fill in."
-    id = f'ex-{ex.chapter}-{ex.place[1]:02}'
+    id = f'ex-{ex.chapter}-{ex.place[-1]:02}'
     order = shuffled(ex.choice, seed) if ex.choice and seed is not None else None
     return [_markdown(id, f'## {ex.number} {ex.title}\n\n{ex.task}{options(ex, order)}'), _code(f'{id}-answer', f'{IMPORT}\n\n{ex.stub}\n\n{check_call(ex, order)}')]
 
@@ -44,7 +44,7 @@ def options(ex, order=None):
 TITLES = {'01': 'your deep learning journey', '02': 'from model to production', '03': 'data ethics', '04': 'under the hood, training a digit classifier',
           '05': 'image classification', '06': 'other computer vision problems', '15': 'application architectures'}
 
-def title(chapter): return f'chapter {int(chapter)}, {TITLES[chapter]}'
+def title(chapter): return f'chapter {chapter.lstrip("0")}, {TITLES[chapter]}'
 
 def _markdown(id, source): return {'cell_type': 'markdown', 'id': id, 'metadata': {}, 'source': source.splitlines(True)}
 
@@ -93,7 +93,7 @@ def _renamed(cell, cells):
 
 def _named(id, what):
     _, c, n, *_ = id.split('-')
-    return f'{int(c)}.{int(n)} {what}'
+    return f"{c.lstrip('0')}.{int(n)} {what}"
 
 # %% ../../nbs/questionnaire/01b_notebooks.ipynb #0000000b
 def answers(nb, exs) -> dict:

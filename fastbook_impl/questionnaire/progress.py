@@ -268,7 +268,7 @@ class Progress:
         return '\n'.join(lines)
 
     def _repr_html_(self):
-        rows = ''.join(f"<tr><td style='text-align:left'>chapter {int(c)}</td><td>{self.counts(c)['right']} of {len(row)}</td><td style='text-align:left'>{''.join(self._box(ex, s) for ex,s in row)}</td></tr>"
+        rows = ''.join(f"<tr><td style='text-align:left'>chapter {c.lstrip('0')}</td><td>{self.counts(c)['right']} of {len(row)}</td><td style='text-align:left'>{''.join(self._box(ex, s) for ex,s in row)}</td></tr>"
                        for c,row in self.rows.items())
         ex = self.next()
         todo = f'<p>Next: <a href="{html.escape(link(ex))}">{html.escape(f"{ex.number} {ex.title}")}</a></p>' if ex else ''
@@ -277,7 +277,7 @@ class Progress:
     def _box(self, ex, state):
         back, front = BOXES[state]
         style = f"display:inline-block;min-width:1.6em;margin:1px;text-align:center;border-radius:3px;text-decoration:none;background:{back};color:{front}"
-        return f'<a href="{html.escape(link(ex))}" title="{html.escape(f"{ex.number} {ex.title}: {_words[state]}")}" style="{style}">{ex.place[1]}</a>'
+        return f'<a href="{html.escape(link(ex))}" title="{html.escape(f"{ex.number} {ex.title}: {_words[state]}")}" style="{style}">{ex.place[-1]}</a>'
 
 def link(ex):
     "The address of an exercise, seen from the notebook that is running."

@@ -5,7 +5,7 @@ __all__ = ['exercise_table']
 
 # %% ../../nbs/questionnaire/90_table.ipynb #00000002
 from ..imports import pd
-from .core import ChoicePart, FunctionPart, ValuePart, exercises
+from .core import ChoicePart, FunctionPart, ValuePart, all_accepted, all_refused, exercises
 
 # %% ../../nbs/questionnaire/90_table.ipynb #00000004
 def _what(part): return type(part).__name__.removesuffix('Part').replace('Read', 'Value').lower()
@@ -22,7 +22,7 @@ def _checks(ex):
 def exercise_table(chapter=None):
     "A row for each exercise: what is asked for, how it is checked, how many answers the proof tries, and where the chapter teaches it."
     rows = {ex.number: {'exercise': ex.title, 'kind': ex.kind, 'answer': ' and '.join(map(_what, ex.parts)), 'checks': _checks(ex),
-                        'right variants accepted': 1 + sum(len(p.accepts) for p in ex.parts),
-                        'wrong answers refused': ex.n_wrong + sum(len(p.refuses) for p in ex.parts),
+                        'right variants accepted': 1 + sum(len(all_accepted(p)) for p in ex.parts),
+                        'wrong answers refused': ex.n_wrong + sum(len(all_refused(p)) for p in ex.parts),
                         'hints': len(ex.hints), 'taught in section': ex.section} for ex in exercises(chapter)}
     return pd.DataFrame.from_dict(rows, orient='index')

@@ -4,7 +4,7 @@
 __all__ = ['MARKS', 'UNREADABLE', 'start', 'course_folder', 'read_marks', 'write_marks', 'update', 'update_one']
 
 # %% ../../nbs/questionnaire/01c_work.ipynb #00000002
-import json, os
+import json, os, re
 from pathlib import Path
 
 import fastbook_impl
@@ -24,7 +24,7 @@ def start(
     "Create a folder with the exercise notebooks. A notebook that is already there is left alone."
     folder = Path(folder)
     kept, made = read_marks(folder), []
-    for name,nb in _notebooks(chapters).items():
+    for name,nb in _notebooks(folder, chapters).items():
         if (folder/name).exists(): continue
         _write(folder/name, nb)
         kept[name], made = marks(nb), [*made, name]
@@ -33,19 +33,27 @@ def start(
     say(f'{there}. `fastbook update {folder}` brings new versions of the exercises, and keeps your answers.')
     return folder
 
-def _notebooks(chapters):
-    "The notebooks of the course as they are now: path in the folder → plain data."
-    seed = reader_seed()
+def _notebooks(folder, chapters):
+    "The notebooks of the course as they are now, for this folder: path in it → plain data."
+    seed, course = reader_seed(), course_folder()
     found = {f'exercises/{name}.ipynb': notebook(c, seed) for c,name in CHAPTERS.items()}
-    if chapters: found |= {p.name: _with_ids(json.loads(p.read_text(encoding='utf-8'))) for p in sorted(course_folder().glob('*.ipynb'))}
-    return found
+    if chapters and not course: raise ValueError('the chapters are not installed with the package: run this in a checkout of the course')
+    if chapters: found |= {p.name: _with_ids(json.loads(p.read_text(encoding='utf-8'))) for p in sorted(course.glob('*.ipynb'))}
+    return {name: _relinked(nb, name, folder, found, course) if course else nb for name,nb in found.items()}
 
 def course_folder():
-    "The chapters: in a checkout, here or above, or where the package was installed from."
+    "The chapters, in a checkout: here or above, or where the package was installed from; None if there are none."
     places = [*(p/'nbs' for p in (Path.cwd(), *Path.cwd().parents)), Path(fastbook_impl.__file__).resolve().parents[1]/'nbs']
-    found = next((p for p in places if (p/'index.ipynb').exists()), None)
-    if not found: raise ValueError('the chapters are not installed with the package: run this in a checkout of the course')
-    return found
+    return next((p for p in places if (p/'index.ipynb').exists()), None)
+
+def _relinked(nb, name, folder, copied, course):
+    "The notebook `name` with its links to what was not copied leading to the course's folder."
+    def turned(m):
+        target = os.path.normpath(os.path.join(os.path.dirname(name), m[1]))
+        if target in copied or target == 'exercises' or not (course/target).exists(): return m[0]
+        return '](' + Path(os.path.relpath(course/target, (folder/name).parent)).as_posix()
+    def cell(c): return {**c, 'source': re.sub(r'\]\((?![a-z]+:|[#/])([^)#\s]+)', turned, source_of(c)).splitlines(True)} if c['cell_type'] == 'markdown' else c
+    return {**nb, 'cells': [cell(c) for c in nb['cells']]}
 
 def _with_ids(nb): return {**nb, 'cells': [{**c, 'id': c.get('id', f'cell-{i}')} for i,c in enumerate(nb['cells'])]}
 
@@ -72,7 +80,7 @@ def update(
     folder = Path(folder)
     if not (folder/'exercises').is_dir(): raise ValueError(f'{folder} is not a folder of exercises: `fastbook start {folder}` creates one')
     kept = read_marks(folder)
-    for name,nb in _notebooks(any('/' not in o for o in kept)).items():
+    for name,nb in _notebooks(folder, any('/' not in o for o in kept)).items():
         report = update_one(folder/name, nb, kept.get(name, {}), '/' in name)
         say(f"{name}: {'; '.join(report) or 'nothing new'}")
         if report != [UNREADABLE]: kept[name] = marks(nb)
