@@ -53,6 +53,7 @@ class gray_and_color:
              (((4, 5), (4, 5, 3), 1, [1, 0, 0]), 'pixels are stored as bytes from 0 to 255, not as fractions of 1')]
     accepts = [[[4, 5], [4, 5, 3], 255, (255, 0, 0)], (torch.Size((4, 5)), torch.Size((4, 5, 3)), np.uint8(255), tensor(255, 0, 0))]
     refuses = [((4, 5), (4, 5, 3), 256, [255, 0, 0]), ((4, 5), (4, 5, 3), 254, [255, 0, 0]), ((4, 5), (4, 5, 3), 255, [254, 0, 0]), ((4, 5), (4, 5, 3), 255, [0, 0, 255]), ((4, 5), (4, 5, 4), 255, [255, 0, 0])]
+    section = 'A picture is numbers'
     hints = ['The array of an image is a table. How many rows does an image that is 4 pixels high have?',
              'A byte ranges from 0 (black) to 255 (white).',
              'A color pixel holds three numbers, for red, green and blue. They lie along the last axis.']
@@ -91,6 +92,7 @@ class folders_say:
                 'd': 'the images in `valid` are in a folder for each digit as well'}
     accepts = [lambda p: tuple(p.parts[-3:-1]), lambda p: list(p.parts[-3:-1]), lambda p: (p.parents[1].name, p.parents[0].name), lambda p: tuple(str(p).split('/')[-3:-1])]
     refuses = [lambda p: (p.parent.parent, p.parent), lambda p: (p.parent.parent.name, int(p.parent.name)), lambda p: ('valid' if 'valid' in str(p) else 'train', p.parent.name), lambda p: f'{p.parent.parent.name}/{p.parent.name}', lambda p: ('train', p.parent.name)]
+    section = 'A baseline without learning'
     hints = ['A path has `.parent`, the folder that contains it, and `.name`, its last part.',
              'The label is the name of the folder that contains the image. The set is the name of the folder above it.']
     why = 'Many datasets are organized in folders for sets and, inside them, folders for labels. Chapter 5 reads them with one line.'
@@ -122,6 +124,7 @@ class nearer_to_threes:
                lambda i, t, s: torch.stack([torch.stack([F.l1_loss(o, m) for m in (t.mean(0), s.mean(0))]).argmin() == 0 for o in i])]
     refuses = [lambda i, t, s: ((i - t.mean(0)).abs().mean((1, 2)) < (i - s.mean(0)).abs().mean((1, 2))).float(), lambda i, t, s: (i - t.median(0).values).abs().mean((1, 2)) < (i - s.median(0).values).abs().mean((1, 2)),
                lambda i, t, s: (i - t.mean(0)).abs().amax((1, 2)) < (i - s.mean(0)).abs().amax((1, 2)), lambda i, t, s: i.mean((1, 2)) > t.mean()]
+    section = 'A baseline without learning'
     hints = ['The ideal 3 is itself an image: each of its pixels is the mean of that pixel over all 3s.',
              '`threes.mean(0)` has the shape of one image, and broadcasting subtracts it from every image.',
              'The distances are `(images - ideal).abs().mean((-1, -2))`: the mean over rows and columns leaves one number per image.']
@@ -149,6 +152,7 @@ class odd_ones_doubled:
              (lambda ns: ns[1::2], 'these are the ones at odd places')]
     accepts = [lambda ns: [o + o for o in ns if o & 1], lambda ns: list(map(lambda o: 2*o, filter(lambda o: o % 2 != 0, ns))), lambda ns: tuple(2*o for o in ns if o % 2 == 1)]
     refuses = [lambda ns: [2*o for o in sorted(ns) if o % 2], lambda ns: list({2*o for o in ns if o % 2}), lambda ns: [2*o if o % 2 else o for o in ns], lambda ns: sum(2*o for o in ns if o % 2), lambda ns: [3*o for o in ns if o % 2]]
+    section = 'Rank and shape'
     hints = ['A list comprehension has three parts: the result, the loop, and a condition.',
              '`[… for o in numbers if …]`',
              'A number is odd if division by 2 leaves a remainder: `o % 2`.']
@@ -183,6 +187,7 @@ class ranks_of_six:
              ([1, 0, 3, 3, 2, 2], 'a slice keeps the axis, however few entries are left')]
     accepts = [(1, 0, 3, 3, 2, 3), np.array([1, 0, 3, 3, 2, 3]), [1., 0., 3., 3., 2., 3.]]
     refuses = [[1, 0, 3, 3, 2, 2.99], [1, 0, 2, 2, 1, 2], [3, 2, 3, 3, 0, 1], [1, 0, 3, 3, 2]]
+    section = 'Rank and shape'
     hints = ['Count the axes: how many indices do you need to reach a single number?',
              '`torch.zeros(…)` makes one axis for each number in the parentheses.',
              '`d[0]` takes one image from the stack; `d[0:1]` is a stack that contains one image.']
@@ -215,6 +220,7 @@ class rank_and_count:
     refuses = [lambda s: (len(s), torch.zeros(s).numel()), lambda s: (torch.zeros(s).dim(), math.prod(s)), lambda s: (len(s), torch.empty(s, device='meta').numel()), lambda s: (len(s) or 1, math.prod(s)), lambda s: (len([o for o in s if o > 1]), math.prod(s)), lambda s: len(s)*math.prod(s)]
     forbidden = ('torch', 'tensor', 'zeros', 'ones', 'empty', 'full', 'rand', 'randn', 'numel', 'dim', 'ndim')
     instead = 'compute it from the numbers in the shape'
+    section = 'Rank and shape'
     hints = ['A shape has one entry for each axis.',
              'Two rows of three columns are six numbers, and four such tables are 24. `math.prod` multiplies the numbers of a tuple.']
     why = 'Shapes are the first thing to check when a model raises an error.'
@@ -245,6 +251,7 @@ class two_distances:
                lambda a, b: ((a - b).abs().max(), ((a - b)**2).mean().sqrt()), lambda a, b: ((a - b).abs().mean(), (a - b).std(unbiased=False) + 1)]
     forbidden = ('l1_loss', 'mse_loss', 'L1Loss', 'MSELoss', 'smooth_l1_loss', 'huber_loss')
     instead = 'write it with differences, means and a root'
+    section = 'A baseline without learning'
     hints = ['Both start with `a - b`, and both have to get rid of the signs.',
              'L1: absolute values, then the mean.',
              'RMSE: read the name from back to front. First square, then take the mean, then the root.']
@@ -292,6 +299,7 @@ class brightened:
                 'c': 'it is much faster on the CPU as well, and that is where a tensor is created by default'}
     accepts = [lambda p: torch.sqrt(p/255), lambda p: (p/255)**0.5, lambda pixels: pixels.div(255).pow(0.5), lambda p: p.float().sqrt()/255**0.5]
     refuses = [lambda p: (p/255).tolist(), lambda p: tensor([math.sqrt(o/255) for o in p.flatten().tolist()]).view(p.shape), lambda p: (p/255)**0.45, lambda p: ((p/255).sqrt()*255).to(torch.uint8), lambda p: (p/255).sqrt().flatten()]
+    section = 'A whole set at once'
     hints = ['Arithmetic on a tensor works on each of its numbers.',
              'Which number is full brightness? Write down the computation for one pixel, then apply it to `pixels`.',
              'Why faster? For each number of a list, Python has to look up its type and the function to call.',
@@ -319,6 +327,7 @@ class doubled_corner:
              (lambda n: (torch.arange(1, 10).view(3, 3)*2)[-2:, -2:], 'the table has nine numbers, whatever `n` is')]
     accepts = [lambda n: 2*torch.arange(1, n*n + 1).reshape(n, n)[n-2:, n-2:], lambda n: tensor([[2*(n*n - n - 1), 2*(n*n - n)], [2*(n*n - 1), 2*n*n]]), lambda n: (torch.arange(n*n).view(n, n)[-2:, -2:] + 1)*2]
     refuses = [lambda n: (torch.arange(1, n*n + 1).view(n, n)*2)[-2:], lambda n: (torch.arange(1, n*n + 1).view(n, n)*2)[-1, -1], lambda n: (torch.arange(1, n*n + 1).view(n, n)*2)[-2:, :2], lambda n: (torch.arange(2, n*n + 2).view(n, n)*2)[-2:, -2:]]
+    section = 'A picture is numbers'
     hints = ['`torch.arange(1, 10)` goes from 1 to 9; `view(3, 3)` turns it into a table.',
              'A tensor takes one index per axis: `t[rows, columns]`.',
              '`-2:` means the last two.']
@@ -363,6 +372,7 @@ class stretched_shapes:
                 'd': 'then the result would be as small as the smaller tensor'}
     accepts = [[[5, 28, 28], [4, 3], [3, 3], 'Error', [2, 3]], (torch.Size((5, 28, 28)), (4, 3), (3, 3), ' error.', (2, 3))]
     refuses = [[(5, 28, 28), (4, 3), (3, 3), 'error', (3, 2)], [(5, 28, 28), (3, 4), (3, 3), 'error', (2, 3)], [(5, 28, 27), (4, 3), (3, 3), 'error', (2, 3)], [(5, 28, 28), (4, 3), 'error', 'error', (2, 3)]]
+    section = 'A whole set at once'
     hints = ['Write the two shapes below each other, aligned at the right.',
              'Two lengths match if they are equal, or if one of them is 1 or missing.',
              'If they match, the result has the larger of the two lengths.']
@@ -397,6 +407,7 @@ class on_which_set:
                 'd': 'the mean of this model would be 0.75, and it has learned nothing'}
     accepts = [(1.0, 0.5), (1, .5), np.array([1., .5])]
     refuses = [[1., .6], [.9, .5], [1., .4], [.8, .5]]
+    section = 'A whole set at once'
     hints = ['Give the model an image that it kept. Which image is the most similar?',
              'For a new image it returns the result of an unrelated coin toss.']
     why = 'What counts is how a model does on images that it was not trained on.'
@@ -430,6 +441,7 @@ class three_steps_down:
                 'd': 'the learning rate is a number that you choose'}
     accepts = [(2, 1, .5), tensor([2., 1., .5]), [2, 1, 0.50]]
     refuses = [[2., 1., .25], [2., 1., 0.], [2., 1.1, .5], [3., 2., 1.], [2., 1.]]
+    section = 'How far to go'
     hints = ['The slope of `x**2` is `2*x`: 8 at the start.',
              'Each step subtracts the learning rate times the slope.',
              'The first step goes from 4 to 4 - 0.25·8.']
@@ -467,6 +479,7 @@ class batch_bargain:
                 'd': 'this chapter keeps all of its images in one tensor'}
     accepts = [[(1000, 16, 1), (1000, 64, 1)], (tensor(1000, 16, 1), np.array([1000, 64, 1]))]
     refuses = [([999, 16, 1], [1000, 64, 1]), ([1001, 16, 1], [1000, 64, 1]), ([1000, 17, 1], [1000, 64, 1]), ([1000, 16, 0], [1000, 64, 1]), ([1000, 16, 1], [1000, 1, 64])]
+    section = 'Mini-batches'
     hints = ['An epoch is one pass over all examples. How many batches of 64 do you need for 1000 examples, if the last one can be smaller?',
              'A mean over many examples varies less than a mean over a few.']
     why = 'The batch size is one of the first settings to change when training is too slow or too noisy.'
@@ -506,6 +519,7 @@ class what_next:
         return 'stop' if content else 'repeat'
     accepts = [with_table, with_ifs]
     refuses = [lambda now, content: 'stop' if content else what_next.parts[0].reference(now, content), lambda now, content: 'predict' if now == 'step' and not content else what_next.parts[0].reference(now, content), lambda now, content: 'loss' if now == 'repeat' else what_next.parts[0].reference(now, content)]
+    section = 'Seven steps'
     hints = ['It starts with `init` and ends with `stop`, with a loop in between.',
              'To know how bad the model is, you need predictions. To know which way is down, you need the loss.',
              'The path splits after `step`.']
@@ -562,6 +576,7 @@ class starting_weights:
         return w
     accepts = [kept, in_place, lambda i, o: nn.Parameter(torch.randn(i, o)*i**-0.5), lambda i, o: torch.normal(0., i**-0.5, (i, o)).requires_grad_()]
     refuses = [lambda i, o: (torch.randn(o, i)/i**0.5).requires_grad_(), lambda i, o: (torch.randn(i, o)/i**0.5 + 1).requires_grad_(), lambda i, o: (torch.randn(i, o).abs()/i**0.5).requires_grad_(), lambda i, o: (torch.randn(i, o)/(2*i)**0.5).requires_grad_(), lambda i, o: nn.Linear(i, o)]
+    section = 'A model for digits'
     hints = ['`torch.randn` returns random numbers around 0 with a standard deviation of 1.',
              'To make the standard deviation smaller, divide by something.',
              'Call `requires_grad_()` last, on the finished weights: `(…).requires_grad_()`.']
@@ -603,6 +618,7 @@ class distance_to_targets:
              (lambda c, t: (c - t).abs().sum(), 'the sum grows with the number of images')]
     accepts = [lambda c, t: (c - t).abs().mean(), lambda c, t: F.l1_loss(c, t.float()), lambda c, t: (t*(1 - c) + (1 - t)*c).sum()/len(c), lambda c, t: torch.where(t == 0, c, 1 - c).mean()]
     refuses = [lambda c, t: (c - t).abs().mean().item(), lambda c, t: (c - t).abs().max(), lambda c, t: (c - t).abs().mean().detach(), lambda c, t: (c - t).abs().median(), lambda c, t: (c.round() - t).abs().mean()]
+    section = 'Why accuracy is no loss'
     hints = ['For a 3, the confidence should be 1: how far is it from there? For a 7 it should be 0.',
              '`torch.where(condition, a, b)` takes values from `a` where the condition is true, and from `b` elsewhere.',
              'One number for all images together: the mean.']
@@ -637,6 +653,7 @@ class too_far:
                 'd': 'the gradient is computed before the learning rate is used'}
     accepts = [(0.64, 0, 1, 1.44), np.array([.64, 0., 1., 1.44]), [.64, 0., 1., 1.4]]
     refuses = [[.64, 0., 1., 1.21], [.64, 0., 1., 1.34], [.7, 0., 1., 1.44], [.64, .1, 1., 1.44], [.36, 0., 1., 1.44]]
+    section = 'How far to go'
     hints = ['The slope of `x**2` is `2*x`.',
              'One step turns `x` into `x - lr*2*x`, which is `x*(1 - 2*lr)`.',
              'With a learning rate of 1, each step multiplies `x` by -1.']
@@ -708,6 +725,7 @@ class nudged_slopes:
     accepts = [put_back, lambda f, p, h: torch.stack([(f(p + h*e) - f(p))/h for e in torch.eye(len(p), dtype=p.dtype)]), lambda f, p, h: torch.stack([f(torch.where(torch.arange(len(p)) == i, p + h, p)) - f(p) for i in range(len(p))]).div(h)]
     refuses = [lambda f, p, h: torch.stack([(f(p - h*e) - f(p))/-h for e in torch.eye(len(p), dtype=p.dtype)]), lambda f, p, h: torch.stack([(f(p*(1 + h*e)) - f(p))/h for e in torch.eye(len(p), dtype=p.dtype)]),
                lambda f, p, h: torch.stack([(f(p + 1e-4*e) - f(p))/1e-4 for e in torch.eye(len(p), dtype=p.dtype)]), lambda f, p, h: torch.autograd.grad(f(q := p.requires_grad_()), q)[0]]
+    section = 'Which way is down: the derivative'
     hints = ['Move one parameter at a time: a loop over `range(len(params))`.',
              'Work on a copy, `params.clone()`, so that the others stay the same.',
              '`(f(moved) - f(params))/h`; at the end, `torch.stack` turns the list into a tensor.']
@@ -752,6 +770,7 @@ class counted_calculations:
                 'c': 'PyTorch computes a gradient for every parameter that it tracks'}
     accepts = [[102, 1, True], (tensor(102), tensor(1), tensor(True)), (102., 1, np.True_)]
     refuses = [(103, 1, True), (102, 2, True), (101, 1, False), (102, 1, 'yes'), (10201, 1, True)]
+    section = 'PyTorch finds it for us'
     hints = ['How many parameters are there in total?',
              'A slope is a difference of two values, and one of the two is the same for all parameters.',
              '`backward` goes back once through the computation.']
@@ -798,6 +817,7 @@ class slope_of_accuracy:
                 'd': 'you can compute it for any batch, but training could not use it'}
     accepts = [[0, False, False], (tensor(0.), False, np.False_), (0.0, False, False)]
     refuses = [(0.001, False, False), (0., True, True), (-1., False, False), (1000., False, False)]
+    section = 'Why accuracy is no loss'
     hints = ['Accuracy changes only when a prediction changes sides.',
              '`w*x` becomes 0.1% larger. Does one of its numbers cross 0?',
              '`backward` needs a computation in which each step has a derivative.']
@@ -833,6 +853,7 @@ class squeezed:
     refuses = [lambda x: x.sigmoid(), lambda x: torch.sigmoid(x), lambda x: F.sigmoid(x), lambda x: nn.Sigmoid()(x), lambda x: torch.special.expit(x), lambda x: F.logsigmoid(x).exp(), lambda x: 1/(1 + 2**-x), lambda x: x/(1 + x.abs())/2 + 0.5, lambda x: (x/4 + 0.5).clamp(0, 1)]
     forbidden = ('sigmoid', 'sigmoid_', 'Sigmoid', 'expit', 'special_expit', 'logsigmoid', 'hardsigmoid', 'LogSigmoid')
     instead = 'write it with `torch.exp`'
+    section = 'Sigmoid'
     hints = ['You need 1, plus, a division and `torch.exp`.',
              '`torch.exp(-x)` is huge for large negative numbers, 1 for 0, and close to 0 for large positive numbers.',
              'Divide one by one plus that.']
@@ -875,6 +896,7 @@ class loss_beside_metric:
                 'c': 'training makes no use of the metric'}
     accepts = [[[.43, .4, .3], [.67, .67, 1]], ((.433, .40, .30), (.667, .667, 1.0)), (np.array([13/30, .4, .3]), tensor([2/3, 2/3, 1.]))]
     refuses = [([.44, .4, .3], [2/3, 2/3, 1.]), ([13/30, .4, .3], [.6, .6, 1.]), ([13/30, .4, .2], [2/3, 2/3, 1.]), ([13/30, .4, .3], [2/3, 1., 1.]), ([13/30, .42, .3], [2/3, 2/3, 1.])]
+    section = 'Why accuracy is no loss'
     hints = ['The distances at first are 0.1, 0.4 and 0.8.',
              'Above 0.5 means 3. Which of the three answers are right?',
              'From the first model to the second, no answer changes sides.']
@@ -896,6 +918,7 @@ class moved_weights:
              (lambda w, g, lr: w - lr*w*g, 'the weights do not belong in the step'), (lambda w, g, lr: w - lr, 'the gradient is not used')]
     accepts = [lambda w, g, lr: torch.sub(w, g, alpha=lr), lambda w, g, lr: w + (-lr)*g, lambda w, g, lr: w.sub_(lr*g), lambda w, g, lr: torch.add(w, g, alpha=-lr)]
     refuses = [lambda w, g, lr: w - lr*g/2, lambda w, g, lr: w*(1 - lr) - lr*g, lambda w, g, lr: w - lr*g.mean(), lambda w, g, lr: lr*g - w, lambda w, g, lr: w - lr*g/(g.norm() + 1e-8)]
+    section = 'The seven steps, on digits'
     hints = ['A positive slope means that the loss grows with the weight: should the weight become larger or smaller?',
              'Subtract the learning rate times the gradient.']
     why = 'Every optimizer that you will meet refines this step.'
@@ -948,6 +971,7 @@ class cut_into_batches:
         return out
     accepts = [by_slicing, one_by_one]
     refuses = [lambda d, bs, order, made=made: [(y, x) for x,y in made(d, bs, order)], lambda d, bs, order, made=made: made(d, bs + 1, order), lambda d, bs, order, made=made: [(x, y[:, None]) for x,y in made(d, bs, order)], lambda d, bs, order, made=made: made(d, bs, order[::-1]), lambda d, bs, order, made=made: [(x, y.tolist()) for x,y in made(d, bs, order)]]
+    section = 'Mini-batches'
     hints = ['The first batch takes `order[0:bs]`, the next one `order[bs:2*bs]`. `range(0, len(order), bs)` gives the starting positions.',
              'A slice that goes beyond the end of a list is simply shorter.',
              '`torch.stack` turns a list of inputs into one tensor; `tensor` does the same with a list of numbers.']
@@ -1030,6 +1054,7 @@ class one_epoch:
     refuses = [with_sgd, with_mse, lambda b, w, lr, f=plain_epoch: f(b[::-1], w, lr), lambda b, w, lr, f=plain_epoch: f(b, w, lr, loss_of=lambda d: (d**2).mean()/2), lambda b, w, lr, f=plain_epoch: f(b*2, w, lr), lambda b, w, lr, f=plain_epoch: f(b, w, lr, loss_of=lambda d: (d**2).mean().sqrt())]
     forbidden = ('optim', 'SGD', 'Adam', 'AdamW', 'mse_loss', 'MSELoss', 'Learner', 'PlainSGD')
     instead = 'write the loss and the step with arithmetic on tensors'
+    section = 'The seven steps, on digits'
     hints = ['A loop over the batches, and in it: predict, loss, gradient, step.',
              '`w.data -= …` changes the numbers without PyTorch tracking the change.',
              'Clear `w.grad` before the next step.']
@@ -1072,6 +1097,7 @@ class paired_up:
                 'd': 'nothing is looked up by input: the index is the number of the example'}
     accepts = [lambda xs, ys: [(x, y) for x,y in zip(xs, ys)], lambda xs, ys: [(xs[i], ys[i]) for i in range(len(xs))], lambda xs, ys: list(map(lambda *o: o, xs, ys))]
     refuses = [lambda xs, ys: list(zip(xs, ys[::-1])), lambda xs, ys: list(zip(xs, ys))[:-1], lambda xs, ys: set(zip(xs, ys)), lambda xs, ys: [(x, ys) for x in xs], lambda xs, ys: [(str(x), y) for x,y in zip(xs, ys)]]
+    section = 'A baseline without learning'
     hints = ['Python has a function that goes through two sequences at once.',
              'Its name is also that of a fastener on a jacket.',
              'It returns its pairs one by one; `list` turns it into a list.']
@@ -1108,6 +1134,7 @@ class viewed:
              (([8, 9, 10, 11], (2, 12), 99, False), 'there would be more places than numbers'), (([8, 9, 10, 11], (2, 6), 1, False), 'a view is not a copy: it shares the memory of `t`'), (([8, 9, 10, 11], (2, 6), 99, True), 'twelve numbers cannot be divided into five equal rows')]
     accepts = [[(8, 9, 10, 11), [2, 6], 99, False], (tensor(8, 9, 10, 11), torch.Size((2, 6)), tensor(99), False)]
     refuses = [([8, 9, 10, 11], (2, 6), 98, False), ([8, 9, 10, 12], (2, 6), 99, False), ([8, 9, 10, 11], (6, 2), 99, False), ([8, 9, 10, 11], (2, 6), 100, False)]
+    section = 'Rank and shape'
     hints = ['The numbers keep their order; only the rows break at other places.',
              '-1 asks PyTorch to compute this length from the others.',
              '`view` copies nothing. What happens to one tensor if you write into the other?']
@@ -1149,6 +1176,7 @@ class answer_to_black:
                 'd': 'that is another meaning of the word bias'}
     accepts = [[0, True, 30, 23520], (0., np.True_, tensor(30), 784*30)]
     refuses = [(0., True, 31, 23520), (0., True, 30, 23521), (0., True, 30, 23519), (0., True, 30, 23500), (0.01, True, 30, 23520)]
+    section = 'A model for digits'
     hints = ['Anything times 0 …',
              'The layer computes inputs times weights, plus bias.',
              'Every output has one weight for each input.']
@@ -1183,6 +1211,7 @@ class rows_times_columns:
     forbidden = ('matmul', 'rmatmul', 'imatmul', 'mm', 'bmm', 'dot', 'vdot', 'vecdot', 'einsum', 'mv', 'inner', 'outer', 'addmm', 'addmv', 'addbmm', 'baddbmm', 'addr', 'linear', 'bilinear', 'tensordot', 'chain_matmul', 'multi_dot', 'conv1d', 'conv2d', 'conv3d', 'kron',
                  'numpy', 'array', 'np', 'sparse', 'to_sparse', 'sspaddmm', 'smm', 'cdist', 'matrix_power', 'Linear', 'scaled_dot_product_attention')
     instead = 'write it with `*` and sums'
+    section = 'A model for digits'
     hints = ['One number of the result: `(a[i]*b[:, j]).sum()`.',
              'Two loops, over the rows of `a` and the columns of `b`, fill a tensor `torch.zeros(n, m)`.',
              'Without loops: `a[:, :, None]` has the shape (n, k, 1), and it broadcasts over `b`, (k, m). Then sum over the axis that both share.']
@@ -1217,6 +1246,7 @@ class went_backward:
              ((42., 14., -40., True), '`backward` only computes slopes and changes no values'), ((42., 14., 44., True), '`backward` only computes slopes and changes no values'), ((42., 14., 2., False), 'does PyTorch track `x`?')]
     accepts = [[42, 14, 2, True], (tensor(42.), tensor(14.), tensor(2.), np.True_)]
     refuses = [(41.6, 14., 2., True), (42., 14.1, 2., True), (-42., -14., 2., True), (42., 14., 3., True)]
+    section = 'PyTorch finds it for us'
     hints = ['The sum in the parentheses is 7, and the slope of `s**2` is `2*s`.',
              'If `b` grows by a little, the sum grows by the same amount. If `a` does, the sum grows by `x` times that amount.',
              'Multiply the slopes along the way.']
@@ -1254,6 +1284,7 @@ class three_times_backward:
                 'c': 'PyTorch sees the new weights at the next prediction'}
     accepts = [[(6, 12, 18), (6, 6, 6)], (np.array([6., 12., 18.]), tensor([6., 6., 6.]))]
     refuses = [([6., 12., 18.1], [6., 6., 6.]), ([6., 12., 24.], [6., 6., 5.]), ([0., 6., 12.], [6., 6., 6.]), ([6., 12., 18.], [6., 12., 18.])]
+    section = 'PyTorch finds it for us'
     hints = ['The slope of `x**2` at 3 is 6.',
              'Does the second gradient replace the first, or is it added?']
     why = 'If you forget to clear the gradients, no error is raised, and training works badly.'
@@ -1308,6 +1339,7 @@ class left_out_of_learner:
                 'd': 'the model learns from them'}
     accepts = [('Creating', 'creating', 'nothing', 'nothing', 'training', 'training'), ['creating', ' creating', 'Nothing', 'nothing.', 'training', 'training']]
     refuses = [['nothing']*6, ['creating']*6, ['creating', 'creating', 'nothing', 'nothing', 'nothing', 'training'], ['creating', 'creating', 'nothing', 'nothing', 'training', 'creating']]
+    section = 'Tidying up: a model, an optimizer, a learner'
     hints = ['An argument without `=` in the signature is required.',
              'A default of None can mean that the `Learner` looks elsewhere, for example in the data. Do plain pairs of tensors say which loss to use?',
              'What does an optimizer need, and when is it created? What does `backward` need?']
@@ -1406,6 +1438,7 @@ class losses_of_training:
         return losses
     accepts = [clear_first, flat]
     refuses = [lambda *a, f=loop: f(*a[:4], a[4] + 1), lambda m, b, *a, f=loop: f(m, b[::-1], *a), lambda *a, f=loop: f(*a, keep=lambda l, k: l[::-1]), lambda *a, f=loop: f(*a, order='backward step step zero'), lambda *a, f=loop: f(*a, keep=lambda l, k: [round(o, 1) for o in l]), lambda m, b, l, *a, f=loop: f(m, b, F.l1_loss, *a)]
+    section = 'Tidying up: a model, an optimizer, a learner'
     hints = ['Two loops: over the epochs and, inside, over the batches.',
              'Inside, four of the seven steps: predict, loss, gradient, step. Then clear the gradient.',
              '`loss.backward()`, `opt.step()`, `opt.zero_grad()`, and `losses.append(loss.item())`.']
@@ -1434,6 +1467,7 @@ class corner_points:
              (lambda n: torch.linspace(-2, 2, n).clamp(min=0), 'this is only one tensor: each point needs a position on both axes')]
     accepts = [lambda n: (x := torch.linspace(-2, 2, n), F.relu(x)), lambda n: [torch.arange(n)*(4/(n - 1)) - 2, (torch.arange(n)*(4/(n - 1)) - 2).clamp(min=0)], lambda n: (torch.linspace(-2, 2, n), torch.linspace(-2, 2, n).maximum(torch.zeros(n))), lambda n: (torch.linspace(-2, 2, n), nn.ReLU()(torch.linspace(-2, 2, n)))]
     refuses = [lambda n: (torch.linspace(-2, 2, n), F.gelu(torch.linspace(-2, 2, n))), lambda n: (F.relu(torch.linspace(-2, 2, n)), torch.linspace(-2, 2, n)), lambda n: torch.stack([torch.linspace(-2, 2, n), F.relu(torch.linspace(-2, 2, n))]).T, lambda n: (torch.linspace(-1, 1, n), F.relu(torch.linspace(-1, 1, n))), lambda n: (torch.linspace(-2, 2, n), F.softplus(torch.linspace(-2, 2, n)))]
+    section = 'A nonlinearity makes it a net'
     hints = ['`torch.linspace(first, last, n)` returns n evenly spaced numbers.',
              'Negative numbers become 0, and all others stay the same.',
              '`F.relu(xs)`, `xs.clamp(min=0)` or `xs.max(tensor(0.))`.']
@@ -1473,6 +1507,7 @@ class bent_by:
                 'd': 'that is the first of the seven steps, and it happens only once'}
     accepts = [(False, False, True, True, False, True), np.array([0, 0, 1, 1, 0, 1], dtype=bool), tensor([False, False, True, True, False, True])]
     refuses = [[False, False, False, True, False, False], [False, False, True, True, False], [True]*6, [False]*6]
+    section = 'A nonlinearity makes it a net'
     hints = ['A function is of no use if the neighboring layers could do the same with other weights and biases.',
              'Which of the six functions have a straight line as their own graph?']
     why = 'Without a nonlinearity between them, a hundred linear layers can do no more than a single one.'
@@ -1501,6 +1536,7 @@ class function_or_layer:
              ([True, False, True, False, False, True], 'there is nothing to learn in it: below zero it is always 0')]
     accepts = [(True, False, True, False, False, False), np.array([True, False, True, False, False, False])]
     refuses = [[True, True, True, True, False, False], [True, False, True, False, True, True], [True, False, True, False, False], [False, False, True, False, True, False]]
+    section = 'The same with PyTorch and the library'
     hints = ['`F` is a module with functions, `nn` is one with classes.',
              '`nn.Sequential` takes layers, so that it can ask each one for its parameters.',
              'Instantiate a class before you call it.']
@@ -1539,6 +1575,7 @@ class folded_line:
                 'd': 'it can have as many as you like: here one number goes in, and two ReLUs use it'}
     accepts = [(2, 4, 8, 64), np.array([2, 4, 8, 64]), tensor(2, 4, 8, 64), [2**1, 2**2, 2**3, 2**6]]
     refuses = [[2, 4, 8, 63], [2, 4, 8, 65], [2, 4, 8, 32], [2, 4, 8, 48], [2, 4, 7, 64]]
+    section = 'A nonlinearity makes it a net'
     hints = ['Applied once, it is a tent: up, then down.',
              'Each straight piece of the tent goes all the way between 0 and 1. What does a second fold do to such a piece?',
              'The number of pieces doubles.']

@@ -81,6 +81,7 @@ class room_to_turn:
         return (np.maximum(abs(z.real), abs(z.imag)) > side/2).mean()
     accepts = [in_loops, with_numpy]
     refuses = [lambda *o, f=turned: f(o[0] + 2, *o[1:]), lambda *o, f=turned: f(o[0], 45, o[2]), lambda *o, f=turned: round(f(*o), 1), lambda *o, f=turned: f(o[2], o[1], o[0]), lambda *o, f=turned: 100*f(*o)]
+    section = 'Larger first, then smaller'
     hints = ['Make a row of coordinates `at = torch.arange(size) - (size - 1)/2`. With `x = at[None]` and `y = at[:, None]`, broadcasting gives all pixels.',
              'Compute the two coordinates in the original with `math.cos` and `math.sin` of the angle in radians.',
              'Black is where `abs()` of either is larger than `side/2`. The mean of a Boolean mask, converted to float, is the fraction.']
@@ -118,6 +119,7 @@ class breed_and_number:
     accepts = [by_hand, with_match, lambda name: (m['b'], int(m['n'])) if (m := re.fullmatch(r'(?P<b>.+)_(?P<n>\d+)\.jpg', name)) else None]
     refuses = [lambda name: (m[1], int(m[2])) if (m := re.fullmatch(r'(.+?)_(\d).*\.jpg', name)) else None, lambda name: (m[1], int(m[2])) if (m := re.fullmatch(r'(.+)_(\d+)\.\w+', name)) else None, lambda name: (m[1], int(m[2])) if (m := re.fullmatch(r'(.+)_?(\d+)\.jpg', name)) else None,
                lambda name: tuple(name[:-4].rsplit('_', 1)), lambda name: (m[1].lower(), int(m[2])) if (m := re.fullmatch(r'(.+)_(\d+)\.jpg', name)) else None, lambda name: (m[1], int(m[2])) if (m := re.fullmatch(r'(\w+)_(\d{1,2})\.jpg', name)) else None]
+    section = 'What a file name knows'
     hints = ['Put the parts that you want to keep in parentheses: `found = re.fullmatch(pattern, name)` has them in `found[1]` and `found[2]`.',
              'Five pieces in a row: anything, an underscore, digits, a literal dot, jpg.',
              '`.+` is at least one character, `\\d+` at least one digit, `\\.` a literal dot. `re.fullmatch` returns None if the pattern does not match the whole name.']
@@ -162,6 +164,7 @@ class label_of_each_file:
         return {row[i]: row[j] for row in rows}
     accepts = [with_csv, by_hand]
     refuses = [lambda s, f=by_hand: {v: k for k,v in f(s).items()}, lambda s, f=by_hand: f(s) if isinstance(s, str) else {o.stem: o.parent.name for o in s}, lambda s, f=by_hand: f(s) if isinstance(s, str) else {o.name: str(o.parent) for o in s}, lambda s, f=by_hand: list(f(s).items()), lambda s, f=by_hand: dict(list(f(s).items())[:3])]
+    section = 'From names to data'
     hints = ['`isinstance(source, str)` tells the two forms apart.',
              'A `Path` has a `name`, and a `parent`, which is a `Path` again.',
              "`pd.read_csv(io.StringIO(source), dtype=str)` reads a table from text; `table['file']` is a column. `zip` pairs two columns."]
@@ -197,6 +200,7 @@ class four_from_an_L:
              (lambda ws, ps: (ws[ps], ws.unique(), ws.filter(lambda o: len(o) > 3), ws.unique().map(len)), 'the lengths of all words are wanted, including repeated ones')]
     accepts = [lambda ws, ps: (L(ws[p] for p in ps), L(list(dict.fromkeys(ws))), L(w for w in ws if len(w) > 3), L(len(w) for w in ws)), lambda ws, ps: L([L([ws[p] for p in ps]), ws.unique(), L([w for w in ws if len(w) >= 4]), ws.map(len)])]
     refuses = [lambda ws, ps: (ws[ps], L(set(ws)).sorted(), ws.filter(lambda o: len(o) > 3), ws.map(len)), lambda ws, ps: (ws[ps], ws.unique(), ws.unique().filter(lambda o: len(o) > 3), ws.map(len)), lambda ws, ps: (ws[ps], ws.unique(), ws.filter(lambda o: len(o) > 3), len(ws)), lambda ws, ps: (ws[:len(ps)], ws.unique(), ws.filter(lambda o: len(o) > 3), ws.map(len)), lambda ws, ps: (ws[ps], ws.unique(), ws.filter(lambda o: len(o) > 3))]
+    section = 'From names to data'
     hints = ["`[o for o in dir(L) if o[0] != '_']` lists the methods; `L.map?` explains one.",
              'You can index an `L` with a list of positions.',
              'For the other three: `unique`, `filter`, `map`. The last two take a function.']
@@ -223,6 +227,7 @@ class place_of_copy:
              (lambda f, to: f'{to}/{f.parent.name}/{f.with_suffix(".png").name}', 'this is a string, and a `Path` is wanted: `/` joins a `Path` and a string')]
     accepts = [lambda f, to: to/f.parent.name/(f.stem + '.png'), lambda f, to: (to/f.parent.name/f.name).with_suffix('.png'), lambda f, to: Path(to, *f.parts[-2:]).with_suffix('.png') if len(f.parts) > 1 else Path(to, f.stem + '.png'), lambda f, to: to.joinpath(f.parent.name, f'{f.stem}.png')]
     refuses = [lambda f, to: f.parent/to/f.with_suffix('.png').name, lambda f, to: to/f.parent.name/(f.name + '.png'), lambda f, to: to/f.parent.name/f.name, lambda f, to: to/f.parent.name/f.stem, lambda f, to: to/f.parent.stem/(f.stem + '.png')]
+    section = 'What a file name knows'
     hints = ['`file.parent` is the folder, which is a `Path` itself; its `name` is its last part.',
              "`file.with_suffix('.png')` changes the suffix and nothing else; then take the `name`.",
              'Join three parts with `/`: the new folder, the name of the old one, the new name.']
@@ -249,6 +254,7 @@ class lost_on_the_way:
              (([0.1, 0.5, 0.7, 0.7], [0.5, 0.5, 0.5, 0.5]), 'not every pair of neighbors consists of a 0 and a 1')]
     accepts = [[(.1, .5, .7, .7), (.5, .5, .75, .75)], (np.array([.1, .5, .7, .7]), tensor(.5, .5, .75, .75)), [[0.10, 0.50, 0.70, 0.70], [0.5, 0.5, 0.75, 0.75]]]
     refuses = [([.1, .5, .7, .7], [.5, .5, .75, .5]), ([.1, .5, .7, .65], [.5, .5, .75, .75]), ([.1, .5, .8, .7], [.5, .5, .75, .75]), ([.1, .5, .7, .7], [.5, .5, .7, .7])]
+    section = 'Larger first, then smaller'
     hints = ['First row: write down the values between the two steps, and remember the limit.',
              'Second row: after the first shift it has five entries, one of them a 1.',
              'Then take means again: of the first and second, of the second and third, and so on.']
@@ -310,6 +316,7 @@ class mislabeled_item:
         return worst
     accepts = [in_a_loop, lambda xb, yb, f=margins: f(xb, yb).argmax(), lambda xb, yb, f=margins: f(xb, yb).topk(1).indices.item()]
     refuses = [lambda xb, yb, f=margins: f(xb, yb).argmax().item() + 1, lambda xb, yb, f=margins: f(xb, yb).max().item(), lambda xb, yb: (xb - xb.mean(0)).abs().mean(1).argmax().item(), lambda xb, yb: xb.mean(1).argmax().item(), lambda xb, yb, f=margins: f(xb, yb), lambda xb, yb: 0]
+    section = 'Look before you train'
     hints = ['`xb[yb == c].mean(0)` is the mean of the images with the label `c`.',
              'Compute a table of distances, one row per image and one column per class.',
              'For each row: the entry in the column of the label, minus the smallest of the other entries. `argmax` of the result is the answer.']
@@ -361,6 +368,7 @@ class where_it_raises:
                 'd': 'it needs a batch, and there is none'}
     accepts = [(False, False, True, True), np.array([False, False, True, True]), tensor([False, False, True, True])]
     refuses = [[False, False, False, True], [True, False, True, True], [False, True, True, False], [False, False, True]]
+    section = 'Look before you train'
     hints = ['When do two items have to have the same size?',
              'Datasets and data loaders are lazy: they work when you ask for an item or a batch.',
              '`summary` takes an item through all steps, and then makes a small batch.']
@@ -401,6 +409,7 @@ class first_model_on_dirty_data:
                 'c': 'a large loss can belong to a rare or difficult image with the right label: look before you delete'}
     accepts = [(10, 90, 100), np.array([10, 90, 100]), tensor(10, 90, 100)]
     refuses = [[10, 90, 99], [10, 91, 100], [9, 90, 100], [10, 89, 100], [10, 90, 101]]
+    section = 'A first model'
     hints = ['Five wrong labels in each class move its mean by less than one: on which side is each image still?',
              'The model predicts the class with the nearer mean. With which ten labels does it disagree?',
              'A loss is large if the model is confident and the label says the opposite.']
@@ -438,6 +447,7 @@ class cross_entropy_in_two:
                lambda a, t: (F.nll_loss(F.log_softmax(a, 1), t), F.log_softmax(a, 1)), lambda a, t: (a, F.nll_loss(F.log_softmax(a, 1), t))]
     forbidden = ('cross_entropy', 'CrossEntropyLoss', 'cross_entropy_loss', 'CrossEntropyLossFlat')
     instead = 'apply the two pieces that it consists of'
+    section = 'Cross-entropy'
     hints = ['The first piece converts activations to logarithms of probabilities.',
              'The second piece picks the entry of the right class in every row, changes its sign, and averages.',
              'In `torch.nn.functional` their names are `log_softmax` and `nll_loss`.']
@@ -480,6 +490,7 @@ class what_softmax_ensures:
                 'd': 'a sigmoid for each class would do that; here the sum ties the classes together'}
     accepts = [(True, True, True, False, True, True, False), np.array([1, 1, 1, 0, 1, 1, 0], dtype=bool)]
     refuses = [[True, True, True, False, False, True, False], [True, False, True, False, True, True, False], [True]*7, [True, True, True, False, True, True]]
+    section = 'From activations to a loss'
     hints = ['What does `exp` do to negative numbers? What do fractions of a whole sum to?',
              '`dim=1` says along which axis the sum is computed.',
              'For 6 and 7: `exp(a + 5)` is `exp(a)*exp(5)`, and `exp(2*a)` is `exp(a)` squared.']
@@ -515,6 +526,7 @@ class shoe_among_breeds:
     digits = 1
     accepts = [[(1, .33, .5), (.99, .018, .99)], ([1., .3, .5], [1., .02, 1.]), (np.array([1., 1/3, .5]), tensor(.993, .018, .993))]
     refuses = [([1., .33, .5], [.99, .33, .99]), ([1., .33, .5], [.99, .2, .99]), ([1., .25, .5], [.99, .018, .99]), ([.9, .33, .5], [.99, .018, .99]), ([1., .33, .33], [.99, .018, .99])]
+    section = 'Two classes'
     hints = ['Equal activations get equal probabilities.',
              'Sigmoid of x is 1/(1 + exp(-x)); exp(4) is about 55, exp(-5) about 0.007.',
              'For the shoe, softmax gives a third to each; for the two dogs, nearly a half to each of them.']
@@ -550,6 +562,7 @@ class exp_and_softmax_columns:
                lambda xs: [[math.exp(x) for x in xs], [math.exp(x)/sum(map(math.exp, xs)) for x in xs]], lambda xs: {'exp': [math.exp(x) for x in xs], 'softmax': [math.exp(x)/math.exp(sum(xs)) for x in xs]}, lambda xs: {'exp': [math.exp(abs(x)) for x in xs], 'softmax': [math.exp(abs(x))/sum(math.exp(abs(o)) for o in xs) for x in xs]}]
     forbidden = ('torch', 'tensor', 'Tensor', 'TensorBase', 'F', 'nn', 'softmax')
     instead = 'use `math.exp` and a sum'
+    section = 'From activations to a loss'
     hints = ['The first column is `math.exp` of each output.',
              'The second column is the first one, divided by its sum.']
     why = 'Once you have computed a softmax by hand, you can check what a model returns.'
@@ -589,6 +602,7 @@ class where_knows_two:
                 'c': 'equality with 1 is fine for names as well; the problem comes after the comparison'}
     accepts = [[(.7, .6, .1, .5), (.7, .6, .7, .2)], (np.array([.7, .6, .1, .5]), tensor(.7, .6, .7, .2))]
     refuses = [([.7, .6, .1, .3], [.7, .6, .7, .2]), ([.7, .6, .2, .5], [.7, .6, .7, .2]), ([.7, .6, .1, .5], [.7, .6, .7, .3]), ([.7, .6, .1, .5], [.7, .6, .1, .5])]
+    section = 'The probability of the right answer'
     hints = ['Write down the condition `targ==1` for the four images first.',
              'Where it is False, `p[:,0]` is taken, whatever the target is.',
              '`p[range(4), targ]` takes column targ[0] from row 0, column targ[1] from row 1, and so on.']
@@ -630,6 +644,7 @@ class log_of_not_positive:
                 'd': 'the gradient is not needed to define a logarithm; ask which function it inverts'}
     accepts = [('Error', 'NaN', '-inf', 'error', 'number'), ['error.', 'nan', ' -Inf', 'error', 'Number']]
     refuses = [['nan', 'nan', '-inf', 'error', 'number'], ['error', 'nan', '-inf', '-inf', 'number'], ['error', 'nan', 'number', 'error', 'number'], ['number']*5]
+    section = 'Why logarithms'
     hints = ['A logarithm answers a question: which power of e is this number?',
              'Look at the graph of `exp`: which values does it take, and which does it only approach?',
              '`math` raises a ValueError; PyTorch returns `nan` (not a number) or `-inf`.']
@@ -667,6 +682,7 @@ class two_rates:
         return lrs[lowest].item()/10, lrs[steepest].item()
     accepts = [in_a_loop, lambda l, y: [0.1*l[y.min(0).indices], l[y.diff().argmin()]], lambda l, y: (l[y == y.min()][0]/10, l[:-1][(y[:-1] - y[1:]).argmax()])]
     refuses = [lambda l, y: (l[y.argmin()]/10, l[y.diff().argmax()]), lambda l, y: (l[y.argmin()]/2, l[y.diff().argmin()]), lambda l, y: (l[y.diff().argmin()], l[y.argmin()]/10), lambda l, y: (l[y.argmin() - 1], l[y.diff().argmin()]), lambda l, y: (l.min()/10, l[y.diff().argmin()])]
+    section = 'How fast to learn'
     hints = ['`losses.argmin()` is the position of the lowest loss. `lrs` has the rate at that position.',
              'At the minimum, the rate is already too large: rule 1 takes a tenth of it.',
              'The falls from one entry to the next are `losses[1:] - losses[:-1]`; the steepest is the most negative.']
@@ -752,6 +768,7 @@ class fine_tune_in_two_steps:
         return learn.diary
     accepts = [with_names, frozen_to]
     refuses = [_told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/2, b/200)), _told(True, 'freeze_epochs', 'freeze_epochs', lambda b: slice(b/200, b/2)), _told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/50, b/2)), _told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/2/10, b/2)), _told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/400, b/4))]
+    section = 'Unfreezing'
     hints = ['What is new, and random, in a pretrained network with a new head? Train that first.',
              '`freeze`, train for `freeze_epochs`, `unfreeze`, train for `epochs`.',
              'The second rate is `slice(base_lr/2/100, base_lr/2)`.']
@@ -785,6 +802,7 @@ class first_words_and_source:
                 'c': 'that leads to its documentation'}
     accepts = [lambda f: (inspect.getdoc(f).splitlines()[0], inspect.getsource(f)), lambda f: (inspect.cleandoc(f.__doc__).split('\n')[0], ''.join(inspect.getsourcelines(f)[0])), lambda f: [f.__doc__.strip().split('\n')[0], inspect.getsource(f)]]
     refuses = [lambda f: (f.__name__, inspect.getsource(f)), lambda f: (inspect.getdoc(f).split('.')[0], inspect.getsource(f)), lambda f: (inspect.getdoc(f).split('\n')[-1], inspect.getsource(f)), lambda f: (inspect.getdoc(f).split('\n')[0], inspect.getfile(f)), lambda f: (inspect.getdoc(f).split('\n')[0], inspect.getsource(f).split('\n')[0]), lambda f: (inspect.getsource(f), inspect.getdoc(f).split('\n')[0])]
+    section = 'Cross-entropy'
     hints = ['Put `import inspect` in your function, and then look at what begins with `get`.',
              "`inspect.getdoc(f)` is the documentation, `split('\\n')` divides it into lines.",
              '`inspect.getsource(f)` is the rest.']
@@ -833,6 +851,7 @@ class three_groups_after_two_steps:
                 'd': 'that would be a reason for small steps in any network, also in one that starts from random weights'}
     accepts = [(-0.001, -0.004, -0.02), np.array([-.001, -.004, -.02]), tensor(-.001, -.004, -.02)]
     refuses = [[-.001, -.004, -.021], [-.01, -.004, -.02], [-.001, -.002, -.02], [-.0011, -.004, -.02], [-.001, -.04, -.02]]
+    section = 'Different rates for different layers'
     hints = ['One step: the weight minus the rate times the gradient.',
              'The gradients stay the same, so two steps are twice one step.']
     why = 'A rate for each group keeps what the pretrained layers know and lets the new layers learn.'
@@ -861,6 +880,7 @@ class rates_for_four_groups:
              (([1e-6, 1e-5, 1e-4, 1e-3], [1e-4, 1e-4, 1e-4, 1e-3], [3e-4, 3e-4, 3e-4, 3e-3]), 'a plain number makes no difference between the groups')]
     accepts = [[(1e-6, 1e-5, 1e-4, 1e-3), (1e-4, 1e-4, 1e-4, 1e-3), [3e-3]*4], (np.array([1e-6, 1e-5, 1e-4, 1e-3]), [.0001, .0001, .0001, .001], (0.003,)*4)]
     refuses = [([1e-6, 1e-5, 1e-4, 1e-3], [1e-5, 1e-5, 1e-5, 1e-3], [3e-3]*4), ([1e-6, 2e-5, 1e-4, 1e-3], [1e-4, 1e-4, 1e-4, 1e-3], [3e-3]*4), ([1e-6, 1e-5, 1e-4, 1e-3], [1e-4, 1e-4, 1e-3, 1e-3], [3e-3]*4), ([1e-5, 1e-5, 1e-4, 1e-3], [1e-4, 1e-4, 1e-4, 1e-3], [3e-3]*4)]
+    section = 'Different rates for different layers'
     hints = ['From 1e-6 to 1e-3 in three steps: each step has the same *factor*.',
              'A stop alone is for the head, the last group. All other groups get the same fraction of it, not 0.',
              'A plain number is for all groups.',
@@ -901,6 +921,7 @@ class stopped_in_mid_cycle:
                 'd': 'it does not change the rate; it ends the training'}
     accepts = [[3, .99, 1e-5], (3, .989, .00001), (3., np.float64(.9891), 1e-5)]
     refuses = [(3, .98, 1e-5), (3, 1., 1e-5), (4, .99, 1e-5), (3, .99, 1e-4), (2, .99, 1e-5), (3, .99, .01)]
+    section = 'How many epochs'
     hints = ['Go through the errors until one is not smaller than the one before.',
              'A quarter of ten epochs is 2.5, where the rate is largest. The epoch that is kept ends half an epoch later.',
              'The fall takes 7.5 epochs: (1 + cos(π·0.5/7.5))/2.']
@@ -937,6 +958,7 @@ class layers_of_resnet:
                 'd': 'both take images of any size, and start in the same way'}
     accepts = [lambda bs, n: 2 + sum(b*n for b in bs), lambda blocks, convs_per_block: len([1 for b in blocks for _ in range(b*convs_per_block)]) + 2, lambda bs, n: int(np.dot(bs, [n]*len(bs))) + 2]
     refuses = [lambda bs, n: sum(bs)*n + 3, lambda bs, n: sum(bs)*(n + 2), lambda bs, n: math.prod(bs)*n + 2, lambda bs, n: sum(bs)*n + len(bs), lambda bs, n: max(bs)*4*n + 2, lambda bs, n: 50]
+    section = 'Deeper networks'
     hints = ['How many blocks are there in all four stages?',
              'Blocks times convolutions per block, plus one layer at each end.',
              'For 101 layers: (101 - 2)/3 blocks, and `resnet50` has 16.']
@@ -980,6 +1002,7 @@ class bytes_per_number:
                 'c': 'it changes the training, where it saves memory and, on a GPU, time'}
     accepts = [dict(acts=2, gradient=4, loss=4, weight=4), {'weight': 4., 'acts': np.int64(2), 'loss': tensor(4), 'gradient': 4}]
     refuses = [dict(weight=4, acts=1, loss=4, gradient=4), dict(weight=8, acts=4, loss=8, gradient=8), dict(weight=2, acts=2, loss=4, gradient=2), dict(weight=4, acts=2, loss=4), [4, 2, 4, 4]]
+    section = 'Half precision'
     hints = ['32 bits are 4 bytes.',
              'The expensive products are computed in 16 bits. Sums of many numbers are computed in 32 bits.',
              'Weights take many tiny steps, which would be rounded away in 16 bits; their gradients have the same type.']

@@ -64,6 +64,7 @@ class bears_by_two_rules:
                 'd': 'softmax does that; separate answers can have any sum'}
     accepts = [[('grizzly', 'teddy', 'black', 'black'), [('grizzly',), ('grizzly', 'teddy'), (), ('black', 'grizzly')]], (['Grizzly', 'Teddy', 'Black', 'Black'], [['Grizzly'], ['Grizzly', 'Teddy'], [], ['Black', 'Grizzly']]), (L('grizzlies', 'teddies', 'black', 'black'), [['grizzly'], ['grizzly', 'teddy'], [], ['black', 'grizzly']])]
     refuses = [(['grizzly', 'grizzly', 'black', 'black'], [['grizzly'], ['grizzly', 'teddy'], [], ['black', 'grizzly']]), (['grizzly', 'teddy', 'black', 'black'], [['grizzly'], ['grizzly', 'teddy'], ['teddy'], ['black', 'grizzly']]), (['grizzly', 'teddy', 'black', 'black'], [['grizzly', 'black'], ['grizzly', 'teddy'], [], ['black', 'grizzly']]), (['grizzly', 'teddy', 'black', 'polar'], [['grizzly'], ['grizzly', 'teddy'], [], ['black', 'grizzly']])]
+    section = 'None of these'
     hints = ['The largest activation always wins, however small it is.',
              'The sigmoid of 0 is 0.5: activations above 0 mean yes.',
              'A list of answers can be empty: `[]`.']
@@ -107,6 +108,7 @@ class rows_of_zeros_and_ones:
     def with_sets(labels, vocab): return torch.tensor([[int(o in set(names)) for o in vocab] for names in labels])
     accepts = [one_hot_sum, with_sets, lambda labels, vocab: tensor([[float(o in names) for o in vocab] for names in labels])]
     refuses = [lambda ls, v: tensor([[float(o in l) for l in ls] for o in v]), lambda ls, v: tensor([[float(o not in l) for o in v] for l in ls]), lambda ls, v: [[float(o in l) for o in v] for l in ls], lambda ls, v: tensor([[float(o in l) for o in v] for l in ls if l]), lambda ls, v: tensor([[float(o in ' '.join(l)) for o in v] for l in ls])]
+    section = 'Twenty answers, yes or no'
     hints = ['Start with zeros of the right shape.',
              '`vocab.index(name)` is the column of a name.',
              'You can set several columns of a row at once: `row[[0, 2]] = 1.`; with an empty list nothing happens.']
@@ -134,6 +136,7 @@ class rows_and_columns_by_number:
     accepts = [lambda df, i, j: (list(df.iloc[i]), list(df.iloc[:, j]), [list(row) for row in df.values[:2, 1:]]), lambda df, i, j: (df.values[i], df.values[:, j], df.values[:2, 1:]), lambda df, i, j: (df.iloc[i], df[df.columns[j]], df.head(2).iloc[:, 1:].to_numpy().tolist())]
     refuses = [lambda df, i, j: (df.loc[i].tolist(), df.iloc[:, j].tolist(), df.iloc[:2, 1:].values.tolist()), lambda df, i, j: (df.iloc[i].tolist(), df.iloc[:, j].tolist(), df.loc[:2].iloc[:, 1:].values.tolist()), lambda df, i, j: (df.iloc[i].tolist(), df.iloc[:, j].tolist(), df.sort_index().iloc[:2, 1:].values.tolist()),
                lambda df, i, j: (df.iloc[i].tolist(), df.iloc[:, j].tolist(), df.iloc[:2, 1:].T.values.tolist()), lambda df, i, j: (df.iloc[i + 1].tolist(), df.iloc[:, j].tolist(), df.iloc[:2, 1:].values.tolist()), lambda df, i, j: (df.iloc[i].tolist(), df.iloc[:, j].tolist(), df.iloc[:2, :-1].values.tolist())]
+    section = 'A table of pictures'
     hints = ['`df.iloc[row, column]`, with `:` for all of them. (`df.loc` looks for names instead.)',
              'A row or a column is a Series; `.tolist()` converts it to a list.',
              'Slices work as with a tensor; the result has `.values.tolist()`.']
@@ -165,6 +168,7 @@ class column_where_true:
              (lambda df, c, f: df[df[f]][c].tolist()[::-1], 'the entries are in reverse order')]
     accepts = [lambda df, c, f: df.loc[df[f], c].tolist(), lambda df, c, f: [v for v,ok in zip(df[c], df[f]) if ok], lambda df, c, f: df[c][df[f]].values, lambda df, c, f: df.query(f'`{f}`')[c].tolist()]
     refuses = [lambda df, c, f: sorted(df[df[f]][c]), lambda df, c, f: df[df[f]].index.tolist(), lambda df, c, f: df[df['is valid']][c].tolist() if 'is valid' in df else df[df[f]][c].tolist()[:0] + [0], lambda df, c, f: df[df[f]].values.tolist(), lambda df, c, f: df[df[f]][c].unique().tolist()[:1], lambda df, c, f: df[df[f]][c].iloc[0]]
+    section = 'A table of pictures'
     hints = ["A column by name: `df['labels']`. (A dot works for some names only: `df.size` is something else.)",
              '`df[condition]` has the rows in which the condition, a Boolean Series, is True.',
              'Rows first, then the column, then `.tolist()`.']
@@ -210,6 +214,7 @@ class items_and_batches:
                 'd': 'an item of the dataset already has both, as a tuple'}
     accepts = [(10, (3,), 3, (4, 3), (2, 3)), [10, torch.Size((3,)), 3, [4, 3], [2, 3]], [10., [3], 3., (4, 3), (2, 3)]]
     refuses = [[10, (3,), 3, (4, 3), (1, 3)], [10, (3,), 2.5, (4, 3), (2, 3)], [11, (3,), 3, (4, 3), (2, 3)], [10, (2,), 3, (4, 3), (2, 3)], [10, (3,), 3, (4, 2), (2, 2)]]
+    section = 'From an empty data block to the finished one'
     hints = ['How often does 4 go into 10, and how many items are left?',
              'Stacking four tensors of shape (3,) adds an axis in front.']
     why = 'To explain a shape error, first ask whether you have an item or a batch.'
@@ -241,6 +246,7 @@ class parts_of_datasets:
              ([5, 3, 2, (20, 0), (60, 0)], 'the first item for validation is not the last one of all')]
     accepts = [(5, 3, 2, [20, 0], [50, 1]), [5, 3, 2, tensor(20, 0), np.array([50, 1])]]
     refuses = [[5, 3, 2, (20, 0), (50, 0)], [5, 3, 2, (20, 1), (50, 1)], [5, 2, 3, (20, 0), (50, 1)], [6, 3, 2, (20, 0), (50, 1)], [5, 3, 2, (21, 0), (50, 1)]]
+    section = 'From an empty data block to the finished one'
     hints = ['`splits` contains positions: 0, 2 and 3 are for training. Which items are at these positions?',
              '`dsets.train[1]` is the second training item, as a tuple of the results of the two lists of transforms.']
     why = 'A data block makes a `Datasets` before there are batches. It is the place to check x and y.'
@@ -281,6 +287,7 @@ class parts_of_dataloaders:
                 'c': 'a loader can put its batches on any device'}
     accepts = [(2, 2, 6, 5, False, True), [2., 2, tensor(6), np.int64(5), np.False_, True]]
     refuses = [[2, 2, 7, 5, False, True], [2, 2, 6, 6, False, True], [3, 2, 6, 5, False, True], [2, 2, 6, 5, True, False], [2, 1, 6, 5, False, True]]
+    section = 'From an empty data block to the finished one'
     hints = ['Seven items in batches of three: two full batches, and one item.',
              'Five items in batches of three: a batch of three and one of two, and both are returned.',
              'Shuffling is for training, so that batches differ from epoch to epoch.']
@@ -314,6 +321,7 @@ class functions_without_name:
              ([10, [2, 3, 5], [1, 3], False, False], 'the words are sorted by their lengths, but they stay words')]
     accepts = [(10, ('ox', 'hen', 'goose'), L(1, 3), False, False), [10.0, np.array(['ox', 'hen', 'goose']), (1, 3), False, np.False_]]
     refuses = [[10, ['ox', 'hen', 'goose'], [1, 3], False], [10, ['goose', 'hen', 'ox'], [1, 3], True, True], [7, ['ox', 'hen', 'goose'], [1, 3], False, False], [10, ['ox', 'hen', 'goose'], [3, 1], False, False]]
+    section = 'From an empty data block to the finished one'
     hints = ['`lambda x: x*2` is `def f(x): return x*2`, without the name.',
              '`key` says what to compare; `filter` keeps the elements for which the function returns something true.',
              '5: unlike a function made with `def`, this one has no name of its own by which another process could find it.']
@@ -346,6 +354,7 @@ class datasets_out_of_table:
     accepts = [lambda df: DataBlock(get_x=lambda r: Path('train', r.fname), get_y=lambda r: r.labels.split()).datasets(df), lambda df: DataBlock(get_x=ColReader('fname', pref='train/'), get_y=ColReader('labels', label_delim=' ')).datasets(df), lambda df: DataBlock(get_y=lambda r: L(r['labels'].split(' ')), get_x=lambda r: f"train/{r['fname']}").datasets(df)]
     refuses = [lambda df: DataBlock(get_x=lambda r: Path('train')/r['fname'], get_y=lambda r: r['labels'].split(' ')[:1]).datasets(df), lambda df: DataBlock(get_x=lambda r: Path('valid')/r['fname'], get_y=lambda r: r['labels'].split(' ')).datasets(df), lambda df: DataBlock(get_x=lambda r: Path('train')/r['fname'], get_y=lambda r: list(r['labels'])).datasets(df),
                lambda df: DataBlock(get_x=lambda r: Path('train')/r['fname'], get_y=lambda r: sorted(r['labels'].split(' '))[::-1]).datasets(df), lambda df: DataBlock(get_x=lambda r: Path('train')/r['fname'], get_y=lambda r: r['labels'].split(' '))]
+    section = 'From an empty data block to the finished one'
     hints = ['The two arguments of `DataBlock` are `get_x` and `get_y`; each is a function of a row.',
              "A row works like a dictionary: `r['fname']`.",
              "`Path('train')/name` is a path; `text.split(' ')` splits at spaces."]
@@ -381,6 +390,7 @@ class perfect_with_wrong_ending:
                 'd': 'softmax does not depend on the order: swap two things, and their probabilities are swapped'}
     accepts = [((.5, .25, .25), (1, 0, 1)), [np.array([.5, .25, .25]), tensor(1., 0., 1.)], [[0.50, 0.25, 0.250], [1, 0., 1]]]
     refuses = [[[.5, .25, .25], [1, 0, 0]], [[.5, 0., .25], [1, 0, 1]], [[.5, .2, .25], [1, 0, 1]], [[.49, .25, .25], [1, 0, 1]], [[.5, .25, .25], [.99, 0, 1]]]
+    section = 'Twenty answers, yes or no'
     hints = ['Softmax: what do equal activations get?',
              'For softmax only differences count: four times -20 is the same as four times 20.',
              'The sigmoid of 20 is 1, and that of -20 is 0, to three digits.']
@@ -422,6 +432,7 @@ class who_gets_a_gradient:
                 'd': 'it takes no logarithm at all, and its targets are class indices'}
     accepts = [(True, 3, 12), [np.True_, 3., tensor(12)]]
     refuses = [[True, 3, 11], [True, 2, 12], [True, 3, 13], [True, 12, 3], [False, 12, 12]]
+    section = 'Binary cross-entropy'
     hints = ['`nll_loss` computes `-log_probs[range(3), targs]`, and then the mean.',
              'An entry that is not selected does not change the loss.',
              'Binary cross-entropy asks one question for each image and each thing.']
@@ -465,6 +476,7 @@ class with_or_without_logits:
                 'd': 'one of them applies nothing at all'}
     accepts = [(.69, .69, 'Error', 200, math.inf), [.693, .6931, 'error.', 200., float('inf')], [math.log(2), math.log(2), 'ERROR', 200, np.inf]]
     refuses = [[.7, .69, 'error', 200, math.inf], [.69, .69, 'error', 201, math.inf], [.69, .69, 'error', 200, -math.inf], [-.69, -.69, 'error', 200, math.inf], [.69, .69, 'error', 200, 1e9]]
+    section = 'Binary cross-entropy'
     hints = ['A logit is an activation; the sigmoid turns it into a probability. The sigmoid of 0 is one half.',
              'Minus the logarithm of one half is 0.69.',
              'For large x, `log(1 + exp(x))` is x.']
@@ -511,6 +523,7 @@ class accuracy_of_wrong_things:
                 'c': 'it takes the first of them; but the problem exists without equal activations as well'}
     accepts = [(.22, 1, .44, True), [.222, 1., .444, np.True_], [2/9, 1, 4/9, True]]
     refuses = [[.25, 1, .44, True], [.22, 1, .45, True], [.22, .9, .44, True], [.33, 1, .44, True], [.2, 1, .4, True]]
+    section = 'Right or wrong, and the threshold'
     hints = ['`acts.argmax(1)` has three numbers. Write them down.',
              'Compared with a tensor (3, 3), these three numbers are broadcast over every row.',
              'With four images there are four numbers, and rows of three.']
@@ -559,6 +572,7 @@ class luck_in_validation_set:
         return best, new[where].double().mean().item()
     accepts = [in_a_loop, lambda v, new, n: [(k := max(range(n), key=lambda i: v[i].sum().item())) and 0 or v[k].sum()/v.shape[1], new[k].sum()/new.shape[1]], lambda v, new, n: (lambda best: (v[best].float().mean(), new[best].float().mean()))(v[:n].sum(1).argmax())]
     refuses = [lambda v, new, n: (new[v[:n].float().mean(1).argmax()].float().mean(), v[:n].float().mean(1).max()), lambda v, new, n: (v[:n].float().mean(1).min(), new[v[:n].float().mean(1).argmin()].float().mean()), lambda v, new, n: (v[:n].float().mean(1).max(), v[:n].float().mean(1).max()), lambda v, new, n: (v[:n].float().mean(1).max(), new.float().mean()), lambda v, new, n: (v[n - 1].float().mean(), new[n - 1].float().mean())]
+    section = 'Which threshold?'
     hints = ['`valid[:n_tried].float().mean(1)` is one accuracy per model.',
              '`argmax` of it is the index of the best model.',
              'Use the same index for `new`.']
@@ -594,6 +608,7 @@ class into_range:
              (lambda x, y: (x.sigmoid()*(y[1] - y[0]) + y[0]).detach(), 'the values are right, but no gradient gets from them back to the activations')]
     accepts = [lambda x, y: y[0] + (y[1] - y[0])/(1 + torch.exp(-x)), lambda x, y_range: SigmoidRange(*y_range)(x), lambda x, y: torch.lerp(torch.full_like(x, float(y[0])), torch.full_like(x, float(y[1])), x.sigmoid()), lambda x, y: y[0]*(1 - x.sigmoid()) + y[1]*x.sigmoid()]
     refuses = [lambda x, y: x.sigmoid()*(y[1] + y[0]) + y[0], lambda x, y: (2*x).sigmoid()*(y[1] - y[0]) + y[0], lambda x, y: (-x).sigmoid()*(y[1] - y[0]) + y[0], lambda x, y: x.sigmoid(), lambda x, y: (x.sigmoid() - 0.5)*(y[1] - y[0])]
+    section = 'A head that knows where'
     hints = ['A sigmoid goes from 0 to 1.',
              'First make it as wide as the range, then shift it to the start of the range.',
              'The width is `hi - lo`.']
@@ -638,6 +653,7 @@ class loss_for_each_target:
                 'c': 'numbers that stand for names are classes; a class cannot be *nearly right*'}
     accepts = [('CrossEntropyLoss', 'BCEWithLogitsLoss', 'MSELoss', 'MSELoss'), ['crossentropyloss', 'bcewithlogitsloss', 'mseloss', 'MSELoss'], ['CrossEntropyLossFlat', 'nn.BCEWithLogitsLoss', 'MSELossFlat()', 'MSELoss'], [nn.CrossEntropyLoss, nn.BCEWithLogitsLoss, nn.MSELoss, nn.MSELoss]]
     refuses = [['CrossEntropyLoss', 'BCEWithLogitsLoss', 'MSELoss', 'L1Loss'], ['CrossEntropyLoss', 'BCELoss', 'MSELoss', 'MSELoss'], ['NLLLoss', 'BCEWithLogitsLoss', 'MSELoss', 'MSELoss'], ['CrossEntropyLoss', 'BCEWithLogitsLoss', 'CrossEntropyLoss', 'MSELoss']]
+    section = 'Numbers instead of labels'
     hints = ['One class out of several; several labels, each yes or no; a number; two numbers.',
              'A point has two coordinates, which are numbers.',
              'The usual loss for numbers is the mean squared error.']
@@ -677,6 +693,7 @@ class point_goes_along:
                 'd': 'that concerns the predictions of the network, and comes after all augmentation'}
     accepts = [((4, 3, 2, 1), (-.5, -.2), (.5, -.2), 3), [tensor(4, 3, 2, 1), np.array([-.5, -.2]), [.5, -.2], tensor(3)], [[4., 3., 2., 1.], [-0.50, -0.20], [0.5, -0.2], 3.]]
     refuses = [[[4, 3, 2, 1], [-.5, -.2], [.5, -.2], 2], [[4, 3, 2, 1], [-.5, -.2], [.5, .2], 3], [[1, 2, 3, 4], [-.5, -.2], [.5, -.2], 3], [[4, 3, 2, 1], [.5, -.2], [-.5, -.2], 3], [[4, 3, 2, 1], [.3, -.2], [.5, -.2], 3]]
+    section = 'Numbers instead of labels'
     hints = ['Coordinates go from -1 to 1, with 0 in the middle: after a flip, right becomes left.',
              'A transform decides by the type of its input.',
              'For a plain tensor and for a class there is nothing to do.']

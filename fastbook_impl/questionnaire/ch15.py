@@ -45,6 +45,7 @@ class shapes_in_head:
              ([(16, 8, 8), (16,), (5,)], 'the first of these is still a grid with several positions: its layer belongs to the body')]
     accepts = [[[16, 1, 1], [16], [5]], (torch.Size((16, 1, 1)), torch.Size((16,)), torch.Size((5,)))]
     refuses = [[(16, 1, 1), (16,), (6,)], [(16, 8, 8), (16,), (5,)], [(8, 1, 1), (8,), (5,)], [(5,), (16,), (16, 1, 1)]]
+    section = 'Body and head'
     hints = ['The body returns a grid of features. Which is the first layer that removes the grid?',
              'The head is pooling, flattening and the linear layer.',
              '`AdaptiveAvgPool2d(1)` reduces each channel to one number and keeps both axes of the grid; `Flatten` drops them.']
@@ -80,6 +81,7 @@ class grids_of_body:
                 'd': 'a position in the grid does not hold pixels: ask what its 32 numbers are'}
     accepts = [([32, 8, 8], [32, 12, 8], [32, 13, 8]), [torch.Size((32, 8, 8)), (32, 12, 8), np.array([32, 13, 8])]]
     refuses = [[(32, 8, 8), (32, 12, 8), (32, 12, 8)], [(32, 8, 8), (32, 12, 8), (32, 13, 7)], [(16, 8, 8), (16, 12, 8), (16, 13, 8)], [(32, 8, 8), (32, 11, 8), (32, 13, 8)]]
+    section = 'Body and head'
     hints = ['A convolution with stride 2 and this padding halves height and width.',
              '100 becomes 50, then 25, and then 12.5 is rounded up, because there is a window around every second row, starting with the first.',
              'The number of channels is that of the last convolution.']
@@ -134,6 +136,7 @@ class cut_off:
         return kept
     accepts = [in_a_loop, lambda net, cut: nn.Sequential(*tuple(net.children())[slice(None, cut)]), lambda net, cut: nn.Sequential(dict(list(net.named_children())[:cut])) if False else nn.Sequential(*[o for _,o in list(net.named_children())[:cut]])]
     refuses = [lambda net, cut: list(net.children())[:cut], lambda net, cut: net, lambda net, cut: nn.Sequential(*list(net.children())[:cut], nn.Flatten()), lambda net, cut: nn.Sequential(*[nn.Conv2d(o.in_channels, o.out_channels, o.kernel_size) if isinstance(o, nn.Conv2d) else o for o in list(net.children())[:cut]]), lambda net, cut: nn.Sequential(*reversed(list(net.children())[:cut]))]
+    section = 'Body and head'
     hints = ['`net.children()` iterates over the layers in order.',
              'A slice of a list treats negative numbers exactly as the task asks.',
              '`nn.Sequential(*layers)` makes a network from a list of layers.']
@@ -160,6 +163,7 @@ class meta_facts:
              ((['cut', 'head', 'stats'], -1, 3), 'no entry contains a head: heads are created for each task')]
     accepts = [[('cut', 'split', 'stats'), -1, 3], (np.array(['cut', 'split', 'stats']), -1., torch.tensor(3)), (['Cut', 'Split', 'Stats'], -1, 3)]
     refuses = [(['cut', 'split', 'stats'], -1, 4), (['cut', 'stats'], -1, 3), (['cut', 'split', 'stats'], 0, 3), (['cut', 'split', 'mean'], -1, 3)]
+    section = 'Body and head'
     hints = ['`model_meta[densenet121]` shows an entry.',
              'One key says where to cut, one how to split into groups, one which statistics to normalize with.',
              'The groups of a ResNet: everything up to `layer2`, the rest of the body, the head.']
@@ -207,6 +211,7 @@ class head_plan:
         return [(o.in_features, o.out_features, p) for o,p in zip([o for o in head if isinstance(o, nn.Linear)], drops)]
     accepts = [in_a_loop, from_head]
     refuses = [lambda nf, n_out, lin_ftrs=None, ps=0.5, f=in_a_loop: f(nf, n_out, lin_ftrs, ps)[::-1], lambda nf, n_out, lin_ftrs=None, ps=0.5, f=in_a_loop: f(nf, n_out, [256] if lin_ftrs is None else lin_ftrs, ps), lambda nf, n_out, lin_ftrs=None, ps=0.5, f=in_a_loop: [o[:2] for o in f(nf, n_out, lin_ftrs, ps)], lambda nf, n_out, lin_ftrs=None, ps=0.5, f=in_a_loop: f(nf, n_out, lin_ftrs, 1 - ps if ps else ps), lambda nf, n_out, lin_ftrs=None, ps=0.5, f=in_a_loop: f(nf, n_out, lin_ftrs, ps)[:-1]]
+    section = 'A head, layer by layer'
     hints = ['Make one list of sizes first, from the output of pooling to `n_out`. Each linear layer goes from one size to the next.',
              'The first size is `2*nf`, because of the maximum and the mean.',
              '`[512] if lin_ftrs is None else lin_ftrs` are the hidden sizes.',
@@ -254,6 +259,7 @@ class head_without:
                 'd': 'dropout affects activations, not weights, and at random; weight decay keeps weights small'}
     accepts = [('Raises', 'raises', 'Other', 'same', 'other'), ['raise', 'raised', 'other', 'Same.', 'others']]
     refuses = [['raises', 'raises', 'other', 'same', 'raises'], ['same', 'raises', 'other', 'same', 'other'], ['raises', 'same', 'other', 'same', 'other'], ['raises', 'raises', 'raises', 'same', 'other']]
+    section = 'A head, layer by layer'
     hints = ['First the shapes: which layers change the shape, and does the next layer accept another one?',
              'Then the numbers: in `eval`, one kind of layer returns its input.',
              '`BatchNorm1d` takes (bs, features) or (bs, features, length), but not four axes.']
@@ -291,6 +297,7 @@ class head_order:
              (lambda n_hidden, width, p: dict(lin_ftrs=[width]*n_hidden, ps=[p] + [p/2]*n_hidden), 'the strongest dropout should be the last one, not the first')]
     accepts = [lambda n, width, p: {'ps': [p/2]*n + [p], 'lin_ftrs': [width for _ in range(n)]}, lambda n_hidden, width, p: {'lin_ftrs': n_hidden*[width], 'ps': p}, lambda n, width, p: dict(lin_ftrs=[width]*n, ps=p, bn_final=False)]
     refuses = [lambda n, w, p: dict(lin_ftrs=[w]*(n - 1) if n else [], ps=p), lambda n, w, p: dict(lin_ftrs=[n]*w, ps=p), lambda n, w, p: dict(lin_ftrs=[w]*n, ps=p, bn_final=True), lambda n, w, p: dict(lin_ftrs=[w]*n, ps=[p/2]*(n + 1)), lambda n, w, p: ([w]*n, p), lambda n, w, p: dict(hidden=[w]*n, ps=p)]
+    section = 'A head, layer by layer'
     hints = ['Which argument of `create_head` holds the sizes of the hidden layers? It is a list.',
              '`[width]*n_hidden` is a list of `n_hidden` equal numbers.',
              'The dropout is `ps`; a single number is for the last linear layer, and the others get half of it.']
@@ -313,6 +320,7 @@ class pooled_twice:
              ([9, 2, -1, 9, 18, -18], 'one half is right; the other half is not a sum')]
     accepts = [(9, 2, -1, 1, 2, -2), torch.tensor([9., 2., -1., 1., 2., -2.]), np.array([9, 2, -1, 1, 2, -2])]
     refuses = [[9, 2, -1, 1, 2, -1], [9, 2, -1, 1, 2, -1.9], [9, 2, -10, 1, 2, -2], [9, 2, -1, 0, 2, -2], [9, 2, -1, 1, 2, 2]]
+    section = 'A head, layer by layer'
     hints = ['The layer computes two numbers for each channel and concatenates them: *concat*.',
              'They are the maximum and the mean over the nine positions.',
              'First all maxima, then all means.']
@@ -355,6 +363,7 @@ class enlarge_nearest:
     refuses = [lambda x, scale: F.interpolate(x, scale_factor=scale), lambda x, scale: nn.Upsample(scale_factor=scale)(x), lambda x, scale: x.repeat_interleave(scale, dim=3).repeat(1, 1, scale, 1), lambda x, scale: x.repeat_interleave(scale + 1, dim=2).repeat_interleave(scale + 1, dim=3), lambda x, scale: x.repeat_interleave(scale, 2).repeat_interleave(scale, 3)/scale if scale > 1 else x]
     forbidden = ('interpolate', 'Upsample', 'UpsamplingNearest2d', 'upsample', 'upsample_nearest', 'upsample_nearest2d')
     instead = 'repeat the entries along two axes'
+    section = 'The way up'
     hints = ['There are two axes to enlarge, one after the other.',
              '`torch.repeat_interleave` repeats each entry along one axis; `repeat` repeats the whole tensor.',
              'In (bs, c, h, w), height and width are axes 2 and 3.']
@@ -402,6 +411,7 @@ class spread_out:
     refuses = [lambda x, w, stride: F.conv_transpose1d(x[None, None], w[None, None], stride=stride)[0, 0], lambda x, w, stride, f=in_loops: f(x, w, stride)[len(w) - 1:] if len(w) > 1 else f(x, w, stride)[1:], lambda x, w, stride, f=in_loops: f(x, w, stride + 1), lambda x, w, stride, f=in_loops: f(w, x, stride), lambda x, w, stride, f=in_loops: f(x.flip(0), w, stride), lambda x, w, stride, f=in_loops: f(x, w, stride).tolist()]
     forbidden = ('conv_transpose1d', 'conv_transpose2d', 'ConvTranspose1d', 'ConvTranspose2d', 'conv1d', 'conv2d', 'Conv1d', 'Conv2d', 'fold', 'convolve')
     instead = 'add `o*w` to a stretch of the output for each activation'
+    section = 'The way up'
     hints = ['Start with zeros of the right length: the last activation starts at position `(len(x) - 1)*stride` and needs `len(w)` positions.',
              'Go through the activations; each adds `o*w` to its own stretch of the output.',
              'Seen from the small grid, how far does it move from one position of the large grid to the next, if the stride is 2?']
@@ -431,6 +441,7 @@ class grown_shapes:
              ([(1, 8, 49, 65), (1, 8, 48, 64), (1, 8, 48, 64), (1, 8, 11, 15)], 'the three that enlarge are right; `ConvLayer` pads an ordinary convolution so that stride 2 halves exactly')]
     accepts = [([1, 8, 49, 65], [1, 8, 48, 64], [1, 8, 48, 64], [1, 8, 12, 16]), [torch.Size((1, 8, 49, 65)), (1, 8, 48, 64), (1, 8, 48, 64), np.array([1, 8, 12, 16])]]
     refuses = [[(1, 8, 49, 64), (1, 8, 48, 64), (1, 8, 48, 64), (1, 8, 12, 16)], [(1, 8, 50, 66), (1, 8, 48, 64), (1, 8, 48, 64), (1, 8, 12, 16)], [(1, 8, 49, 65), (1, 8, 48, 64), (1, 8, 48, 64), (1, 8, 12, 17)], [(1, 8, 65, 49), (1, 8, 64, 48), (1, 8, 64, 48), (1, 8, 16, 12)]]
+    section = 'The way up'
     hints = ['Count in one dimension: the last of 24 activations starts at position 23*2 and covers as many positions as there are weights.',
              'Output size = (n - 1)*stride + ks - 2*padding. With `transpose=True`, the padding is 0 unless you pass one.',
              'The ordinary `ConvLayer` pads by (ks - 1)//2.']
@@ -503,6 +514,7 @@ class unet_edges:
         return arrows + [(f'down {2**n}', f'up {2**n}')]
     accepts = [in_a_loop, lambda n, f=in_a_loop: set(f(n)), lambda n, f=in_a_loop: [list(o) for o in f(n)][::-1], lambda n, f=in_a_loop: np.array(list(f(n)))]
     refuses = [lambda n, f=in_a_loop: list(f(n))[1:], lambda n, f=in_a_loop: [(b, a) for a,b in f(n)], lambda n, f=in_a_loop: list(f(n + 1)), lambda n, f=in_a_loop: len(f(n)), lambda n, f=in_a_loop: [f'{a} {b}' for a,b in f(n)], lambda n, f=in_a_loop: list(f(n)) + [('down 1', 'up 2')]]
+    section = 'Skip connections'
     hints = ["There are `n` arrows down, from `'down 1'` to `f'down {2**n}'`, and `n` arrows up.",
              'The details that get lost on the way down are passed across at every size.',
              'So there is an arrow from *down* to *up* for every size, `n + 1` in all.']
@@ -794,6 +806,7 @@ class remedy_order:
         return [m for step in steps for m in measures if m in step]
     accepts = [in_steps, lambda ms: tuple(sorted(ms, key=lambda m: _step[m])), lambda ms: [m for _,_,m in sorted((_step[m], i, m) for i,m in enumerate(ms))]]
     refuses = [lambda ms: sorted(ms, key=lambda m: -_step[m]), lambda ms: sorted(set(ms), key=lambda m: (_step[m], len(m))), lambda ms: ms, lambda ms: sorted(ms, key=_step.get)[:3], lambda ms: [_step[m] for m in sorted(ms, key=_step.get)]]
+    section = 'Too good on the pictures it knows'
     hints = ['Give each remedy the number of its step, from 1 to 5. `sorted(measures, key=…)` does the rest and keeps the order of equals.',
              'Data come first: more of them, and then augmentation.',
              'Then the architecture (but not its size), then regularization. What is left?',
@@ -846,6 +859,7 @@ class errors_by_size:
         return list(found.values()), min(found, key=found.get)
     accepts = [with_lstsq, lambda *o, f=errors: [np.array(f(*o)), min(zip(f(*o), o[-1]))[1]], lambda x, y, a, b, s: (e := [np.polynomial.Polynomial.fit(x, y, n - 1)(a) for n in s]) and ([np.square(o - b).mean() for o in e], s[min(range(len(s)), key=lambda i: np.square(e[i] - b).mean())])]
     refuses = [lambda *o, f=errors: (f(*o), o[-1][int(np.argmax(f(*o)))]), lambda *o, f=errors: (sorted(f(*o)), o[-1][int(np.argmin(f(*o)))]), lambda *o, f=errors: (f(*o), min(o[-1])), lambda *o, f=errors: (f(*o, loss=lambda d: (d**2).mean()**.5), o[-1][int(np.argmin(f(*o)))]), lambda *o, f=errors: f(*o), lambda x, y, a, b, s, f=errors: (f(a, b, x, y, s), s[int(np.argmin(f(a, b, x, y, s)))])]
+    section = 'Too good on the pictures it knows'
     hints = ['A loop over `sizes`: fit, evaluate at `new_x`, compare with `new_y`.',
              'The mean squared error is `((predicted - new_y)**2).mean()`.',
              '`int(np.argmin(errors))` is the position of the lowest error; `sizes` has the size at that position.']
