@@ -35,9 +35,9 @@ export:  ## write the package from the notebooks, and clean them
 	@$(PY) -c 'from nbdev.doclinks import nbdev_export; nbdev_export()'
 	@$(PY) -c 'from nbdev.clean import nbdev_clean; nbdev_clean()'
 
-exercises:  ## write the exercises into the chapters
+exercises:  ## write the exercise notebooks
 	@$(SETUP)
-	@$(PY) tools/questionnaire.py
+	@$(PY) tools/exercises.py
 
 readme:  ## render README.md from nbs/index.ipynb
 	@$(SETUP)

@@ -2,17 +2,19 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'COLORS', 'CHAPTERS', 'Part', 'is_empty', 'Operations', 'operations', 'names_used', 'FunctionPart',
-           'ValuePart', 'in_part', 'ChoicePart', 'same_letter', 'shuffled', 'Exercise', 'exercise', 'Verdict',
-           'style_of', 'as_html', 'judge', 'proof', 'answers_in', 'right_answers', 'exercises', 'NoSuchExercise',
-           'find']
+           'ValuePart', 'in_part', 'ChoicePart', 'same_letter', 'shuffled', 'Exercise', 'padded', 'exercise', 'Verdict',
+           'style_of', 'as_html', 'judge', 'rewritings', 'near_misses', 'proof', 'answers_in', 'all_accepted',
+           'all_refused', 'right_answers', 'exercises', 'NoSuchExercise', 'find']
 
 # %% ../../nbs/questionnaire/00_core.ipynb #00000002
-import contextlib, copy, dis, functools, html, importlib, inspect, random, textwrap, types
+import contextlib, copy, dis, functools, html, importlib, inspect, math, random, re, textwrap, types
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 
 import numpy as np
 import torch
+from fastcore.foundation import L
 from torch.overrides import TorchFunctionMode
 from .compare import Comparison, as_index, difference, has_axes, is_list, kind_of
 from .limits import SECONDS, Bounded, NotYet, TooLong, call, for_input, limited, short, time_limit
@@ -244,9 +246,12 @@ class Exercise:
     section: str = ''   # the heading of the section that teaches it
 
     @property
-    def chapter(self): return self.number.partition('.')[0].zfill(2)
+    def chapter(self): return padded(self.number.partition('.')[0])
     @property
-    def place(self): return tuple(int(o) for o in self.number.split('.'))
+    def place(self):
+        "Where it stands in the course, for sorting: number and letter of the chapter, number of the question."
+        chapter, letter, n = re.fullmatch(r'(\d+)([a-z]?)\.(\d+)', self.number).groups()
+        return int(chapter), letter, int(n)
     @property
     def names(self): return [p.name for p in self.parts]
     @property
@@ -261,6 +266,11 @@ class Exercise:
         "The source of the solution, with the explanation as a comment."
         words = textwrap.wrap(self.explanation, 100, break_long_words=False)
         return '\n'.join([f'# Our solution of {self.number}', *(f'# {o}' for o in words), *(p.solution for p in self.parts)])
+
+def padded(chapter):
+    "The name of a chapter with two digits, as in '04' and '15b'."
+    chapter = str(chapter).strip()
+    return chapter if chapter[1:2].isdigit() else f'0{chapter}'
 
 KINDS = ('write it', 'predict', 'why', 'choose', 'draw it', 'look it up')
 
@@ -353,7 +363,8 @@ class Verdict:
 def style_of(state):
     "The color of a verdict, on light pages and on dark ones."
     light, dark = COLORS[state]
-    return (f'<style>.fastbook-{state}{{color:{light}}}[data-jp-theme-light="false"] .fastbook-{state}{{color:{dark}}}</style>')
+    on_dark = f'[data-jp-theme-light="false"] .fastbook-{state}, .vscode-dark .fastbook-{state}'
+    return f'<style>.fastbook-{state}{{color:{light}}} {on_dark}{{color:{dark}}}</style>'
 
 def as_html(text):
     "Plain text with `code` in backticks, as HTML."
@@ -401,6 +412,33 @@ def _check_part(part, answer, seeds, ref):
     return '', printed.getvalue()
 
 # %% ../../nbs/questionnaire/00_core.ipynb #0000001e
+def _each(f, x):
+    "`f` of every single value in `x`."
+    if type(x) is dict: return {k: _each(f, o) for k,o in x.items()}
+    return type(x)(_each(f, o) for o in x) if type(x) in (list, tuple) else f(x)
+
+def _container(make, x): return make([_container(make, o) for o in x]) if type(x) in (list, tuple) else x
+
+def rewritings(x):
+    "The value `x` in other containers, other types of numbers, and other spelling."
+    forms = {str: lambda o: f' {o.upper()} ', int: np.int64, bool: np.bool_, float: np.float64}
+    if type(x) in (list, tuple): yield from (_container(make, x) for make in (list, tuple, L))
+    yield _each(lambda o: forms.get(type(o), lambda o: o)(o), x)
+    yield _each(lambda o: torch.tensor(o, dtype=torch.float64 if type(o) is float else None) if type(o) in (int, bool, float) else o, x)
+    yield _each(lambda o: Fraction(o) if type(o) is int or type(o) is float and math.isfinite(o) else o, x)
+    if type(x) in (list, tuple) and x and all(type(o) in (int, float) for o in x): yield from (np.array(x), torch.tensor(x, dtype=torch.float64))
+
+def near_misses(x, rtol=None):
+    "Values that are nearly `x`: an integer off by one, a float off by a tenth (or twice `rtol`), the wrong truth value, one value too few."
+    if type(x) in (list, tuple):
+        for i,o in enumerate(x): yield from (type(x)([*x[:i], near, *x[i + 1:]]) for near in near_misses(o, rtol))
+        if len(x) > 1: yield x[:-1]
+    elif type(x) is dict: yield from ({**x, k: near} for k,o in x.items() for near in near_misses(o, rtol))
+    elif type(x) is bool: yield not x
+    elif type(x) is int: yield from (x - 1, x + 1)
+    elif type(x) is float and math.isfinite(x): yield from (o for f in (-1, 1) if (o := x + f*max(0.1, 2*(rtol or 0))*(abs(x) or 1)) != x)
+
+# %% ../../nbs/questionnaire/00_core.ipynb #00000021
 def proof(
     ex,            # an `Exercise`
     seeds=range(10)
@@ -418,6 +456,14 @@ def answers_in(ex, source):
     except (Exception, SystemExit) as e: raise NotYet(f'the cell raises {type(e).__name__}: {e}') from None
     return [ns.get(n) for n in ex.names]
 
+def all_accepted(part):
+    "The further right answers to a part: those that it names, and the generated ones."
+    return [*part.accepts, *(rewritings(part.reference()) if isinstance(part, ValuePart) else [])]
+
+def all_refused(part):
+    "The near misses of a part: those that it names, and the generated ones."
+    return [*part.refuses, *(near_misses(part.reference(), part.rtol) if isinstance(part, ValuePart) else [])]
+
 def right_answers(ex): return [p.reference if not isinstance(p, ValuePart) else p.reference() for p in ex.parts]
 
 def _solution_fails(ex, seeds):
@@ -428,12 +474,12 @@ def _stub_passes(ex):
     v = judge(ex, *answers_in(ex, ex.stub), guard=False)
     if v.state != 'open': yield f'{ex.number}: the stub counts as an answer: {v}'
 
-# %% ../../nbs/questionnaire/00_core.ipynb #0000001f
+# %% ../../nbs/questionnaire/00_core.ipynb #00000022
 def _with(ex, i, answer): return [answer if i == j else a for j,a in enumerate(right_answers(ex))]
 
 def _accepted_fails(ex, seeds):
     for i,part in enumerate(ex.parts):
-        for k,a in enumerate(part.accepts):
+        for k,a in enumerate(all_accepted(part)):
             v = judge(ex, *_with(ex, i, a), seeds=seeds, guard=False)
             if not v: yield f'{ex.number}: right answer {k} of `{part.name}` is refused: {v}'
 
@@ -445,9 +491,9 @@ def _wrong_passes(ex):
 
 def _refused_passes(ex):
     for i,part in enumerate(ex.parts):
-        for k,w in enumerate(part.refuses):
+        for k,w in enumerate(all_refused(part)):
             v = judge(ex, *_with(ex, i, w), guard=False)
-            if v.state != 'wrong': yield f'{ex.number}: near miss {k} of `{part.name}` gets: {v}'
+            if v.state != 'wrong': yield f'{ex.number}: near miss {k} of `{part.name}`, {short(w)}, gets: {v}'
 
 def _broken_reference_passes(ex):
     for i,part in enumerate(ex.parts):
@@ -463,7 +509,7 @@ def _nonsense_passes(ex):
             v = judge(ex, *_with(ex, i, nonsense), seeds=[0], guard=False)
             if v.state == 'right' or not v.message: yield f'{ex.number}: {short(nonsense)} as `{ex.names[i]}` gets: {v}'
 
-# %% ../../nbs/questionnaire/00_core.ipynb #00000022
+# %% ../../nbs/questionnaire/00_core.ipynb #00000025
 # the notebooks with exercises; those of chapter 04 are in the module `ch04`
 CHAPTERS = {'01': '01_intro', '02': '02_production', '03': '03_ethics', '04': '04_mnist_basics', '05': '05_pet_breeds', '06': '06_multicat', '15': '15_arch_details'}
 
@@ -474,7 +520,7 @@ def exercises(chapter=None):
     return sorted((o for o in _exercises.values() if o.chapter in wanted), key=lambda o: o.place)
 
 def _chapter(c):
-    name = str(c).strip().zfill(2)
+    name = padded(c)
     if name not in CHAPTERS: raise NoSuchExercise(f"there are no exercises for chapter {str(c).strip()}; there are for {', '.join(CHAPTERS)}")
     return name
 
