@@ -728,7 +728,7 @@ class confusion:
         preds = torch.tensor([0]*9 + [1]*3 + [1]*10 + [0]*2 + [2]*11 + [1])
         counts = answer(targs, preds, 3)
         fig, ax = plt.subplots(figsize=(3, 3))
-        ax.imshow(counts, cmap='Blues')
+        ax.imshow(np.asarray(counts), cmap='Blues')
         ax.set(xticks=range(3), yticks=range(3), xticklabels=vocab, yticklabels=vocab, xlabel='predicted', ylabel='actual', title='a small example')
         for i in range(3):
             for j in range(3): ax.text(j, i, int(counts[i, j]), ha='center', va='center', color='white' if counts[i, j] > 6 else 'black')
@@ -755,7 +755,7 @@ class predict_from:
     def cases(r):
         names = ['black', 'brown', 'grizzly', 'panda', 'polar', 'sloth', 'sun', 'teddy']
         # each part decides: without the bias, the mean, the spread or the order of the vocab another class is the most likely one
-        yield {'weights': tensor([[1., 0.], [0., 1.], [1., 1.]]), 'bias': tensor([0., 3., 0.]), 'mean': tensor([5., -5.]), 'std': tensor([.5, 4.]), 'vocab': ['teddy', 'black', 'grizzly']}, tensor([6., -4.])
+        yield {'weights': tensor([[1., 0.], [0., 1.], [1., 1.]]), 'bias': tensor([1., 2., 0.]), 'mean': tensor([-4., 5.]), 'std': tensor([.5, 4.]), 'vocab': ['teddy', 'black', 'grizzly']}, tensor([-3., 6.])
         for f in (1, 3, 4, 5):
             kept = {'weights': torch.randn(8, f), 'bias': torch.randn(8), 'mean': torch.randn(f)*3, 'std': torch.rand(f)*2 + .2, 'vocab': r.sample(names, 8)}
             for _ in range(4): yield kept, kept['mean'] + kept['std']*torch.randn(f)

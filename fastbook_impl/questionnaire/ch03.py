@@ -412,7 +412,7 @@ class accuracy_by_group:
 # %% ../../nbs/questionnaire/03_ethics.ipynb #00000011
 @exercise('3.12', 'Why sinusitis predicts a stroke', 'why')
 class recorded_diagnoses:
-    """Of 2,000 people, half go to a doctor whenever something is wrong, and half never do. In both halves a fifth have sinusitis, a tenth have a stroke, and the two are independent. The files of a hospital contain the diagnoses of those who go to a doctor; everybody else counts as healthy. What fraction has a stroke
+    """Of 2,000 people, half go to a doctor whenever something is wrong, and half never do. In both halves a quarter have sinusitis, a tenth have a stroke, and the two are independent. The files of a hospital contain the diagnoses of those who go to a doctor; everybody else counts as healthy. What fraction has a stroke
 
     1. in reality, among those who have sinusitis
     2. in reality, among those who have no sinusitis
@@ -426,7 +426,7 @@ class recorded_diagnoses:
     def experiment():
         people = []
         for goes_to_doctor in (True, False):
-            for i in range(1000): people.append((goes_to_doctor, i % 5 == 0, i//5 % 10 == 0)) # a fifth, a tenth, independently
+            for i in range(1000): people.append((goes_to_doctor, i % 4 == 0, i//4 % 10 == 0)) # a quarter, a tenth, independently
         real = [(sinusitis, stroke) for _, sinusitis, stroke in people]
         filed = [(doctor and sinusitis, doctor and stroke) for doctor, sinusitis, stroke in people]
         def strokes(table, sinusitis):
@@ -436,17 +436,17 @@ class recorded_diagnoses:
     wrong = [([.1, .1, .1, .1], 'those who never go to a doctor all count as people without sinusitis'),
              ([.1, .1, .05, .05], 'everybody with sinusitis in the files goes to doctors: how many of these have a recorded stroke?'),
              ([.1, .1, .1, 0.], 'some who go to a doctor do not have sinusitis, and they may have a stroke'),
-             ([.1, .1, .1, .05], 'there are 1,800 people without sinusitis in the files: those who never go, and those who go and have none'),
+             ([.1, .1, .1, .05], 'there are 1,750 people without sinusitis in the files: those who never go, and those who go and have none'),
              ([.2, .1, .2, .1], 'a stroke is as frequent among those with sinusitis as among others')]
-    accepts = [(.1, .1, .1, .044), [.1, .1, .1, .04], np.array([.1, .1, .1, 80/1800]), [.10, .10, .10, .0444]]
-    refuses = [[.1, .1, .1, .045], [.1, .1, .1, .03], [.1, .1, .2, .044], [.1, .1, .1], [.1, .1, .1, .4]]
+    accepts = [(.1, .1, .1, .043), [.1, .1, .1, .04], np.array([.1, .1, .1, 75/1750]), [.10, .10, .10, .0429]]
+    refuses = [[.1, .1, .1, .044], [.1, .1, .1, .03], [.1, .1, .2, .043], [.1, .1, .1], [.1, .1, .1, .4]]
     options = {'a': 'an infection near the brain harms its blood vessels', 'b': 'the words for the illnesses are close to each other',
                'c': 'the files record who goes to a doctor, not who is ill', 'd': 'both are more frequent in old people than in young ones'}
     right = 'c'
     mistakes = {'a': 'in the simulation the two are independent, and the files still show a difference', 'b': 'the simulation contains no words, and the files still show a difference', 'd': 'everybody in the simulation is equally likely to have either, and the files still show a difference'}
-    hints = ['In reality the two are independent, so it is a tenth in each group.', '200 people have sinusitis in the files, and all of them go to a doctor.', '1,800 have none in the files. The strokes that are known among them: a tenth of 800.']
+    hints = ['In reality the two are independent, so it is a tenth in each group.', '250 people have sinusitis in the files, and all of them go to a doctor.', '1,750 have none in the files. The strokes that are known among them: a tenth of 750.']
     why = 'Check whether the recorded label is what you want to predict, or only what somebody measured.'
-    explanation = """In reality it is a tenth, with or without sinusitis. In the files it is 20 of 200 against 80 of 1,800, that is 0.044: more than double, only because of who goes to a doctor. This is measurement bias,
+    explanation = """In reality it is a tenth, with or without sinusitis. In the files it is 25 of 250 against 75 of 1,750, that is 0.043: more than double, only because of who goes to a doctor. This is measurement bias,
         and the chapter's example, by Mullainathan and Obermeyer, is about real files."""
 
 # %% ../../nbs/questionnaire/03_ethics.ipynb #00000012
