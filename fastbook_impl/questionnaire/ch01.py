@@ -107,6 +107,7 @@ class perceptron:
     def cases(r):
         vertical, horizontal = [0, 1, 0, 0, 1, 0, 0, 1, 0], [0, 0, 0, 1, 1, 1, 0, 0, 0]
         yield [(vertical, 1), (horizontal, 0)], 0
+        yield [([2, 1], 1)], 3                             # a single example
         yield [(vertical, 1), (horizontal, 0)], 1
         yield [(vertical, 1), (horizontal, 0)], 9
         yield [(horizontal, 0), ([0, 0, 0, 0, 1, 0, 0, 0, 0], 0), (vertical, 1)], 2

@@ -137,6 +137,7 @@ class acts_differently:
         yield {'even': ([4], [8]), 'above': ([4], [9]), 'below': ([4], [7])}, 2     # exactly at the limit
         yield {'long': ([1, 1], [3, 3, 0, 0, 0, 0]), 'short': ([5, 1, 3], [7])}, 2   # lists of different lengths
         yield {'b': ([2], [9]), 'a': ([2], [9])}, 4
+        yield {'half': ([1, 2], [3, 3])}, 2                                          # a mean that is no integer
         yield {'peak': ([1, 5], [11, 1]), 'steady': ([3, 3], [7, 7])}, 2
         yield {f'car {i}': ([r.randint(1, 9) for _ in range(r.randint(1, 4))], [r.randint(1, 30) for _ in range(r.randint(1, 4))]) for i in r.sample(range(50), 8)}, r.choice([1.5, 2, 4])
     def _audit(cars, factor, of=lambda v: sum(v)/len(v), found=lambda s, r, f: r > f*s):
