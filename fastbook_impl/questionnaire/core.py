@@ -164,6 +164,11 @@ class ValuePart(Part):
     rtol: float|None = None   # relative tolerance of floats; without, they may be rounded
     digits: int = 2           # significant digits that a rounded float needs at least
 
+    @property
+    def tolerance(self):
+        "How far a float may be from the truth, as a fraction of it."
+        return self.rtol or 0.5*10**(1 - self.digits)
+
     def find(self, got, want, rounded=True):
         "The first difference; `rounded` numbers count as the same."
         return Comparison(self.rtol or (None if rounded else 1e-4), self.digits, relaxed=True).find(got, want)
@@ -428,15 +433,15 @@ def rewritings(x):
     yield _each(lambda o: Fraction(o) if type(o) is int or type(o) is float and math.isfinite(o) else o, x)
     if type(x) in (list, tuple) and x and all(type(o) in (int, float) for o in x): yield from (np.array(x), torch.tensor(x, dtype=torch.float64))
 
-def near_misses(x, rtol=None):
-    "Values that are nearly `x`: an integer off by one, a float off by a tenth (or twice `rtol`), the wrong truth value, one value too few."
+def near_misses(x, off=0.1):
+    "Values that are nearly `x`: an integer off by one, a float by the fraction `off` of it, the wrong truth value, one value too few."
     if type(x) in (list, tuple):
-        for i,o in enumerate(x): yield from (type(x)([*x[:i], near, *x[i + 1:]]) for near in near_misses(o, rtol))
+        for i,o in enumerate(x): yield from (type(x)([*x[:i], near, *x[i + 1:]]) for near in near_misses(o, off))
         if len(x) > 1: yield x[:-1]
-    elif type(x) is dict: yield from ({**x, k: near} for k,o in x.items() for near in near_misses(o, rtol))
+    elif type(x) is dict: yield from ({**x, k: near} for k,o in x.items() for near in near_misses(o, off))
     elif type(x) is bool: yield not x
     elif type(x) is int: yield from (x - 1, x + 1)
-    elif type(x) is float and math.isfinite(x): yield from (o for f in (-1, 1) if (o := x + f*max(0.1, 2*(rtol or 0))*(abs(x) or 1)) != x)
+    elif type(x) is float and math.isfinite(x): yield from (x + f*(abs(x) or 1) for f in (-off, off))
 
 # %% ../../nbs/questionnaire/00_core.ipynb #00000021
 def proof(
@@ -462,7 +467,7 @@ def all_accepted(part):
 
 def all_refused(part):
     "The near misses of a part: those that it names, and the generated ones."
-    return [*part.refuses, *(near_misses(part.reference(), part.rtol) if isinstance(part, ValuePart) else [])]
+    return [*part.refuses, *(near_misses(part.reference(), part.tolerance*2) if isinstance(part, ValuePart) else [])]
 
 def right_answers(ex): return [p.reference if not isinstance(p, ValuePart) else p.reference() for p in ex.parts]
 
