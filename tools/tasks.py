@@ -66,7 +66,7 @@ TASKS = {
     'app': (app, 'open the application of chapter 2: upload an image, see the breeds'),
     'bench': (bench, 'compare this package with fastai and plain PyTorch'),
     'export': (export, 'write the package from the notebooks, and clean them'),
-    'exercises': (tool('questionnaire'), 'write the exercises into the chapters'),
+    'exercises': (tool('exercises'), 'write the exercises into the chapters'),
     'readme': (tool('readme'), 'render README.md from nbs/index.ipynb'),
     'selfcheck': (tool('selfcheck'), 'train the first classifier on the built-in digits'),
     'lock': (tool('lock'), 'lock the versions that settings.ini asks for (--upgrade moves to the newest)'),

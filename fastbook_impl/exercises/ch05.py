@@ -2,11 +2,11 @@
 
 # %% auto #0
 __all__ = ['room_to_turn', 'breed_and_number', 'label_of_each_file', 'four_from_an_L', 'place_of_copy', 'lost_on_the_way',
-           'methods_beginning_with', 'where_it_raises', 'first_model_on_dirty_data', 'cross_entropy_in_two',
+           'mislabeled_item', 'where_it_raises', 'first_model_on_dirty_data', 'cross_entropy_in_two',
            'what_softmax_ensures', 'shoe_among_breeds', 'exp_and_softmax_columns', 'where_knows_two',
            'log_of_not_positive', 'two_rates', 'fine_tune_in_two_steps', 'first_words_and_source',
-           'fine_tune_documented', 'three_groups_after_two_steps', 'rates_for_four_groups', 'stopped_in_mid_cycle',
-           'layers_of_resnet', 'bytes_per_number']
+           'fine_tune_documented', 'documented_below', 'three_groups_after_two_steps', 'rates_for_four_groups',
+           'stopped_in_mid_cycle', 'layers_of_resnet', 'bytes_per_number']
 
 # %% ../../nbs/checks/05_pet_breeds.ipynb #00000002
 import inspect, math, re, textwrap
@@ -20,7 +20,6 @@ from fastcore.foundation import L
 
 from ..callback.schedule import combined_cos
 from ..data.block import CategoryBlock, DataBlock, TransformBlock
-from ..data.core import TfmdDL
 from ..data.transforms import IndexSplitter
 from ..imports import pd
 from ..optimizer import SGD
@@ -29,66 +28,110 @@ from .answers import reads, words
 from ..torch_core import tensor
 
 # %% ../../nbs/checks/05_pet_breeds.ipynb #00000004
-@exercise('5.1', 'Room to turn', 'why')
+@exercise('5.1', 'Room to rotate', 'write it')
 class room_to_turn:
-    """A white, square picture is turned by 45° around its middle; what was outside of it comes in black. Of the result the model sees the middle 64 by 64 pixels.
-    Predict two numbers: which share of those pixels is black if the picture had 64 by 64 pixels *before* it was turned; and how many pixels long its side must be so that just *none* is black.
-    Then choose why presizing makes pictures of equal, but larger size on the CPU, and the final size on the GPU."""
-    def experiment():
-        at = torch.arange(64) - 31.5                     # the pixels that the model sees, from the middle
+    """A square image is rotated around its center. Parts of the result lie outside of the original and are filled with black. The model sees the central `size` × `size` pixels of the result.
+
+    1. Write a function that computes which fraction of those pixels is black. The center of the image has the coordinates (0, 0), and pixel `i` along an axis has its center at `i - (size - 1)/2`. A point (x, y) of the result comes from the point (x·cos a + y·sin a, y·cos a − x·sin a) of the original, where a is the angle. It is black if that point is farther from the center than half a side, horizontally or vertically.
+    2. Try it with `side=64` and with `side=90`, for 45° and `size=64`. Then choose why presizing first makes all images the same, larger size, and only augments and crops them afterwards."""
+    def turned(side, degrees, size, angle=math.radians, half=0.5, join=torch.logical_or, center=True):
+        at, a = torch.arange(size).double() - (size - 1)/2*center, angle(degrees)
         x, y = at[None], at[:, None]
-        came_from = torch.maximum((x + y).abs(), (x - y).abs())/math.sqrt(2)
-        return (came_from > 32).float().mean().item(), math.ceil(2*came_from.max().item())
-    form = 'a tuple of two numbers: the share, from 0 to 1, and the side in pixels'
-    rtol = 0.05
-    wrong = [((0.1716, 64), 'a square of that side covers a square of 64 only as long as it is not turned'),
-             ((0.1716, 128), 'twice the side is more than is needed: how far from the middle is a corner of what the model sees?'),
-             ((0.1716, 45), 'that is how far a corner of what the model sees is from the middle, and the picture goes on to the other side'),
-             ((0.5, 90), 'the share is not that large: only the corners are black'),
-             ((0.2929, 90), 'that is the share which is left out along a diagonal, and here areas are compared')]
-    options = {'a': 'The model first learns from the large pictures and later, more precisely, from the small ones',
-               'b': 'Only a graphics card can turn and zoom; the CPU has to leave that to it and can merely resize',
-               'c': 'Equal sizes make a batch; the spare margin lets it be turned, zoomed and cut with one interpolation',
-               'd': 'The large pictures stay on the CPU, so that the GPU has memory left for more of the small ones'}
+        u, v = x*math.cos(a) + y*math.sin(a), y*math.cos(a) - x*math.sin(a)
+        return join(u.abs() > half*side, v.abs() > half*side).double().mean().item()
+    wrong = [(lambda *o, f=turned: f(*o, angle=lambda d: d), '`math.cos` and `math.sin` take radians: convert with `math.radians`'),
+             (lambda *o, f=turned: f(*o, half=1.), 'the original extends half a side in each direction from the center, not a whole one'),
+             (lambda *o, f=turned: f(*o, join=torch.logical_and), 'a pixel is black as soon as one of its two coordinates lies outside'),
+             (lambda *o, f=turned: f(*o, center=False), 'coordinates start at the center of the image, not at its corner'),
+             (lambda *o, f=turned: 1 - f(*o), 'this is the fraction of the pixels that show the image'),
+             (lambda *o, f=turned: f(*o)*o[2]**2, 'this is the number of black pixels, and the fraction is wanted')]
+    options = {'a': 'The model trains on the large images first and on the small ones later',
+               'b': 'Only a GPU can rotate and zoom, so the CPU is left to resize the images',
+               'c': 'The margin leaves room for one augmentation step without black corners',
+               'd': 'The large images stay on the CPU, so the GPU has memory left for more'}
     right = 'c'
-    mistakes = {'a': 'the model never sees the large ones: both steps are done before a batch gets to it',
-                'b': 'a CPU can turn and zoom as well, picture by picture; what matters is how often pixels are computed anew, and from how large a picture',
-                'd': 'how much memory a batch takes follows from its final size, with or without a larger one before'}
-    hints = ['Draw a square, and over it the same square turned by 45°: the corners that stick out are what is black.',
-             'The corner of a square of side 64 is 32·√2 from its middle, and the side of the turned picture must lie at least that far out.',
-             'Each of the four black corners is a triangle of height 32·√2 − 32, with an area of that height, squared.']
-    why = 'A margin costs little before the augmentation; afterwards nothing can bring back the corners.'
-    explanation = """Turned by 45°, a square of the same size leaves a sixth of the pixels without a picture. With a side of 64·√2, about 90, the corners are filled.
-    After the first resizing all pictures can be in one batch, and one map, with one interpolation, does everything else."""
+    mistakes = {'a': 'the model never sees the large images: both steps come before a batch reaches it',
+                'b': 'a CPU can rotate and zoom as well, image by image',
+                'd': 'the memory of a batch depends on its final size, whatever the size before'}
+    def solution(side, degrees, size):
+        """The fraction of black pixels, from 0 to 1, among the central `size` × `size` pixels, a number.
+
+        The image has `side` × `side` pixels and is rotated by `degrees`."""
+        at, a = torch.arange(size) - (size - 1)/2, math.radians(degrees)
+        x, y = at[None], at[:, None]
+        from_x, from_y = x*math.cos(a) + y*math.sin(a), y*math.cos(a) - x*math.sin(a)
+        return ((from_x.abs() > side/2) | (from_y.abs() > side/2)).float().mean()
+    def cases(r):
+        yield 64, 45, 64
+        yield 90, 45, 64
+        yield 64, 0, 64
+        yield 32, 0, 64
+        yield 64, 90, 64
+        for _ in range(3): yield 2*r.randint(20, 40), r.choice([-1, 1])*r.randint(5, 85), 2*r.randint(20, 35)
+    def in_loops(side, degrees, size):
+        a, black = math.radians(degrees), 0
+        for i in range(size):
+            for j in range(size):
+                x, y = j - (size - 1)/2, i - (size - 1)/2
+                if max(abs(x*math.cos(a) + y*math.sin(a)), abs(y*math.cos(a) - x*math.sin(a))) > side/2: black += 1
+        return black/size**2
+    def with_numpy(side, degrees, size):
+        y, x = np.mgrid[:size, :size] - (size - 1)/2
+        z = (x + 1j*y)*np.exp(-1j*np.deg2rad(degrees))
+        return (np.maximum(abs(z.real), abs(z.imag)) > side/2).mean()
+    accepts = [in_loops, with_numpy]
+    refuses = [lambda *o, f=turned: f(o[0] + 2, *o[1:]), lambda *o, f=turned: f(o[0], 45, o[2]), lambda *o, f=turned: round(f(*o), 1), lambda *o, f=turned: f(o[2], o[1], o[0]), lambda *o, f=turned: 100*f(*o)]
+    section = 'Larger first, then smaller'
+    hints = ['Make a row of coordinates `at = torch.arange(size) - (size - 1)/2`. With `x = at[None]` and `y = at[:, None]`, broadcasting gives all pixels.',
+             'Compute the two coordinates in the original with `math.cos` and `math.sin` of the angle in radians.',
+             'Black is where `abs()` of either is larger than `side/2`. The mean of a Boolean mask, converted to float, is the fraction.']
+    why = 'A margin costs little before augmentation. Afterwards, nothing can bring back the corners.'
+    explanation = 'If the original has the same size, a rotation by 45° leaves a sixth of the pixels black. With a side of 64·√2, about 90, the corners are filled. After the first resizing, all images fit in one batch, and a single interpolation does everything else on the GPU.'
 
 # %% ../../nbs/checks/05_pet_breeds.ipynb #00000005
 @exercise('5.2', 'A breed and a number in a file name', 'look it up')
 class breed_and_number:
-    """Write a regular expression that reads a pet's file name: `'basset_hound_34.jpg'` gives `('basset_hound', 34)`. Names that have another shape give None. If you are new to regular expressions, go through any tutorial first; this takes five of their signs."""
+    """Write a regular expression that reads the file name of a pet: `'basset_hound_34.jpg'` gives `('basset_hound', 34)`. Names that do not have this form give None. If regular expressions are new to you, read a tutorial first; this task needs five of their symbols."""
     def solution(name):
-        "The breed, a string, and the number, an int, of a name like 'basset_hound_34.jpg'; None if the whole name does not have this shape."
+        """The breed, a string, and the number, an int, of a name such as 'basset_hound_34.jpg'; None if the whole name does not have this form.
+
+        A breed has at least one character, and the number has at least one digit."""
         found = re.fullmatch(r'(.+)_(\d+)\.jpg', name)
         return (found[1], int(found[2])) if found else None
     def cases(r):
-        for breed in ('pug', r.choice(['basset_hound', 'american_pit_bull_terrier', 'Maine_Coon'])): yield f'{breed}_{r.randint(1, 300)}.jpg'
-        yield from ('pug_7xjpg', 'pug_7.jpg.bak', '_7.jpg', r.choice(['holiday.jpg', 'pug_.jpg', 'pug_12.png', 'pug_12a.jpg']))
-    wrong = [(lambda name: (m[1], int(m[2])) if (m := re.search(r'([a-zA-Z]+)_(\d+)\.jpg$', name)) else None, 'a breed may consist of several words, and all of them belong to it'),
-             (lambda name: (m[1], m[2]) if (m := re.fullmatch(r'(.+)_(\d+)\.jpg', name)) else None, 'the number is still text: the parentheses of a pattern remember strings'),
-             (lambda name: (m[1], int(m[2])) if (m := re.search(r'(.+)_(\d+).jpg$', name)) else None, 'a dot in a pattern stands for any character, so that `pug_7xjpg` is let through'),
-             (lambda name: (m[1], int(m[2])) if (m := re.match(r'(.+)_(\d+)\.jpg', name)) else None, 'something may follow after the end of the pattern, so that `pug_7.jpg.bak` is let through'),
-             (lambda name: (m[1], int(m[2])) if (m := re.fullmatch(r'(.*)_(\d+)\.jpg', name)) else None, 'a star lets a part be empty, so that a name without any breed is let through')]
-    hints = ['Put in parentheses what is to be remembered: `found = re.fullmatch(pattern, name)` has it in `found[1]`, `found[2]`.',
-             'Five pieces, one after the other: anything, an underscore, digits, a dot that means a dot, jpg.',
-             '`.+` is at least one character, `\\d+` at least one digit, `\\.` a dot. `re.fullmatch` gives None if the pattern does not fit the whole.']
-    why = 'Labels often stand in file names, and a pattern that is too generous makes wrong labels without a word.'
-    explanation = """`.+` takes as much as it can, so only the last underscore is the one before the number. `re.fullmatch` wants the pattern to cover the name from its beginning to its end."""
+        for breed in ('pug', 'basset_hound', 'american_pit_bull_terrier', 'Maine_Coon', 'wheaten_terrier_2'): yield f'{breed}_{r.randint(1, 300)}.jpg'
+        yield from ('pug_7xjpg', 'pug_7.jpg.bak', '_7.jpg', 'holiday.jpg', 'pug_.jpg', 'pug_12.png', 'pug_12a.jpg', 'pug7.jpg', 'pug_007.jpg', '')
+    wrong = [(lambda name: (m[1], int(m[2])) if (m := re.search(r'([a-zA-Z]+)_(\d+)\.jpg$', name)) else None, 'a breed can consist of several words, and all of them belong to it'),
+             (lambda name: (m[1], m[2]) if (m := re.fullmatch(r'(.+)_(\d+)\.jpg', name)) else None, 'the number is still text: the groups of a pattern are strings'),
+             (lambda name: (m[1], int(m[2])) if (m := re.search(r'(.+)_(\d+).jpg$', name)) else None, 'a dot in a pattern matches any character, so `pug_7xjpg` passes'),
+             (lambda name: (m[1], int(m[2])) if (m := re.match(r'(.+)_(\d+)\.jpg', name)) else None, 'more text may follow the end of the pattern, so `pug_7.jpg.bak` passes'),
+             (lambda name: (m[1], int(m[2])) if (m := re.fullmatch(r'(.*)_(\d+)\.jpg', name)) else None, 'a star allows an empty part, so a name without a breed passes'),
+             (lambda name: (m[1], int(m[2])) if (m := re.fullmatch(r'([a-z_]+)_(\d+)\.jpg', name)) else None, 'a breed can contain capital letters and digits'),
+             (lambda name: (m[1], int(m[2])) if (m := re.fullmatch(r'(.+)_(\d*)\.jpg', name)) else None, 'a star allows an empty part, and a name without digits has no number'),
+             (lambda name: (m[1], int(m[2])) if (m := re.fullmatch(r'(.+)_(\d+)\w?\.jpg', name)) else None, 'something other than digits may stand before the dot, so `pug_12a.jpg` passes')]
+    def by_hand(name):
+        stem, dot, end = name.rpartition('.')
+        breed, _, number = stem.rpartition('_')
+        return (breed, int(number)) if dot and end == 'jpg' and breed and number.isdigit() else None
+    def with_match(name):
+        m = re.match(r'^(.+)_([0-9]+)[.]jpg$', name)
+        if m: return m.group(1), int(m.group(2))
+    accepts = [by_hand, with_match, lambda name: (m['b'], int(m['n'])) if (m := re.fullmatch(r'(?P<b>.+)_(?P<n>\d+)\.jpg', name)) else None]
+    refuses = [lambda name: (m[1], int(m[2])) if (m := re.fullmatch(r'(.+?)_(\d).*\.jpg', name)) else None, lambda name: (m[1], int(m[2])) if (m := re.fullmatch(r'(.+)_(\d+)\.\w+', name)) else None, lambda name: (m[1], int(m[2])) if (m := re.fullmatch(r'(.+)_?(\d+)\.jpg', name)) else None,
+               lambda name: tuple(name[:-4].rsplit('_', 1)), lambda name: (m[1].lower(), int(m[2])) if (m := re.fullmatch(r'(.+)_(\d+)\.jpg', name)) else None, lambda name: (m[1], int(m[2])) if (m := re.fullmatch(r'(\w+)_(\d{1,2})\.jpg', name)) else None]
+    section = 'What a file name knows'
+    hints = ['Put the parts that you want to keep in parentheses: `found = re.fullmatch(pattern, name)` has them in `found[1]` and `found[2]`.',
+             'Five pieces in a row: anything, an underscore, digits, a literal dot, jpg.',
+             '`.+` is at least one character, `\\d+` at least one digit, `\\.` a literal dot. `re.fullmatch` returns None if the pattern does not match the whole name.']
+    why = 'Labels are often part of file names, and a pattern that is too general produces wrong labels without an error.'
+    explanation = '`.+` takes as much as it can, so the last underscore is the one before the number. `re.fullmatch` requires the pattern to cover the whole name.'
 
 # %% ../../nbs/checks/05_pet_breeds.ipynb #00000006
 @exercise('5.3', 'Labels, delivered in two ways', 'write it')
 class label_of_each_file:
-    """Most data sets come in one of two ways: as files whose folder (or name) tells the label, or as a table with a row for each item. Write a function that takes either and returns what is in each file."""
+    """Most datasets come in one of two forms: as files whose folder (or name) tells the label, or as a table with a row for each item. Write a function that takes either and returns the label of each file."""
     def solution(source):
-        """From the name of each file, without its folders, to its label: a dictionary of strings.
+        """A dictionary from the name of each file, without its folders, to its label; both are strings.
         `source` is a list of `Path`s, each in a folder named after its label, or a string: the text of a table
         (CSV) whose first line has the names of the columns; two of them are `file` and `label`."""
         import io
@@ -100,32 +143,48 @@ class label_of_each_file:
         files = [(f'{i:03}.jpg', r.choice(['cat', 'dog', 'hen'])) for i in range(r.randint(3, 6))]
         yield [Path('train')/label/name for name,label in files]
         yield [Path(label)/name for name,label in files] + [Path('a/b/c/goat/x.png')]
+        yield []
         yield 'file,label\n' + '\n'.join(f'{name},{label}' for name,label in files)
         yield 'width,label,file\n' + '\n'.join(f'{r.randint(9, 99)},{label},{name}' for name,label in files)
+        yield 'file,label\n007,03\n010,7'
         yield 'file,label\n'
-    wrong = [(lambda s: {str(f): f.parent.name for f in s} if isinstance(s, list) else dict(zip(*[pd.read_csv(__import__('io').StringIO(s), dtype=str)[c] for c in ('file', 'label')])), 'the keys are the names of files without their folders'),
-             (lambda s: {f.name: f.parts[0] for f in s} if isinstance(s, list) else {}, 'the label is the folder that the file lies in, and there may be others above it'),
-             (lambda s: {f.name: f.parent.name for f in s} if isinstance(s, list) else dict(o.split(',')[:2] for o in s.splitlines()[1:]), 'the columns of a table may come in any order, and there may be others beside them'),
-             (lambda s: {f.name: f.parent.name for f in s} if isinstance(s, list) else dict(o.split(',')[:2] for o in s.splitlines()), 'the first line of the table has the names of its columns and is no item')]
-    hints = ['`isinstance(source, str)` tells the two ways apart.', 'A `Path` has a `name`, and a `parent`, which is a `Path` again.',
-             '`pd.read_csv(io.StringIO(source))` makes a table of text; then a column is `table[\'file\']`. `zip` pairs two of them.']
-    why = 'Whatever the data set, one of these two is nearly always where `get_y` has to look.'
-    explanation = """Files in folders: the label is the name of the parent. A table: the label is an entry of the row, found by the name of its column, not by its place."""
+    wrong = [(lambda s: {str(f): f.parent.name for f in s} if isinstance(s, list) else dict(zip(*[pd.read_csv(__import__('io').StringIO(s), dtype=str)[c] for c in ('file', 'label')])), 'the keys should be the names of the files without their folders'),
+             (lambda s: {f.name: f.parts[0] for f in s} if isinstance(s, list) else {}, 'the label is the folder that contains the file, and there can be others above it'),
+             (lambda s: {f.name: f.parent.name for f in s} if isinstance(s, list) else dict(o.split(',')[:2] for o in s.splitlines()[1:]), 'the columns of a table can come in any order, and there can be others'),
+             (lambda s: {f.name: f.parent.name for f in s} if isinstance(s, list) else dict(o.split(',')[:2] for o in s.splitlines()), 'the first line of the table contains the names of the columns'),
+             (lambda s: {f.name: f.parent.name for f in s} if isinstance(s, list) else (lambda t: dict(zip(t['file'], t['label'])))(pd.read_csv(__import__('io').StringIO(s))), 'pandas has read text that consists of digits as numbers, and both are strings: use `dtype=str`')]
+    def with_csv(source):
+        import csv
+        if isinstance(source, str): return {row['file']: row['label'] for row in csv.DictReader(source.splitlines())}
+        return {f.parts[-1]: f.parts[-2] for f in source}
+    def by_hand(source):
+        if not isinstance(source, str): return dict((f.name, f.parent.name) for f in source)
+        first, *rows = [line.split(',') for line in source.strip().split('\n')]
+        i, j = first.index('file'), first.index('label')
+        return {row[i]: row[j] for row in rows}
+    accepts = [with_csv, by_hand]
+    refuses = [lambda s, f=by_hand: {v: k for k,v in f(s).items()}, lambda s, f=by_hand: f(s) if isinstance(s, str) else {o.stem: o.parent.name for o in s}, lambda s, f=by_hand: f(s) if isinstance(s, str) else {o.name: str(o.parent) for o in s}, lambda s, f=by_hand: list(f(s).items()), lambda s, f=by_hand: dict(list(f(s).items())[:3])]
+    section = 'From names to data'
+    hints = ['`isinstance(source, str)` tells the two forms apart.',
+             'A `Path` has a `name`, and a `parent`, which is a `Path` again.',
+             "`pd.read_csv(io.StringIO(source), dtype=str)` reads a table from text; `table['file']` is a column. `zip` pairs two columns."]
+    why = 'In nearly every dataset, `get_y` reads the label in one of these two ways.'
+    explanation = 'Files in folders: the label is the name of the parent. A table: the label is an entry of the row, found by the name of its column, not by its position.'
 
 # %% ../../nbs/checks/05_pet_breeds.ipynb #00000007
 def _four_lists(got, want):
     if not isinstance(got, (tuple, list, L)) or len(got) != 4: return difference(got, want)
     for i,(g,w) in enumerate(zip(got, want)):
-        if isinstance(w, L) and not isinstance(g, L): return f'in `[{i}]` there is a {type(g).__name__}, and an `L` was expected'
-        if not isinstance(w, L) and isinstance(g, L): return f'in `[{i}]` there is an `L`'
-        if d := difference(g, w): return f'in `[{i}]` {d}'
+        if isinstance(w, L) and not isinstance(g, L): return f'part {i + 1} is a {type(g).__name__}, and an `L` was expected'
+        if not isinstance(w, L) and isinstance(g, L): return f'part {i + 1} is an `L`'
+        if d := difference(g, w): return f'in part {i + 1}: {d}'
 
 @exercise('5.4', 'What an L can do that a list cannot', 'look it up')
 class four_from_an_L:
-    """Look up `L` (`L?`, or its documentation at fastcore) and try its methods. Then write a function that takes an `L` of words and returns four new ones, each an `L` again; with its methods, each takes a few characters."""
+    """Look up `L` (`L?`, or its documentation in fastcore) and try its methods. Then write a function that takes an `L` of words and returns four new `L`s. With the methods of `L`, each needs a few characters."""
     def solution(words, places):
-        """A tuple of four `L`s: the words at the `places`, a list of positions; each different word once, in the order
-        of its first appearance; the words of more than three letters; and the length of each word."""
+        """A tuple of four `L`s: (1) the words at the `places`, a list of positions; (2) each distinct word once, in the order
+        of its first appearance; (3) the words of more than three letters; (4) the length of each word."""
         return words[places], words.unique(), words.filter(lambda o: len(o) > 3), words.map(len)
     def cases(r):
         some = ['cat', 'goose', 'dog', 'hen', 'horse', 'ox', 'lamb', 'gnat']
@@ -136,20 +195,24 @@ class four_from_an_L:
         yield L('lamb', 'ox', 'cat', 'lamb', 'cat'), []
     compare = _four_lists
     wrong = [(lambda ws, ps: ([ws[p] for p in ps], list(dict.fromkeys(ws)), [w for w in ws if len(w) > 3], [len(w) for w in ws]), 'these are plain lists: the methods of an `L` return an `L`'),
-             (lambda ws, ps: (ws[ps], ws.unique().sorted(), ws.filter(lambda o: len(o) > 3), ws.map(len)), 'the different words have been put into another order'),
+             (lambda ws, ps: (ws[ps], ws.unique().sorted(), ws.filter(lambda o: len(o) > 3), ws.map(len)), 'the distinct words are in another order'),
              (lambda ws, ps: (ws[ps], ws.unique(), ws.filter(lambda o: len(o) >= 3), ws.map(len)), 'a word of three letters does not have more than three'),
-             (lambda ws, ps: (ws[ps], ws.unique(), ws.filter(lambda o: len(o) > 3), ws.unique().map(len)), 'the lengths are wanted of every word, repeated ones included')]
-    hints = ['`[o for o in dir(L) if o[0] != \'_\']` names the methods; `L.map?` explains one.', 'An `L` takes a list of positions between its brackets.',
-             'For the other three: `unique`, `filter`, `map`. The last two want a function.']
+             (lambda ws, ps: (ws[ps], ws.unique(), ws.filter(lambda o: len(o) > 3), ws.unique().map(len)), 'the lengths of all words are wanted, including repeated ones')]
+    accepts = [lambda ws, ps: (L(ws[p] for p in ps), L(list(dict.fromkeys(ws))), L(w for w in ws if len(w) > 3), L(len(w) for w in ws)), lambda ws, ps: L([L([ws[p] for p in ps]), ws.unique(), L([w for w in ws if len(w) >= 4]), ws.map(len)])]
+    refuses = [lambda ws, ps: (ws[ps], L(set(ws)).sorted(), ws.filter(lambda o: len(o) > 3), ws.map(len)), lambda ws, ps: (ws[ps], ws.unique(), ws.unique().filter(lambda o: len(o) > 3), ws.map(len)), lambda ws, ps: (ws[ps], ws.unique(), ws.filter(lambda o: len(o) > 3), len(ws)), lambda ws, ps: (ws[:len(ps)], ws.unique(), ws.filter(lambda o: len(o) > 3), ws.map(len)), lambda ws, ps: (ws[ps], ws.unique(), ws.filter(lambda o: len(o) > 3))]
+    section = 'From names to data'
+    hints = ["`[o for o in dir(L) if o[0] != '_']` lists the methods; `L.map?` explains one.",
+             'You can index an `L` with a list of positions.',
+             'For the other three: `unique`, `filter`, `map`. The last two take a function.']
     why = 'File lists, items and vocabularies are `L`s throughout this course.'
-    explanation = """An `L` is a list that can be indexed with a list, and whose methods return an `L`, so that they can be chained: `words.unique().map(len)`."""
+    explanation = 'An `L` is a list that you can index with a list. Its methods return an `L`, so you can chain them: `words.unique().map(len)`.'
 
 # %% ../../nbs/checks/05_pet_breeds.ipynb #00000008
-@exercise('5.5', 'Where does the smaller copy go', 'look it up')
+@exercise('5.5', 'The path of the smaller copy', 'look it up')
 class place_of_copy:
-    """Read about `pathlib.Path` and try what it knows about itself: `parent`, `name`, `stem`, `suffix`, `with_suffix`, `/`. Then say where a smaller copy of a picture is to be put: in another folder, there in a folder that is called like the one it came from, and as a PNG."""
+    """Read about `pathlib.Path` and try `parent`, `name`, `stem`, `suffix`, `with_suffix` and `/`. Then write a function that returns the path for a smaller copy of an image: in another folder, there in a subfolder with the same name as the original folder, and as a PNG."""
     def solution(file, folder):
-        "The copy of `file`, both `Path`s: pets/images/pug_7.jpg goes to folder/images/pug_7.png."
+        "The path of the copy of `file`, both `Path`s: pets/images/pug_7.jpg goes to folder/images/pug_7.png."
         return folder/file.parent.name/file.with_suffix('.png').name
     def cases(r):
         for end in ('.jpg', '.jpeg', '.JPG'): yield Path(f'pets/images/pug_{r.randint(1, 99)}{end}'), Path('small')
@@ -157,21 +220,25 @@ class place_of_copy:
         yield Path(f'images.jpg/old.jpg_{r.randint(1, 9)}.jpg'), Path('copies/x')
         yield Path('images/README'), Path('.')
         yield Path('pug_7.png'), Path('small')
-    wrong = [(lambda f, to: to/f.with_suffix('.png'), 'all the folders came along, and only the last one should'),
-             (lambda f, to: to/f.with_suffix('.png').name, 'the folder that the file was in should be there in the new place'),
-             (lambda f, to: to/f.parent.name/f.name.replace('.jpg', '.png'), 'replacing text also changes what is not the ending, and misses other endings'),
-             (lambda f, to: to/f.parent.name/(f.name.split('.')[0] + '.png'), 'a name may have dots of its own; only what follows the last one is the ending'),
-             (lambda f, to: f'{to}/{f.parent.name}/{f.with_suffix(".png").name}', 'this is text, and a `Path` is wanted: `/` makes one of a `Path` and a string')]
-    hints = ['`file.parent` is the folder, a `Path` itself; its `name` is its last part.', '`file.with_suffix(\'.png\')` changes the ending, and nothing else; then take the `name`.',
-             'Three parts joined by `/`: the new folder, the name of the old one, the new name.']
-    why = 'A `Path` knows the rules for names of files, so that we need not cut up strings.'
-    explanation = """`/` joins, `parent` and `name` take apart, and `with_suffix` exchanges what comes after the last dot, or adds it."""
+    wrong = [(lambda f, to: to/f.with_suffix('.png'), 'all the folders are kept, and only the last one should be'),
+             (lambda f, to: to/f.with_suffix('.png').name, 'the folder of the file should exist in the new location as well'),
+             (lambda f, to: to/f.parent.name/f.name.replace('.jpg', '.png'), 'replacing text also changes what is not the suffix, and it misses other suffixes'),
+             (lambda f, to: to/f.parent.name/(f.name.split('.')[0] + '.png'), 'a name can contain dots; the suffix starts at the last one'),
+             (lambda f, to: f'{to}/{f.parent.name}/{f.with_suffix(".png").name}', 'this is a string, and a `Path` is wanted: `/` joins a `Path` and a string')]
+    accepts = [lambda f, to: to/f.parent.name/(f.stem + '.png'), lambda f, to: (to/f.parent.name/f.name).with_suffix('.png'), lambda f, to: Path(to, *f.parts[-2:]).with_suffix('.png') if len(f.parts) > 1 else Path(to, f.stem + '.png'), lambda f, to: to.joinpath(f.parent.name, f'{f.stem}.png')]
+    refuses = [lambda f, to: f.parent/to/f.with_suffix('.png').name, lambda f, to: to/f.parent.name/(f.name + '.png'), lambda f, to: to/f.parent.name/f.name, lambda f, to: to/f.parent.name/f.stem, lambda f, to: to/f.parent.stem/(f.stem + '.png')]
+    section = 'What a file name knows'
+    hints = ['`file.parent` is the folder, which is a `Path` itself; its `name` is its last part.',
+             "`file.with_suffix('.png')` changes the suffix and nothing else; then take the `name`.",
+             'Join three parts with `/`: the new folder, the name of the old one, the new name.']
+    why = 'A `Path` knows the rules for file names, so you do not have to take strings apart.'
+    explanation = '`/` joins, `parent` and `name` take apart, and `with_suffix` replaces what comes after the last dot, or adds it.'
 
 # %% ../../nbs/checks/05_pet_breeds.ipynb #0000000a
-@exercise('5.6', 'Two ways to lose what was in a picture', 'predict')
+@exercise('5.6', 'Two ways to lose information in an image', 'predict')
 class lost_on_the_way:
-    """Four pixels, `[0.1, 0.5, 0.8, 0.95]`, are made brighter by 0.3 (a pixel cannot be more than 1) and then darker by 0.3.
-    Six others, `[0, 1, 0, 1, 1, 0]`, are moved by half a pixel, and back: each time, every new pixel is the mean of two neighbours, so that there is one fewer. What is left of the two rows?"""
+    """1. Four pixels, `[0.1, 0.5, 0.8, 0.95]`, become brighter by 0.3 (a pixel cannot exceed 1) and then darker by 0.3. What are they now?
+    2. Six other pixels, `[0, 1, 0, 1, 1, 0]`, are shifted by half a pixel, and back. Each time, every new pixel is the mean of two neighbors, so there is one pixel fewer. What is left?"""
     def experiment():
         row = tensor([0.1, 0.5, 0.8, 0.95])
         back = (row + 0.3).clamp(0, 1) - 0.3
@@ -179,54 +246,101 @@ class lost_on_the_way:
         between = (fine[:-1] + fine[1:])/2
         again = (between[:-1] + between[1:])/2
         return back.tolist(), again.tolist()
-    form = 'a tuple of two lists, of four numbers each'
-    wrong = [(([0.1, 0.5, 0.8, 0.95], [0.5, 0.5, 0.75, 0.75]), 'the bright pixels reached 1 on the way, and were cut off there'),
-             (([0.1, 0.5, 0.7, 0.7], [1, 0, 1, 1]), 'moving back does not undo it: it computes means of what are means already'),
-             (([0.1, 0.5, 0.7, 0.7], [0.5, 0.5, 0.5, 1]), 'that is the second row after it was moved once, without its end'),
+    form = 'a tuple of two lists of four numbers each'
+    wrong = [(([0.1, 0.5, 0.8, 0.95], [0.5, 0.5, 0.75, 0.75]), 'the bright pixels were clipped at 1 on the way'),
+             (([0.1, 0.5, 0.7, 0.7], [1, 0, 1, 1]), 'shifting back does not undo the first shift: it takes means of means'),
+             (([0.1, 0.5, 0.7, 0.7], [0.5, 0.5, 0.5, 1]), 'this is the second row after one shift, without its end'),
              (([0.4, 0.8, 1, 1], [0.5, 0.5, 0.75, 0.75]), 'the first row has not been made darker again'),
-             (([0.1, 0.5, 0.7, 0.7], [0.5, 0.5, 0.5, 0.5]), 'not every pair of neighbours consists of a 0 and a 1')]
-    hints = ['First row: write down what it is between the two steps, and remember the limit.', 'Second row: after the first move it has five entries, one of them a 1.',
+             (([0.1, 0.5, 0.7, 0.7], [0.5, 0.5, 0.5, 0.5]), 'not every pair of neighbors consists of a 0 and a 1')]
+    accepts = [[(.1, .5, .7, .7), (.5, .5, .75, .75)], (np.array([.1, .5, .7, .7]), tensor(.5, .5, .75, .75)), [[0.10, 0.50, 0.70, 0.70], [0.5, 0.5, 0.75, 0.75]]]
+    refuses = [([.1, .5, .7, .7], [.5, .5, .75, .5]), ([.1, .5, .7, .65], [.5, .5, .75, .75]), ([.1, .5, .8, .7], [.5, .5, .75, .75]), ([.1, .5, .7, .7], [.5, .5, .7, .7])]
+    section = 'Larger first, then smaller'
+    hints = ['First row: write down the values between the two steps, and remember the limit.',
+             'Second row: after the first shift it has five entries, one of them a 1.',
              'Then take means again: of the first and second, of the second and third, and so on.']
-    why = 'Neither loss can be undone, which is why presizing computes pixels only once, from as much as there is.'
-    explanation = """What is cut off at the limit of brightness is gone: two different pixels have become the same. What is interpolated is blurred, and every further interpolation blurs more."""
+    why = 'Neither loss can be undone. Therefore presizing interpolates only once, from as large an image as possible.'
+    explanation = 'What is clipped at the limit is lost: two different pixels have become equal. Interpolation blurs, and every further interpolation blurs more.'
 
 # %% ../../nbs/checks/05_pet_breeds.ipynb #0000000b
-@exercise('5.7', 'Finding the method that shows the data', 'look it up')
-class methods_beginning_with:
-    """One cannot know all methods, but one can look for them. Write a function that lists those of an object whose names begin in a certain way; `dir(obj)` has all names. Try it with your `dls.train` and `'show'`, and then choose which call shows pictures from a `DataLoaders`, with their labels."""
-    def solution(obj, start):
-        "The names of `obj`, in alphabetical order, that begin with `start` and belong to something that can be called."
-        return [o for o in dir(obj) if o.startswith(start) and callable(getattr(obj, o))]
+@exercise('5.7', 'The mislabeled item in a batch', 'write it')
+class mislabeled_item:
+    """Before you train, look at a batch: do you agree with the labels? This can be automated.
+
+    1. Write a function that finds the most suspicious item of a batch. For each class, compute the mean of the images that have its label. For each image, compute its distance to the mean of its own class, minus its distance to the nearest mean of the other classes. The most suspicious image is the one for which this difference is largest. A distance is the mean absolute difference, as in chapter 4.
+    2. Choose which call shows images from a `DataLoaders` with their labels."""
+    def solution(xb, yb):
+        """The index, an int, of the most suspicious item in a batch.
+
+        `xb`: images as a tensor `(bs, n_pixels)`. `yb`: labels `(bs,)`, the integers from 0 to the number of classes minus 1; each of them occurs."""
+        means = torch.stack([xb[yb == c].mean(0) for c in range(yb.max() + 1)])
+        distances = (xb[:, None] - means[None]).abs().mean(-1)      # (bs, n_classes)
+        own = distances.gather(1, yb[:, None])[:, 0]
+        others = distances.scatter(1, yb[:, None], torch.inf).amin(1)
+        return (own - others).argmax().item()
     def cases(r):
-        yield TfmdDL, 'show'
-        yield Path('images/pug_7.jpg'), 'p'
-        yield L(range(r.randint(1, 5))), 'un'
-        yield r.choice(['a', 'b']), 'is'
-        yield 3, r.choice(['from', 're', 'bit'])
-        yield [], 'zebra'
-    wrong = [(lambda o, s: [n for n in dir(o) if n.startswith(s)], 'some of these are no methods: they cannot be called'),
-             (lambda o, s: [n for n in dir(o) if s in n and callable(getattr(o, n))], 'some of these have it in the middle or at the end, not at the beginning'),
-             (lambda o, s: [n for n in vars(type(o)) if n.startswith(s) and callable(getattr(o, n, None))], 'what an object inherits, or has of its own, belongs to it too: `dir` knows both')]
+        for n_classes,each in ((2, 6), (2, 9), (3, 7), (4, 8)):
+            prototypes = torch.zeros(n_classes, 24)     # the last 8 pixels say nothing about the class
+            for c in range(n_classes): prototypes[c, :16] = torch.where(torch.arange(16)//2**c % 2 == 0, 1., -1.)
+            yb = torch.arange(n_classes).repeat(each)[torch.randperm(n_classes*each)]
+            xb = prototypes[yb] + 0.2*torch.randn(len(yb), 24)
+            odd, outlier, between = r.sample(range(len(yb)), 3)
+            xb[outlier, 16:] = 9.                       # far from its class, but as far from the others
+            xb[odd, 16:] = 3.
+            other = (yb[between] + 1) % n_classes
+            xb[between] = 0.6*prototypes[yb[between]] + 0.4*prototypes[other]
+            yb[odd] = (yb[odd] + r.randint(1, n_classes - 1)) % n_classes
+            yield xb, yb
+    def margins(xb, yb, own=True, others=True, square=False, nearest=True):
+        means = torch.stack([xb[yb == c].mean(0) for c in range(yb.max() + 1)])
+        d = xb[:, None] - means[None]
+        d = (d**2 if square else d.abs()).mean(-1)
+        mine = d.gather(1, yb[:, None])[:, 0]
+        rest = d.scatter(1, yb[:, None], torch.inf).amin(1) if nearest else (d.sum(1) - mine)/(d.shape[1] - 1)
+        return own*mine - others*rest
+    wrong = [(lambda xb, yb, f=margins: f(xb, yb, others=False).argmax().item(), 'this is the image farthest from the mean of its class, which may just be an unusual one: subtract the distance to the nearest other mean'),
+             (lambda xb, yb, f=margins: f(xb, yb).argmin().item(), 'this is the least suspicious image'),
+             (lambda xb, yb, f=margins: f(xb, yb, own=False).argmax().item(), 'this is the image closest to another class, and its own class is ignored'),
+             (lambda xb, yb, f=margins: xb[f(xb, yb).argmax()], 'this is the image itself, and its index is wanted'),
+             (lambda xb, yb, f=margins: yb[f(xb, yb).argmax()].item(), 'this is its label, and its index is wanted')]
     options = {'a': '`dls.show_batch()`', 'b': '`dls.one_batch()`', 'c': '`dls.summary()`', 'd': '`learn.show_results()`'}
     right = 'a'
     mistakes = {'b': 'that returns a batch as tensors, which is good for computing and poor for looking',
                 'c': 'that belongs to a `DataBlock`, and tells in words what its steps do to one item',
                 'd': 'that needs a model, because it shows what the model answers'}
-    hints = ['A string knows how it begins: `name.startswith(…)`.', '`getattr(obj, name)` is what the name stands for, and `callable` says whether that can be called.']
-    why = 'Looking at a batch is the cheapest test there is: would you agree with the labels?'
-    explanation = """`dir` lists everything, inherited names included. In Jupyter the Tab key does the same after a dot."""
+    def in_a_loop(xb, yb):
+        worst, most = None, -math.inf
+        for i,(x,y) in enumerate(zip(xb, yb.tolist())):
+            d = [(x - xb[yb == c].mean(0)).abs().mean().item() for c in sorted(set(yb.tolist()))]
+            gap = d[y] - min(o for c,o in enumerate(d) if c != y)
+            if gap > most: worst, most = i, gap
+        return worst
+    accepts = [in_a_loop, lambda xb, yb, f=margins: f(xb, yb).argmax(), lambda xb, yb, f=margins: f(xb, yb).topk(1).indices.item()]
+    refuses = [lambda xb, yb, f=margins: f(xb, yb).argmax().item() + 1, lambda xb, yb, f=margins: f(xb, yb).max().item(), lambda xb, yb: (xb - xb.mean(0)).abs().mean(1).argmax().item(), lambda xb, yb: xb.mean(1).argmax().item(), lambda xb, yb, f=margins: f(xb, yb), lambda xb, yb: 0]
+    section = 'Look before you train'
+    hints = ['`xb[yb == c].mean(0)` is the mean of the images with the label `c`.',
+             'Compute a table of distances, one row per image and one column per class.',
+             'For each row: the entry in the column of the label, minus the smallest of the other entries. `argmax` of the result is the answer.']
+    why = 'Looking at a batch is the cheapest test of your labels, and such a score tells you where to look first.'
+    explanation = 'A mislabeled image is far from the class of its label and close to another one. The distance to its own class alone would also report unusual images with the right label.'
 
 # %% ../../nbs/checks/05_pet_breeds.ipynb #0000000c
-@exercise('5.8', 'At which step does this data block fail', 'predict')
+@exercise('5.8', 'The step at which a data block fails', 'predict')
 class where_it_raises:
-    """The items of this data block are words, and the input made of a word is as long as the word:
+    """The items of this data block are words, and the input made from a word is as long as the word:
 
     ```python
     words = ['aa', 'bbb', 'ab', 'b']
     block = DataBlock(blocks=(TransformBlock, CategoryBlock), splitter=IndexSplitter([0]),
-                      get_x=lambda o: torch.zeros(len(o)), get_y=lambda o: o[0])
+    get_x=lambda o: torch.zeros(len(o)), get_y=lambda o: o[0])
     ```
-    Which of these raise an error: `block.datasets(words).train[0]`, `block.dataloaders(words, bs=2)`, `block.dataloaders(words, bs=2).one_batch()`, `block.summary(words, bs=2)`? And which method shows, step by step, how far it gets?"""
+    Which of these raise an error?
+
+    1. `block.datasets(words).train[0]`
+    2. `block.dataloaders(words, bs=2)`
+    3. `block.dataloaders(words, bs=2).one_batch()`
+    4. `block.summary(words, bs=2)`
+
+    Then choose which method shows, step by step, how far it gets."""
     def experiment():
         import contextlib, io
         words = ['aa', 'bbb', 'ab', 'b']
@@ -239,27 +353,38 @@ class where_it_raises:
             return False
         return [raises(lambda: block.datasets(words).train[0]), raises(lambda: block.dataloaders(words, bs=2)),
                 raises(lambda: block.dataloaders(words, bs=2).one_batch()), raises(lambda: block.summary(words, bs=2))]
-    form = 'a list of four, in the order of the task: True where it raises, else False'
-    wrong = [([True, True, True, True], 'a single item is fine by itself, whatever its length: there is nothing yet that it would have to fit'),
-             ([False, True, True, True], 'a data loader that was made has not read any item for a batch yet'),
-             ([False, False, True, False], 'the method that helps to find a mistake makes a batch as well, as its last step'),
-             ([False, False, False, False], 'two inputs of different length cannot be in one tensor')]
-    options = {'a': '`block.datasets(words)`, which makes the two sets', 'b': '`block.summary(words)`, which tells what every step makes',
-               'c': '`block.dataloaders(words)`, which makes the batches', 'd': '`dls.show_batch()`, which draws what the batch contains'}
+    form = 'a list of four: True where an error is raised'
+    wrong = [([True, True, True, True], 'a single item is fine, whatever its length: it does not have to match anything yet'),
+             ([False, True, True, True], 'creating a data loader does not read any items for a batch'),
+             ([False, False, True, False], 'the method that helps you to find a mistake also makes a batch, as its last step'),
+             ([False, False, False, False], 'two inputs of different lengths do not fit in one tensor')]
+    options = {'a': '`block.datasets(words)`, which makes the two sets',
+               'b': '`block.summary(words)`, which shows each step',
+               'c': '`block.dataloaders(words)`, which makes the batches',
+               'd': '`dls.show_batch()`, which draws what is in the batch'}
     right = 'b'
-    mistakes = {'a': 'that gives items, by which one can see something; but it says nothing about the steps, and makes no batch',
-                'c': 'that is silent as long as nobody asks it for a batch, and then it only fails',
-                'd': 'that needs a batch, and there is none'}
-    hints = ['At what moment must two items have the same size?', 'Data sets and data loaders are lazy: they do their work when an item or a batch is asked for.',
-             '`summary` goes all the way: it takes an item through all of its steps, and then makes a small batch.']
-    why = 'A data block is a recipe: mistakes in it show only when something is cooked.'
-    explanation = """Each item by itself is fine, and loaders do nothing before a batch is asked for. `summary` prints what each step makes of an item and then stacks a few, where it fails: that is the place to look at."""
+    mistakes = {'a': 'it gives items, but it says nothing about the steps and makes no batch',
+                'c': 'it works until somebody asks for a batch, and then it only fails',
+                'd': 'it needs a batch, and there is none'}
+    accepts = [(False, False, True, True), np.array([False, False, True, True]), tensor([False, False, True, True])]
+    refuses = [[False, False, False, True], [True, False, True, True], [False, True, True, False], [False, False, True]]
+    section = 'Look before you train'
+    hints = ['When do two items have to have the same size?',
+             'Datasets and data loaders are lazy: they work when you ask for an item or a batch.',
+             '`summary` takes an item through all steps, and then makes a small batch.']
+    why = 'A data block is only a description: its mistakes appear when you ask for items or batches.'
+    explanation = 'Each item by itself is fine, and loaders do nothing until you ask for a batch. `summary` prints what each step makes of an item and then collates a few items, where it fails. That is the place to look at.'
 
 # %% ../../nbs/checks/05_pet_breeds.ipynb #0000000d
 @exercise('5.9', 'Ten wrong labels and a first model', 'why')
 class first_model_on_dirty_data:
-    """Two groups of 50 pictures differ clearly in one number: around -4 in one group, around 4 in the other, with a spread of 1. Ten labels out of the hundred are wrong. A very simple model is made from all of them: it takes the mean of each class, as labelled, and asks which mean is nearer (its probability is a sigmoid of how much nearer).
-    Predict three numbers: of the ten pictures with the largest loss, how many are the wrongly labelled ones? For how many of the hundred does the model agree with the label they were given? And of a hundred new pictures, how many does it get right? Then choose what follows."""
+    """Two classes of 50 images differ clearly in one number: it is around -4 in one class and around 4 in the other, with a standard deviation of 1. Ten of the hundred labels are wrong, five in each class. A simple model is made from all of them: it takes the mean of each labeled class, and predicts the class whose mean is nearer. Its probability is a sigmoid of how much nearer that mean is. Predict:
+
+    1. Of the ten images with the largest loss, how many are mislabeled?
+    2. For how many of the hundred images does the model agree with the given label?
+    3. Of a hundred new images, how many does it classify correctly?
+
+    Then choose what follows."""
     def experiment():
         g = torch.Generator().manual_seed(42)
         truth = torch.arange(100) % 2
@@ -269,66 +394,80 @@ class first_model_on_dirty_data:
         def acts(x): return ((x - zero)**2 - (x - one)**2)/2
         losses = F.binary_cross_entropy_with_logits(acts(x), given.float(), reduction='none')
         return [(losses.topk(10).indices < 10).sum().item(), ((acts(x) > 0) == given).sum().item(), ((acts(new) > 0) == truth).sum().item()]
-    form = 'a list of three whole numbers'
-    rtol = 1e-3
-    wrong = [([10, 100, 100], 'it cannot agree with a label that is on the wrong side: two means know nothing about single pictures'),
-             ([10, 90, 90], 'the new pictures are measured by what they really are, and there the model has no reason to err'),
+    form = 'a list of three integers'
+    wrong = [([10, 100, 100], 'it cannot agree with a wrong label: two means know nothing about single images'),
+             ([10, 90, 90], 'the new images have correct labels, and the model has no reason to fail on them'),
              ([0, 90, 90], 'it has not learned the wrong labels, so how large are the losses where it disagrees with a label?'),
-             ([1, 90, 100], 'the largest losses are not spread at random: where is the model sure, and contradicted?')]
-    options = {'a': 'Wait until all labels have been checked: as long as some are wrong, results mean nothing',
-               'b': 'Leave the labels as they are: the model has noticed the wrong ones, and gets over them by itself',
-               'c': 'Take out all pictures with a large loss, without looking: what the model does not know is wrong',
-               'd': 'Train something simple at once: it is a number to beat, and its losses say what to look at'}
+             ([1, 90, 100], 'the largest losses are not at random places: where is the model confident and contradicted?')]
+    options = {'a': 'Wait until all labels are checked: as long as some are wrong, results mean nothing at all',
+               'b': 'Leave the labels as they are: the model has noticed the wrong ones and ignores them by itself',
+               'c': 'Remove all images with a large loss without looking: what the model finds hard is wrong',
+               'd': 'Train something simple first: its losses show which labels to check'}
     right = 'd'
-    mistakes = {'a': 'there was a good result in spite of wrong labels, and it showed which ones to check first',
-                'b': 'here the groups are far apart; labels that stay wrong also spoil what you measure with, for instance a validation set',
-                'c': 'a large loss may as well belong to a rare or difficult picture with the right label: look before you delete'}
-    hints = ['Five wrong labels in each class move its mean by less than one: on which side is each picture still?', 'The model answers by the nearer mean. With which ten labels does it disagree?',
-             'A loss is large where the model is sure and the label says the opposite.']
-    why = 'Cleaning is quicker with a model that points at what is odd.'
-    explanation = """The two means hardly move, so that the model is right about nearly everything, also about the pictures whose labels are wrong. There it disagrees with the label and is sure, and these are the largest losses."""
+    mistakes = {'a': 'the result was good in spite of wrong labels, and it showed which ones to check first',
+                'b': 'here the classes are far apart; wrong labels also spoil your measurements, for instance in a validation set',
+                'c': 'a large loss can belong to a rare or difficult image with the right label: look before you delete'}
+    accepts = [(10, 90, 100), np.array([10, 90, 100]), tensor(10, 90, 100)]
+    refuses = [[10, 90, 99], [10, 91, 100], [9, 90, 100], [10, 89, 100], [10, 90, 101]]
+    section = 'A first model'
+    hints = ['Five wrong labels in each class move its mean by less than one: on which side is each image still?',
+             'The model predicts the class with the nearer mean. With which ten labels does it disagree?',
+             'A loss is large if the model is confident and the label says the opposite.']
+    why = 'Cleaning data is faster with a model that points at suspicious items.'
+    explanation = 'The two means hardly move, so the model is right about nearly everything, including the mislabeled images. There it is confident and disagrees with the label, so these are the largest losses.'
 
 # %% ../../nbs/checks/05_pet_breeds.ipynb #0000000f
 def _no_overflow(answer, r):
     with torch.no_grad(): logs, loss = answer(tensor([[1000., 0., -1000.]]), tensor([1]))
-    if not torch.isfinite(logs).all(): raise NotYet('with activations like 1000 some logarithms are not finite any more')
+    if not torch.isfinite(logs).all(): raise NotYet('for activations such as 1000, some logarithms are not finite')
 
 @exercise('5.10', 'Cross-entropy in two pieces', 'write it')
 class cross_entropy_in_two:
-    """PyTorch's `F.cross_entropy` is one function followed by another. Write the two pieces, one after the other, and return what each of them gives. `F.cross_entropy` itself would be cheating; it must hold for activations like 1000 as well."""
+    """PyTorch's `F.cross_entropy` is one function followed by another. Apply the two, one after the other, and return the result of each. Do not use `F.cross_entropy` or `nn.CrossEntropyLoss`. Your function must work for activations such as 1000 as well."""
     def solution(acts, targs):
         """A tuple: what the first piece makes of the activations (bs, n), which has their shape, and the loss,
-        one number, that the second piece makes of it with the targets (bs,), numbers of classes."""
+        one number, which the second piece makes of it with the targets (bs,), the class indices."""
         log_probs = F.log_softmax(acts, dim=1)
         return log_probs, F.nll_loss(log_probs, targs)
     def cases(r):
         yield torch.zeros(1, 2), tensor([1])
         for bs,n in ((4, 3), (3, 7), (5, 5)): yield 3*torch.randn(bs, n), torch.randint(0, n, (bs,))
     properties = _no_overflow
-    wrong = [(lambda a, t: (a.softmax(1), F.nll_loss(a.softmax(1), t)), 'the second piece only picks and takes the minus; the logarithm has to be there before'),
-             (lambda a, t: (a.log_softmax(0), F.nll_loss(a.log_softmax(0), t)), 'the probabilities of one picture are in a row, and here each column adds up to 1'),
+    wrong = [(lambda a, t: (a.softmax(1), F.nll_loss(a.softmax(1), t)), 'the second piece only picks entries and changes their sign; the logarithm has to come before'),
+             (lambda a, t: (a.log_softmax(0), F.nll_loss(a.log_softmax(0), t)), 'the probabilities of one image are in a row, and here each column sums to 1'),
              (lambda a, t: (a.log_softmax(1), F.nll_loss(a.log_softmax(1), t, reduction='sum')), 'the losses of a batch are averaged, so that they do not grow with its size'),
-             (lambda a, t: (a.log_softmax(1), a.log_softmax(1)[range(len(t)), t].mean()), 'the logarithm of a probability is negative, and a loss should be small where the answer is good'),
-             (lambda a, t: (a.sigmoid().log(), F.nll_loss(a.sigmoid().log(), t)), 'sigmoid looks at each activation by itself, and the classes are to share one 1')]
-    hints = ['The first piece turns activations into logarithms of probabilities.', 'The second picks the entry of the right class in every row, takes the minus, and averages.',
-             'In `torch.nn.functional` the names are `log_softmax` and `nll_loss`.']
-    why = 'The loss of nearly every classifier is these two, and most mistakes with it come from doing one of them twice or not at all.'
-    explanation = """`nll_loss` takes no logarithm, in spite of its name. Logarithm and softmax are computed together, because `softmax(x).log()` becomes minus infinity where a probability is too small for 32 bits."""
+             (lambda a, t: (a.log_softmax(1), a.log_softmax(1)[range(len(t)), t].mean()), 'the logarithm of a probability is negative, and a loss should be small if the prediction is good'),
+             (lambda a, t: (a.sigmoid().log(), F.nll_loss(a.sigmoid().log(), t)), 'a sigmoid treats each activation by itself, and the classes should share one 1')]
+    def by_hand(acts, targs):
+        top = acts.amax(1, keepdim=True)
+        logs = acts - top - (acts - top).exp().sum(1, keepdim=True).log()
+        return logs, -logs[range(len(targs)), targs].mean()
+    accepts = [by_hand, lambda a, t: [a - a.logsumexp(1, keepdim=True), -(a - a.logsumexp(1, keepdim=True)).gather(1, t[:, None]).mean()], lambda a, t: (nn.LogSoftmax(1)(a), nn.NLLLoss()(a.log_softmax(-1), t))]
+    refuses = [lambda a, t: (F.log_softmax(a, 1), F.cross_entropy(a, t)), lambda a, t: (F.log_softmax(a, 1), nn.CrossEntropyLoss()(a, t)), lambda a, t: (a.softmax(1).log(), F.nll_loss(a.softmax(1).log(), t)), lambda a, t: (F.log_softmax(a, 1), F.nll_loss(F.log_softmax(a, 1), t, reduction='none')),
+               lambda a, t: (F.nll_loss(F.log_softmax(a, 1), t), F.log_softmax(a, 1)), lambda a, t: (a, F.nll_loss(F.log_softmax(a, 1), t))]
+    forbidden = ('cross_entropy', 'CrossEntropyLoss', 'cross_entropy_loss', 'CrossEntropyLossFlat')
+    instead = 'apply the two pieces that it consists of'
+    section = 'Cross-entropy'
+    hints = ['The first piece converts activations to logarithms of probabilities.',
+             'The second piece picks the entry of the right class in every row, changes its sign, and averages.',
+             'In `torch.nn.functional` their names are `log_softmax` and `nll_loss`.']
+    why = 'These two are the loss of nearly every classifier. Most mistakes come from applying one of them twice or not at all.'
+    explanation = 'In spite of its name, `nll_loss` takes no logarithm. Logarithm and softmax are computed together, because `softmax(x).log()` becomes minus infinity if a probability is too small for 32 bits.'
 
 # %% ../../nbs/checks/05_pet_breeds.ipynb #00000010
-@exercise('5.11', 'What softmax ensures', 'why')
+@exercise('5.11', 'What softmax guarantees', 'why')
 class what_softmax_ensures:
     """For `acts = tensor([[3., -1., 0.5], [-2., -6., -2.5]])` and `p = acts.softmax(dim=1)`, which of these are true?
 
     1. all entries of `p` are above 0
     2. all entries of `p` are below 1
-    3. the entries of each row of `p` add up to 1
-    4. the entries of each column of `p` add up to 1
-    5. in each row, the largest of `p` is where the largest of `acts` is
-    6. `(acts + 5).softmax(dim=1)` is `p` again
-    7. `(2*acts).softmax(dim=1)` is `p` again
+    3. the entries of each row of `p` sum to 1
+    4. the entries of each column of `p` sum to 1
+    5. in each row, the largest entry of `p` is where the largest of `acts` is
+    6. `(acts + 5).softmax(dim=1)` equals `p`
+    7. `(2*acts).softmax(dim=1)` equals `p`
 
-    And why do those that hold for single rows matter?"""
+    Then choose why the properties of single rows matter."""
     def experiment():
         acts = tensor([[3., -1., 0.5], [-2., -6., -2.5]])
         p = acts.softmax(dim=1)
@@ -336,138 +475,192 @@ class what_softmax_ensures:
         return [bool((p > 0).all()), bool((p < 1).all()), same(p.sum(1), torch.ones(2)), same(p.sum(0), torch.ones(3)),
                 torch.equal(p.argmax(1), acts.argmax(1)), same((acts + 5).softmax(1), p), same((2*acts).softmax(1), p)]
     form = 'a list of seven: True or False'
-    wrong = [([True, True, True, True, True, True, False], 'a column holds what different pictures give to one class, and those do not share anything'),
+    wrong = [([True, True, True, True, True, True, False], 'a column holds the probabilities of one class for different images, and those are independent'),
              ([True, True, True, False, True, True, True], 'a factor changes the differences between the activations, and those decide'),
-             ([True, True, True, False, True, False, False], 'what is added to all activations multiplies every `exp` by the same number, and the sum as well'),
-             ([False, True, True, False, True, True, False], 'the `exp` of a negative number is small, and still positive'),
-             ([True, True, True, False, True, False, True], 'look at differences: adding keeps them and a factor does not')]
-    options = {'a': 'They make all activations equally large, so that gradients flow evenly back to all the layers before',
-               'b': 'A row can be read as probabilities, and what one class gains the others lose: the model has to choose',
-               'c': 'They make sure that the largest probability is near 1, so that the answer of the model can be trusted',
-               'd': 'They let each class be judged by itself, so that a picture may have several labels or none of them'}
+             ([True, True, True, False, True, False, False], 'adding a number to all activations multiplies every `exp` by the same factor, and the sum as well'),
+             ([False, True, True, False, True, True, False], '`exp` of a negative number is small, but still positive'),
+             ([True, True, True, False, True, False, True], 'look at differences: adding a number keeps them and a factor does not')]
+    options = {'a': 'All activations become equally large, so gradients flow evenly back to the layers before',
+               'b': 'A row can be read as probabilities: what one class gains, the others lose',
+               'c': 'The largest probability is always near 1, so you can trust the prediction of the model',
+               'd': 'Each class is judged by itself, so an image can have several labels, or none of them'}
     right = 'b'
-    mistakes = {'a': 'they are about what the numbers mean, and equally large is what they are not',
-                'c': 'three probabilities may be a third each; adding up to 1 does not make any of them large',
-                'd': 'that is what a sigmoid for each class would do; here they are tied together by their sum'}
-    hints = ['What does `exp` do to negative numbers? What is the sum of shares?', '`dim=1` says along which axis the sum is taken.', 'For 6 and 7: `exp(a + 5)` is `exp(a)*exp(5)`, and `exp(2*a)` is `exp(a)` squared.']
-    why = 'Positive and with the sum 1: then minus the logarithm of one entry is a sensible loss.'
-    explanation = """`exp` makes everything positive, dividing by the row's sum makes it add up to 1. Only differences of activations count, and larger differences make a more decided answer."""
+    mistakes = {'a': 'the properties are about the meaning of the numbers, which are not equally large',
+                'c': 'three probabilities can be a third each; a sum of 1 does not make any of them large',
+                'd': 'a sigmoid for each class would do that; here the sum ties the classes together'}
+    accepts = [(True, True, True, False, True, True, False), np.array([1, 1, 1, 0, 1, 1, 0], dtype=bool)]
+    refuses = [[True, True, True, False, False, True, False], [True, False, True, False, True, True, False], [True]*7, [True, True, True, False, True, True]]
+    section = 'From activations to a loss'
+    hints = ['What does `exp` do to negative numbers? What do fractions of a whole sum to?',
+             '`dim=1` says along which axis the sum is computed.',
+             'For 6 and 7: `exp(a + 5)` is `exp(a)*exp(5)`, and `exp(2*a)` is `exp(a)` squared.']
+    why = 'Because the entries are positive and sum to 1, minus the logarithm of one entry is a sensible loss.'
+    explanation = '`exp` makes everything positive, and dividing by the sum of the row makes it sum to 1. Only differences between activations count, and larger differences give more confident predictions.'
 
 # %% ../../nbs/checks/05_pet_breeds.ipynb #00000011
 @exercise('5.12', 'A shoe among the breeds', 'why')
 class shoe_among_breeds:
-    """A network for three breeds gives these activations: for a beagle `[5, -4, -4]`, for a shoe `[-4, -4, -4]`, for a beagle with a pug `[5, 5, -4]`. What is the *largest* of the three probabilities for each picture, first with softmax, then with a sigmoid for each activation? Then choose when you do not want what softmax ensures."""
+    """A network for three breeds returns the activations `[5, -4, -4]` for a beagle, `[-4, -4, -4]` for a shoe, and `[5, 5, -4]` for a beagle with a pug. Predict the *largest* of the three probabilities for each image:
+
+    1. with softmax
+    2. with a sigmoid for each activation
+
+    One digit is enough. Then choose when you do not want what softmax guarantees."""
     def experiment():
         acts = tensor([[5., -4., -4.], [-4., -4., -4.], [5., 5., -4.]])
         return acts.softmax(1).max(1).values.tolist(), acts.sigmoid().max(1).values.tolist()
-    form = 'a tuple of two lists, of three numbers each: beagle, shoe, both; with softmax, with sigmoid'
-    rtol = 0.12
-    wrong = [(([1, 0.018, 0.5], [0.993, 0.018, 0.993]), 'with softmax the three still have to add up to 1, whatever is in the picture'),
-             (([1, 1/3, 1], [0.993, 0.018, 0.993]), 'two equal activations cannot both get nearly all of one 1'),
-             (([1, 1/3, 0.5], [0.993, 1/3, 0.993]), 'a sigmoid does not look at the other activations: what is the sigmoid of -4?'),
-             (([1, 1/3, 0.5], [0.993, 0.018, 0.5]), 'a sigmoid does not look at the other activations: two of them may be large'),
-             (([0.993, 0.018, 0.993], [1, 1/3, 0.5]), 'softmax and sigmoid have changed places')]
-    options = {'a': 'When a picture may show none of the classes, or several of them at once',
-               'b': 'When there are many classes, so that each of them gets a small share only',
-               'c': 'When some of the classes have many more pictures in the data than others',
-               'd': 'When the activations are negative, so that they are no shares of anything'}
+    form = 'a tuple of two lists of three numbers each: beagle, shoe, both'
+    wrong = [(([1, 0.018, 0.5], [0.993, 0.018, 0.993]), 'with softmax the three still sum to 1, whatever the image shows'),
+             (([1, 1/3, 1], [0.993, 0.018, 0.993]), 'two equal activations cannot both get nearly all of the total of 1'),
+             (([1, 1/3, 0.5], [0.993, 1/3, 0.993]), 'a sigmoid does not depend on the other activations: what is the sigmoid of -4?'),
+             (([1, 1/3, 0.5], [0.993, 0.018, 0.5]), 'a sigmoid does not depend on the other activations: two of them can be large'),
+             (([0.993, 0.018, 0.993], [1, 1/3, 0.5]), 'softmax and sigmoid are swapped')]
+    options = {'a': 'If an image may show none of the classes, or several',
+               'b': 'If there are many classes, so that each of them gets a small probability',
+               'c': 'If some of the classes have many more images in the data than others',
+               'd': 'If the activations are negative, so that they are no probabilities'}
     right = 'a'
-    mistakes = {'b': 'softmax works for as many classes as you like, as long as exactly one of them is right',
-                'c': 'that changes what the model learns to expect, and not whether one class excludes another',
+    mistakes = {'b': 'softmax works for any number of classes, as long as exactly one of them is right',
+                'c': 'that changes what the model learns to expect, not whether one class excludes another',
                 'd': '`exp` makes every activation positive first'}
-    hints = ['Equal activations get equal shares.', 'Sigmoid of x is 1/(1 + exp(-x)); exp(4) is about 55, exp(-5) about 0.007.', 'For the shoe softmax gives a third to each; for the two dogs nearly a half to each of them.']
-    why = 'Softmax always points at something; chapter 6 takes networks that may say no to everything.'
-    explanation = """For the shoe softmax hands out its 1 in thirds, and of two dogs neither can get more than a half. Separate sigmoids may all be low, or several of them high."""
+    digits = 1
+    accepts = [[(1, .33, .5), (.99, .018, .99)], ([1., .3, .5], [1., .02, 1.]), (np.array([1., 1/3, .5]), tensor(.993, .018, .993))]
+    refuses = [([1., .33, .5], [.99, .33, .99]), ([1., .33, .5], [.99, .2, .99]), ([1., .25, .5], [.99, .018, .99]), ([.9, .33, .5], [.99, .018, .99]), ([1., .33, .33], [.99, .018, .99])]
+    section = 'Two classes'
+    hints = ['Equal activations get equal probabilities.',
+             'Sigmoid of x is 1/(1 + exp(-x)); exp(4) is about 55, exp(-5) about 0.007.',
+             'For the shoe, softmax gives a third to each; for the two dogs, nearly a half to each of them.']
+    why = 'Softmax always points at some class. Chapter 6 trains networks that can say no to every class.'
+    explanation = 'For the shoe, softmax divides its 1 into thirds, and of two dogs neither can get more than a half. Separate sigmoids can all be low, or several of them can be high.'
 
 # %% ../../nbs/checks/05_pet_breeds.ipynb #00000012
 @exercise('5.13', 'A small table of exp and softmax', 'write it')
 class exp_and_softmax_columns:
-    """A network has these outputs for one picture and three classes: 0.02, -2.49 and 1.25. Compute the columns `exp` and `softmax` beside them, in a spreadsheet or here, without PyTorch: `math.exp` is enough. Let it be a function, so that it works for any list of outputs."""
+    """A network returns 0.02, -2.49 and 1.25 for one image and three classes. Write a function that computes the columns `exp` and `softmax` for any list of outputs. Do not use PyTorch; `math.exp` is enough."""
     def solution(outputs):
-        "A dictionary of two lists, `'exp'` and `'softmax'`, each with an entry for every one of the `outputs`, a list of numbers."
+        "A dictionary of two lists, `'exp'` and `'softmax'`, each with an entry for each of the `outputs`, a list of numbers."
         exps = [math.exp(o) for o in outputs]
         return {'exp': exps, 'softmax': [e/sum(exps) for e in exps]}
     def cases(r):
         yield [0.02, -2.49, 1.25]
         yield [0.]
         for n in (2, 4, 9): yield [round(r.uniform(-4, 4), 2) for _ in range(n)]
-    wrong = [(lambda xs: {'exp': [math.exp(x) for x in xs], 'softmax': [x/sum(xs) if sum(xs) else 0. for x in xs]}, 'the shares are to be those of the `exp` column, not of the outputs'),
-             (lambda xs: {'exp': [math.exp(x) for x in xs], 'softmax': [math.exp(x - max(xs)) for x in xs]}, 'each is divided by the largest, and that does not make them add up to 1'),
+    wrong = [(lambda xs: {'exp': [math.exp(x) for x in xs], 'softmax': [x/sum(xs) if sum(xs) else 0. for x in xs]}, 'softmax divides the entries of the `exp` column by their sum, not the outputs'),
+             (lambda xs: {'exp': [math.exp(x) for x in xs], 'softmax': [math.exp(x - max(xs)) for x in xs]}, 'each is divided by the largest, so they do not sum to 1'),
              (lambda xs: {'exp': [math.exp(x) for x in xs], 'softmax': [1/(1 + math.exp(-x)) for x in xs]}, 'the second column is a sigmoid of each output by itself'),
              (lambda xs: {'exp': [10**x for x in xs], 'softmax': [10**x/sum(10**o for o in xs) for x in xs]}, 'these are powers of 10, and `exp` takes powers of e, 2.718…'),
-             (lambda xs: {'exp': [math.exp(x) for x in xs], 'softmax': [math.exp(x)/len(xs) for x in xs]}, 'it is divided by how many there are, and that does not make them add up to 1')]
-    hints = ['The first column is `math.exp` of each output.', 'The second column is the first one, divided by its sum.']
-    why = 'Who has computed a softmax once is not impressed by its name any more.'
-    explanation = """For the three outputs: exp 1.02, 0.08, 3.49, with a sum of 4.59; divided by it 0.22, 0.02, 0.76."""
+             (lambda xs: {'exp': [math.exp(x) for x in xs], 'softmax': [math.exp(x)/len(xs) for x in xs]}, 'each is divided by the number of outputs, so they do not sum to 1')]
+    def with_numpy(outputs):
+        exps = np.exp(outputs)
+        return {'exp': exps.tolist(), 'softmax': (exps/exps.sum()).tolist()}
+    def shifted(outputs):
+        top = max(outputs)
+        parts = [math.exp(o - top) for o in outputs]
+        return dict(softmax=tuple(p/sum(parts) for p in parts), exp=tuple(math.e**o for o in outputs))
+    accepts = [with_numpy, shifted]
+    refuses = [lambda xs: {'exp': tensor(xs).exp().tolist(), 'softmax': tensor(xs).softmax(0).tolist()}, lambda xs: {'exp': [math.exp(x) for x in xs], 'softmax': F.softmax(torch.tensor(xs), dim=0).tolist()}, lambda xs: {'exp': [math.exp(x) for x in xs], 'softmax': [round(math.exp(x)/sum(map(math.exp, xs)), 1) for x in xs]},
+               lambda xs: [[math.exp(x) for x in xs], [math.exp(x)/sum(map(math.exp, xs)) for x in xs]], lambda xs: {'exp': [math.exp(x) for x in xs], 'softmax': [math.exp(x)/math.exp(sum(xs)) for x in xs]}, lambda xs: {'exp': [math.exp(abs(x)) for x in xs], 'softmax': [math.exp(abs(x))/sum(math.exp(abs(o)) for o in xs) for x in xs]}]
+    forbidden = ('torch', 'tensor', 'Tensor', 'TensorBase', 'F', 'nn', 'softmax')
+    instead = 'use `math.exp` and a sum'
+    section = 'From activations to a loss'
+    hints = ['The first column is `math.exp` of each output.',
+             'The second column is the first one, divided by its sum.']
+    why = 'Once you have computed a softmax by hand, you can check what a model returns.'
+    explanation = 'For the three outputs: exp 1.02, 0.08, 3.49, with a sum of 4.59; divided by it 0.22, 0.02, 0.76.'
 
 # %% ../../nbs/checks/05_pet_breeds.ipynb #00000013
-@exercise('5.14', 'Why two ways out are not enough', 'why')
+@exercise('5.14', 'Why torch.where does not fit three classes', 'why')
 class where_knows_two:
-    """Chapter 4 chose the probability of the right answer with `torch.where`. For three classes somebody tries `torch.where(targ==1, p[:,1], p[:,0])`, with
+    """Chapter 4 selected the probability of the right answer with `torch.where`. For three classes somebody tries `torch.where(targ==1, p[:,1], p[:,0])`, with
 
     ```python
     p = tensor([[0.7, 0.2, 0.1], [0.3, 0.6, 0.1], [0.1, 0.2, 0.7], [0.5, 0.3, 0.2]])
     targ = tensor([0, 1, 2, 2])
     ```
-    Which four numbers come out? And which ones come out of `p[range(4), targ]`?"""
+    Predict:
+
+    1. the four numbers that `torch.where` returns
+    2. the four numbers of `p[range(4), targ]`
+
+    Then choose what is wrong with `torch.where` here."""
     def experiment():
         p = tensor([[0.7, 0.2, 0.1], [0.3, 0.6, 0.1], [0.1, 0.2, 0.7], [0.5, 0.3, 0.2]])
         targ = tensor([0, 1, 2, 2])
         return torch.where(targ == 1, p[:, 1], p[:, 0]).tolist(), p[range(4), targ].tolist()
     form = 'a tuple of two lists of four numbers: by `torch.where`, by `p[range(4), targ]`'
-    wrong = [(([0.7, 0.6, 0.7, 0.2], [0.7, 0.6, 0.7, 0.2]), '`torch.where` has no third column to choose from: what does it take where the target is 2?'),
-             (([0.2, 0.3, 0.2, 0.3], [0.7, 0.6, 0.7, 0.2]), '`torch.where` takes its first choice where the condition holds, and the second where it does not'),
-             (([0.7, 0.6, 0.1, 0.5], [0.7, 0.6, 0.7, 0.5]), 'indexing picks the column of the target, and not the largest in the row'),
-             (([0.7, 0.6, 0.2, 0.3], [0.7, 0.6, 0.7, 0.2]), 'where the target is 2, the condition `targ==1` does not hold')]
-    options = {'a': 'It can only take two tensors of the same length, and with three classes the columns of p are longer',
-               'b': 'It has no gradient, so that a loss made with it can tell how good a model is, but not improve it',
-               'c': 'It compares numbers, and the numbers of three classes are names that have no order among them',
-               'd': 'It takes one of two things by a yes or no, and the third class gets what belongs to another one'}
+    wrong = [(([0.7, 0.6, 0.7, 0.2], [0.7, 0.6, 0.7, 0.2]), '`torch.where` has no third column to choose from: what does it take if the target is 2?'),
+             (([0.2, 0.3, 0.2, 0.3], [0.7, 0.6, 0.7, 0.2]), '`torch.where` takes its first choice where the condition is true, and the second elsewhere'),
+             (([0.7, 0.6, 0.1, 0.5], [0.7, 0.6, 0.7, 0.5]), 'indexing picks the column of the target, not the largest entry of the row'),
+             (([0.7, 0.6, 0.2, 0.3], [0.7, 0.6, 0.7, 0.2]), 'if the target is 2, the condition `targ==1` is false')]
+    options = {'a': 'It needs two tensors of the same length, and with three classes the columns of p are longer',
+               'b': 'It has no gradient, so a loss made with it can measure a model but cannot improve it',
+               'c': 'It compares numbers, and the indices of three classes are names that have no order',
+               'd': 'It chooses between two, so the third class gets the value of another'}
     right = 'd'
-    mistakes = {'a': 'every column of `p` has one entry per picture, however many classes there are',
-                'b': 'gradients do flow through what was chosen: chapter 4 trained with it',
-                'c': 'whether something is equal to 1 can be asked of names as well; the trouble comes after the question'}
-    hints = ['Write the condition `targ==1` for the four pictures first.', 'Where it is False, `p[:,0]` is taken, whatever the target is.', '`p[range(4), targ]` takes from row 0 the column targ[0], from row 1 the column targ[1], and so on.']
-    why = 'Picking by number is what `nll_loss` does, for two classes or for 37.'
-    explanation = """Where the target is 2 the condition is False, so the probability of class 0 is taken for right, and nothing complains. Indexing picks by number, for any number of classes."""
+    mistakes = {'a': 'every column of `p` has one entry per image, however many classes there are',
+                'b': 'gradients flow through the chosen entries: chapter 4 trained with it',
+                'c': 'equality with 1 is fine for names as well; the problem comes after the comparison'}
+    accepts = [[(.7, .6, .1, .5), (.7, .6, .7, .2)], (np.array([.7, .6, .1, .5]), tensor(.7, .6, .7, .2))]
+    refuses = [([.7, .6, .1, .3], [.7, .6, .7, .2]), ([.7, .6, .2, .5], [.7, .6, .7, .2]), ([.7, .6, .1, .5], [.7, .6, .7, .3]), ([.7, .6, .1, .5], [.7, .6, .1, .5])]
+    section = 'The probability of the right answer'
+    hints = ['Write down the condition `targ==1` for the four images first.',
+             'Where it is False, `p[:,0]` is taken, whatever the target is.',
+             '`p[range(4), targ]` takes column targ[0] from row 0, column targ[1] from row 1, and so on.']
+    why = '`nll_loss` selects by class index, for two classes or for 37.'
+    explanation = 'If the target is 2, the condition is False, so the probability of class 0 is used as if it were right, without an error. Indexing works for any number of classes.'
 
 # %% ../../nbs/checks/05_pet_breeds.ipynb #00000014
 @reads(words('error', 'nan', '-inf', 'number'))
-@exercise('5.15', 'The logarithm of what is not positive', 'why')
+@exercise('5.15', 'The logarithm of numbers that are not positive', 'why')
 class log_of_not_positive:
-    """What comes of these five: `math.log(-2.)`, `tensor(-2.).log()`, `tensor(0.).log()`, `math.log(0.)`, `tensor(-2.).exp().log()`? Answer with one of the words `'error'`, `'nan'`, `'-inf'`, `'number'` for each. And why is there no logarithm of -2?"""
+    """What is the result of each of these?
+
+    1. `math.log(-2.)`
+    2. `tensor(-2.).log()`
+    3. `tensor(0.).log()`
+    4. `math.log(0.)`
+    5. `tensor(-2.).exp().log()`
+
+    Answer with one of the words `'error'`, `'nan'`, `'-inf'`, `'number'` for each. Then choose why -2 has no logarithm."""
     def experiment():
         def outcome(f):
             try: y = float(f())
             except ValueError: return 'error'
             return 'number' if math.isfinite(y) else str(y)
         return [outcome(f) for f in (lambda: math.log(-2.), lambda: tensor(-2.).log(), lambda: tensor(0.).log(), lambda: math.log(0.), lambda: tensor(-2.).exp().log())]
-    form = "a list of five words out of 'error', 'nan', '-inf', 'number'"
-    wrong = [(['error', 'error', 'error', 'error', 'number'], 'PyTorch does not stop at such a number in the middle of a large tensor: it writes something in its place'),
-             (['nan', 'nan', '-inf', '-inf', 'number'], "Python's own `math` refuses what has no finite result"),
-             (['error', 'nan', 'nan', 'error', 'number'], 'near 0 the logarithm has a direction in which it goes, and does not end'),
-             (['error', '-inf', '-inf', 'error', 'number'], 'at -2 the logarithm is not far down, it is not there at all'),
-             (['error', 'nan', '-inf', 'error', 'nan'], 'what is `exp` of -2, above or below 0?')]
-    options = {'a': 'It is smaller than any number that fits into 32 bits, and so it is rounded to nothing',
+    form = "a list of five words: 'error', 'nan', '-inf' or 'number'"
+    wrong = [(['error', 'error', 'error', 'error', 'number'], 'PyTorch does not stop at such a number inside a large tensor: it writes a special value'),
+             (['nan', 'nan', '-inf', '-inf', 'number'], "Python's own `math` raises an error if there is no finite result"),
+             (['error', 'nan', 'nan', 'error', 'number'], 'toward 0 the logarithm falls without a limit'),
+             (['error', '-inf', '-inf', 'error', 'number'], 'at -2 there is no logarithm, not even a very small one'),
+             (['error', 'nan', '-inf', 'error', 'nan'], 'is `exp` of -2 above or below 0?')]
+    options = {'a': 'It is smaller than any number that fits into 32 bits, so it is rounded to nothing',
                'b': 'It would be minus the logarithm of 2, and a logarithm is never below 0',
-               'c': 'It is the power to which e must be raised to get -2, and all powers of e are positive',
-               'd': 'It would be possible, but the gradient of a logarithm exists for positive numbers only'}
+               'c': 'Every power of e is positive, so none of them is -2',
+               'd': 'It exists, but its gradient is defined for positive numbers only'}
     right = 'c'
     mistakes = {'a': 'it is not a matter of digits: more bits would not help',
-                'b': 'logarithms of numbers between 0 and 1 are below 0, and that is where probabilities are',
-                'd': 'the gradient is not needed to say what a logarithm is; ask what it undoes'}
-    hints = ['A logarithm answers a question: e to which power is this number?', 'Look at the curve of `exp`: which values does it take, and which does it only come close to?', "`math` raises a ValueError, PyTorch answers with `nan` (not a number) or `-inf`."]
-    why = 'A `nan` in a loss nearly always has a logarithm or a division behind it.'
-    explanation = """All powers of e are positive, so below 0 there is nothing to find. Towards 0 the logarithm goes to minus infinity. Softmax gives positive numbers, which is why a logarithm may follow it."""
+                'b': 'logarithms of numbers between 0 and 1 are below 0, and probabilities are such numbers',
+                'd': 'the gradient is not needed to define a logarithm; ask which function it inverts'}
+    accepts = [('Error', 'NaN', '-inf', 'error', 'number'), ['error.', 'nan', ' -Inf', 'error', 'Number']]
+    refuses = [['nan', 'nan', '-inf', 'error', 'number'], ['error', 'nan', '-inf', '-inf', 'number'], ['error', 'nan', 'number', 'error', 'number'], ['number']*5]
+    section = 'Why logarithms'
+    hints = ['A logarithm answers a question: which power of e is this number?',
+             'Look at the graph of `exp`: which values does it take, and which does it only approach?',
+             '`math` raises a ValueError; PyTorch returns `nan` (not a number) or `-inf`.']
+    why = 'If a loss is `nan`, look for a logarithm or a division first.'
+    explanation = 'All powers of e are positive, so negative numbers have no logarithm. Toward 0 the logarithm goes to minus infinity. Softmax returns positive numbers, so you can take their logarithm.'
 
 # %% ../../nbs/checks/05_pet_breeds.ipynb #00000016
 @exercise('5.16', 'Two rules for reading the finder', 'write it')
 class two_rates:
-    """The learning rate finder has tried rates and noted losses. Write the two rules of thumb by which a rate is read from that curve."""
+    """The learning rate finder has tried a series of rates and recorded a loss for each. Write the two rules of thumb that read a rate from that curve:
+
+    1. *minimum*: a tenth of the rate at which the loss is lowest
+    2. *steepest*: the rate at which the largest fall from one recorded loss to the next begins"""
     def solution(lrs, losses):
-        """A tuple of two rates: by the lowest point, and by the steepest fall. `lrs` and `losses` are tensors (n,), n > 1;
-        each rate is the same multiple of the one before. The fall is taken from one entry to the next, and the rate
-        is the one at which it begins."""
+        """A tuple of two rates: minimum, steepest. `lrs` and `losses` are tensors (n,), n > 1.
+        The rates grow by a constant factor, so on a logarithmic axis the steps between them are equal."""
         return lrs[losses.argmin()]/10, lrs[(losses[1:] - losses[:-1]).argmin()]
     def cases(r):
         for n in (12, 30, 60):
@@ -476,33 +669,51 @@ class two_rates:
             losses = 4 - r.uniform(1, 3)*((x + r.uniform(3, 4))*3).sigmoid() + 0.03*torch.rand(n) + (10*(x - r.uniform(-1.2, -.8))).exp().clamp(max=50)
             yield lrs, losses
         yield tensor([1e-3, 1e-2]), tensor([2., 1.])
-    wrong = [(lambda l, y: (l[y.argmin()], l[(y[1:] - y[:-1]).argmin()]), 'at its lowest point the curve is about to rise: the first rule keeps a distance from there'),
-             (lambda l, y: (l[y.argmin()]/10, l[((y[1:] - y[:-1])/(l[1:] - l[:-1])).argmin()]), 'the axis of the curve is logarithmic: every step counts the same, however much larger the rate becomes'),
+    wrong = [(lambda l, y: (l[y.argmin()], l[(y[1:] - y[:-1]).argmin()]), 'at the lowest point the curve is about to rise: take a tenth of that rate'),
+             (lambda l, y: (l[y.argmin()]/10, l[((y[1:] - y[:-1])/(l[1:] - l[:-1])).argmin()]), 'the axis is logarithmic: all steps count the same, however much larger the rate becomes'),
              (lambda l, y: (l[y.argmin()]/10, l[(y[1:] - y[:-1]).abs().argmax()]), 'the largest change is where the loss explodes; the steepest *fall* is wanted'),
              (lambda l, y: (l[y.argmin()]/10, l[(y[1:] - y[:-1]).argmin() + 1]), 'that is the rate at which the steepest fall has ended'),
-             (lambda l, y: (y.min()/10, (y[1:] - y[:-1]).min()), 'these are losses, and the rates at which they were seen are wanted')]
-    hints = ['`losses.argmin()` says where the lowest loss is; that place has a rate.', 'At the minimum the rate is already too large: rule one takes a tenth of it.', 'A fall from one entry to the next: `losses[1:] - losses[:-1]`; the steepest is the most negative.']
-    why = 'Two curves read by rule can be compared; two read by eye cannot.'
-    explanation = """A tenth of the rate with the lowest loss, and the rate where the loss falls most. As the rates are evenly spaced on a logarithmic axis, plain differences of the losses are slopes."""
+             (lambda l, y: (y.min()/10, (y[1:] - y[:-1]).min()), 'these are losses, and the rates at which they were recorded are wanted')]
+    def in_a_loop(lrs, losses):
+        lowest, steepest = 0, 0
+        for i in range(len(lrs)):
+            if losses[i] < losses[lowest]: lowest = i
+            if i + 1 < len(lrs) and losses[i+1] - losses[i] < losses[steepest+1] - losses[steepest]: steepest = i
+        return lrs[lowest].item()/10, lrs[steepest].item()
+    accepts = [in_a_loop, lambda l, y: [0.1*l[y.min(0).indices], l[y.diff().argmin()]], lambda l, y: (l[y == y.min()][0]/10, l[:-1][(y[:-1] - y[1:]).argmax()])]
+    refuses = [lambda l, y: (l[y.argmin()]/10, l[y.diff().argmax()]), lambda l, y: (l[y.argmin()]/2, l[y.diff().argmin()]), lambda l, y: (l[y.diff().argmin()], l[y.argmin()]/10), lambda l, y: (l[y.argmin() - 1], l[y.diff().argmin()]), lambda l, y: (l.min()/10, l[y.diff().argmin()])]
+    section = 'How fast to learn'
+    hints = ['`losses.argmin()` is the position of the lowest loss. `lrs` has the rate at that position.',
+             'At the minimum, the rate is already too large: rule 1 takes a tenth of it.',
+             'The falls from one entry to the next are `losses[1:] - losses[:-1]`; the steepest is the most negative.']
+    why = 'Two curves that are read by a rule can be compared.'
+    explanation = 'A tenth of the rate with the lowest loss, and the rate where the loss falls most. The rates are evenly spaced on a logarithmic axis, so plain differences of the losses are proportional to slopes.'
 
 # %% ../../nbs/checks/05_pet_breeds.ipynb #00000017
 class _Diary:
-    "What a learner was told: each training with what learned, the epochs, and the rates."
+    "Records what a learner is told: for each training what was trained, the epochs, and the rates."
     def __init__(self): self.frozen, self.diary = False, []
     def freeze(self): self.frozen = True
     def unfreeze(self): self.frozen = False
-    def fit_one_cycle(self, epochs, lr, *how, **kwargs):
+    def freeze_to(self, n): self.frozen = n != 0
+    def fit_one_cycle(self, n_epoch=None, lr_max=None, *how, epochs=None, lr=None, **kwargs):
+        epochs, lr = n_epoch if epochs is None else epochs, lr_max if lr is None else lr
         low, high = (lr.start or lr.stop/10, lr.stop) if isinstance(lr, slice) else (lr, lr)
         self.diary.append(('head', epochs, [high], *how) if self.frozen else ('everything', epochs, [low, high], *how))
-    def fit(self, epochs, lr, **kwargs): self.fit_one_cycle(epochs, lr, 'at one rate')
+    def fit(self, n_epoch, lr=None, **kwargs): self.fit_one_cycle(n_epoch, lr, 'at one rate')
     def __repr__(self): return 'learn'
 
 @exercise('5.17', 'The two steps of fine-tuning', 'write it')
 class fine_tune_in_two_steps:
-    """Write down what `fine_tune` does. The `learn` that you are given trains nothing; it keeps a diary of what it was told. Its last group of parameters is the head; at the beginning nothing is frozen. Between the two steps the rate is halved, and in the second one it is a `slice`, which begins at a hundredth of the halved rate."""
+    """Write what `fine_tune` does. The `learn` that you are given trains nothing; it records what it is told. Its last parameter group is the head, and at the start nothing is frozen.
+
+    1. First train only the head, for `freeze_epochs`, at `base_lr`.
+    2. Then train everything, for `epochs`. Now the rate is half of `base_lr`, passed as a `slice` that starts at a hundredth of the halved rate.
+
+    Use one-cycle training in both steps."""
     def solution(learn, epochs, base_lr, freeze_epochs):
-        """`learn.diary`, after both steps. `learn` has the methods `freeze()`, `unfreeze()` and `fit_one_cycle(epochs, lr)`,
-        where `lr` is a number or a slice."""
+        """`learn.diary`, after both steps. `learn` has the methods `freeze()`, `unfreeze()` and `fit_one_cycle(n_epoch, lr_max)`,
+        where `lr_max` is a number or a slice."""
         learn.freeze()
         learn.fit_one_cycle(freeze_epochs, slice(base_lr))
         learn.unfreeze()
@@ -512,15 +723,15 @@ class fine_tune_in_two_steps:
         yield _Diary(), 5, 2e-3, 1
         for _ in range(3): yield _Diary(), r.randint(4, 20), 10**r.uniform(-4, -1), r.randint(1, 3)
     def compare(got, want):
-        if isinstance(got, _Diary): return difference(got.diary, want.diary) if isinstance(want, _Diary) else 'this is the learner, and its diary is asked for'
+        if isinstance(got, _Diary): return difference(got.diary, want.diary) if isinstance(want, _Diary) else 'this is the learner, and its diary is wanted'
         problem = difference(got, want)
         if not problem or isinstance(want, _Diary): return problem
-        if any('at one rate' in step for step in got): return '`fit` stays at one rate: in both steps the rate should go up and down in one cycle'
+        if any('at one rate' in step for step in got): return '`fit` uses a constant rate: both steps should use one-cycle training'
         learned = [step[0] for step in got]
         if learned == ['everything', 'everything']: return 'nothing was frozen in the first step'
         if learned == ['head', 'head']: return 'in the second step the body is still frozen'
         if learned == ['everything', 'head']: return 'everything was trained first, while the head was still random'
-        if len(learned) != 2: return f"there should be two trainings, one after the other, and there {'was' if len(learned) == 1 else 'were'} {len(learned)}"
+        if len(learned) != 2: return f"there should be two trainings, one after the other, and the diary has {len(learned)}"
         return problem.replace('`[0]', '`diary[0]').replace('`[1]', '`diary[1]')
     def _told(frozen_first, first, second, rates, fit='fit_one_cycle', freeze=True, unfreeze=True, diary=True):
         def f(learn, epochs, base_lr, freeze_epochs):
@@ -532,53 +743,90 @@ class fine_tune_in_two_steps:
             return learn.diary if diary else learn
         return f
     wrong = [(_told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/100, b)), 'the rate is not halved between the steps'),
-             (_told(True, 'epochs', 'freeze_epochs', lambda b: slice(b/200, b/2)), 'the two numbers of epochs have changed places'),
+             (_told(True, 'epochs', 'freeze_epochs', lambda b: slice(b/200, b/2)), 'the two numbers of epochs are swapped'),
              (_told(False, 'epochs', 'freeze_epochs', lambda b: slice(b/200, b/2)), 'everything was trained first, while the head was still random'),
-             (_told(True, 'freeze_epochs', 'epochs', lambda b: b/2), 'in the second step all layers have the same rate'),
-             (_told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/2)), 'a slice without a beginning gives a tenth to the first layers, and not a hundredth'),
+             (_told(True, 'freeze_epochs', 'epochs', lambda b: b/2), 'in the second step, all layers have the same rate'),
+             (_told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/2)), 'a slice without a start gives a tenth to the first layers, not a hundredth'),
              (_told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/100, b/2)), 'the slice begins at a hundredth of the rate before it was halved'),
              (_told(False, 'freeze_epochs', 'epochs', lambda b: slice(b/200, b/2)), 'nothing was frozen in the first step'),
-             (_told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/200, b/2), fit='fit'), '`fit` stays at one rate: in both steps the rate should go up and down in one cycle'),
+             (_told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/200, b/2), fit='fit'), '`fit` uses a constant rate: both steps should use one-cycle training'),
              (_told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/200, b/2), freeze=False), 'nothing was frozen in the first step'),
              (_told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/200, b/2), unfreeze=False), 'in the second step the body is still frozen'),
-             (_told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/200, b/2), diary=False), 'this is the learner, and its diary is asked for')]
-    hints = ['What is new, and random, in a pretrained network with a new head? That is trained first.', '`freeze`, train for `freeze_epochs`, `unfreeze`, train for `epochs`.', 'The second rate is `slice(base_lr/2/100, base_lr/2)`.']
-    why = 'If everything learned from the start, the gradients of a random head would shake what the body knows.'
-    explanation = """First the new head alone, with the body frozen; then everything, with half the rate, and much less of it for the first layers. The real `fine_tune` chooses the shape of the two cycles as well."""
+             (_told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/200, b/2), diary=False), 'this is the learner, and its diary is wanted')]
+    def with_names(learn, epochs, base_lr, freeze_epochs):
+        learn.freeze()
+        learn.fit_one_cycle(n_epoch=freeze_epochs, lr_max=base_lr)
+        learn.unfreeze()
+        learn.fit_one_cycle(n_epoch=epochs, lr_max=slice(base_lr/200, base_lr/2))
+        return learn.diary
+    def frozen_to(learn, epochs, base_lr, freeze_epochs):
+        learn.freeze_to(-1)
+        learn.fit_one_cycle(freeze_epochs, lr_max=slice(base_lr))
+        base_lr /= 2
+        learn.freeze_to(0)
+        learn.fit_one_cycle(epochs, slice(base_lr/100, base_lr), pct_start=0.3)
+        return learn.diary
+    accepts = [with_names, frozen_to]
+    refuses = [_told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/2, b/200)), _told(True, 'freeze_epochs', 'freeze_epochs', lambda b: slice(b/200, b/2)), _told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/50, b/2)), _told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/2/10, b/2)), _told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/400, b/4))]
+    section = 'Unfreezing'
+    hints = ['What is new, and random, in a pretrained network with a new head? Train that first.',
+             '`freeze`, train for `freeze_epochs`, `unfreeze`, train for `epochs`.',
+             'The second rate is `slice(base_lr/2/100, base_lr/2)`.']
+    why = 'If everything were trained from the start, the gradients of a random head would damage the pretrained weights.'
+    explanation = 'First train the new head alone, with the body frozen. Then train everything, at half the rate, and at much less for the first layers. The real `fine_tune` also sets the shape of the two cycles.'
 
 # %% ../../nbs/checks/05_pet_breeds.ipynb #00000018
-@exercise('5.18', 'Reading how somebody else did it', 'look it up')
+@exercise('5.18', 'Documentation and source of a function', 'look it up')
 class first_words_and_source:
-    """Jupyter shows the documentation of a thing, and also its source. Write a function that gets at both without Jupyter (the module `inspect` of Python can do it). Then choose what you would type in a cell to read the source of `F.nll_loss`."""
+    """Jupyter shows the documentation of an object, and its source.
+
+    1. Write a function that gets both without Jupyter. Python's module `inspect` can do it.
+    2. Choose what to type in a cell to read the source of `F.nll_loss`."""
     def solution(f):
-        "A tuple: the first line of what is documented about the function `f`, and its source, both strings."
+        "A tuple of two strings: the first line of the documentation of the function `f`, without indentation or empty lines before it, and its source."
         import inspect
         return inspect.getdoc(f).split('\n')[0], inspect.getsource(f)
     def cases(r):
-        yield from r.sample([textwrap.indent, inspect.cleandoc, re.sub, textwrap.fill, Path.with_suffix], 2)
         yield fine_tune_documented
-    wrong = [(lambda f: (inspect.getdoc(f).split('\n')[0], inspect.getdoc(f)), 'the second is all of the documentation; the source is the code itself'),
-             (lambda f: (inspect.getdoc(f), inspect.getsource(f)), 'of the documentation only the first line is wanted'),
-             (lambda f: (inspect.getsource(f).split('\n')[0], inspect.getsource(f)), 'the first is the line with `def`, and not what is documented'),
-             (lambda f: (inspect.getdoc(f).split('\n')[0], f'{f.__name__}{inspect.signature(f)}'), 'the second is how the function is called; what it does is not in there')]
+        yield documented_below
+        yield from r.sample([textwrap.indent, inspect.cleandoc, re.sub, textwrap.fill, Path.with_suffix], 2)
+    wrong = [(lambda f: (inspect.getdoc(f).split('\n')[0], inspect.getdoc(f)), 'the second value is all of the documentation; the source is the code itself'),
+             (lambda f: (inspect.getdoc(f), inspect.getsource(f)), 'only the first line of the documentation is wanted'),
+             (lambda f: (inspect.getsource(f).split('\n')[0], inspect.getsource(f)), 'the first value is the line with `def`, not the documentation'),
+             (lambda f: (inspect.getdoc(f).split('\n')[0], f'{f.__name__}{inspect.signature(f)}'), 'the second value is the signature; it does not show what the function does'),
+             (lambda f: (f.__doc__.split('\n')[0], inspect.getsource(f)), 'a docstring can start with a line break: `inspect.getdoc` removes it')]
     options = {'a': '`F.nll_loss()`', 'b': '`F.nll_loss?`', 'c': '`doc(F.nll_loss)`', 'd': '`F.nll_loss??`'}
     right = 'd'
-    mistakes = {'a': 'that calls the function', 'b': 'that shows its arguments and its documentation; for the code one has to be more curious by one sign',
-                'c': 'that is a way to its documentation'}
-    hints = ['`import inspect` inside of your function, and then look at what begins with `get`.', '`inspect.getdoc(f)` is the documentation, `split(\'\\n\')` cuts it into lines.', '`inspect.getsource(f)` is the rest.']
-    why = 'Most functions of a library are short; reading them answers what no documentation mentions.'
-    explanation = """`?` behind a name shows signature and documentation, `??` the source as well. `inspect` has the same for programs."""
+    mistakes = {'a': 'that calls the function',
+                'b': 'that shows its signature and its documentation; for the code you need one more character',
+                'c': 'that leads to its documentation'}
+    accepts = [lambda f: (inspect.getdoc(f).splitlines()[0], inspect.getsource(f)), lambda f: (inspect.cleandoc(f.__doc__).split('\n')[0], ''.join(inspect.getsourcelines(f)[0])), lambda f: [f.__doc__.strip().split('\n')[0], inspect.getsource(f)]]
+    refuses = [lambda f: (f.__name__, inspect.getsource(f)), lambda f: (inspect.getdoc(f).split('.')[0], inspect.getsource(f)), lambda f: (inspect.getdoc(f).split('\n')[-1], inspect.getsource(f)), lambda f: (inspect.getdoc(f).split('\n')[0], inspect.getfile(f)), lambda f: (inspect.getdoc(f).split('\n')[0], inspect.getsource(f).split('\n')[0]), lambda f: (inspect.getsource(f), inspect.getdoc(f).split('\n')[0])]
+    section = 'Cross-entropy'
+    hints = ['Put `import inspect` in your function, and then look at what begins with `get`.',
+             "`inspect.getdoc(f)` is the documentation, `split('\\n')` divides it into lines.",
+             '`inspect.getsource(f)` is the rest.']
+    why = 'Most functions of a library are short, and reading them answers questions that the documentation leaves open.'
+    explanation = '`?` after a name shows signature and documentation, and `??` shows the source as well. `inspect` does the same in a program.'
 
 def fine_tune_documented(learn, epochs):
-    """First the head, then everything.
+    """Train the head first, then everything.
 
-    Only here so that there is something to read."""
+    It is here so that there is something to read."""
     return learn, epochs
+
+def documented_below(learn):
+    """
+    Return the learner unchanged.
+
+    The first line of this docstring is empty.
+    """
+    return learn
 
 # %% ../../nbs/checks/05_pet_breeds.ipynb #00000019
 @exercise('5.19', 'Three groups, three rates', 'why')
 class three_groups_after_two_steps:
-    """A model has three weights, all 0 at first, each in a group of its own, with the learning rates 1e-4, 1e-3 and 1e-2. In two steps of plain SGD the gradients of the three are 5, 2 and 1, both times. What are the weights afterwards? Then choose why one gives the first layers of a pretrained network the smallest rate."""
+    """A model has three weights, all 0 at first, each in a parameter group of its own. The learning rates are 1e-4, 1e-3 and 1e-2. In each of two steps of plain SGD, the gradients of the three are 5, 2 and 1. Predict the weights after the two steps. Then choose why the first layers of a pretrained network get the smallest rate."""
     def experiment():
         ws = [torch.zeros(1, requires_grad=True) for _ in range(3)]
         opt = SGD([[w] for w in ws], lr=1e-2)
@@ -590,75 +838,103 @@ class three_groups_after_two_steps:
     form = 'a list of three numbers'
     wrong = [([1e-3, 4e-3, 2e-2], 'a step goes against the gradient'),
              ([-5e-4, -2e-3, -1e-2], 'that is after one step'),
-             ([-0.1, -0.04, -0.02], 'each group has a rate of its own; here all have got the last one'),
+             ([-0.1, -0.04, -0.02], 'each group has a rate of its own; here all of them have the last one'),
              ([-2e-4, -2e-3, -2e-2], 'a step is the rate times the gradient, and the gradients differ'),
              ([-1e-3, -4e-3, -1e-2], 'the last group takes two steps as well')]
-    options = {'a': 'Their gradients are always the largest, so that a small rate brings all groups to equal steps',
-               'b': 'They have learned edges and colours, which are of use for any pictures and need little change',
-               'c': 'They have fewer weights than later layers, and few weights learn quickly even in small steps',
-               'd': 'They are computed first, and an error made there in one step would reach all other layers'}
+    options = {'a': 'Their gradients are always the largest, so a small rate makes all steps equal',
+               'b': 'They detect edges and colors, which are useful for any image',
+               'c': 'They have fewer weights, and few weights learn quickly even in small steps',
+               'd': 'They are computed first, and one error there would reach all other layers'}
     right = 'b'
-    mistakes = {'a': 'that is not so in general, and the aim is not equal steps but little change where little is to be learned',
-                'c': 'how many weights a layer has does not say how well they fit the new task already',
-                'd': 'that would speak for small steps in any network, also in one that starts from random weights, where all layers get the same rate'}
-    hints = ['One step: the weight minus the rate times the gradient.', 'The gradients stay the same, so two steps are twice one step.']
-    why = 'A rate for each group keeps what is known and changes what is new.'
-    explanation = """Two steps of rate times gradient, with a minus. Although its gradient is five times as large, the first weight has moved twenty times less than the last one."""
+    mistakes = {'a': 'that is not so in general, and the aim is not equal steps but little change where little has to be learned',
+                'c': 'the number of weights in a layer does not say how well they fit the new task',
+                'd': 'that would be a reason for small steps in any network, also in one that starts from random weights'}
+    accepts = [(-0.001, -0.004, -0.02), np.array([-.001, -.004, -.02]), tensor(-.001, -.004, -.02)]
+    refuses = [[-.001, -.004, -.021], [-.01, -.004, -.02], [-.001, -.002, -.02], [-.0011, -.004, -.02], [-.001, -.04, -.02]]
+    section = 'Different rates for different layers'
+    hints = ['One step: the weight minus the rate times the gradient.',
+             'The gradients stay the same, so two steps are twice one step.']
+    why = 'A rate for each group keeps what the pretrained layers know and lets the new layers learn.'
+    explanation = 'Each weight moves by two steps of rate times gradient, with a minus sign. Although its gradient is five times as large, the first weight moves twenty times less than the last one.'
 
 # %% ../../nbs/checks/05_pet_breeds.ipynb #0000001a
 @exercise('5.20', 'How a slice of rates is read', 'predict')
 class rates_for_four_groups:
-    """An optimizer has four groups of parameters. Which learning rate does each of them get when it is told `slice(1e-6, 1e-3)`, when it is told `slice(1e-3)`, and when it is told `3e-3`?"""
+    """An optimizer has four parameter groups. Which learning rate does each of them get if it is given
+
+    1. `slice(1e-6, 1e-3)`
+    2. `slice(1e-3)`
+    3. `3e-3`"""
     def experiment():
         opt = SGD([[nn.Parameter(torch.zeros(1))] for _ in range(4)], lr=0.1)
         def rates(lr):
             opt.set_hyper('lr', lr)
             return [h['lr'] for h in opt.hypers]
         return rates(slice(1e-6, 1e-3)), rates(slice(1e-3)), rates(3e-3)
-    form = 'a tuple of three lists, of four numbers each, the first group first'
-    wrong = [(([1e-6, 3.34e-4, 6.67e-4, 1e-3], [1e-4, 1e-4, 1e-4, 1e-3], [3e-3]*4), 'those between are evenly spaced, and should be even multiples: the scale is logarithmic'),
-             (([1e-6, 1e-5, 1e-4, 1e-3], [1e-3]*4, [3e-3]*4), 'a slice with an end only treats the last group, the head, differently from the others'),
-             (([1e-6, 1e-5, 1e-4, 1e-3], [1e-6, 1e-5, 1e-4, 1e-3], [3e-3]*4), 'a slice with an end only has forgotten the one before'),
-             (([1e-3, 1e-4, 1e-5, 1e-6], [1e-3, 1e-4, 1e-4, 1e-4], [3e-3]*4), 'the first group is the one that is to change least'),
-             (([1e-6, 1e-5, 1e-4, 1e-3], [0, 0, 0, 1e-3], [3e-3]*4), 'without a beginning the others do not stand still: they get a certain part of it'),
-             (([1e-6, 1e-5, 1e-4, 1e-3], [1e-4, 1e-4, 1e-4, 1e-3], [3e-4, 3e-4, 3e-4, 3e-3]), 'a number that is no slice makes no difference between the groups')]
-    hints = ['From 1e-6 to 1e-3 in three steps: each of them is the same *multiple*.', 'Only an end: that is for the head, the last group. All the others get the same share of it, and not 0.', 'A number is for everybody.', 'The share is a tenth.']
-    why = 'A slice says in one word how much the body may change while the head learns.'
-    explanation = """Beginning and end: the first and the last group get these, the others lie between by equal factors. Only an end: a tenth for all groups but the last. A number: the same for all."""
+    form = 'a tuple of three lists of four numbers each, the first group first'
+    wrong = [(([1e-6, 3.34e-4, 6.67e-4, 1e-3], [1e-4, 1e-4, 1e-4, 1e-3], [3e-3]*4), 'the rates in between are spaced by equal factors, not by equal differences'),
+             (([1e-6, 1e-5, 1e-4, 1e-3], [1e-3]*4, [3e-3]*4), 'a slice with a stop only treats the last group, the head, differently from the others'),
+             (([1e-6, 1e-5, 1e-4, 1e-3], [1e-6, 1e-5, 1e-4, 1e-3], [3e-3]*4), 'a slice with a stop only does not remember the slice before'),
+             (([1e-3, 1e-4, 1e-5, 1e-6], [1e-3, 1e-4, 1e-4, 1e-4], [3e-3]*4), 'the first group should change least'),
+             (([1e-6, 1e-5, 1e-4, 1e-3], [0, 0, 0, 1e-3], [3e-3]*4), 'without a start, the other groups are still trained: they get a certain fraction of the rate'),
+             (([1e-6, 1e-5, 1e-4, 1e-3], [1e-4, 1e-4, 1e-4, 1e-3], [3e-4, 3e-4, 3e-4, 3e-3]), 'a plain number makes no difference between the groups')]
+    accepts = [[(1e-6, 1e-5, 1e-4, 1e-3), (1e-4, 1e-4, 1e-4, 1e-3), [3e-3]*4], (np.array([1e-6, 1e-5, 1e-4, 1e-3]), [.0001, .0001, .0001, .001], (0.003,)*4)]
+    refuses = [([1e-6, 1e-5, 1e-4, 1e-3], [1e-5, 1e-5, 1e-5, 1e-3], [3e-3]*4), ([1e-6, 2e-5, 1e-4, 1e-3], [1e-4, 1e-4, 1e-4, 1e-3], [3e-3]*4), ([1e-6, 1e-5, 1e-4, 1e-3], [1e-4, 1e-4, 1e-3, 1e-3], [3e-3]*4), ([1e-5, 1e-5, 1e-4, 1e-3], [1e-4, 1e-4, 1e-4, 1e-3], [3e-3]*4)]
+    section = 'Different rates for different layers'
+    hints = ['From 1e-6 to 1e-3 in three steps: each step has the same *factor*.',
+             'A stop alone is for the head, the last group. All other groups get the same fraction of it, not 0.',
+             'A plain number is for all groups.',
+             'The fraction is a tenth.']
+    why = 'A slice says how much the body may change while the head learns.'
+    explanation = 'Start and stop are for the first and the last group, and the others lie between them by equal factors. With a stop alone, all groups but the last get a tenth. A plain number is the same for all.'
 
 # %% ../../nbs/checks/05_pet_breeds.ipynb #0000001c
 @exercise('5.21', 'Stopped in the middle of a cycle', 'why')
 class stopped_in_mid_cycle:
-    """A one-cycle training of 10 epochs: over the first quarter the rate rises to its largest value, then it falls along half a cosine, to a hundred-thousandth of it. The errors after the ten epochs would be 0.80, 0.69, 0.58, 0.61, 0.47, 0.42, 0.31, 0.22, 0.18, 0.17.
-    Early stopping ends the training as soon as an epoch is no better than the one before, and keeps the model of the best epoch so far. Which epoch (counted from 1) is kept? What share of its largest value does the rate have at the end of that epoch, and what share at the end of the whole cycle?"""
+    """A one-cycle training has 10 epochs. Over the first quarter, the rate rises to its largest value; then it falls along half a cosine, to 0.00001 of it. The errors after the ten epochs would be 0.80, 0.69, 0.58, 0.61, 0.47, 0.42, 0.31, 0.22, 0.18, 0.17.
+    Early stopping ends the training as soon as an epoch is no better than the one before, and it keeps the model of the best epoch so far. Predict:
+
+    1. which epoch is kept (counted from 1)
+    2. the rate at the end of that epoch, as a fraction of its largest value, to two digits
+    3. the rate at the end of the whole cycle, as a fraction of its largest value
+
+    Then choose what is wrong with early stopping here."""
     def experiment():
         errors = [0.80, 0.69, 0.58, 0.61, 0.47, 0.42, 0.31, 0.22, 0.18, 0.17]
-        rate = combined_cos(0.25, 1/25, 1, 1e-5)         # as a share of the largest
+        rate = combined_cos(0.25, 1/25, 1, 1e-5)         # as a fraction of the largest
         kept = next(i for i in range(1, 10) if errors[i] >= errors[i-1])
-        return kept, round(rate(kept/10), 2), round(rate(1.), 2)
-    form = 'a tuple of three numbers: the epoch, and two shares from 0 to 1, rounded to two digits'
-    rtol = 0.03
-    wrong = [((4, 0.90, 0), 'after that epoch the error was worse than before; the model that is kept is an earlier one'),
-             ((10, 0, 0), 'early stopping does not wait for the end: look for the first error that is no better than the one before'),
-             ((3, 0.93, 0), 'that would be a fall along a straight line; a cosine begins to fall slowly'),
-             ((3, 0.5, 0), 'the rate is at its top after a quarter, that is, after two and a half epochs; what is it half an epoch later?'),
-             ((3, 0.99, 0.04), 'that is how a cycle begins; at its end the rate is much smaller still')]
-    options = {'a': 'It keeps a model from a time of large rates, which never got the small steps that bring most of the gain',
-               'b': 'It needs a validation set after every epoch, and a one-cycle training looks at it only at the end',
-               'c': 'It stops because the model overfits, and in a one-cycle training the error cannot rise at all',
-               'd': 'It changes the learning rate when it stops, and that destroys the momentum of the optimizer'}
+        return kept, rate(kept/10), rate(1.)
+    form = 'a tuple of three numbers: the epoch, and two fractions of the largest rate'
+    wrong = [((4, 0.90, 1e-5), 'after that epoch the error was worse than before; an earlier model is kept'),
+             ((10, 1e-5, 1e-5), 'early stopping does not wait for the end: look for the first error that is no better than the one before'),
+             ((3, 0.93, 1e-5), 'that would be a fall along a straight line; a cosine falls slowly at first'),
+             ((3, 0.5, 1e-5), 'the rate is largest after a quarter, that is, after two and a half epochs; what is it half an epoch later?'),
+             ((3, 0.99, 0.04), 'a cycle starts at such a rate; at its end the rate is much smaller'),
+             ((3, 0.99, 0), 'the rate becomes very small, but not 0: the task says how small')]
+    options = {'a': 'It keeps a model that never trained at the small rates',
+               'b': 'It needs a validation set after every epoch, and one-cycle training has it only at the end',
+               'c': 'It stops because of overfitting, and in one-cycle training the error cannot rise',
+               'd': 'It changes the learning rate when it stops, which destroys the momentum'}
     right = 'a'
-    mistakes = {'b': 'the validation set is looked at after every epoch in any training here', 'c': 'it did rise in the fourth epoch: with large rates it may go up and down, without any overfitting',
-                'd': 'it does not change the rate, it ends the training at the rate of that moment'}
-    hints = ['Go along the errors until one is not smaller than the one before.', 'A quarter of ten epochs is 2.5: the top of the rate. The epoch that is kept ends half an epoch later.', 'The fall goes over 7.5 epochs: (1 + cos(π·0.5/7.5))/2.']
-    why = 'To train for a shorter time, give a shorter training a cycle of its own.'
-    explanation = """The third epoch ends near the top of the cycle. The error of 0.58 that was kept would have become 0.17, most of that while the rate went down."""
+    mistakes = {'b': 'the validation set is used after every epoch in any training here',
+                'c': 'the error rose in the fourth epoch: at large rates it can go up and down without any overfitting',
+                'd': 'it does not change the rate; it ends the training'}
+    accepts = [[3, .99, 1e-5], (3, .989, .00001), (3., np.float64(.9891), 1e-5)]
+    refuses = [(3, .98, 1e-5), (3, 1., 1e-5), (4, .99, 1e-5), (3, .99, 1e-4), (2, .99, 1e-5), (3, .99, .01)]
+    section = 'How many epochs'
+    hints = ['Go through the errors until one is not smaller than the one before.',
+             'A quarter of ten epochs is 2.5, where the rate is largest. The epoch that is kept ends half an epoch later.',
+             'The fall takes 7.5 epochs: (1 + cos(π·0.5/7.5))/2.']
+    why = 'To train for a shorter time, start a shorter training with a cycle of its own.'
+    explanation = 'The third epoch ends near the top of the cycle. The error of 0.58 that was kept would have become 0.17, and most of that gain comes while the rate falls.'
 
 # %% ../../nbs/checks/05_pet_breeds.ipynb #0000001d
 @exercise('5.22', 'Counting the layers of a ResNet', 'write it')
 class layers_of_resnet:
-    """A ResNet begins with one convolution and ends with one linear layer; between them are four stages of blocks, each block with the same number of convolutions. `resnet50` has 3, 4, 6 and 3 blocks of three convolutions. Write a function that counts the layers; for `resnet50` it should give what the name says. (The few convolutions on side paths are not counted.)
-    Then choose what is different in `resnet101`; how many blocks does it need for its name?"""
+    """A ResNet starts with one convolution and ends with one linear layer. Between them are four stages of blocks, and each block has the same number of convolutions. `resnet50` has 3, 4, 6 and 3 blocks of three convolutions.
+
+    1. Write a function that counts the layers; for `resnet50` it should return 50. (The few convolutions on side paths do not count.)
+    2. Choose what is different in `resnet101`; how many blocks does its name require?"""
     def solution(blocks, convs_per_block):
         "The number of convolutions and linear layers, given the blocks of each stage, a list, and the convolutions in a block."
         return 1 + sum(blocks)*convs_per_block + 1
@@ -669,19 +945,25 @@ class layers_of_resnet:
         for _ in range(3): yield [r.randint(1, 40) for _ in range(4)], r.choice([2, 3])
     wrong = [(lambda bs, n: sum(bs)*n, 'the layers before and after the blocks are missing'),
              (lambda bs, n: 1 + sum(bs)*n, 'one layer is missing at one of the ends'),
-             (lambda bs, n: len(bs)*n + 2, 'a stage has as many blocks as the list says, and not one'),
+             (lambda bs, n: len(bs)*n + 2, 'a stage has as many blocks as the list says, not one'),
              (lambda bs, n: sum(bs) + n + 2, 'each block has that many convolutions'),
-             (lambda bs, n: sum(bs)*3 + 2, 'not every network has three convolutions in a block')]
-    options = {'a': 'Its blocks have six convolutions where those of the smaller one have three, in all of the four stages',
-               'b': 'Its blocks are twice as wide: the same number of layers in each stage, but with more channels in each',
-               'c': 'It has 17 more blocks of the same kind, in its third stage: more capacity, for more time and memory',
-               'd': 'It works on pictures twice as large, for which its first convolution moves on by four pixels'}
+             (lambda bs, n: sum(bs)*3 + 2, 'not every network has three convolutions per block')]
+    options = {'a': 'Its blocks have six convolutions where those of the smaller network have three',
+               'b': 'Its blocks are twice as wide, with the same number of layers but more channels',
+               'c': 'It has 17 more blocks of the same kind, in its third stage',
+               'd': 'It works on images twice as large, with a stride of 4 in its first convolution'}
     right = 'c'
-    mistakes = {'b': 'the number in the name counts layers, and wider ones are not more of them', 'a': 'both are built of the same block, the bottleneck with three convolutions',
-                'd': 'both take pictures of any size, and begin in the same way'}
-    hints = ['How many blocks are there in all four stages?', 'Blocks times convolutions per block, and one layer at each end.', 'For 101 layers: (101 - 2)/3 blocks, and `resnet50` has 16.']
-    why = 'The number in the name of a network is its depth, and depth is paid for in time and memory.'
-    explanation = """`resnet50`: 1 + 16·3 + 1. `resnet101` has 33 blocks instead of 16, in stages of 3, 4, 23 and 3. What else grows is the memory for the activations, which are kept for the backward pass."""
+    mistakes = {'b': 'the number in the name counts layers, and wider layers are not more layers',
+                'a': 'both consist of the same block, the bottleneck with three convolutions',
+                'd': 'both take images of any size, and start in the same way'}
+    accepts = [lambda bs, n: 2 + sum(b*n for b in bs), lambda blocks, convs_per_block: len([1 for b in blocks for _ in range(b*convs_per_block)]) + 2, lambda bs, n: int(np.dot(bs, [n]*len(bs))) + 2]
+    refuses = [lambda bs, n: sum(bs)*n + 3, lambda bs, n: sum(bs)*(n + 2), lambda bs, n: math.prod(bs)*n + 2, lambda bs, n: sum(bs)*n + len(bs), lambda bs, n: max(bs)*4*n + 2, lambda bs, n: 50]
+    section = 'Deeper networks'
+    hints = ['How many blocks are there in all four stages?',
+             'Blocks times convolutions per block, plus one layer at each end.',
+             'For 101 layers: (101 - 2)/3 blocks, and `resnet50` has 16.']
+    why = 'The number in the name of a network is its depth, and depth costs time and memory.'
+    explanation = '`resnet50`: 1 + 16·3 + 1. `resnet101` has 33 blocks instead of 16, in stages of 3, 4, 23 and 3. It also needs more memory for the activations, which are kept for the backward pass.'
 
 # %% ../../nbs/checks/05_pet_breeds.ipynb #0000001e
 @exercise('5.23', 'Which numbers become shorter', 'predict')
@@ -691,8 +973,8 @@ class bytes_per_number:
     ```python
     layer, x, targ = nn.Linear(4, 3), torch.rand(2, 4), tensor([0, 2])
     with torch.autocast('cpu', torch.bfloat16):
-        acts = layer(x)
-        loss = F.cross_entropy(acts, targ)
+    acts = layer(x)
+    loss = F.cross_entropy(acts, targ)
     loss.backward()
     ```
     How many bytes does one number take in the weight, in the activations `acts`, in the loss, and in the gradient of the weight? Then choose what `to_fp16` does."""
@@ -703,20 +985,26 @@ class bytes_per_number:
             loss = F.cross_entropy(acts, targ)
         loss.backward()
         return {k: t.element_size() for k,t in dict(weight=layer.weight, acts=acts, loss=loss, gradient=layer.weight.grad).items()}
-    form = "a dictionary of four whole numbers, with the keys 'weight', 'acts', 'loss', 'gradient'"
-    wrong = [(dict(weight=2, acts=2, loss=2, gradient=2), 'it is called mixed precision because some of the numbers stay long'),
-             (dict(weight=4, acts=4, loss=4, gradient=4), 'then nothing would be shorter: which of them does a large network have most of during a forward pass?'),
-             (dict(weight=2, acts=4, loss=4, gradient=2), 'it is the other way round: small steps would be lost in short weights, while activations can do with few digits'),
-             (dict(weight=4, acts=2, loss=2, gradient=4), 'a loss is a sum of many things, and is computed with care'),
-             (dict(weight=4, acts=2, loss=4, gradient=2), 'a gradient has the type of what it belongs to'),
+    form = "a dictionary of four integers with the keys 'weight', 'acts', 'loss', 'gradient'"
+    wrong = [(dict(weight=2, acts=2, loss=2, gradient=2), 'it is called mixed precision because some of the numbers stay in 32 bits'),
+             (dict(weight=4, acts=4, loss=4, gradient=4), 'then nothing would be shorter: which numbers take most of the memory in a forward pass?'),
+             (dict(weight=2, acts=4, loss=4, gradient=2), 'it is the other way around: small steps would be lost in short weights, and activations need few digits'),
+             (dict(weight=4, acts=2, loss=2, gradient=4), 'a loss is a sum of many numbers and is computed in 32 bits'),
+             (dict(weight=4, acts=2, loss=4, gradient=2), 'a gradient has the type of its parameter'),
              (dict(weight=32, acts=16, loss=32, gradient=32), 'this is in bits, and a byte has eight of them')]
-    options = {'a': 'It stores the whole model in 16 bits, so that the file of the trained model is half as large as before',
-               'b': 'It rounds the pictures to 16 bits before training, so that a batch takes half of the memory it took',
-               'c': 'It trains as usual and converts the weights at the end, so that predictions are twice as fast',
-               'd': 'It computes most in 16 bits, keeps the weights in 32, and scales the loss so that gradients survive'}
+    options = {'a': 'It stores the model in 16 bits, so that the file of the trained model is half as large',
+               'b': 'It rounds the images to 16 bits, so that a batch takes half of the memory it took',
+               'c': 'It trains as usual and converts the weights at the end, for faster predictions',
+               'd': 'It computes most in 16 bits and keeps the weights in 32'}
     right = 'd'
-    mistakes = {'a': 'the weights stay in 32 bits: many small steps have to add up in them', 'b': 'pictures are the smallest part; it is about what is computed from them, layer by layer',
-                'c': 'it changes the training, where it saves memory and, on a graphics card, time'}
-    hints = ['32 bits are 4 bytes.', 'The expensive products are computed in short numbers; where many numbers are added up, long ones are taken.', 'Weights take many tiny steps, and in short numbers those would be rounded away; their gradients have their type.']
-    why = 'Half the memory for activations means larger batches or networks, and graphics cards compute short numbers faster.'
-    explanation = """Only the activations are short. The weights stay long, their gradients are as long as they are, and losses are computed in 32 bits. With `float16`, the loss is multiplied by a large number before the backward pass, so that small gradients do not become 0."""
+    mistakes = {'a': 'the weights stay in 32 bits: many small steps have to add up in them',
+                'b': 'images are the smallest part; it is about what each layer computes from them',
+                'c': 'it changes the training, where it saves memory and, on a GPU, time'}
+    accepts = [dict(acts=2, gradient=4, loss=4, weight=4), {'weight': 4., 'acts': np.int64(2), 'loss': tensor(4), 'gradient': 4}]
+    refuses = [dict(weight=4, acts=1, loss=4, gradient=4), dict(weight=8, acts=4, loss=8, gradient=8), dict(weight=2, acts=2, loss=4, gradient=2), dict(weight=4, acts=2, loss=4), [4, 2, 4, 4]]
+    section = 'Half precision'
+    hints = ['32 bits are 4 bytes.',
+             'The expensive products are computed in 16 bits. Sums of many numbers are computed in 32 bits.',
+             'Weights take many tiny steps, which would be rounded away in 16 bits; their gradients have the same type.']
+    why = 'Half the memory for activations allows larger batches or networks, and GPUs compute faster with short numbers.'
+    explanation = 'Only the activations are short. Weights and their gradients stay in 32 bits, and losses are computed in 32 bits. With `float16`, the loss is multiplied by a large number before the backward pass, so that small gradients do not become 0.'

@@ -18,45 +18,65 @@ from fastcore.foundation import L
 from ..data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
 from ..data.core import Datasets
 from ..data.load import DataLoader
-from ..data.transforms import IndexSplitter, Pipeline
-from ..imports import pd
+from ..data.transforms import ColReader, IndexSplitter, Pipeline
+from ..imports import np, pd
+from ..layers import SigmoidRange
 from .engine import difference, exercise
+from .compare import as_list
 from .answers import reads, words
 from ..torch_core import TensorCategory, TensorImage, TensorPoint, tensor
 from ..vision.augment import Flip, setup_aug_tfms
 from ..vision.data import PointBlock
 
 # %% ../../nbs/checks/06_multicat.ipynb #00000004
-@exercise('6.1', 'Bears that nobody expected', 'why')
+def _bears(x):
+    "Reads names of bears, in any nesting; 'a grizzly bear' is a grizzly."
+    if (values := as_list(x)) is not None: return [_bears(o) for o in values]
+    if not isinstance(x, str): return x
+    name = x.lower().replace('bears', '').replace('bear', '').strip(' .').removeprefix('a ').replace('ies', 'y')
+    return words('black', 'grizzly', 'teddy')(name)
+
+@reads(_bears)
+@exercise('6.1', 'Images without a bear, and with two', 'why')
 class bears_by_two_rules:
-    """The bear classifier knows `['black', 'grizzly', 'teddy']`. For four photographs its activations are `[-3, 4, -5]`, `[-4, 2, 3]`, `[-2, -5, -4]` and `[1, 0.5, -6]`.
-    What is answered if the largest activation wins, as in chapter 5? And what if each bear is a question of its own, answered by a sigmoid and a threshold of 0.5? Then choose what a visitor of the application gains."""
+    """The bear classifier has the vocabulary `['black', 'grizzly', 'teddy']`. For four photos it returns the activations `[-3, 4, -5]`, `[-4, 2, 3]`, `[-2, -5, -4]` and `[1, 0.5, -6]`. Predict the answers:
+
+    1. if the largest activation wins, as in chapter 5
+    2. if each bear is a question of its own, answered by a sigmoid and a threshold of 0.5
+
+    Then choose what a user of the application gains from the second way."""
     def experiment():
         vocab = ['black', 'grizzly', 'teddy']
         acts = tensor([[-3., 4., -5.], [-4., 2., 3.], [-2., -5., -4.], [1., 0.5, -6.]])
         return [vocab[i] for i in acts.argmax(1)], [[v for v,p in zip(vocab, row) if p > 0.5] for row in acts.sigmoid()]
     form = 'a tuple of two lists: four names; and four lists of names, in the order of the vocabulary'
-    wrong = [((['grizzly', 'teddy', 'black', 'black'], [['grizzly'], ['grizzly', 'teddy'], ['black'], ['black', 'grizzly']]), 'a sigmoid of a negative number is below one half, also when it is the largest of three'),
-             ((['grizzly', 'teddy', 'black', 'black'], [['grizzly'], ['teddy'], [], ['black']]), 'more than one answer may be above the threshold'),
-             ((['grizzly', 'teddy', 'black', 'black'], [['grizzly'], ['grizzly', 'teddy'], [], ['black']]), 'what is the sigmoid of 0.5, above or below one half?'),
-             ((['grizzly', 'teddy', 'grizzly', 'black'], [['grizzly'], ['grizzly', 'teddy'], [], ['black', 'grizzly']]), 'in the third photograph -2 is the largest of three negative numbers')]
-    options = {'a': 'Photographs of a single bear are recognised better, since they are looked at three times',
-               'b': 'Fewer photographs have to be labelled, since one of them may stand for several bears',
-               'c': 'It may answer that no bear is there, or several, instead of naming one in any case',
-               'd': 'The probabilities add up to 1, so that one sees at once how sure the answer is'}
+    wrong = [((['grizzly', 'teddy', 'black', 'black'], [['grizzly'], ['grizzly', 'teddy'], ['black'], ['black', 'grizzly']]), 'the sigmoid of a negative number is below one half, even if it is the largest of three'),
+             ((['grizzly', 'teddy', 'black', 'black'], [['grizzly'], ['teddy'], [], ['black']]), 'more than one answer can be above the threshold'),
+             ((['grizzly', 'teddy', 'black', 'black'], [['grizzly'], ['grizzly', 'teddy'], [], ['black']]), 'is the sigmoid of 0.5 above or below one half?'),
+             ((['grizzly', 'teddy', 'grizzly', 'black'], [['grizzly'], ['grizzly', 'teddy'], [], ['black', 'grizzly']]), 'for the third photo, -2 is the largest of three negative numbers')]
+    options = {'a': 'Photos of a single bear are recognized better, because the model looks three times',
+               'b': 'Fewer photos have to be labeled, because one photo can stand for several bears',
+               'c': 'It can answer that there is no bear, or several',
+               'd': 'The probabilities sum to 1, so they show at once how certain the answer is'}
     right = 'c'
-    mistakes = {'a': 'they are looked at once, in both cases; for a single bear little changes', 'b': 'each photograph needs its labels, and with several of them that is rather more work',
-                'd': 'that is what softmax does; separate answers add up to anything'}
-    hints = ['The largest one always wins, however small it is.', 'The sigmoid of 0 is 0.5: activations above 0 are a yes.', 'A list of answers may be empty: `[]`.']
-    why = 'People upload photographs without a bear, and an application should be able to say so.'
-    explanation = """Whoever has to name one bear names one in an empty forest, too. With a yes or no for each, the third photograph gets no name, and the second and the fourth get two."""
+    mistakes = {'a': 'the model looks once, in both cases; for a single bear little changes',
+                'b': 'each photo still needs its labels, and several labels are more work',
+                'd': 'softmax does that; separate answers can have any sum'}
+    accepts = [[('grizzly', 'teddy', 'black', 'black'), [('grizzly',), ('grizzly', 'teddy'), (), ('black', 'grizzly')]], (['Grizzly', 'Teddy', 'Black', 'Black'], [['Grizzly'], ['Grizzly', 'Teddy'], [], ['Black', 'Grizzly']]), (L('grizzlies', 'teddies', 'black', 'black'), [['grizzly'], ['grizzly', 'teddy'], [], ['black', 'grizzly']])]
+    refuses = [(['grizzly', 'grizzly', 'black', 'black'], [['grizzly'], ['grizzly', 'teddy'], [], ['black', 'grizzly']]), (['grizzly', 'teddy', 'black', 'black'], [['grizzly'], ['grizzly', 'teddy'], ['teddy'], ['black', 'grizzly']]), (['grizzly', 'teddy', 'black', 'black'], [['grizzly', 'black'], ['grizzly', 'teddy'], [], ['black', 'grizzly']]), (['grizzly', 'teddy', 'black', 'polar'], [['grizzly'], ['grizzly', 'teddy'], [], ['black', 'grizzly']])]
+    section = 'None of these'
+    hints = ['The largest activation always wins, however small it is.',
+             'The sigmoid of 0 is 0.5: activations above 0 mean yes.',
+             'A list of answers can be empty: `[]`.']
+    why = 'People upload photos without a bear, and an application should be able to say so.'
+    explanation = 'A model that has to name one bear names one in an empty forest as well. With a yes or no for each bear, the third photo gets no name, and the second and the fourth get two.'
 
 # %% ../../nbs/checks/06_multicat.ipynb #00000005
 @exercise('6.2', 'Labels as rows of zeros and ones', 'write it')
 class rows_of_zeros_and_ones:
-    """Every picture has a list of labels, and the lists have different lengths; a batch of targets is a tensor all the same. Write the function that encodes them."""
+    """Every image has a list of labels, and the lists have different lengths. Still, the targets of a batch have to be one tensor. Write the function that encodes them."""
     def solution(labels, vocab):
-        """A tensor (bs, n) of zeros and ones. `labels` has a list of names for each of bs pictures, possibly an empty one;
+        """A tensor (bs, n) of zeros and ones. `labels` has a list of names for each of bs images, possibly an empty one;
         `vocab` is the list of all n names, whose order is the order of the columns."""
         res = torch.zeros(len(labels), len(vocab))
         for row,names in zip(res, labels): row[[vocab.index(o) for o in names]] = 1.
@@ -64,10 +84,12 @@ class rows_of_zeros_and_ones:
     def cases(r):
         names = ['person', 'car', 'dog', 'bird', 'chair']
         yield [['dog', 'car'], [], ['person']], ['person', 'dog', 'car', 'bird']
+        yield [['catfish'], ['cat'], ['dog', 'hot dog'], ['hot dog']], ['hot dog', 'dog', 'catfish', 'cat']
+        yield [[], []], ['dog', 'cat', 'bird']
+        yield [['dog']], ['dog']
         for n in (2, 5):
             vocab = r.sample(names, n)
             yield [r.sample(vocab, r.randint(0, n)) for _ in range(r.randint(2, 6))] + [vocab], vocab
-        yield [['dog']], ['dog']
     def _with(value, names=lambda o: o, order=lambda v: v):
         def f(labels, vocab):
             res, vocab = torch.zeros(len(labels), len(vocab)), order(vocab)
@@ -75,154 +97,213 @@ class rows_of_zeros_and_ones:
                 for k,o in enumerate(names(row)): res[i, vocab.index(o)] = value(row, k)
             return res
         return f
-    wrong = [(lambda ls, v: [[v.index(o) for o in l] for l in ls], 'these are lists of numbers, of different lengths, and a tensor needs equally long rows'),
-             (_with(lambda row, k: 1/len(row)), 'every label is a yes of its own: nothing has to add up to 1'),
-             (_with(lambda row, k: 1, names=lambda o: o[:1]), 'a picture may have more labels than one'),
-             (_with(lambda row, k: 1, order=sorted), 'the order of the columns is that of `vocab`, and not of the alphabet'),
-             (_with(lambda row, k: k + 1), 'it does not matter which label was named first: they are all ones')]
-    hints = ['Begin with zeros of the right shape.', '`vocab.index(name)` is the column of a name.', 'A row can be set in several columns at once: `row[[0, 2]] = 1.`; with an empty list nothing happens.']
-    why = 'All rows are equally long, and a picture with nothing known in it has a target, too.'
-    explanation = """A one for each label that is there and zeros elsewhere: this is what `MultiCategoryBlock` makes of a list of names."""
+    wrong = [(lambda ls, v: [[v.index(o) for o in l] for l in ls], 'these are lists of positions, of different lengths, and a tensor needs rows of equal length'),
+             (_with(lambda row, k: 1/len(row)), 'every label is a separate yes: the ones do not have to sum to 1'),
+             (_with(lambda row, k: 1, names=lambda o: o[:1]), 'an image can have more than one label'),
+             (_with(lambda row, k: 1, order=sorted), 'the order of the columns is that of `vocab`, not of the alphabet'),
+             (_with(lambda row, k: k + 1), 'the order of the labels does not matter: all of them are ones'),
+             (lambda ls, v: tensor([[1. if any(o in name for name in l) else 0. for o in v] for l in ls]), 'a name can be part of another one, such as dog of hot dog: compare whole names')]
+    def one_hot_sum(labels, vocab):
+        return torch.stack([sum((F.one_hot(tensor(vocab.index(o)), len(vocab)) for o in names), torch.zeros(len(vocab))) for names in labels])
+    def with_sets(labels, vocab): return torch.tensor([[int(o in set(names)) for o in vocab] for names in labels])
+    accepts = [one_hot_sum, with_sets, lambda labels, vocab: tensor([[float(o in names) for o in vocab] for names in labels])]
+    refuses = [lambda ls, v: tensor([[float(o in l) for l in ls] for o in v]), lambda ls, v: tensor([[float(o not in l) for o in v] for l in ls]), lambda ls, v: [[float(o in l) for o in v] for l in ls], lambda ls, v: tensor([[float(o in l) for o in v] for l in ls if l]), lambda ls, v: tensor([[float(o in ' '.join(l)) for o in v] for l in ls])]
+    section = 'Twenty answers, yes or no'
+    hints = ['Start with zeros of the right shape.',
+             '`vocab.index(name)` is the column of a name.',
+             'You can set several columns of a row at once: `row[[0, 2]] = 1.`; with an empty list nothing happens.']
+    why = 'All rows have the same length, so an image without any label has a target as well.'
+    explanation = 'A one for each label of the image and zeros elsewhere. `MultiCategoryBlock` encodes a list of names in the same way.'
 
 # %% ../../nbs/checks/06_multicat.ipynb #00000006
 @exercise('6.3', 'Rows and columns by number', 'look it up')
 class rows_and_columns_by_number:
-    """A data frame can be read like a matrix, whatever its rows and columns are called. Write a function that takes three pieces out of one; `df.iloc?` helps."""
+    """A data frame can be read like a matrix, whatever its rows and columns are called. Write a function that reads three pieces of one; `df.iloc?` helps."""
     def solution(df, i, j):
-        """A tuple of three lists: row `i`; column `j`; and, as a list for each row, the first two rows without their
-        first column. `i` and `j` count from 0, by place."""
+        """A tuple of three lists: (1) row `i`; (2) column `j`; (3) the first two rows without their first column,
+        as a list for each row. `i` and `j` are positions, counted from 0."""
         return df.iloc[i].tolist(), df.iloc[:, j].tolist(), df.iloc[:2, 1:].values.tolist()
     def cases(r):
-        for n,m in ((3, 3), (4, 5)):
+        for n,m,index in ((3, 3, [2, 0, 1]), (4, 5, [2, 3, 1, 0]), (4, 4, list('dbca')), (5, 3, [10, 20, 40, 2, 50])):
             i, j = r.sample(range(3), 2)
             table = [[r.randint(0, 99) + 100*a + 1000*b for b in range(m)] for a in range(n)]
-            yield pd.DataFrame(table, columns=list('vwxyz'[:m]), index=[*range(1, n), 0]), i, j
-    wrong = [(lambda df, i, j: (df.loc[i].tolist(), df.iloc[:, j].tolist(), df.iloc[:2, 1:].values.tolist()), '`loc` goes by the name of a row, and here rows are numbered in another order than they stand'),
-             (lambda df, i, j: (df.iloc[j].tolist(), df.iloc[:, i].tolist(), df.iloc[:2, 1:].values.tolist()), 'row and column have changed places'),
-             (lambda df, i, j: (df.iloc[i].tolist(), df.iloc[:, j].tolist(), df.iloc[1:, :2].values.tolist()), 'the third piece has its rows and columns mixed up: rows come first'),
-             (lambda df, i, j: (df.iloc[i].tolist(), df.iloc[:, j].tolist(), df.iloc[:3, 1:].values.tolist()), 'the end of a slice is not part of it, so `:3` are three rows'),
-             (lambda df, i, j: (df.iloc[i].tolist(), df.iloc[j].tolist(), df.iloc[:2, 1:].values.tolist()), 'one number in the brackets is a row; a column needs a colon before it')]
-    hints = ['`df.iloc[row, column]`, with `:` for all of them.', 'A row or a column is a series; `.tolist()` makes a list of it.', 'Slices work as with a tensor; what is left has `.values.tolist()`.']
-    why = 'In a data block, an item of a table is one of its rows, found by place.'
-    explanation = """`iloc` counts, `loc` goes by names. With one number it takes a row, with `[:, j]` a column, with two slices a smaller table."""
+            yield pd.DataFrame(table, columns=list('vwxyz'[:m]), index=index), i, j
+    wrong = [(lambda df, i, j: (df.iloc[j].tolist(), df.iloc[:, i].tolist(), df.iloc[:2, 1:].values.tolist()), 'row and column are swapped'),
+             (lambda df, i, j: (df.iloc[i].tolist(), df.iloc[:, j].tolist(), df.iloc[1:, :2].values.tolist()), 'in the third piece, rows and columns are swapped: rows come first'),
+             (lambda df, i, j: (df.iloc[i].tolist(), df.iloc[:, j].tolist(), df.iloc[:3, 1:].values.tolist()), 'the end of a slice is not included, so `:3` means three rows'),
+             (lambda df, i, j: (df.iloc[i].tolist(), df.iloc[j].tolist(), df.iloc[:2, 1:].values.tolist()), 'one number in the brackets is a row; for a column, put a colon before it'),
+             (lambda df, i, j: (df.iloc[i].tolist(), df.iloc[:, j].tolist(), df.iloc[:2].values.tolist()), 'the third piece still has its first column')]
+    accepts = [lambda df, i, j: (list(df.iloc[i]), list(df.iloc[:, j]), [list(row) for row in df.values[:2, 1:]]), lambda df, i, j: (df.values[i], df.values[:, j], df.values[:2, 1:]), lambda df, i, j: (df.iloc[i], df[df.columns[j]], df.head(2).iloc[:, 1:].to_numpy().tolist())]
+    refuses = [lambda df, i, j: (df.loc[i].tolist(), df.iloc[:, j].tolist(), df.iloc[:2, 1:].values.tolist()), lambda df, i, j: (df.iloc[i].tolist(), df.iloc[:, j].tolist(), df.loc[:2].iloc[:, 1:].values.tolist()), lambda df, i, j: (df.iloc[i].tolist(), df.iloc[:, j].tolist(), df.sort_index().iloc[:2, 1:].values.tolist()),
+               lambda df, i, j: (df.iloc[i].tolist(), df.iloc[:, j].tolist(), df.iloc[:2, 1:].T.values.tolist()), lambda df, i, j: (df.iloc[i + 1].tolist(), df.iloc[:, j].tolist(), df.iloc[:2, 1:].values.tolist()), lambda df, i, j: (df.iloc[i].tolist(), df.iloc[:, j].tolist(), df.iloc[:2, :-1].values.tolist())]
+    section = 'A table of pictures'
+    hints = ['`df.iloc[row, column]`, with `:` for all of them. (`df.loc` looks for names instead.)',
+             'A row or a column is a Series; `.tolist()` converts it to a list.',
+             'Slices work as with a tensor; the result has `.values.tolist()`.']
+    why = 'In a data block, an item of a table is one of its rows, found by position.'
+    explanation = '`iloc` counts positions, `loc` looks for names. With one number, `iloc` takes a row; with `[:, j]` a column; with two slices a smaller table.'
 
 # %% ../../nbs/checks/06_multicat.ipynb #00000007
 @exercise('6.4', 'A column by its name', 'look it up')
 class column_where_true:
-    """Columns are mostly taken by name. Write a function that returns what stands in one column, in those rows only where another column says True; for the names of the files that are for validation, say."""
+    """Columns are usually selected by name. Write a function that returns the entries of one column, only in the rows in which another column is True: for example, the names of the files in the validation set."""
     def solution(df, column, flag):
-        "A list: the entries of the column called `column`, in the rows in which the column called `flag` is True, in their order."
+        "A list: the entries of the column named `column`, in the rows in which the column named `flag` is True, in their order."
         return df[df[flag]][column].tolist()
     def cases(r):
-        for column in ('fname', 'size', r.choice(['count', 'file name', 'mean'])):
+        for place,column in enumerate(('fname', 'size', 'count', 'file name', r.choice(['mean', 'index', 'T']))):
             n = r.randint(4, 7)
             flags = [True, False, True] + [r.random() < .5 for _ in range(n - 3)]
             r.shuffle(flags)
-            yield pd.DataFrame({'labels': [f'l{i}' for i in range(n)], column: [f'{r.randint(0, 99):02}.jpg' for i in range(n)],
-                                'is valid': flags, 'hidden': [not o for o in flags[::-1]]}), column, 'is valid'
+            columns = [('labels', [f'l{i}' for i in range(n)]), ('is valid', flags), ('hidden', [not o for o in flags])]
+            columns.insert(place % 4, (column, [f'{r.randint(0, 99):02}.jpg' for _ in range(n)]))
+            yield pd.DataFrame(dict(columns), index=r.sample(range(n), n)), column, 'is valid'
         yield pd.DataFrame({'a': [1, 2], 'b': [False, False]}), 'a', 'b'
-    wrong = [(lambda df, c, f: df[c].tolist(), 'these are all rows; a column of True and False can choose among them'),
+        yield pd.DataFrame({'b': [True, True], 'c': [False, True], 'a': [1, 2]}), 'a', 'c'
+    wrong = [(lambda df, c, f: df[c].tolist(), 'these are all rows; a Boolean column can select among them'),
              (lambda df, c, f: df[~df[f]][c].tolist(), 'these are the rows that are False'),
-             (lambda df, c, f: df[df[f]].iloc[:, 0].tolist(), 'this is the first column, whatever it is called'),
-             (lambda df, c, f: df[df.iloc[:, -1]][c].tolist(), 'the rows have been chosen by another column')]
-    hints = ['A column by name: `df[\'labels\']`. (A dot works for some names only: `df.size` is something else.)', '`df[condition]` has the rows in which the condition, a series of True and False, holds.', 'Rows first, then the column, then `.tolist()`.']
-    why = 'One line picks the validation set out of a table.'
-    explanation = """`df[name]` is a column, `df[condition]` are rows. The first kind of brackets wants a name, the second one a series of True and False."""
+             (lambda df, c, f: df[df[f]].iloc[:, 0].tolist(), 'this is always the first column, whatever its name'),
+             (lambda df, c, f: df[df.iloc[:, -1]][c].tolist(), 'the rows were selected by another column'),
+             (lambda df, c, f: df[df[f]].iloc[:, 1].tolist(), 'this is always the second column, whatever its name'),
+             (lambda df, c, f: df[df[f]][c].tolist()[::-1], 'the entries are in reverse order')]
+    accepts = [lambda df, c, f: df.loc[df[f], c].tolist(), lambda df, c, f: [v for v,ok in zip(df[c], df[f]) if ok], lambda df, c, f: df[c][df[f]].values, lambda df, c, f: df.query(f'`{f}`')[c].tolist()]
+    refuses = [lambda df, c, f: sorted(df[df[f]][c]), lambda df, c, f: df[df[f]].index.tolist(), lambda df, c, f: df[df['is valid']][c].tolist() if 'is valid' in df else df[df[f]][c].tolist()[:0] + [0], lambda df, c, f: df[df[f]].values.tolist(), lambda df, c, f: df[df[f]][c].unique().tolist()[:1], lambda df, c, f: df[df[f]][c].iloc[0]]
+    section = 'A table of pictures'
+    hints = ["A column by name: `df['labels']`. (A dot works for some names only: `df.size` is something else.)",
+             '`df[condition]` has the rows in which the condition, a Boolean Series, is True.',
+             'Rows first, then the column, then `.tolist()`.']
+    why = 'One line selects the validation set from a table.'
+    explanation = '`df[name]` is a column, `df[condition]` are rows. The first takes a name in its brackets, the second takes a Boolean Series.'
 
 # %% ../../nbs/checks/06_multicat.ipynb #00000009
 @exercise('6.5', 'One item or a batch', 'predict')
 class items_and_batches:
-    """Ten items, each a tensor of three numbers and a class:
+    """There are ten items, each a tensor of three numbers and a class. (A list works as a `Dataset`.)
 
     ```python
     ds = [(torch.rand(3), i % 2) for i in range(10)]
     dl = DataLoader(ds, bs=4)
     ```
-    (A list will do as a `Dataset`.) What are `len(ds)`, the shape of `ds[0][0]`, `len(dl)`, and the shapes of the inputs in the first and in the last batch of `dl`? Then choose what distinguishes the two."""
+    Predict:
+
+    1. `len(ds)`
+    2. the shape of `ds[0][0]`
+    3. `len(dl)`
+    4. the shape of the inputs in the first batch of `dl`
+    5. the shape of the inputs in the last batch of `dl`
+
+    Then choose how the two differ."""
     def experiment():
         ds = [(torch.rand(3), i % 2) for i in range(10)]
         dl = DataLoader(ds, bs=4)
         shapes = [tuple(xb.shape) for xb,yb in dl]
         return [len(ds), tuple(ds[0][0].shape), len(dl), shapes[0], shapes[-1]]
-    form = 'a list of five: a number, a shape as a tuple, a number, two shapes as tuples'
-    rtol = 1e-3
-    wrong = [([10, (3,), 2, (4, 3), (4, 3)], 'two batches of four are not all: this loader has not been told to leave out the rest'),
-             ([10, (3,), 3, (4, 3), (4, 3)], 'for the last batch there are not enough items left'),
-             ([10, (3,), 10, (4, 3), (2, 3)], 'the length of a loader is how many batches it gives, and not items'),
+    form = 'a list of five: a number, a shape, a number, two shapes'
+    wrong = [([10, (3,), 2, (4, 3), (4, 3)], 'two batches of four do not contain all items, and this loader keeps the remaining ones'),
+             ([10, (3,), 3, (4, 3), (4, 3)], 'there are not enough items left to fill the last batch'),
+             ([10, (3,), 10, (4, 3), (2, 3)], 'the length of a loader is its number of batches, not of items'),
              ([10, (3,), 3, (3, 4), (3, 2)], 'the items of a batch lie along its first axis'),
-             ([10, (1, 3), 3, (4, 3), (2, 3)], 'a single item has no axis for the batch')]
-    options = {'a': 'A Dataset has the items by number, inputs with targets; a DataLoader hands out batches of it, shuffled if asked',
-               'b': 'A Dataset contains what is to be trained with, and a DataLoader contains what is put aside to check with later',
-               'c': 'A Dataset keeps the pictures as files on disk, and a DataLoader keeps them as tensors in the memory of the computer',
-               'd': 'A Dataset is the list of inputs and a DataLoader is the list of their targets; a learner needs one of each'}
+             ([10, (1, 3), 3, (4, 3), (2, 3)], 'a single item has no batch axis')]
+    options = {'a': 'A Dataset has single items by index; a DataLoader returns batches of them',
+               'b': 'A Dataset contains what is used for training, and a DataLoader contains what is used for validation',
+               'c': 'A Dataset keeps the images as files on disk, and a DataLoader keeps them as tensors in memory',
+               'd': 'A Dataset is the list of inputs, and a DataLoader is the list of their targets'}
     right = 'a'
-    mistakes = {'b': 'there are both for training and both for validation', 'c': 'an item of a data set may be a tensor already; what a loader adds is something else',
-                'd': 'already an item of the data set has both, as a tuple'}
-    hints = ['How often does 4 go into 10, and what is left?', 'Stacking four tensors of shape (3,) gives one more axis, in front.']
-    why = 'Most shape errors are answered by asking: is this an item or a batch?'
-    explanation = """Ten items, in batches of 4, 4 and 2. A loader takes items from the set, in order or shuffled, and stacks inputs and targets each into one tensor."""
+    mistakes = {'b': 'both exist for training and for validation',
+                'c': 'an item of a dataset may be a tensor already; a loader adds something else',
+                'd': 'an item of the dataset already has both, as a tuple'}
+    accepts = [(10, (3,), 3, (4, 3), (2, 3)), [10, torch.Size((3,)), 3, [4, 3], [2, 3]], [10., [3], 3., (4, 3), (2, 3)]]
+    refuses = [[10, (3,), 3, (4, 3), (1, 3)], [10, (3,), 2.5, (4, 3), (2, 3)], [11, (3,), 3, (4, 3), (2, 3)], [10, (2,), 3, (4, 3), (2, 3)], [10, (3,), 3, (4, 2), (2, 2)]]
+    section = 'From an empty data block to the finished one'
+    hints = ['How often does 4 go into 10, and how many items are left?',
+             'Stacking four tensors of shape (3,) adds an axis in front.']
+    why = 'To explain a shape error, first ask whether you have an item or a batch.'
+    explanation = 'Ten items make batches of 4, 4 and 2. A loader takes items from the dataset, in order or shuffled, and collates inputs and targets into one tensor each.'
 
 # %% ../../nbs/checks/06_multicat.ipynb #0000000a
-@exercise('6.6', 'What is inside of a Datasets', 'predict')
+@exercise('6.6', 'What a Datasets contains', 'predict')
 class parts_of_datasets:
-    """`Datasets` takes items, a list of steps for each thing that is to be made of an item, and the places of the items for training and for validation:
+    """`Datasets` takes three arguments: the items; a list of transforms for each value that is made from an item; and the positions of the items for training and for validation:
 
     ```python
     dsets = Datasets([3, 5, 2, 8, 6], [[lambda o: o*10], [lambda o: o % 2]], splits=[[0, 2, 3], [1, 4]])
     ```
-    What are `len(dsets)`, `len(dsets.train)`, `len(dsets.valid)`, `dsets.train[1]` and `dsets.valid[0]`?"""
+    Predict:
+
+    1. `len(dsets)`
+    2. `len(dsets.train)`
+    3. `len(dsets.valid)`
+    4. `dsets.train[1]`
+    5. `dsets.valid[0]`"""
     def experiment():
         dsets = Datasets([3, 5, 2, 8, 6], [[lambda o: o*10], [lambda o: o % 2]], splits=[[0, 2, 3], [1, 4]])
         return [len(dsets), len(dsets.train), len(dsets.valid), dsets.train[1], dsets.valid[0]]
     form = 'a list of five: three numbers and two tuples'
-    rtol = 1e-3
-    wrong = [([5, 3, 2, (50, 1), (30, 1)], 'the numbers in brackets count within the training set, and within the validation set'),
-             ([2, 3, 2, (20, 0), (50, 1)], 'its length is how many items there are in all, and not in how many sets'),
+    wrong = [([5, 3, 2, (50, 1), (30, 1)], 'the index counts within the training set, and within the validation set'),
+             ([2, 3, 2, (20, 0), (50, 1)], 'its length is the number of all items, not of sets'),
              ([5, 3, 2, 20, 50], 'an item is a tuple: the input and the target'),
-             ([5, 3, 2, (2, 0), (5, 1)], 'the first list of steps makes something of the item, too'),
-             ([5, 3, 2, (20, 0), (60, 0)], 'the first of the items for validation is not the last one of all')]
-    hints = ['`splits` has places: 0, 2 and 3 are for training. Which items are at these places?', '`dsets.train[1]` is the second item for training, as a tuple of what the two lists of steps make of it.']
-    why = 'A `Datasets` is what a data block makes before there are batches, and the place to look whether x and y are right.'
-    explanation = """A `Datasets` contains a training set and a validation set, each giving tuples of an input and a target; the steps are done when an item is asked for."""
+             ([5, 3, 2, (2, 0), (5, 1)], 'the first list of transforms changes the item as well'),
+             ([5, 3, 2, (20, 0), (60, 0)], 'the first item for validation is not the last one of all')]
+    accepts = [(5, 3, 2, [20, 0], [50, 1]), [5, 3, 2, tensor(20, 0), np.array([50, 1])]]
+    refuses = [[5, 3, 2, (20, 0), (50, 0)], [5, 3, 2, (20, 1), (50, 1)], [5, 2, 3, (20, 0), (50, 1)], [6, 3, 2, (20, 0), (50, 1)], [5, 3, 2, (21, 0), (50, 1)]]
+    section = 'From an empty data block to the finished one'
+    hints = ['`splits` contains positions: 0, 2 and 3 are for training. Which items are at these positions?',
+             '`dsets.train[1]` is the second training item, as a tuple of the results of the two lists of transforms.']
+    why = 'A data block makes a `Datasets` before there are batches. It is the place to check x and y.'
+    explanation = 'A `Datasets` contains a training set and a validation set, each of which returns tuples of an input and a target. The transforms run when you ask for an item.'
 
 # %% ../../nbs/checks/06_multicat.ipynb #0000000b
-@exercise('6.7', 'What is inside of a DataLoaders', 'predict')
+@exercise('6.7', 'What a DataLoaders contains', 'predict')
 class parts_of_dataloaders:
-    """Twelve items, of which seven are for training and five for validation, are made into `dls` with `bs=3`. Its training loader shuffles, and leaves out a last batch that would not be full; its validation loader does neither.
-    What are `len(dls.train)` and `len(dls.valid)`, how many items come out of each of the two in one pass, and is the first batch of `dls.train` the same in every pass, and that of `dls.valid`?"""
+    """Twelve items, seven for training and five for validation, are put into `dls` with `bs=3`. The training loader shuffles, and it drops a last batch that would not be full. The validation loader does neither. Predict:
+
+    1. `len(dls.train)`
+    2. `len(dls.valid)`
+    3. how many items `dls.train` returns in one pass
+    4. how many items `dls.valid` returns in one pass
+    5. whether the first batch of `dls.train` is the same in every pass
+    6. whether the first batch of `dls.valid` is the same in every pass
+
+    Then choose what `dls` contains."""
     def experiment():
         dsets = Datasets(list(range(12)), [[lambda o: o], [lambda o: o % 2]], splits=[range(7), range(7, 12)])
         dls = dsets.dataloaders(bs=3)
         def first_batches(dl): return {tuple(next(iter(dl))[0].tolist()) for _ in range(8)}
         n = [sum(len(yb) for xb,yb in dl) for dl in (dls.train, dls.valid)]
         return [len(dls.train), len(dls.valid), *n, len(first_batches(dls.train)) == 1, len(first_batches(dls.valid)) == 1]
-    form = 'a list of six: four whole numbers, and two times True or False'
-    rtol = 1e-3
-    wrong = [([3, 2, 7, 5, False, True], 'the seventh item for training would make a batch of one'),
-             ([2, 1, 6, 3, False, True], 'in validation nothing is left out: every item has to be judged'),
-             ([2, 2, 6, 5, False, False], 'validation needs no chance: it goes through the items in their order'),
+    form = 'a list of six: four integers, and two times True or False'
+    wrong = [([3, 2, 7, 5, False, True], 'the seventh training item would be a batch of one'),
+             ([2, 1, 6, 3, False, True], 'in validation no item is dropped: each of them has to be judged'),
+             ([2, 2, 6, 5, False, False], 'validation uses no random order: it goes through the items in sequence'),
              ([2, 2, 6, 5, True, True], 'shuffled items come in a new order in each pass'),
-             ([4, 4, 12, 12, False, True], 'the two loaders share out the items between them')]
-    options = {'a': 'The inputs of all items in one loader, and their targets in the other',
-               'b': 'One loader for each process that reads pictures, so that none has to wait',
-               'c': 'One loader for the CPU and one for the graphics card, with the same items',
-               'd': 'A loader for the training set and a loader for the validation set'}
+             ([4, 4, 12, 12, False, True], 'each loader has items of its own')]
+    options = {'a': 'The inputs of all items in one loader, and their targets in the other loader',
+               'b': 'One loader for each process that reads images, so that none has to wait',
+               'c': 'One loader for the CPU and one for the GPU, with the same items in both',
+               'd': 'A loader for training and a loader for validation'}
     right = 'd'
-    mistakes = {'a': 'each batch has inputs and targets together', 'b': 'how many processes read is a setting of each loader', 'c': 'loaders can put their batches onto any device'}
-    hints = ['Seven items in threes: two full batches, and one item.', 'Five items in threes: a batch of three and one of two, and both are handed out.', 'Shuffling is for training, so that batches differ from epoch to epoch.']
-    why = 'A learner takes both from it: it trains with the one, and reports on the other.'
-    explanation = """A `DataLoaders` holds a training loader and a validation loader. In a shuffled pass another item is left out each time, so that none is lost for good."""
+    mistakes = {'a': 'each batch has inputs and targets together',
+                'b': 'the number of processes is a setting of each loader',
+                'c': 'a loader can put its batches on any device'}
+    accepts = [(2, 2, 6, 5, False, True), [2., 2, tensor(6), np.int64(5), np.False_, True]]
+    refuses = [[2, 2, 7, 5, False, True], [2, 2, 6, 6, False, True], [3, 2, 6, 5, False, True], [2, 2, 6, 5, True, False], [2, 1, 6, 5, False, True]]
+    section = 'From an empty data block to the finished one'
+    hints = ['Seven items in batches of three: two full batches, and one item.',
+             'Five items in batches of three: a batch of three and one of two, and both are returned.',
+             'Shuffling is for training, so that batches differ from epoch to epoch.']
+    why = 'A learner takes both from it: it trains with one and reports on the other.'
+    explanation = 'A `DataLoaders` holds a training loader and a validation loader. Each shuffled pass drops another item, so all of them are used over time.'
 
 # %% ../../nbs/checks/06_multicat.ipynb #0000000c
 @exercise('6.8', 'Functions without a name', 'predict')
 class functions_without_name:
-    """What comes of these five?
+    """What is the result of each of these?
 
     1. `(lambda x, y=2: x*y)(5)`
     2. `sorted(['hen', 'goose', 'ox'], key=lambda o: len(o))`
     3. `L(1, 2, 3, 4).filter(lambda o: o % 2)`
-    4. is `lambda x: return x*2` allowed?
-    5. does `pickle.dumps(lambda x: x*2)` work? (It is how Python writes things to a file or sends them to another process; a function is written as its name.)"""
+    4. Is `lambda x: return x*2` allowed (True or False)?
+    5. Does `pickle.dumps(lambda x: x*2)` work (True or False)? Python uses `pickle` to write objects to a file or to send them to another process. It stores a function as its name."""
     def experiment():
         import pickle
         def works(f):
@@ -232,28 +313,33 @@ class functions_without_name:
         return [(lambda x, y=2: x*y)(5), sorted(['hen', 'goose', 'ox'], key=lambda o: len(o)), L(1, 2, 3, 4).filter(lambda o: o % 2),
                 works(lambda: compile('lambda x: return x*2', 'a cell', 'eval')), works(lambda: pickle.dumps(lambda x: x*2))]
     form = 'a list of five: a number, a list of strings, a list of numbers, and two times True or False'
-    wrong = [([10, ['goose', 'hen', 'ox'], [1, 3], False, False], 'it is sorted by what the function makes of each word, and not by the alphabet'),
-             ([10, ['ox', 'hen', 'goose'], [2, 4], False, False], 'kept is that for which the function gives something true, and 0 is not'),
-             ([10, ['ox', 'hen', 'goose'], [1, 0, 1, 0], False, False], '`filter` picks elements; to replace them by what a function gives is `map`'),
-             ([10, ['ox', 'hen', 'goose'], [1, 3], True, False], 'a lambda is a single expression, whose value is returned without saying so'),
-             ([10, ['ox', 'hen', 'goose'], [1, 3], False, True], 'by which name should it be found again?'),
-             ([10, [2, 3, 5], [1, 3], False, False], 'the words are sorted by their lengths, and stay words')]
-    hints = ['`lambda x: x*2` is `def f(x): return x*2`, without the name.', '`key` says by what is compared; `filter` keeps what the function says yes to.', '5: other than one from a `def`, this function has no name of its own by which another process could find it.']
-    why = 'Handy for trying out a `get_x`; what is to be exported, or used in several processes, is better given a name.'
-    explanation = """A `lambda` is an expression for a function. It holds one expression and no statements, and as it has no name of its own, it cannot be pickled."""
+    wrong = [([10, ['goose', 'hen', 'ox'], [1, 3], False, False], 'the words are sorted by the result of the function, not by the alphabet'),
+             ([10, ['ox', 'hen', 'goose'], [2, 4], False, False], 'filter keeps the elements for which the function returns something true, and 0 is not true'),
+             ([10, ['ox', 'hen', 'goose'], [1, 0, 1, 0], False, False], '`filter` selects elements; `map` would replace them by the results'),
+             ([10, ['ox', 'hen', 'goose'], [1, 3], True, False], 'a lambda is a single expression, whose value is returned without `return`'),
+             ([10, ['ox', 'hen', 'goose'], [1, 3], False, True], 'which name could it be found by?'),
+             ([10, [2, 3, 5], [1, 3], False, False], 'the words are sorted by their lengths, but they stay words')]
+    accepts = [(10, ('ox', 'hen', 'goose'), L(1, 3), False, False), [10.0, np.array(['ox', 'hen', 'goose']), (1, 3), False, np.False_]]
+    refuses = [[10, ['ox', 'hen', 'goose'], [1, 3], False], [10, ['goose', 'hen', 'ox'], [1, 3], True, True], [7, ['ox', 'hen', 'goose'], [1, 3], False, False], [10, ['ox', 'hen', 'goose'], [3, 1], False, False]]
+    section = 'From an empty data block to the finished one'
+    hints = ['`lambda x: x*2` is `def f(x): return x*2`, without the name.',
+             '`key` says what to compare; `filter` keeps the elements for which the function returns something true.',
+             '5: unlike a function made with `def`, this one has no name of its own by which another process could find it.']
+    why = 'A lambda is handy to try out a `get_x`. A function that is exported or used by several processes needs a name.'
+    explanation = 'A `lambda` is an expression for a function. It contains one expression and no statements. It has no name of its own, so it cannot be pickled.'
 
 # %% ../../nbs/checks/06_multicat.ipynb #0000000d
 def _x_and_y(got, want):
-    if not hasattr(got, 'train'): return f'data sets were expected, and a {type(got).__name__} came'
+    if not hasattr(got, 'train'): return f'datasets were expected, and a {type(got).__name__} came'
     def items(dsets): return sorted((str(x), list(y) if isinstance(y, (list, L)) else str(y)) for ds in (dsets.train, dsets.valid) for x,y in ds)
     return difference(items(got), items(want))
 
 @exercise('6.9', 'Where x and y come from', 'write it')
 class datasets_out_of_table:
-    """An item of this data block is a row of a table with the columns `fname` and `labels`. Give a `DataBlock` the two functions that say what of a row is the input and what the target, and return the data sets that it makes. (Blocks are not needed yet.)"""
+    """An item of this data block is a row of a table with the columns `fname` and `labels`. Give a `DataBlock` the two functions that extract the input and the target from a row, and return the datasets that it makes. (Blocks are not needed yet.)"""
     def solution(df):
-        """`DataBlock(…).datasets(df)`, in which each input is the path of a picture, the name in column `fname` within the folder
-        train, and each target a list of the labels in column `labels`, where a blank stands between them."""
+        """`DataBlock(…).datasets(df)`, in which each input is the path of an image, the name in column `fname` in the folder
+        train, and each target is a list of the labels in column `labels`, which are separated by single spaces."""
         def get_x(r): return Path('train')/r['fname']
         def get_y(r): return r['labels'].split(' ')
         return DataBlock(get_x=get_x, get_y=get_y).datasets(df)
@@ -261,47 +347,64 @@ class datasets_out_of_table:
         rows = [(f'{i:03}.jpg', ' '.join(r.sample(['cat', 'dog', 'sofa'], r.randint(1, 3)))) for i in range(2)]
         yield pd.DataFrame([('002.jpg', 'cat sofa'), *rows], columns=['fname', 'labels'])
     compare = _x_and_y
-    wrong = [(lambda df: DataBlock(get_x=lambda r: r['fname'], get_y=lambda r: r['labels'].split(' ')).datasets(df), 'the name of a file is no path yet: the folder is missing'),
-             (lambda df: DataBlock(get_x=lambda r: Path('train')/r['fname'], get_y=lambda r: r['labels']).datasets(df), 'the labels of a picture are still one string'),
-             (lambda df: DataBlock(get_x=lambda r: r['labels'].split(' '), get_y=lambda r: Path('train')/r['fname']).datasets(df), 'x and y have changed places'),
-             (lambda df: DataBlock(get_y=lambda r: r['labels'].split(' ')).datasets(df), 'without a function for it, the input is the whole row')]
-    hints = ['The two arguments of `DataBlock` are called `get_x` and `get_y`; each is a function of a row.', 'A row is like a dictionary: `r[\'fname\']`.', '`Path(\'train\')/name` is a path; `text.split(\' \')` cuts at blanks.']
-    why = 'With these two functions a data block fits any source, from a table to a film.'
-    explanation = """`get_x` and `get_y` each get the item, here a row, and return what becomes the input and the target. Without them both would be the row itself."""
+    wrong = [(lambda df: DataBlock(get_x=lambda r: r['fname'], get_y=lambda r: r['labels'].split(' ')).datasets(df), 'the folder is missing: a file name is not a path yet'),
+             (lambda df: DataBlock(get_x=lambda r: Path('train')/r['fname'], get_y=lambda r: r['labels']).datasets(df), 'the labels of an image are still one string'),
+             (lambda df: DataBlock(get_x=lambda r: r['labels'].split(' '), get_y=lambda r: Path('train')/r['fname']).datasets(df), 'x and y are swapped'),
+             (lambda df: DataBlock(get_y=lambda r: r['labels'].split(' ')).datasets(df), 'without `get_x`, the input is the whole row')]
+    accepts = [lambda df: DataBlock(get_x=lambda r: Path('train', r.fname), get_y=lambda r: r.labels.split()).datasets(df), lambda df: DataBlock(get_x=ColReader('fname', pref='train/'), get_y=ColReader('labels', label_delim=' ')).datasets(df), lambda df: DataBlock(get_y=lambda r: L(r['labels'].split(' ')), get_x=lambda r: f"train/{r['fname']}").datasets(df)]
+    refuses = [lambda df: DataBlock(get_x=lambda r: Path('train')/r['fname'], get_y=lambda r: r['labels'].split(' ')[:1]).datasets(df), lambda df: DataBlock(get_x=lambda r: Path('valid')/r['fname'], get_y=lambda r: r['labels'].split(' ')).datasets(df), lambda df: DataBlock(get_x=lambda r: Path('train')/r['fname'], get_y=lambda r: list(r['labels'])).datasets(df),
+               lambda df: DataBlock(get_x=lambda r: Path('train')/r['fname'], get_y=lambda r: sorted(r['labels'].split(' '))[::-1]).datasets(df), lambda df: DataBlock(get_x=lambda r: Path('train')/r['fname'], get_y=lambda r: r['labels'].split(' '))]
+    section = 'From an empty data block to the finished one'
+    hints = ['The two arguments of `DataBlock` are `get_x` and `get_y`; each is a function of a row.',
+             "A row works like a dictionary: `r['fname']`.",
+             "`Path('train')/name` is a path; `text.split(' ')` splits at spaces."]
+    why = 'With these two functions, a data block works with any source, from a table to a video.'
+    explanation = '`get_x` and `get_y` each take the item, here a row, and return the input and the target. Without them both would be the row itself.'
 
 # %% ../../nbs/checks/06_multicat.ipynb #0000000f
-@exercise('6.10', 'A perfect network with the wrong ending', 'why')
+@exercise('6.10', 'A perfect network with the wrong last step', 'why')
 class perfect_with_wrong_ending:
-    """A perfect network gives 20 to each thing that is there, and -20 to each that is not. For the targets `[1, 0, 1, 0]`, `[0, 0, 0, 0]` and `[1, 1, 1, 1]`, which probability does the *first* thing get by softmax, and which by sigmoid? Then choose why softmax does not fit such targets."""
+    """A perfect network returns 20 for each thing that is there and -20 for each thing that is not. The targets are `[1, 0, 1, 0]`, `[0, 0, 0, 0]` and `[1, 1, 1, 1]`. For each of the three, predict the probability of the *first* thing:
+
+    1. with softmax
+    2. with sigmoid
+
+    Then choose why softmax does not fit such targets."""
     def experiment():
         targs = tensor([[1., 0., 1., 0.], [0., 0., 0., 0.], [1., 1., 1., 1.]])
         acts = 40*targs - 20
         return [[round(o, 3) for o in p[:, 0].tolist()] for p in (acts.softmax(1), acts.sigmoid())]
-    form = 'a list of two lists, of three numbers each: by softmax, by sigmoid'
-    wrong = [([[1, 0, 1], [1, 0, 1]], 'softmax makes shares: what is left for each if two things are there, or none, or all?'),
-             ([[0.5, 0, 0.25], [1, 0, 1]], 'softmax hands out its 1 also where nothing is there'),
+    form = 'a list of two lists of three numbers each: softmax, sigmoid'
+    wrong = [([[1, 0, 1], [1, 0, 1]], 'softmax divides 1 among the things: what is left for each if two of them are there, or none, or all?'),
+             ([[0.5, 0, 0.25], [1, 0, 1]], 'softmax distributes its 1 even if nothing is there'),
              ([[0.5, 0.25, 1], [1, 0, 1]], 'if all four are there, they share a single 1'),
-             ([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25]], 'a sigmoid looks at one activation alone'),
+             ([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25]], 'a sigmoid depends on one activation only'),
              ([[0.5, 0.25, 0.25], [1, 0.5, 1]], 'the sigmoid of -20 is much smaller than that of 0')]
-    options = {'a': 'It cannot be computed for activations as large as 20, where `exp` leaves the range of the numbers',
-               'b': 'Its outputs share a single 1, so that it can neither say yes to several things nor no to all of them',
-               'c': 'It gives the first of the things that are there an advantage, and the others then get less than that',
-               'd': 'It treats things as if they had an order, and mistakes between neighbours as if they were smaller'}
+    options = {'a': 'It cannot be computed for activations as large as 20, for which `exp` overflows',
+               'b': 'Its outputs share a single 1, whatever the number of things',
+               'c': 'It gives an advantage to the first of the things, and the others get less than that',
+               'd': 'It treats the things as if they had an order, with smaller mistakes between neighbors'}
     right = 'b'
-    mistakes = {'a': '`exp(20)` is about half a billion, which is nothing special for a 32-bit number; and the numbers that came out are exact',
-                'c': 'equal activations get equal shares, wherever they stand', 'd': 'softmax knows nothing of an order: exchange two things, and their shares are exchanged'}
-    hints = ['Softmax: what do equal activations get?', 'Only differences count for softmax: four times -20 is for it the same as four times 20.', 'The sigmoid of 20 is 1, that of -20 is 0, to three digits.']
-    why = 'For softmax a picture full of things and an empty one are the same.'
-    explanation = """Softmax gives a half each to two things, and a quarter to each of four, be they all there or all missing. Sigmoids answer every question by itself."""
+    mistakes = {'a': '`exp(20)` is about half a billion, which is no problem for a 32-bit float',
+                'c': 'equal activations get equal probabilities, wherever they stand',
+                'd': 'softmax does not depend on the order: swap two things, and their probabilities are swapped'}
+    accepts = [((.5, .25, .25), (1, 0, 1)), [np.array([.5, .25, .25]), tensor(1., 0., 1.)], [[0.50, 0.25, 0.250], [1, 0., 1]]]
+    refuses = [[[.5, .25, .25], [1, 0, 0]], [[.5, 0., .25], [1, 0, 1]], [[.5, .2, .25], [1, 0, 1]], [[.49, .25, .25], [1, 0, 1]], [[.5, .25, .25], [.99, 0, 1]]]
+    section = 'Twenty answers, yes or no'
+    hints = ['Softmax: what do equal activations get?',
+             'For softmax only differences count: four times -20 is the same as four times 20.',
+             'The sigmoid of 20 is 1, and that of -20 is 0, to three digits.']
+    why = 'For softmax, an image with all things and an image with none are the same.'
+    explanation = 'Softmax gives a half each to two things and a quarter to each of four, whether all are there or all are missing. Sigmoids answer every question separately.'
 
 # %% ../../nbs/checks/06_multicat.ipynb #00000010
-@exercise('6.11', 'Who hears of a mistake', 'why')
+@exercise('6.11', 'Which outputs get a gradient', 'why')
 class who_gets_a_gradient:
-    """Three pictures, four things: the targets are `targs = tensor([[1., 0., 1., 0.], [0., 0., 0., 0.], [0., 1., 0., 1.]])`, the activations any numbers. Predict:
+    """There are three images and four things. The targets are `targs = tensor([[1., 0., 1., 0.], [0., 0., 0., 0.], [0., 1., 0., 1.]])`, and the activations can be any numbers. Predict:
 
-    1. does `F.nll_loss(acts.log_softmax(1), targs)` raise an error?
-    2. with one class for each picture, `F.nll_loss(log_probs, tensor([0, 1, 3]))`, how many of the 12 entries of `log_probs` get a gradient that is not 0?
-    3. how many of the 12 activations get one from `F.binary_cross_entropy_with_logits(acts, targs)`?
+    1. Does `F.nll_loss(acts.log_softmax(1), targs)` raise an error?
+    2. With one class per image, `F.nll_loss(log_probs, tensor([0, 1, 3]))`: how many of the 12 entries of `log_probs` get a gradient other than 0?
+    3. How many of the 12 activations get a gradient other than 0 from `F.binary_cross_entropy_with_logits(acts, targs)`?
 
     Then choose why `nll_loss` does not fit such targets."""
     def experiment():
@@ -313,29 +416,34 @@ class who_gets_a_gradient:
         F.nll_loss(log_probs, tensor([0, 1, 3])).backward()
         F.binary_cross_entropy_with_logits(acts, targs).backward()
         return [raises, (log_probs.grad != 0).sum().item(), (acts.grad != 0).sum().item()]
-    form = 'a list of three: True or False, and two whole numbers'
-    rtol = 1e-3
-    wrong = [([False, 3, 12], '`nll_loss` wants to pick by number, and a row of zeros and ones is not a number of a class'),
-             ([True, 12, 12], '`nll_loss` picks one entry from each row, and looks at no other'),
-             ([True, 3, 4], 'a thing that is not there is an answer, too: no is what should be said'),
-             ([True, 3, 3], 'here nothing is picked: each of the answers has a loss of its own'),
-             ([True, 4, 12], 'it is one entry for each picture')]
-    options = {'a': 'It needs probabilities, and activations for several labels cannot be made into any',
-               'b': 'It adds up the losses of all labels, so that pictures with many labels count too much',
-               'c': 'It picks one entry for each picture, and there may be several that are right, or none',
+    form = 'a list of three: True or False, and two integers'
+    wrong = [([False, 3, 12], '`nll_loss` selects by class index, and a row of zeros and ones is not a class index'),
+             ([True, 12, 12], '`nll_loss` selects one entry from each row and ignores all others'),
+             ([True, 3, 4], 'a thing that is not there is an answer as well: the model should say no'),
+             ([True, 3, 3], 'here nothing is selected: each answer has a loss of its own'),
+             ([True, 4, 12], 'it is one entry for each image')]
+    options = {'a': 'It needs probabilities, and several labels cannot be turned into probabilities',
+               'b': 'It sums the losses of all labels, so images with many labels count too much',
+               'c': 'It selects one entry per image, and several or none may be right',
                'd': 'It has no gradient where a target is 0, because the logarithm of 0 does not exist'}
     right = 'c'
-    mistakes = {'a': 'sigmoid makes probabilities of them, one for each thing', 'b': 'it does not add up anything within a picture: it takes one entry',
-                'd': 'it takes no logarithm at all, and its targets are numbers of classes'}
-    hints = ['`nll_loss` does `-log_probs[range(3), targs]`, and then the mean.', 'What is not picked does not change the loss.', 'Binary cross-entropy asks a question for each of three times four.']
-    why = 'With several labels, a no has to be learned as much as a yes.'
-    explanation = """`nll_loss` wants one number of a class for each picture and looks at that entry alone. Binary cross-entropy looks at all answers, at those that should be no as well."""
+    mistakes = {'a': 'a sigmoid turns them into probabilities, one for each thing',
+                'b': 'it sums nothing within an image: it takes one entry',
+                'd': 'it takes no logarithm at all, and its targets are class indices'}
+    accepts = [(True, 3, 12), [np.True_, 3., tensor(12)]]
+    refuses = [[True, 3, 11], [True, 2, 12], [True, 3, 13], [True, 12, 3], [False, 12, 12]]
+    section = 'Binary cross-entropy'
+    hints = ['`nll_loss` computes `-log_probs[range(3), targs]`, and then the mean.',
+             'An entry that is not selected does not change the loss.',
+             'Binary cross-entropy asks one question for each image and each thing.']
+    why = 'With several labels, a model has to learn to say no as well as yes.'
+    explanation = '`nll_loss` takes one class index for each image and uses that entry alone. Binary cross-entropy uses all answers, including those that should be no.'
 
 # %% ../../nbs/checks/06_multicat.ipynb #00000011
 @reads(words('error', also='a number, `math.inf`'))
 @exercise('6.12', 'With or without logits', 'predict')
 class with_or_without_logits:
-    """What comes of these five, to two digits?
+    """What is the result of each of these, to two digits?
 
     1. `nn.BCELoss()(tensor([0.5]), tensor([1.]))`
     2. `nn.BCEWithLogitsLoss()(tensor([0.]), tensor([1.]))`
@@ -343,31 +451,37 @@ class with_or_without_logits:
     4. `nn.BCEWithLogitsLoss()(tensor([200.]), tensor([0.]))`
     5. the same as 4, in two steps: `-(1 - tensor([200.]).sigmoid()).log()`
 
-    Where an error is raised, answer `'error'`; infinity is `math.inf`. Then choose what distinguishes the two losses."""
+    If an error is raised, answer `'error'`; infinity is `math.inf`. Then choose how the two losses differ."""
     def experiment():
         def outcome(f):
-            try: return round(f().item(), 2)
+            try: return f().item()
             except RuntimeError: return 'error'
         return [outcome(f) for f in (lambda: nn.BCELoss()(tensor([0.5]), tensor([1.])), lambda: nn.BCEWithLogitsLoss()(tensor([0.]), tensor([1.])),
                                      lambda: nn.BCELoss()(tensor([2.]), tensor([1.])), lambda: nn.BCEWithLogitsLoss()(tensor([200.]), tensor([0.])),
                                      lambda: -(1 - tensor([200.]).sigmoid()).log())]
     form = "a list of five: numbers, 'error' or math.inf"
     wrong = [([0.69, math.inf, 'error', 200, math.inf], 'the second takes activations: which probability is an activation of 0?'),
-             ([0.69, 0.69, 0.13, 200, math.inf], 'the third does not apply a sigmoid, and 2 is no probability'),
-             ([0.69, 0.69, 'error', 'error', math.inf], 'an activation may be any number'),
-             ([0.69, 0.69, 'error', math.inf, math.inf], 'both steps in one can be computed without ever writing down a probability'),
-             ([0.69, 0.69, 'error', 200, 200], 'the sigmoid of 200 is rounded to 1: what is left of 1 - p, and its logarithm?'),
+             ([0.69, 0.69, 0.13, 200, math.inf], 'the third does not apply a sigmoid, and 2 is not a probability'),
+             ([0.69, 0.69, 'error', 'error', math.inf], 'an activation can be any number'),
+             ([0.69, 0.69, 'error', math.inf, math.inf], 'both steps in one can be computed without ever computing the probability'),
+             ([0.69, 0.69, 'error', 200, 200], 'the sigmoid of 200 is rounded to 1: what is 1 - p, and its logarithm?'),
              ([0.5, 0.5, 'error', 200, math.inf], 'the loss is minus the *logarithm* of the probability')]
-    options = {'a': '`BCELoss` wants probabilities; `BCEWithLogitsLoss` wants activations and applies the sigmoid itself',
-               'b': '`BCELoss` is for two classes only; `BCEWithLogitsLoss` is for as many labels as there are',
-               'c': '`BCELoss` gives a loss for each answer; `BCEWithLogitsLoss` gives the mean over the whole batch',
-               'd': '`BCELoss` applies a softmax before the logarithm; `BCEWithLogitsLoss` applies a sigmoid there'}
+    options = {'a': 'The first wants probabilities, the second applies the sigmoid itself',
+               'b': 'The first is for two classes only, the second is for as many labels as you like',
+               'c': 'The first returns a loss for each answer, the second returns the mean over the batch',
+               'd': 'The first applies a softmax before the logarithm, the second applies a sigmoid'}
     right = 'a'
-    mistakes = {'b': 'both take tensors of any shape, and each entry is a question with the answers yes and no', 'c': 'both take the mean, unless `reduction` says something else',
+    mistakes = {'b': 'both take tensors of any shape, and each entry is a yes-or-no question',
+                'c': 'both take the mean, unless `reduction` says something else',
                 'd': 'one of them applies nothing at all'}
-    hints = ['A logit is an activation; sigmoid makes a probability of it. The sigmoid of 0 is one half.', 'Minus the logarithm of one half is 0.69.', 'For large x, `log(1 + exp(x))` is x.']
-    why = 'Whoever applies a sigmoid and then takes the loss with logits applies it twice, and nothing complains.'
-    explanation = """The same loss, before and after the sigmoid. The one with logits stays exact where a probability is rounded to 0 or 1; the other accepts probabilities only."""
+    accepts = [(.69, .69, 'Error', 200, math.inf), [.693, .6931, 'error.', 200., float('inf')], [math.log(2), math.log(2), 'ERROR', 200, np.inf]]
+    refuses = [[.7, .69, 'error', 200, math.inf], [.69, .69, 'error', 201, math.inf], [.69, .69, 'error', 200, -math.inf], [-.69, -.69, 'error', 200, math.inf], [.69, .69, 'error', 200, 1e9]]
+    section = 'Binary cross-entropy'
+    hints = ['A logit is an activation; the sigmoid turns it into a probability. The sigmoid of 0 is one half.',
+             'Minus the logarithm of one half is 0.69.',
+             'For large x, `log(1 + exp(x))` is x.']
+    why = 'If you apply a sigmoid and then use the loss with logits, the sigmoid is applied twice, and no error is raised.'
+    explanation = 'It is the same loss, after and before the sigmoid. The one with logits stays exact where a probability is rounded to 0 or 1. The other accepts probabilities only.'
 
 # %% ../../nbs/checks/06_multicat.ipynb #00000012
 @exercise('6.13', 'An accuracy that compares the wrong things', 'why')
@@ -378,79 +492,99 @@ class accuracy_of_wrong_things:
     targs = tensor([[0, 1, 1], [0, 0, 0], [1, 1, 1]])
     acts  = tensor([[-9., 9., 8.], [-7., -8., -9.], [7., 8., 9.]])
     ```
-    1. Which number comes out?
-    2. Which share of the nine answers `acts.sigmoid() > 0.5` agrees with `targs`?
-    3. Which share would a model get in this second way that says no to everything?
-    4. Does the first way raise an error if there are four pictures instead of three (one row more in both)?
+    Predict:
 
-    Then choose what is wrong with the first way."""
+    1. the number that this accuracy returns
+    2. the fraction of the nine answers for which `acts.sigmoid() > 0.5` agrees with `targs`
+    3. the fraction that a model which says no to everything would get, computed as in 2
+    4. whether the first accuracy raises an error for four images instead of three (one more row in both)
+
+    Then choose what is wrong with the first accuracy."""
     def experiment():
         targs = tensor([[0, 1, 1], [0, 0, 0], [1, 1, 1]])
         acts = tensor([[-9., 9., 8.], [-7., -8., -9.], [7., 8., 9.]])
-        def share(same): return same.float().mean().item()
+        def fraction(same): return same.float().mean().item()
         try: torch.cat([acts, acts[:1]]).argmax(1) == torch.cat([targs, targs[:1]]); raises = False
         except RuntimeError: raises = True
-        return [share(acts.argmax(1) == targs), share((acts.sigmoid() > 0.5) == targs.bool()), share(targs == 0), raises]
-    form = 'a list of four: three shares, from 0 to 1, and True or False'
-    wrong = [([1, 1, 4/9, True], 'numbers of columns are compared with zeros and ones there: what agrees does so by accident'),
-             ([2/3, 1, 4/9, True], 'that would be by picture; here three numbers are compared with nine'),
+        return [fraction(acts.argmax(1) == targs), fraction((acts.sigmoid() > 0.5) == targs.bool()), fraction(targs == 0), raises]
+    form = 'a list of four: three fractions from 0 to 1, and True or False'
+    wrong = [([1, 1, 4/9, True], 'column numbers are compared with zeros and ones: any agreement is an accident'),
+             ([2/3, 1, 4/9, True], 'that would be per image; here three numbers are compared with nine'),
              ([2/9, 1, 5/9, True], 'a model that always says no is right where there is a 0'),
-             ([2/9, 1, 4/9, False], 'four numbers cannot be laid over rows of three'),
-             ([0, 1, 4/9, True], 'columns 0 and 1 are numbers as well as zeros and ones are, so a few agree')]
-    options = {'a': 'It counts pictures, and with several labels there are more answers than pictures, so that it gets above 1',
-               'b': 'It is always too low when many things are missing, because it counts only the things that are there',
-               'c': 'It looks for the largest activation, which is not well defined if several activations are equally large',
-               'd': 'It takes one class for each picture, and here any number of answers may be yes, each for itself'}
+             ([2/9, 1, 4/9, False], 'four numbers cannot be broadcast over rows of three'),
+             ([0, 1, 4/9, True], 'column numbers 0 and 1 look like zeros and ones, so a few of them agree')]
+    options = {'a': 'It counts images, and there are more answers than images, so it exceeds 1',
+               'b': 'It is too low if many things are missing, because it counts only existing things',
+               'c': 'It needs the largest activation, which is not defined if several are equal',
+               'd': 'It picks one class per image, and any number of answers can be yes'}
     right = 'd'
-    mistakes = {'a': 'a mean of zeros and ones stays between 0 and 1', 'b': 'it does not look at what is there; and whoever says no to everything is often right',
-                'c': 'the first of them is taken then; but the trouble is also there without any equal ones'}
-    hints = ['`acts.argmax(1)` has three numbers. Write them down.', 'Compared with a tensor (3, 3), these three numbers are laid over every row.', 'With four pictures there are four numbers, and rows of three.']
-    why = 'Where shapes happen to fit, a wrong metric gives a number and no error.'
-    explanation = """The largest are in columns 1, 0 and 2; laid over each row of the targets, `[1, 0, 2]` agrees twice in nine places, by accident. Each answer has to be compared with its own target, and an accuracy has to be seen beside the best constant answer."""
+    mistakes = {'a': 'a mean of zeros and ones stays between 0 and 1',
+                'b': 'it does not look at what is there; and a model that says no to everything is often right',
+                'c': 'it takes the first of them; but the problem exists without equal activations as well'}
+    accepts = [(.22, 1, .44, True), [.222, 1., .444, np.True_], [2/9, 1, 4/9, True]]
+    refuses = [[.25, 1, .44, True], [.22, 1, .45, True], [.22, .9, .44, True], [.33, 1, .44, True], [.2, 1, .4, True]]
+    section = 'Right or wrong, and the threshold'
+    hints = ['`acts.argmax(1)` has three numbers. Write them down.',
+             'Compared with a tensor (3, 3), these three numbers are broadcast over every row.',
+             'With four images there are four numbers, and rows of three.']
+    why = 'If the shapes happen to match, a wrong metric returns a number and raises no error.'
+    explanation = 'The largest activations are in columns 1, 0 and 2. Broadcast over each row of the targets, `[1, 0, 2]` agrees in two of nine places, by accident. Compare each answer with its own target, and compare an accuracy with the best constant answer.'
 
 # %% ../../nbs/checks/06_multicat.ipynb #00000014
-@exercise('6.14', 'Luck in a validation set', 'why')
+@exercise('6.14', 'Luck in a validation set', 'write it')
 class luck_in_validation_set:
-    """A thousand *models* answer yes or no by tossing a coin. There are 20 pictures for validation, and 2,000 new ones.
+    """Suppose you try many models and keep the one that does best on the validation set. How good is it on new images?
 
-    1. Does the best of the thousand get more than 75% of the 20 right?
-    2. Does that same one get more than 60% of the new pictures right?
-    3. If only the first two of the models were tried, would the better one get more than 75% of the 20 right?
-    4. A real model answers 2,000 questions, about nine out of ten rightly. Its threshold, one of 19, is chosen on one half of them. Is the accuracy on the other half lower by more than two hundredths than with the threshold that is best there?
-
-    Then choose when a setting may be chosen on the validation set."""
-    def experiment():
-        g = torch.Generator().manual_seed(42)
-        coins, new = torch.rand(1000, 20, generator=g) < 0.5, torch.rand(1000, 2000, generator=g) < 0.5  # right or wrong
-        best = coins.sum(1).argmax()
-        there = torch.arange(2000) % 2
-        p = (1.3*(2*there - 1) + torch.randn(2000, generator=g)).sigmoid()
-        accs = torch.stack([((p > t) == there.bool()).float().view(2, 1000).mean(1) for t in torch.linspace(0.05, 0.95, 19)])
-        lost = accs[:, 1].max() - accs[accs[:, 0].argmax(), 1]
-        return [coins[best].float().mean().item() > 0.75, new[best].float().mean().item() > 0.6,
-                coins[:2].float().mean(1).max().item() > 0.75, lost.item() > 0.02]
-    form = 'a list of four: True or False'
-    wrong = [([False, False, False, False], 'among a thousand who toss a coin twenty times there are some with a lot of luck'),
-             ([True, True, False, False], 'luck with twenty pictures is of no use for others'),
-             ([True, False, True, False], 'with two tries it needs much luck; that is the difference to a thousand'),
-             ([True, False, False, True], 'a threshold is one number, and near its best value the accuracy hardly changes with it')]
-    options = {'a': 'Whenever the validation set was drawn at random from all the data, whatever is tried on it',
-               'b': 'When few values of one number are tried, and the results lie on a smooth curve with many answers behind it',
-               'c': 'Never: whatever has been chosen on a validation set has been trained on it and means nothing any more',
-               'd': 'When so many settings have been tried that the best of them cannot be due to chance any longer'}
+    1. Write the selection experiment: among the first `n_tried` models, find the best one on the validation set, and measure the same model on new images.
+    2. Try it with a thousand "models" that toss a coin: `valid = torch.rand(1000, 20) < 0.5` and `new = torch.rand(1000, 2000) < 0.5`, first with `n_tried=2` and then with `n_tried=1000`. Then choose when you may choose a setting on the validation set."""
+    wrong = [(lambda v, new, n: (v[:n].float().mean(1).max(), new[:n].float().mean(1).max()), 'the second number is the best on the new images; it should belong to the model that was best on the validation set'),
+             (lambda v, new, n: (v.float().mean(1).max(), new[v.float().mean(1).argmax()].float().mean()), 'only the first `n_tried` models take part'),
+             (lambda v, new, n: (v[new[:n].float().mean(1).argmax()].float().mean(), new[:n].float().mean(1).max()), 'the model was chosen on the new images: choose it on the validation set'),
+             (lambda v, new, n: (v[:n].float().mean(), new[:n].float().mean()), 'these are means over all models: select the best one'),
+             (lambda v, new, n: (v[:n].sum(1).max(), new[v[:n].sum(1).argmax()].sum()), 'these are counts, and fractions are wanted'),
+             (lambda v, new, n: v[:n].float().mean(1).argmax().item(), 'this is the index of the model, and its two accuracies are wanted')]
+    options = {'a': 'Whenever the validation set was drawn at random from all the data, whatever you try on it',
+               'b': 'If you try a few values of one number, with results on a smooth curve',
+               'c': 'Never: whatever was chosen on a validation set was trained on it and means nothing',
+               'd': 'If so many settings were tried that the best of them cannot be due to chance'}
     right = 'b'
-    mistakes = {'a': 'the coins were tossed at random, too, and the best of them still promised too much', 'c': 'one number has little room to learn pictures by heart, as the fourth question shows',
-                'd': 'it is the other way round: the more is tried, the luckier is the luckiest'}
-    hints = ['Sixteen or more heads in twenty tosses: that happens about six times in a thousand.', 'The next tosses of a coin know nothing of the first ones.', 'Two curves over the threshold, from two halves of the same data: how far apart are their tops?']
-    why = 'Every choice takes something from a validation set; what counts is how much.'
-    explanation = """The best of a thousand coins looks like a model, and is a coin. A threshold on a smooth curve is nearly the same for any half of the data. With many settings a third set is needed, which is looked at once."""
+    mistakes = {'a': 'the coins were tossed at random as well, and the best of them still promised too much',
+                'c': 'one number has little room to memorize images',
+                'd': 'it is the other way around: the more you try, the luckier is the luckiest'}
+    def solution(valid, new, n_tried):
+        """A pair of numbers: the accuracy of the best of the first `n_tried` models on the validation set, and its accuracy on the new images.
+
+        `valid` (n_models, n_valid) and `new` (n_models, n_new) are Boolean tensors that say whether a model is right about an image.
+        If several models are equally good, the first of them is chosen."""
+        accs = valid[:n_tried].float().mean(1)
+        best = accs.argmax()
+        return accs[best], new[best].float().mean()
+    def cases(r):
+        yield tensor([[1, 0, 0, 0], [1, 1, 0, 1], [1, 1, 1, 1]]).bool(), tensor([[1, 1], [0, 1], [0, 0]]).bool(), 2
+        yield tensor([[1, 0], [0, 1], [1, 1]]).bool(), tensor([[1, 0, 1], [1, 1, 1], [0, 0, 0]]).bool(), 1
+        for n,tried in ((5, 5), (30, 10), (100, 100)): yield torch.rand(n, 10) < 0.5, torch.rand(n, 50) < 0.5, tried
+        yield torch.rand(40, 3) < 0.5, torch.rand(40, 30) < 0.5, 40     # some are equally good
+    def in_a_loop(valid, new, n_tried):
+        best, where = -1., 0
+        for i in range(n_tried):
+            acc = valid[i].float().mean().item()
+            if acc > best: best, where = acc, i
+        return best, new[where].double().mean().item()
+    accepts = [in_a_loop, lambda v, new, n: [(k := max(range(n), key=lambda i: v[i].sum().item())) and 0 or v[k].sum()/v.shape[1], new[k].sum()/new.shape[1]], lambda v, new, n: (lambda best: (v[best].float().mean(), new[best].float().mean()))(v[:n].sum(1).argmax())]
+    refuses = [lambda v, new, n: (new[v[:n].float().mean(1).argmax()].float().mean(), v[:n].float().mean(1).max()), lambda v, new, n: (v[:n].float().mean(1).min(), new[v[:n].float().mean(1).argmin()].float().mean()), lambda v, new, n: (v[:n].float().mean(1).max(), v[:n].float().mean(1).max()), lambda v, new, n: (v[:n].float().mean(1).max(), new.float().mean()), lambda v, new, n: (v[n - 1].float().mean(), new[n - 1].float().mean())]
+    section = 'Which threshold?'
+    hints = ['`valid[:n_tried].float().mean(1)` is one accuracy per model.',
+             '`argmax` of it is the index of the best model.',
+             'Use the same index for `new`.']
+    why = 'Every choice makes a validation set a little less reliable, and this experiment shows how much.'
+    explanation = 'With two coin tossers, the better one is rarely far above one half. The best of a thousand is right about 16 or more of 20 images, but on new images it is still a coin. A threshold on a smooth curve has little room for luck. If you try many settings, use a third set that you look at only once.'
 
 # %% ../../nbs/checks/06_multicat.ipynb #00000015
-@exercise('6.15', 'A range for the answers', 'write it')
+@exercise('6.15', 'A range for the predictions', 'write it')
 class into_range:
-    """The last step of a network with `y_range` brings any activation into a range. Write it. The ends are never crossed, an activation of 0 gives the middle, and there is a gradient everywhere."""
+    """The last step of a network with `y_range` maps any activation into a range. Write it. The ends are never exceeded, an activation of 0 gives the middle, and there is a gradient everywhere."""
     def solution(x, y_range):
-        "A tensor of the shape of `x`, with values between the two numbers `y_range`, lowest and highest: a sigmoid, stretched and moved."
+        "A tensor of the shape of `x`, with values between the two numbers of `y_range`, lowest and highest: a scaled and shifted sigmoid."
         lo, hi = y_range
         return torch.sigmoid(x)*(hi - lo) + lo
     def cases(r):
@@ -462,24 +596,40 @@ class into_range:
     def compare(got, want):
         if problem := difference(got, want): return problem
         if got.requires_grad != want.requires_grad: return 'the values are right, but no gradient gets from them back to the activations'
-    wrong = [(lambda x, y: x.sigmoid()*y[1] + y[0], 'it is stretched by the highest value, and should be by the width of the range'),
-             (lambda x, y: x.clamp(*y), 'what is cut off at the ends has no gradient there, and 0 does not give the middle'),
-             (lambda x, y: x.sigmoid()*(y[1] - y[0]), 'it is as wide as the range, but begins at 0'),
-             (lambda x, y: x.tanh()*(y[1] - y[0]) + y[0], 'a tanh goes from -1 to 1, so that this is twice as wide'),
+    wrong = [(lambda x, y: x.sigmoid()*y[1] + y[0], 'it is scaled by the highest value, and should be scaled by the width of the range'),
+             (lambda x, y: x.clamp(*y), 'a value that is clamped has no gradient, and 0 does not give the middle'),
+             (lambda x, y: x.sigmoid()*(y[1] - y[0]), 'it is as wide as the range, but it starts at 0'),
+             (lambda x, y: x.tanh()*(y[1] - y[0]) + y[0], 'a tanh goes from -1 to 1, so this is twice as wide'),
              (lambda x, y: (x.tanh() + 1)/2*(y[1] - y[0]) + y[0], 'the ends and the middle are right, but a tanh is steeper than a sigmoid'),
-             (lambda x, y: x.sigmoid()*(y[1] - y[0]) + y[1], 'it is as wide as the range, but begins where the range ends'),
-             (lambda x, y: x.softmax(-1)*(y[1] - y[0]) + y[0], 'with a softmax each result would depend on all of them'),
-             (lambda x, y: (x - x.min())/(x.max() - x.min() + 1e-8)*(y[1] - y[0]) + y[0], 'this depends on what else is in the batch; each activation should be treated by itself'),
-             (lambda x, y: x.sigmoid()*y[1], 'the lowest value of the range is never looked at'),
+             (lambda x, y: x.sigmoid()*(y[1] - y[0]) + y[1], 'it is as wide as the range, but it starts where the range ends'),
+             (lambda x, y: x.softmax(-1)*(y[1] - y[0]) + y[0], 'with a softmax, each result would depend on all activations'),
+             (lambda x, y: (x - x.min())/(x.max() - x.min() + 1e-8)*(y[1] - y[0]) + y[0], 'this depends on the other values in the batch; treat each activation by itself'),
+             (lambda x, y: x.sigmoid()*y[1], 'the lowest value of the range is not used'),
              (lambda x, y: (x.sigmoid()*(y[1] - y[0]) + y[0]).detach(), 'the values are right, but no gradient gets from them back to the activations')]
-    hints = ['A sigmoid goes from 0 to 1.', 'First make it as wide as the range, then move it to where the range begins.', 'Its width is `hi - lo`.']
-    why = 'A network that cannot give impossible answers has less to learn.'
-    explanation = """A sigmoid times the width, plus the lower end. As the ends are only approached, one makes the range a little wider than the targets, if these do lie at the ends."""
+    accepts = [lambda x, y: y[0] + (y[1] - y[0])/(1 + torch.exp(-x)), lambda x, y_range: SigmoidRange(*y_range)(x), lambda x, y: torch.lerp(torch.full_like(x, float(y[0])), torch.full_like(x, float(y[1])), x.sigmoid()), lambda x, y: y[0]*(1 - x.sigmoid()) + y[1]*x.sigmoid()]
+    refuses = [lambda x, y: x.sigmoid()*(y[1] + y[0]) + y[0], lambda x, y: (2*x).sigmoid()*(y[1] - y[0]) + y[0], lambda x, y: (-x).sigmoid()*(y[1] - y[0]) + y[0], lambda x, y: x.sigmoid(), lambda x, y: (x.sigmoid() - 0.5)*(y[1] - y[0])]
+    section = 'A head that knows where'
+    hints = ['A sigmoid goes from 0 to 1.',
+             'First make it as wide as the range, then shift it to the start of the range.',
+             'The width is `hi - lo`.']
+    why = 'A network that cannot make impossible predictions has less to learn.'
+    explanation = 'A sigmoid times the width, plus the lower end. The ends are approached but never reached, so make the range a little wider than the targets if some of them lie at the ends.'
 
 # %% ../../nbs/checks/06_multicat.ipynb #00000016
+_losses = 'CrossEntropyLoss', 'BCEWithLogitsLoss', 'MSELoss', 'L1Loss', 'BCELoss', 'NLLLoss'
+
+def _loss_names(x):
+    "Reads names of losses: of PyTorch's classes and of this library's, or the classes themselves."
+    if (values := as_list(x)) is not None: return [_loss_names(o) for o in values]
+    if isinstance(x, type): x = x.__name__
+    if not isinstance(x, str): return x
+    name = x.strip(' .()').split('.')[-1].lower().removesuffix('flat')
+    return next((o for o in _losses if o.lower() == name), x)
+
+@reads(_loss_names)
 @exercise('6.16', 'Which loss for which target', 'predict')
 class loss_for_each_target:
-    """Targets of four kinds: `CategoryBlock`, `MultiCategoryBlock`, `RegressionBlock`, `PointBlock`. Which loss does a learner take for each of them, if none is named? Answer with the names of PyTorch's classes, out of `'CrossEntropyLoss'`, `'BCEWithLogitsLoss'`, `'MSELoss'`, `'L1Loss'`. Then choose what regression is."""
+    """Targets can be of four kinds: `CategoryBlock`, `MultiCategoryBlock`, `RegressionBlock`, `PointBlock`. Which loss does a learner use for each of them by default? Answer with the names of PyTorch's classes: `'CrossEntropyLoss'`, `'BCEWithLogitsLoss'`, `'MSELoss'`, `'L1Loss'`. Then choose what regression is."""
     def experiment():
         def loss(block, get_y):
             data = DataBlock(blocks=(TransformBlock, block), splitter=IndexSplitter([0]), get_x=lambda o: torch.zeros(2), get_y=get_y)
@@ -488,44 +638,64 @@ class loss_for_each_target:
         names = ['CrossEntropyLoss', 'BCEWithLogitsLoss', 'MSELoss', 'L1Loss']
         return [next(n for n in names if n in s) for s in said]
     form = 'a list of four strings'
-    wrong = [(['CrossEntropyLoss', 'CrossEntropyLoss', 'MSELoss', 'MSELoss'], 'with several labels each of them is a question of its own'),
-             (['CrossEntropyLoss', 'BCEWithLogitsLoss', 'L1Loss', 'L1Loss'], 'for numbers the squares of the errors are the usual choice'),
+    wrong = [(['CrossEntropyLoss', 'CrossEntropyLoss', 'MSELoss', 'MSELoss'], 'with several labels, each of them is a question of its own'),
+             (['CrossEntropyLoss', 'BCEWithLogitsLoss', 'L1Loss', 'L1Loss'], 'for numbers, the squared error is the usual choice'),
              (['CrossEntropyLoss', 'BCEWithLogitsLoss', 'MSELoss', 'CrossEntropyLoss'], 'a point consists of two numbers, and no class is right'),
-             (['BCEWithLogitsLoss', 'CrossEntropyLoss', 'MSELoss', 'MSELoss'], 'the first two have changed places'),
+             (['BCEWithLogitsLoss', 'CrossEntropyLoss', 'MSELoss', 'MSELoss'], 'the first two are swapped'),
              (['BCEWithLogitsLoss', 'BCEWithLogitsLoss', 'MSELoss', 'MSELoss'], 'for one class out of several, the classes have to compete')]
-    options = {'a': 'A straight line is laid through the data; with curves, and so with deep networks, it is called something else',
-               'b': 'The input is a table of numbers; where the input is a picture or a text, one speaks of classification',
-               'c': 'The target is a number that names something, of which the network has to give the one that is right',
-               'd': 'The target is one number or several, on a scale, so that answers may be near to it or far away'}
+    options = {'a': 'A straight line is fitted to the data; fitting curves and networks has another name',
+               'b': 'The input is a table of numbers; images and texts as inputs mean classification',
+               'c': 'The target is the number of a class, of which the network has to find the right one',
+               'd': 'The target is a quantity, so a prediction can be nearly right'}
     right = 'd'
-    mistakes = {'a': 'that is linear regression, the simplest of many kinds', 'b': 'it is a matter of the target: the head in a picture was found by regression',
-                'c': 'numbers that are names are classes; there is no *nearly right* among them'}
-    hints = ['One class out of several; several, each by yes or no; a number; two numbers.', 'A point has two coordinates, which are numbers like any others.', 'For numbers the mean squared error is usual.']
-    why = 'The target decides about the loss, whatever the input is.'
-    explanation = """Classes are compared by cross-entropy, several labels by the binary one, and numbers, points among them, by the mean squared error."""
+    mistakes = {'a': 'that is linear regression, the simplest of many kinds',
+                'b': 'it depends on the target: the head in an image was found by regression',
+                'c': 'numbers that stand for names are classes; a class cannot be *nearly right*'}
+    accepts = [('CrossEntropyLoss', 'BCEWithLogitsLoss', 'MSELoss', 'MSELoss'), ['crossentropyloss', 'bcewithlogitsloss', 'mseloss', 'MSELoss'], ['CrossEntropyLossFlat', 'nn.BCEWithLogitsLoss', 'MSELossFlat()', 'MSELoss'], [nn.CrossEntropyLoss, nn.BCEWithLogitsLoss, nn.MSELoss, nn.MSELoss]]
+    refuses = [['CrossEntropyLoss', 'BCEWithLogitsLoss', 'MSELoss', 'L1Loss'], ['CrossEntropyLoss', 'BCELoss', 'MSELoss', 'MSELoss'], ['NLLLoss', 'BCEWithLogitsLoss', 'MSELoss', 'MSELoss'], ['CrossEntropyLoss', 'BCEWithLogitsLoss', 'CrossEntropyLoss', 'MSELoss']]
+    section = 'Numbers instead of labels'
+    hints = ['One class out of several; several labels, each yes or no; a number; two numbers.',
+             'A point has two coordinates, which are numbers.',
+             'The usual loss for numbers is the mean squared error.']
+    why = 'The target determines the loss, whatever the input is.'
+    explanation = 'Classes use cross-entropy, several labels use binary cross-entropy, and numbers, including points, use the mean squared error.'
 
 # %% ../../nbs/checks/06_multicat.ipynb #00000017
-@exercise('6.17', 'A point that goes with its picture', 'why')
+@exercise('6.17', 'A point that moves with its image', 'why')
 class point_goes_along:
-    """A batch with one picture, a single row of pixels `[1, 2, 3, 4]`, is mirrored left to right, together with its target. What becomes of the pixels, and of these targets: the point (0.5, -0.2) as a `TensorPoint`, the same two numbers as a plain tensor, and the class 3 as a `TensorCategory`? Then choose what tells the augmentation that a target is a point."""
+    """A batch contains one image, a single row of pixels `[1, 2, 3, 4]`. It is flipped left to right, together with its target. Predict:
+
+    1. the pixels
+    2. the point (0.5, -0.2), if it is a `TensorPoint`
+    3. the same two numbers, if they are a plain tensor
+    4. the class 3, if it is a `TensorCategory`
+
+    Then choose what tells the augmentation that a target is a point."""
     def experiment():
         x = TensorImage(tensor([1., 2., 3., 4.]).view(1, 1, 1, 4))
-        def mirrored(y): return Pipeline(setup_aug_tfms([Flip(p=1.)]))((x, y))
+        def flipped(y): return Pipeline(setup_aug_tfms([Flip(p=1.)]))((x, y))
         point = tensor([[[0.5, -0.2]]])
-        return [mirrored(point)[0].flatten().tolist(), mirrored(TensorPoint(point))[1].flatten().tolist(), mirrored(point)[1].flatten().tolist(), mirrored(TensorCategory(tensor([3])))[1].item()]
+        return [flipped(point)[0].flatten().tolist(), flipped(TensorPoint(point))[1].flatten().tolist(), flipped(point)[1].flatten().tolist(), flipped(TensorCategory(tensor([3])))[1].item()]
     form = 'a list of four: the pixels as a list, two points as lists of x and y, a number'
-    rtol = 1e-3
-    wrong = [([[4, 3, 2, 1], [0.5, -0.2], [0.5, -0.2], 3], 'then the point would not be on the same thing any more'),
-             ([[4, 3, 2, 1], [-0.5, -0.2], [-0.5, -0.2], 3], 'two plain numbers might mean anything, and are left alone'),
-             ([[4, 3, 2, 1], [0.5, 0.2], [0.5, -0.2], 3], 'left and right are exchanged, and not top and bottom: which coordinate is that?'),
-             ([[4, 3, 2, 1], [-0.5, 0.2], [0.5, -0.2], 3], 'only one of the two coordinates changes when left and right are exchanged'),
-             ([[4, 3, 2, 1], [0.5, -0.2], [0.5, -0.2], -3], 'a class is no place'),
-             ([[4, 3, 2, 1], [-0.2, 0.5], [0.5, -0.2], 3], 'the coordinates are not exchanged with each other: 0 is the middle, and what was right of it goes to the left')]
-    options = {'a': '`get_y`, because it returns two numbers and not the name of a class', 'b': '`PointBlock`, because it gives the target a type that each transform knows',
-               'c': '`aug_transforms`, because it looks at the target and sees where the head is', 'd': '`y_range`, because it says that targets lie between the edges of a picture'}
+    wrong = [([[4, 3, 2, 1], [0.5, -0.2], [0.5, -0.2], 3], 'then the point would no longer be on the same part of the image'),
+             ([[4, 3, 2, 1], [-0.5, -0.2], [-0.5, -0.2], 3], 'two plain numbers can mean anything, and are not changed'),
+             ([[4, 3, 2, 1], [0.5, 0.2], [0.5, -0.2], 3], 'left and right are swapped, not top and bottom: which coordinate is that?'),
+             ([[4, 3, 2, 1], [-0.5, 0.2], [0.5, -0.2], 3], 'only one of the two coordinates changes if left and right are swapped'),
+             ([[4, 3, 2, 1], [0.5, -0.2], [0.5, -0.2], -3], 'a class is not a position'),
+             ([[4, 3, 2, 1], [-0.2, 0.5], [0.5, -0.2], 3], 'the coordinates are not swapped: 0 is the middle, and a point on the right moves to the left')]
+    options = {'a': '`get_y`, because it returns two numbers and not the name of a class',
+               'b': '`PointBlock`, because it gives the target its own type',
+               'c': '`aug_transforms`, because it looks at the target and finds the head',
+               'd': '`y_range`, because it says that targets lie within the image'}
     right = 'b'
-    mistakes = {'a': 'two numbers may be anything, a height and a weight for instance', 'c': 'transforms do not look for heads; they go by the type of what they get',
-                'd': 'that concerns what the network answers, and comes after all augmentation'}
-    hints = ['Coordinates go from -1 to 1, with 0 in the middle: mirrored, right becomes left.', 'A transform decides by the type of what it gets.', 'For a plain tensor and for a class there is nothing to do.']
-    why = 'A picture that is turned without its point is a wrong label; look at a batch before you train.'
-    explanation = """Each augmentation does to a `TensorPoint` what it does to a `TensorImage`, and leaves other types alone. `PointBlock` makes the target a `TensorPoint`."""
+    mistakes = {'a': 'two numbers can be anything, a height and a weight for instance',
+                'c': 'transforms do not look for heads; they go by the type of their input',
+                'd': 'that concerns the predictions of the network, and comes after all augmentation'}
+    accepts = [((4, 3, 2, 1), (-.5, -.2), (.5, -.2), 3), [tensor(4, 3, 2, 1), np.array([-.5, -.2]), [.5, -.2], tensor(3)], [[4., 3., 2., 1.], [-0.50, -0.20], [0.5, -0.2], 3.]]
+    refuses = [[[4, 3, 2, 1], [-.5, -.2], [.5, -.2], 2], [[4, 3, 2, 1], [-.5, -.2], [.5, .2], 3], [[1, 2, 3, 4], [-.5, -.2], [.5, -.2], 3], [[4, 3, 2, 1], [.5, -.2], [-.5, -.2], 3], [[4, 3, 2, 1], [.3, -.2], [.5, -.2], 3]]
+    section = 'Numbers instead of labels'
+    hints = ['Coordinates go from -1 to 1, with 0 in the middle: after a flip, right becomes left.',
+             'A transform decides by the type of its input.',
+             'For a plain tensor and for a class there is nothing to do.']
+    why = 'An image that is augmented without its point has a wrong label; look at a batch before you train.'
+    explanation = 'Each augmentation applies to a `TensorPoint` the same change as to a `TensorImage`, and leaves other types alone. `PointBlock` turns the target into a `TensorPoint`.'

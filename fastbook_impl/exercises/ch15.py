@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['shapes_in_head', 'grids_of_body', 'cut_off', 'meta_facts', 'head_plan', 'head_without', 'head_order', 'pooled_twice',
            'enlarge_nearest', 'spread_out', 'grown_shapes', 'unet_edges', 'features_in_pieces',
-           'pooled_without_filling', 'tabular_shapes', 'made_layers', 'remedy_order', 'cured']
+           'pooled_without_padding', 'tabular_shapes', 'made_layers', 'remedy_order', 'errors_by_size']
 
 # %% ../../nbs/checks/15_arch_details.ipynb #00000002
 import numpy as np
@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from ..layers import AdaptiveConcatPool2d, ConvLayer, Flatten, LinBnDrop, SigmoidRange
-from .engine import difference, exercise, NotYet
+from fastcore.foundation import L
+from .compare import as_list
+from .engine import difference, exercise
 from .answers import reads, shapes, words
 from ..torch_core import no_random
 from ..vision.learner import create_head, model_meta
@@ -19,10 +21,10 @@ from ..vision.models.tvm import densenet121, resnet50
 
 # %% ../../nbs/checks/15_arch_details.ipynb #00000005
 @reads(shapes, length='that is not the right number of layers: which is the first that gets rid of the grid?')
-@exercise('15.1', 'What the head makes of a grid', 'predict')
+@exercise('15.1', 'What the head does to a grid', 'predict')
 class shapes_in_head:
     """These six layers are a whole network: `nn.Conv2d(3, 8, 3, stride=2, padding=1)`, `nn.ReLU()`, `nn.Conv2d(8, 16, 3, stride=2, padding=1)`, `nn.AdaptiveAvgPool2d(1)`,
-    `nn.Flatten()`, `nn.Linear(16, 5)`. One picture of 3 by 32 by 32 goes through it. Which of the layers are its head, and what shape does each of *them* return? Fill in their shapes in order, without the dimension of the batch."""
+    `nn.Flatten()`, `nn.Linear(16, 5)`. One image of 3 × 32 × 32 goes through it. Which of the layers are its head, and what shape does each of *them* return? Write down their shapes in order, without the batch axis."""
     form = 'a list of tuples, such as [(16, 8, 8), (5,)]'
     def experiment():
         layers = [nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2, padding=1),
@@ -32,50 +34,65 @@ class shapes_in_head:
             x = layer(x)
             shapes.append(tuple(x.shape[1:]))
         return shapes[3:] # the head begins where the grid is pooled
-    wrong = [([(5,)], 'the last layer alone could not do anything with a grid: what turns the grid into a row of numbers belongs to the head, too'),
-             ([(16,), (5,)], 'flattening does not make a grid of 8 by 8 into 16 numbers: something before it does, and it belongs to the head'),
-             ([(16, 8, 8), (16, 1, 1), (16,), (5,)], 'a layer whose output is still a grid with several places belongs to the body'),
-             ([(1, 16, 1, 1), (1, 16), (1, 5)], 'these are the right layers, but the dimension of the batch is to be left out'),
-             ([(16,), (16,), (5,)], 'pooling leaves height and width where they are, only they have become 1'),
-             ([(16, 1, 1), (5,)], 'between these two a layer is missing: it makes a row of the grid'),
-             ([(16, 1, 1), (16,)], 'the layer that gives the scores belongs to the head, too'),
-             ([(8, 16, 16), (8, 16, 16), (16, 8, 8), (16, 1, 1), (16,), (5,)], 'these are all six layers; those that return a grid with several places belong to the body'),
-             ([(16, 8, 8), (16,), (5,)], 'the first of these is still a grid with several places: its layer belongs to the body, and another one follows it')]
-    hints = ['The body returns a grid of features. Which layer is the first that gets rid of the grid?', 'The head is pooling, flattening and the linear layer.',
-             '`AdaptiveAvgPool2d(1)` makes each channel one number and keeps both dimensions of the grid; `Flatten` drops them.']
-    why = 'The head is what has to be exchanged for a new task: it is made for the old answers.'
-    explanation = 'The body ends with a grid of 16 channels, 8 by 8. The head pools it to 16 by 1 by 1, drops the dimensions that have become 1, and makes five scores of the 16 features.'
+    wrong = [([(5,)], 'the last layer alone cannot use a grid: the layers that turn the grid into a vector belong to the head as well'),
+             ([(16,), (5,)], 'flattening does not turn a grid of 8 × 8 into 16 numbers: a layer before it does, and it belongs to the head'),
+             ([(16, 8, 8), (16, 1, 1), (16,), (5,)], 'a layer whose output is still a grid with several positions belongs to the body'),
+             ([(1, 16, 1, 1), (1, 16), (1, 5)], 'these are the right layers, but leave out the batch axis'),
+             ([(16,), (16,), (5,)], 'pooling keeps the axes for height and width; only their lengths become 1'),
+             ([(16, 1, 1), (5,)], 'a layer is missing between these two: it turns the grid into a vector'),
+             ([(16, 1, 1), (16,)], 'the layer that returns the scores belongs to the head as well'),
+             ([(8, 16, 16), (8, 16, 16), (16, 8, 8), (16, 1, 1), (16,), (5,)], 'these are all six layers; those that return a grid with several positions belong to the body'),
+             ([(16, 8, 8), (16,), (5,)], 'the first of these is still a grid with several positions: its layer belongs to the body')]
+    accepts = [[[16, 1, 1], [16], [5]], (torch.Size((16, 1, 1)), torch.Size((16,)), torch.Size((5,)))]
+    refuses = [[(16, 1, 1), (16,), (6,)], [(16, 8, 8), (16,), (5,)], [(8, 1, 1), (8,), (5,)], [(5,), (16,), (16, 1, 1)]]
+    section = 'Body and head'
+    hints = ['The body returns a grid of features. Which is the first layer that removes the grid?',
+             'The head is pooling, flattening and the linear layer.',
+             '`AdaptiveAvgPool2d(1)` reduces each channel to one number and keeps both axes of the grid; `Flatten` drops them.']
+    why = 'For a new task you replace the head, because it was trained for the old classes.'
+    explanation = 'The body ends with a grid of 16 channels, 8 × 8. The head pools it to 16 × 1 × 1, drops the axes of length 1, and computes five scores from the 16 features.'
 
 # %% ../../nbs/checks/15_arch_details.ipynb #00000006
-@exercise('15.2', 'What the body makes of a picture', 'predict')
+@exercise('15.2', 'What the body does to an image', 'predict')
 class grids_of_body:
-    """A body: `nn.Conv2d(3, 8, 3, stride=2, padding=1)`, then `nn.Conv2d(8, 16, 3, stride=2, padding=1)`, then `nn.Conv2d(16, 32, 3, stride=2, padding=1)`, with a `ReLU` after each.
-    Three pictures go through it, one after the other: 64 by 64, 96 by 64 and 100 by 60 pixels (height by width). Which shape (channels, height, width) comes out for each? And what is such a body for?"""
+    """A body consists of `nn.Conv2d(3, 8, 3, stride=2, padding=1)`, `nn.Conv2d(8, 16, 3, stride=2, padding=1)` and `nn.Conv2d(16, 32, 3, stride=2, padding=1)`, with a `ReLU` after each.
+    Three images go through it, one after the other: 64 × 64, 96 × 64 and 100 × 60 pixels (height × width).
+
+    1. Predict the shape of the output (channels, height, width) for each image.
+    2. Choose what such a body is for."""
     form = 'a list of three tuples'
     def experiment():
         widths = [3, 8, 16, 32]
         layers = [[nn.Conv2d(a, b, 3, stride=2, padding=1), nn.ReLU()] for a, b in zip(widths, widths[1:])]
         body = nn.Sequential(*sum(layers, []))
         return [tuple(body(torch.zeros(1, 3, *size)).shape[1:]) for size in ((64, 64), (96, 64), (100, 60))]
-    wrong = [([(32, 8, 8), (32, 12, 8), (32, 12, 7)], 'the sizes that divide by 8 are right; with this padding an odd number is halved and rounded the other way: 25 rows become 13'),
+    wrong = [([(32, 8, 8), (32, 12, 8), (32, 12, 7)], 'the sizes that are divisible by 8 are right; with this padding, an odd size is halved and rounded up: 25 rows become 13'),
              ([(32, 8, 8), (32, 8, 12), (32, 8, 13)], 'height comes before width'),
-             ([(3, 8, 8), (3, 12, 8), (3, 13, 8)], 'the grids are right, but the body does not return colours: each layer makes its own number of channels'),
-             ([(32, 32, 32), (32, 48, 32), (32, 50, 30)], 'each of the three convolutions moves by 2, not only one of them'),
-             ([(32, 1, 1), (32, 1, 1), (32, 1, 1)], 'nothing is pooled here, that is the work of the head')]
-    options = {'a': 'it turns a picture into the scores of the classes', 'b': 'it shrinks the picture, so that the head has less to compute',
-               'c': 'it turns a picture into a grid of features, useful for other tasks as well', 'd': 'it cuts the picture into pieces, one for each place of the grid'}
+             ([(3, 8, 8), (3, 12, 8), (3, 13, 8)], 'the grids are right, but the body does not return colors: each layer has its own number of channels'),
+             ([(32, 32, 32), (32, 48, 32), (32, 50, 30)], 'each of the three convolutions has a stride of 2, not only one of them'),
+             ([(32, 1, 1), (32, 1, 1), (32, 1, 1)], 'nothing is pooled here: the head does that')]
+    options = {'a': 'It turns an image into the scores of the classes',
+               'b': 'It makes the image smaller, so that the head computes less',
+               'c': 'It turns an image into a grid of features',
+               'd': 'It cuts the image into pieces, one for each position in the grid'}
     right = 'c'
-    mistakes = {'a': 'scores of classes are what the head makes', 'b': 'to shrink a picture no layer has to learn anything; ask what the 32 numbers at each place say',
-                'd': 'a place of the grid does not hold pixels: ask what its 32 numbers are'}
-    hints = ['A convolution with stride 2 and this padding halves height and width.', '100 becomes 50, then 25, and then 12.5 is rounded up: there is a window around every second row, the first included.',
+    mistakes = {'a': 'the head computes the scores of the classes',
+                'b': 'making an image smaller needs no training; ask what the 32 numbers at each position say',
+                'd': 'a position in the grid does not hold pixels: ask what its 32 numbers are'}
+    accepts = [([32, 8, 8], [32, 12, 8], [32, 13, 8]), [torch.Size((32, 8, 8)), (32, 12, 8), np.array([32, 13, 8])]]
+    refuses = [[(32, 8, 8), (32, 12, 8), (32, 12, 8)], [(32, 8, 8), (32, 12, 8), (32, 13, 7)], [(16, 8, 8), (16, 12, 8), (16, 13, 8)], [(32, 8, 8), (32, 11, 8), (32, 13, 8)]]
+    section = 'Body and head'
+    hints = ['A convolution with stride 2 and this padding halves height and width.',
+             '100 becomes 50, then 25, and then 12.5 is rounded up, because there is a window around every second row, starting with the first.',
              'The number of channels is that of the last convolution.']
-    why = 'The body does not care how large a picture is; the grid grows with it.'
-    explanation = 'Height and width are halved three times, rounded up: 100 → 50 → 25 → 13. The 32 channels are the features that the last convolution looks for at each place.'
+    why = 'A body works for images of any size; only the grid grows with the image.'
+    explanation = 'Height and width are halved three times, rounded up: 100 → 50 → 25 → 13. The 32 channels are the features that the last convolution detects at each position.'
 
 # %% ../../nbs/checks/15_arch_details.ipynb #00000007
 @exercise('15.3', 'Cutting a network', 'write it')
 class cut_off:
-    """Write a function that cuts a network: `cut` layers of it are kept, or, if `cut` is negative, that many are left out at its end. The network need not be an `nn.Sequential`; take its layers in the order in which it lists them. Then say why this is done before transfer learning."""
+    """1. Write a function that cuts a network: if `cut` is positive, the first `cut` layers are kept; if it is negative, that many layers are removed from the end. The network does not have to be an `nn.Sequential`; take its layers in the order in which it lists them.
+    2. Choose why this is done before transfer learning."""
     def solution(net, cut):
         "An `nn.Sequential` of the first `cut` layers of `net` (cut > 0), or of all but the last `-cut` (cut < 0), with their weights."
         return nn.Sequential(*list(net.children())[:cut])
@@ -95,49 +112,68 @@ class cut_off:
         for cut in (-1, r.randint(2, n - 1)): yield Row(*layers), cut
     def compare(got, want):
         if not isinstance(got, nn.Sequential): return f'an nn.Sequential was expected, and {type(got).__name__} came'
-        if len(got) != len(want): return f'it has {len(got)} layers, and another number of them was to be kept'
-        if [type(o) for o in got] != [type(o) for o in want]: return 'these are not the layers that were to be kept'
+        if len(got) != len(want): return f'it has {len(got)} layers, which is not the number of layers to keep'
+        if [type(o) for o in got] != [type(o) for o in want]: return 'these are not the layers to keep'
         a, b = list(got.parameters()), list(want.parameters()) # by position: the layers may keep their names
         if len(a) != len(b) or not all(torch.equal(p, q) for p, q in zip(a, b)): return 'the layers do not have the weights that they had in the network'
-    wrong = [(lambda net, cut: nn.Sequential(*list(net.children())[cut:]), 'this is the other part: what was to be cut off'),
-             (lambda net, cut: nn.Sequential(*list(net.children())[:abs(cut)]), 'a negative number says how many to leave out, not how many to keep'),
-             (lambda net, cut: nn.Sequential(*list(net.children())[:-abs(cut)]), 'a positive number says how many to keep, not how many to leave out'),
-             (lambda net, cut: nn.Sequential(*[m for m in net.modules() if not list(m.children())][:cut]), 'a layer that consists of others counts once: `children` lists the layers, `modules` also what is inside them'),
-             (lambda net, cut: nn.Sequential(*list(net.children())[:cut - 1]), 'one layer too many is left out')]
-    options = {'a': 'the last layers answer the old question; for a new one only the features before them are of use',
-               'b': 'the last layers have most of the weights, and without them training is faster',
-               'c': 'the last layers are overfitted to the old pictures, the first ones are not',
-               'd': 'the last layers could not be frozen while the others are trained'}
+    wrong = [(lambda net, cut: nn.Sequential(*list(net.children())[cut:]), 'this is the other part, which should be removed'),
+             (lambda net, cut: nn.Sequential(*list(net.children())[:abs(cut)]), 'a negative number says how many layers to remove, not how many to keep'),
+             (lambda net, cut: nn.Sequential(*list(net.children())[:-abs(cut)]), 'a positive number says how many layers to keep, not how many to remove'),
+             (lambda net, cut: nn.Sequential(*[m for m in net.modules() if not list(m.children())][:cut]), 'a layer that consists of other layers counts once: `children` lists the layers, `modules` also what is inside them'),
+             (lambda net, cut: nn.Sequential(*list(net.children())[:cut - 1]), 'one layer too many is removed')]
+    options = {'a': 'The last layers compute the old classes',
+               'b': 'The last layers have most of the weights, so training is faster',
+               'c': 'The last layers overfit the old images, and the first ones do not',
+               'd': 'The last layers cannot be frozen while the others are trained'}
     right = 'a'
-    mistakes = {'b': 'speed is not the reason: a new head, often a larger one, takes the place of the old one', 'c': 'it is not a matter of overfitting: even the best thousand scores say nothing about your classes',
-                'd': 'any layer can be frozen; what is it that the old last layers compute?'}
-    hints = ['`net.children()` goes through the layers in order.', 'A slice of a list understands negative numbers in just the way that is asked for.', '`nn.Sequential(*layers)` makes a network of a list of layers.']
-    why = 'With the old head off, what a network learned from a million pictures can serve any other task.'
-    explanation = 'A slice `[:cut]` keeps the first layers if `cut` is positive and leaves out the last ones if it is negative. The layers keep their weights, which is the point of it.'
+    mistakes = {'b': 'speed is not the reason: a new head, often a larger one, replaces the old one',
+                'c': 'overfitting is not the reason: even the best scores for a thousand classes say nothing about yours',
+                'd': 'any layer can be frozen; what do the old last layers compute?'}
+    def in_a_loop(net, cut):
+        layers = [layer for name,layer in net.named_children()]
+        kept = nn.Sequential()
+        for i in range(cut if cut > 0 else len(layers) + cut): kept.append(layers[i])
+        return kept
+    accepts = [in_a_loop, lambda net, cut: nn.Sequential(*tuple(net.children())[slice(None, cut)]), lambda net, cut: nn.Sequential(dict(list(net.named_children())[:cut])) if False else nn.Sequential(*[o for _,o in list(net.named_children())[:cut]])]
+    refuses = [lambda net, cut: list(net.children())[:cut], lambda net, cut: net, lambda net, cut: nn.Sequential(*list(net.children())[:cut], nn.Flatten()), lambda net, cut: nn.Sequential(*[nn.Conv2d(o.in_channels, o.out_channels, o.kernel_size) if isinstance(o, nn.Conv2d) else o for o in list(net.children())[:cut]]), lambda net, cut: nn.Sequential(*reversed(list(net.children())[:cut]))]
+    section = 'Body and head'
+    hints = ['`net.children()` iterates over the layers in order.',
+             'A slice of a list treats negative numbers exactly as the task asks.',
+             '`nn.Sequential(*layers)` makes a network from a list of layers.']
+    why = 'Without the old head, the features learned from a million images can be used for any other task.'
+    explanation = 'A slice `[:cut]` keeps the first layers if `cut` is positive and removes the last ones if it is negative. The layers keep their weights, which is what transfer learning needs.'
 
 # %% ../../nbs/checks/15_arch_details.ipynb #00000008
-@exercise('15.4', 'What is known of an architecture', 'look it up')
+@exercise('15.4', 'What is recorded for an architecture', 'look it up')
 class meta_facts:
-    """Print `model_meta`, or some entries of it. Which keys does every entry have? Where is `densenet121` cut? And how many groups of parameters does the function that splits a network based on `resnet50` make?"""
+    """Print `model_meta`, or some of its entries:
+
+    1. Which keys does every entry have?
+    2. Where is `densenet121` cut?
+    3. How many parameter groups does the split function of `resnet50` make?"""
     form = 'a tuple: the sorted list of the three keys, the cut of densenet121, the number of groups for resnet50'
     def experiment():
         body = nn.Sequential(*[nn.Linear(1, 1) for _ in range(8)])   # stands for a ResNet's eight layers
         groups = model_meta[resnet50]['split'](nn.Sequential(body, nn.Linear(1, 1)))
         return sorted(model_meta[resnet50]), model_meta[densenet121]['cut'], len(groups)
-    wrong = [((['cut', 'split', 'stats'], -2, 3), 'that is where a ResNet is cut; not every architecture puts pooling and classification into two layers'),
-             ((['cut', 'split', 'stats'], -1, 2), 'body and head would be two groups, but for a ResNet the body is divided once more'),
+    wrong = [((['cut', 'split', 'stats'], -2, 3), 'that is where a ResNet is cut; not every architecture has two layers for pooling and classification'),
+             ((['cut', 'split', 'stats'], -1, 2), 'body and head would be two groups, but for a ResNet the body is split once more'),
              ((['cut', 'split', 'stats'], -2, 2), 'the keys are right; print `model_meta[densenet121]`, and call the function under `split` of `model_meta[resnet50]`'),
-             ((['cut', 'split', 'stats'], 1, 3), 'layers that are left out are counted with a minus'),
-             ((['cut', 'head', 'stats'], -1, 3), 'no entry holds a head: heads are made anew for each task')]
-    hints = ['`model_meta[densenet121]` shows an entry.', 'One key says where to cut, one how to split into groups, one with which numbers to normalise.',
-             'The groups for a ResNet: everything up to `layer2`, the rest of the body, the head.']
-    why = 'Because somebody wrote down where each architecture is to be cut, `vision_learner` needs nothing but its name.'
-    explanation = '`cut`, `split` and `stats`. A DenseNet holds its whole body in its first layer, so only the last layer is left out. A network on a ResNet is split into three groups, so that the early layers can be given the smallest steps.'
+             ((['cut', 'split', 'stats'], 1, 3), 'the number of layers to remove is negative'),
+             ((['cut', 'head', 'stats'], -1, 3), 'no entry contains a head: heads are created for each task')]
+    accepts = [[('cut', 'split', 'stats'), -1, 3], (np.array(['cut', 'split', 'stats']), -1., torch.tensor(3)), (['Cut', 'Split', 'Stats'], -1, 3)]
+    refuses = [(['cut', 'split', 'stats'], -1, 4), (['cut', 'stats'], -1, 3), (['cut', 'split', 'stats'], 0, 3), (['cut', 'split', 'mean'], -1, 3)]
+    section = 'Body and head'
+    hints = ['`model_meta[densenet121]` shows an entry.',
+             'One key says where to cut, one how to split into groups, one which statistics to normalize with.',
+             'The groups of a ResNet: everything up to `layer2`, the rest of the body, the head.']
+    why = 'Because each architecture has its cut recorded, `vision_learner` needs only its name.'
+    explanation = '`cut`, `split` and `stats`. A DenseNet holds its whole body in its first layer, so only the last layer is removed. A network based on a ResNet is split into three groups, so that the early layers can have the smallest learning rate.'
 
 # %% ../../nbs/checks/15_arch_details.ipynb #0000000a
 @exercise('15.5', 'The plan of a head', 'write it')
 class head_plan:
-    """Read the source of `create_head` (`create_head??`), and write down how it plans the linear layers: a function that gets four of its arguments, with the same meaning and the same defaults, and returns a triple for each linear layer: how many numbers go in, how many come out, and the rate of the dropout before it. (Pooling is as by default.)"""
+    """Read the source of `create_head` (`create_head??`) and write how it plans the linear layers. Your function takes four of its arguments, with the same meaning and the same defaults. It returns a triple for each linear layer: the number of inputs, the number of outputs, and the probability of the dropout before it. (Pooling is as by default.)"""
     def solution(nf, n_out, lin_ftrs=None, ps=0.5):
         "A list of triples (features in, features out, dropout), one for each linear layer; `ps` is a single number."
         sizes = [2*nf, *([512] if lin_ftrs is None else lin_ftrs), n_out]
@@ -154,27 +190,49 @@ class head_plan:
         if problem and len(want) > 1 and [tuple(o[:2]) for o in got] == [tuple(o[:2]) for o in want] and len({o[2] for o in got}) == 1: return 'the sizes are right, but not every dropout is as strong as the last one'
         return problem
     wrong = [(lambda nf, n_out, lin_ftrs=None, ps=0.5: list(zip([nf, *([512] if lin_ftrs is None else lin_ftrs)], [*([512] if lin_ftrs is None else lin_ftrs), n_out], [ps/2]*(1 if lin_ftrs is None else len(lin_ftrs)) + [ps])),
-              'the number of features that goes into the first layer is not that of the body: pooling comes before it, and it keeps two numbers of each feature'),
+              'the first layer does not have as many inputs as the body has features: pooling comes before it and keeps two numbers for each feature'),
              (lambda nf, n_out, lin_ftrs=None, ps=0.5: list(zip([2*nf, *(lin_ftrs or [512])], [*(lin_ftrs or [512]), n_out], [ps/2]*len(lin_ftrs or [512]) + [ps])),
-              'an empty list is not the same as no list: it asks for a head without a layer between'),
+              'an empty list is not the same as None: it asks for a head without hidden layers'),
              (lambda nf, n_out, lin_ftrs=None, ps=0.5: list(zip([2*nf, *([512] if lin_ftrs is None else lin_ftrs)], [*([512] if lin_ftrs is None else lin_ftrs), n_out], [ps]*9)),
               'the sizes are right, but not every dropout is as strong as the last one'),
              (lambda nf, n_out, lin_ftrs=None, ps=0.5: list(zip([2*nf, *([512] if lin_ftrs is None else lin_ftrs)], [*([512] if lin_ftrs is None else lin_ftrs), n_out], [ps] + [ps/2]*9)),
               'the strongest dropout is not the one before the first layer'),
              (lambda nf, n_out, lin_ftrs=None, ps=0.5: list(zip([2*nf, *([512] if lin_ftrs is None else lin_ftrs)], [*([512] if lin_ftrs is None else lin_ftrs), n_out], [ps/2]*9)),
               'half of `ps` is not right everywhere: look at the last layer')]
-    hints = ['Make one list of sizes first, from what pooling returns to `n_out`. Each linear layer goes from one size to the next.', 'What goes in is `2*nf`, because of the maximum and the mean.',
-             '`[512] if lin_ftrs is None else lin_ftrs` are the sizes between.', 'The rates are `[ps/2]` as often as there are layers before the last one, and then `ps`.']
-    why = 'Once you can read the plan of a head, you can change any part of it.'
-    explanation = 'The sizes in a row are what pooling returns, the hidden layers, and the number of answers. `zip(sizes[:-1], sizes[1:])` gives the layers. A single `ps` is for the last one, the others have half of it.'
+    def in_a_loop(nf, n_out, lin_ftrs=None, ps=0.5):
+        hidden, n_in, plan = [512] if lin_ftrs is None else lin_ftrs, 2*nf, []
+        for h in hidden:
+            plan.append([n_in, h, ps*0.5])
+            n_in = h
+        return plan + [[n_in, n_out, ps]]
+    def from_head(nf, n_out, lin_ftrs=None, ps=0.5):
+        head = create_head(nf, n_out, lin_ftrs, ps)
+        drops = [o.p for o in head if isinstance(o, nn.Dropout)] or [ps]*9
+        return [(o.in_features, o.out_features, p) for o,p in zip([o for o in head if isinstance(o, nn.Linear)], drops)]
+    accepts = [in_a_loop, from_head]
+    refuses = [lambda nf, n_out, lin_ftrs=None, ps=0.5, f=in_a_loop: f(nf, n_out, lin_ftrs, ps)[::-1], lambda nf, n_out, lin_ftrs=None, ps=0.5, f=in_a_loop: f(nf, n_out, [256] if lin_ftrs is None else lin_ftrs, ps), lambda nf, n_out, lin_ftrs=None, ps=0.5, f=in_a_loop: [o[:2] for o in f(nf, n_out, lin_ftrs, ps)], lambda nf, n_out, lin_ftrs=None, ps=0.5, f=in_a_loop: f(nf, n_out, lin_ftrs, 1 - ps if ps else ps), lambda nf, n_out, lin_ftrs=None, ps=0.5, f=in_a_loop: f(nf, n_out, lin_ftrs, ps)[:-1]]
+    section = 'A head, layer by layer'
+    hints = ['Make one list of sizes first, from the output of pooling to `n_out`. Each linear layer goes from one size to the next.',
+             'The first size is `2*nf`, because of the maximum and the mean.',
+             '`[512] if lin_ftrs is None else lin_ftrs` are the hidden sizes.',
+             'The probabilities are `[ps/2]` for all layers before the last one, and then `ps`.']
+    why = 'If you can read the plan of a head, you can change any part of it.'
+    explanation = 'The sizes in sequence are the output of pooling, the hidden layers, and the number of outputs. `zip(sizes[:-1], sizes[1:])` gives the layers. A single `ps` is for the last one, and the others have half of it.'
 
 # %% ../../nbs/checks/15_arch_details.ipynb #0000000b
 @reads(words('raises', 'same', 'other'))
 @exercise('15.6', 'A head with a layer missing', 'why')
 class head_without:
-    """`create_head(20, 2, lin_ftrs=[8])` has got to know one batch in training and is then switched to `eval`. Five times a kind of layer is taken out of it, all layers of that kind at once: (1) `AdaptiveConcatPool2d`, (2) `Flatten`, (3) `BatchNorm1d`, (4) `Dropout`, (5) `ReLU`.
-    What happens to a batch of grids then: does the rest of the head raise an error, give the same numbers as the whole head, or other numbers of the same shape? Then say why dropout is there nevertheless."""
-    form = "a list of five words, each 'raises', 'same' or 'other'"
+    """`create_head(20, 2, lin_ftrs=[8])` has seen one batch in training and is then switched to `eval`. Now we remove all layers of one kind from it:
+
+    1. `AdaptiveConcatPool2d`
+    2. `Flatten`
+    3. `BatchNorm1d`
+    4. `Dropout`
+    5. `ReLU`
+
+    What happens to a batch of grids in each case? Answer `'raises'` if the rest of the head raises an error, `'same'` if it returns the same numbers as the whole head, and `'other'` if it returns other numbers of the same shape. Then choose what dropout is for."""
+    form = "a list of five words: 'raises', 'same' or 'other'"
     def experiment():
         with no_random(42):
             head, grids = create_head(20, 2, lin_ftrs=[8]), 1 + 3*torch.randn(16, 20, 7, 7)
@@ -185,24 +243,33 @@ class head_without:
             except (RuntimeError, ValueError): return 'raises'
             return 'same' if torch.equal(scores, head(grids)) else 'other'
         return [without(kind) for kind in (AdaptiveConcatPool2d, Flatten, nn.BatchNorm1d, nn.Dropout, nn.ReLU)]
-    wrong = [(['raises', 'raises', 'other', 'other', 'other'], 'in `eval` one of these layers does nothing at all'),
-             (['other', 'other', 'other', 'same', 'other'], 'the next layer insists on the shape that it was made for, and pooling and flattening are what makes that shape'),
-             (['raises', 'other', 'other', 'same', 'other'], 'without `Flatten` the batch keeps two dimensions of size 1, and `BatchNorm1d` does not take four dimensions'),
-             (['other', 'raises', 'other', 'same', 'other'], 'without pooling, flattening gives 20 times 49 numbers for each picture, and how many does the next layer expect?'),
-             (['raises', 'raises', 'same', 'same', 'other'], 'in `eval` batch normalisation still subtracts and divides, by what it has remembered'),
-             (['raises', 'raises', 'other', 'same', 'same'], 'something of what the first linear layer returns is below zero')]
-    options = {'a': 'it makes the head faster, because fewer activations are computed', 'b': 'it acts only in training, where it makes learning by heart harder',
-               'c': 'it acts only in use, where it removes what is uncertain', 'd': 'it sets the weights to zero that training has made too large'}
+    wrong = [(['raises', 'raises', 'other', 'other', 'other'], 'in `eval`, one of these layers does nothing at all'),
+             (['other', 'other', 'other', 'same', 'other'], 'the next layer requires the shape that it was made for, and pooling and flattening make that shape'),
+             (['raises', 'other', 'other', 'same', 'other'], 'without `Flatten`, the batch keeps two axes of length 1, and `BatchNorm1d` does not take four axes'),
+             (['other', 'raises', 'other', 'same', 'other'], 'without pooling, flattening gives 20 times 49 numbers for each image, and how many does the next layer expect?'),
+             (['raises', 'raises', 'same', 'same', 'other'], 'in `eval`, batch normalization still subtracts and divides, by the statistics that it has stored'),
+             (['raises', 'raises', 'other', 'same', 'same'], 'some of the outputs of the first linear layer are negative')]
+    options = {'a': 'It makes the head faster, because fewer activations are computed',
+               'b': 'It acts only in training, where it makes memorizing harder',
+               'c': 'It acts only in `eval`, where it removes uncertain activations',
+               'd': 'It sets the weights to zero that training has made too large'}
     right = 'b'
-    mistakes = {'a': 'what is dropped is computed first, nothing is saved', 'c': 'your list says that it does nothing in `eval`, and `eval` is how a model is used', 'd': 'dropout touches activations, not weights, and those at random: to pull at large weights is the task of weight decay'}
-    hints = ['First the shapes: which layers change the shape, and does the layer after them accept any other?', 'Then the numbers: in `eval` one kind of layer hands on what it gets.', '`BatchNorm1d` takes (bs, features) or (bs, features, length), but no four dimensions.']
-    why = 'Who knows what breaks without a layer knows what the layer is for.'
-    explanation = 'Pooling and flattening make the 40 numbers per picture that the next layer was made for. Normalising and `ReLU` change numbers, not shapes. Dropout works in training only: in `eval` the head is the same without it.'
+    mistakes = {'a': 'dropped activations are computed first, so nothing is saved',
+                'c': 'your list says that it does nothing in `eval`',
+                'd': 'dropout affects activations, not weights, and at random; weight decay keeps weights small'}
+    accepts = [('Raises', 'raises', 'Other', 'same', 'other'), ['raise', 'raised', 'other', 'Same.', 'others']]
+    refuses = [['raises', 'raises', 'other', 'same', 'raises'], ['same', 'raises', 'other', 'same', 'other'], ['raises', 'same', 'other', 'same', 'other'], ['raises', 'raises', 'raises', 'same', 'other']]
+    section = 'A head, layer by layer'
+    hints = ['First the shapes: which layers change the shape, and does the next layer accept another one?',
+             'Then the numbers: in `eval`, one kind of layer returns its input.',
+             '`BatchNorm1d` takes (bs, features) or (bs, features, length), but not four axes.']
+    why = 'If you know what fails without a layer, you know what the layer is for.'
+    explanation = 'Pooling and flattening make the 40 numbers per image that the next layer requires. Normalization and `ReLU` change numbers, not shapes. Dropout acts in training only: in `eval` the head is the same without it.'
 
 # %% ../../nbs/checks/15_arch_details.ipynb #0000000c
-@exercise('15.7', 'Ordering a head', 'write it')
+@exercise('15.7', 'Arguments for a head', 'write it')
 class head_order:
-    """`vision_learner(dls, resnet18, **order)` hands on to `create_head` whatever concerns the head. Write a function that returns such an `order`: the head is to have `n_hidden` hidden layers, all of them `width` wide, dropout `p` before the last linear layer, and half as much before each of the others. (Afterwards, try some orders on your pets.)"""
+    """`vision_learner(dls, resnet18, **kwargs)` passes the arguments for the head on to `create_head`. Write a function that returns such arguments. The head should have `n_hidden` hidden layers of width `width`, dropout `p` before the last linear layer, and half of that before each of the others. (Afterwards, try it on your pets.)"""
     def solution(n_hidden, width, p):
         "A dictionary of arguments for `vision_learner`."
         return dict(lin_ftrs=[width]*n_hidden, ps=p)
@@ -218,67 +285,96 @@ class head_order:
             except TypeError as e: return f'create_head does not accept this: {str(e).split("create_head() ")[-1]}'
             except Exception as e: return f'create_head does not accept this: {str(e)[:150]}'
         n_got, n_want = ([o for o in head if isinstance(o, nn.Linear)] for head in heads)
-        if len(n_got) != len(n_want): return f'the head then has {len(n_got)} linear layers, and it was to have another number of them'
-        if [o.weight.shape for o in n_got] != [o.weight.shape for o in n_want]: return 'the linear layers of the head do not have the sizes that were ordered'
+        if len(n_got) != len(n_want): return f'the head then has {len(n_got)} linear layers, which is not the right number'
+        if [o.weight.shape for o in n_got] != [o.weight.shape for o in n_want]: return 'the linear layers of the head do not have the right sizes'
         if [round(o.p, 6) for o in heads[0] if isinstance(o, nn.Dropout)] != [round(o.p, 6) for o in heads[1] if isinstance(o, nn.Dropout)]: return 'the sizes are right, but not the dropout'
-        if str(heads[0]) != str(heads[1]): return 'sizes and dropout are right, but something else in the head has changed, too'
-    wrong = [(lambda n_hidden, width, p: dict(lin_ftrs=[width]*(n_hidden + 1), ps=p), 'this makes one hidden layer too many: the last linear layer is not hidden, and `create_head` adds it by itself'),
-             (lambda n_hidden, width, p: dict(lin_ftrs=[width]*n_hidden), 'the sizes are right, but nothing is said about the dropout'),
+        if str(heads[0]) != str(heads[1]): return 'sizes and dropout are right, but something else in the head has changed as well'
+    wrong = [(lambda n_hidden, width, p: dict(lin_ftrs=[width]*(n_hidden + 1), ps=p), 'this makes one hidden layer too many: `create_head` adds the last linear layer by itself'),
+             (lambda n_hidden, width, p: dict(lin_ftrs=[width]*n_hidden), 'the sizes are right, but the dropout is missing'),
              (lambda n_hidden, width, p: dict(lin_ftrs=[width]*n_hidden, ps=[p]*(n_hidden + 1)), 'this makes every dropout as strong as the last one'),
-             (lambda n_hidden, width, p: dict(lin_ftrs=[width]*n_hidden, ps=p/2), 'a single number for `ps` is already the rate before the last layer; what the others get is halved for you'),
-             (lambda n_hidden, width, p: dict(ps=p), 'nothing is said about the hidden layers'),
-             (lambda n_hidden, width, p: dict(lin_ftrs=[width]*n_hidden, ps=[p] + [p/2]*n_hidden), 'the strongest dropout is to be the last one, not the first')]
-    hints = ['Which argument of `create_head` holds the sizes of the layers between? It is a list.', '`[width]*n_hidden` is a list of `n_hidden` times the same.', 'The dropout is `ps`; one number means: before the last layer, and half of it before the others.']
-    why = 'One call changes the head, so trying ten of them is cheap.'
-    explanation = '`lin_ftrs` are the sizes of the layers between, and a single `ps` is the dropout before the last one. A list with a rate for each linear layer does the same: `[p/2]*n_hidden + [p]`.'
+             (lambda n_hidden, width, p: dict(lin_ftrs=[width]*n_hidden, ps=p/2), 'a single number for `ps` is the probability before the last layer, and `create_head` halves it for the others'),
+             (lambda n_hidden, width, p: dict(ps=p), 'the hidden layers are missing'),
+             (lambda n_hidden, width, p: dict(lin_ftrs=[width]*n_hidden, ps=[p] + [p/2]*n_hidden), 'the strongest dropout should be the last one, not the first')]
+    accepts = [lambda n, width, p: {'ps': [p/2]*n + [p], 'lin_ftrs': [width for _ in range(n)]}, lambda n_hidden, width, p: {'lin_ftrs': n_hidden*[width], 'ps': p}, lambda n, width, p: dict(lin_ftrs=[width]*n, ps=p, bn_final=False)]
+    refuses = [lambda n, w, p: dict(lin_ftrs=[w]*(n - 1) if n else [], ps=p), lambda n, w, p: dict(lin_ftrs=[n]*w, ps=p), lambda n, w, p: dict(lin_ftrs=[w]*n, ps=p, bn_final=True), lambda n, w, p: dict(lin_ftrs=[w]*n, ps=[p/2]*(n + 1)), lambda n, w, p: ([w]*n, p), lambda n, w, p: dict(hidden=[w]*n, ps=p)]
+    section = 'A head, layer by layer'
+    hints = ['Which argument of `create_head` holds the sizes of the hidden layers? It is a list.',
+             '`[width]*n_hidden` is a list of `n_hidden` equal numbers.',
+             'The dropout is `ps`; a single number is for the last linear layer, and the others get half of it.']
+    why = 'One call changes the head, so it is cheap to try ten of them.'
+    explanation = '`lin_ftrs` are the sizes of the hidden layers, and a single `ps` is the dropout before the last linear layer. A list with one probability for each linear layer does the same: `[p/2]*n_hidden + [p]`.'
 
 # %% ../../nbs/checks/15_arch_details.ipynb #0000000d
 @exercise('15.8', 'Two numbers for each channel', 'predict')
 class pooled_twice:
-    """A grid of 3 by 3 places has three channels. In the first, *eye*, one corner is 9 and all the rest is 0. In the second, *fur*, every place is 2. In the third one place is -10 and all the rest is -1. What does `AdaptiveConcatPool2d()` make of it, read from the first number to the last?"""
+    """A grid of 3 × 3 positions has three channels. In the first, *eye*, one corner is 9 and all other values are 0. In the second, *fur*, all values are 2. In the third, one value is -10 and all others are -1. What does `AdaptiveConcatPool2d()` return for this grid, from the first number to the last?"""
     form = 'a list of numbers'
     def experiment():
         grid = torch.stack([torch.zeros(3, 3), torch.full((3, 3), 2.), torch.full((3, 3), -1.)])
         grid[0, 0, 0], grid[2, 1, 1] = 9., -10.
         return AdaptiveConcatPool2d()(grid[None]).flatten().tolist()
-    wrong = [([9, 1, 2, 2, -1, -2], 'the numbers are right, but one kind of pooling comes for all channels, and then the other one'),
+    wrong = [([9, 1, 2, 2, -1, -2], 'the numbers are right, but one kind of pooling comes for all channels first, and then the other'),
              ([1, 2, -2, 9, 2, -1], 'the numbers are right, but the other kind of pooling comes first'),
-             ([9, 2, -1], 'this is one of its two halves'), ([1, 2, -2], 'this is one of its two halves'),
-             ([9, 2, -10, 1, 2, -2], 'a maximum is not the number that is furthest from 0'),
-             ([9, 2, -1, 9, 18, -18], 'one half is right; the other one is not a sum')]
-    hints = ['The layer computes two things of each channel and concatenates them: *concat*.', 'They are the maximum and the mean over the nine places.', 'First all the maxima, then all the means.']
-    why = 'What fills little of a picture shows in the maximum, what fills much of it in the mean; the head is told both.'
-    explanation = 'Maximum first, then mean: the eye is 9 in one and only 1 in the other, the fur 2 in both. Three channels become six numbers, whatever the size of the grid.'
+             ([9, 2, -1], 'this is one half of the result'), ([1, 2, -2], 'this is one half of the result'),
+             ([9, 2, -10, 1, 2, -2], 'a maximum is not the number that is farthest from 0'),
+             ([9, 2, -1, 9, 18, -18], 'one half is right; the other half is not a sum')]
+    accepts = [(9, 2, -1, 1, 2, -2), torch.tensor([9., 2., -1., 1., 2., -2.]), np.array([9, 2, -1, 1, 2, -2])]
+    refuses = [[9, 2, -1, 1, 2, -1], [9, 2, -1, 1, 2, -1.9], [9, 2, -10, 1, 2, -2], [9, 2, -1, 0, 2, -2], [9, 2, -1, 1, 2, 2]]
+    section = 'A head, layer by layer'
+    hints = ['The layer computes two numbers for each channel and concatenates them: *concat*.',
+             'They are the maximum and the mean over the nine positions.',
+             'First all maxima, then all means.']
+    why = 'A feature in a small part of an image shows in the maximum, and a feature in most of it shows in the mean. The head gets both.'
+    explanation = 'Maximum first, then mean: the eye is 9 in one and only 1 in the other, and the fur is 2 in both. Three channels become six numbers, whatever the size of the grid.'
 
 # %% ../../nbs/checks/15_arch_details.ipynb #0000000f
 @exercise('15.9', 'Enlarging by repeating', 'write it')
 class enlarge_nearest:
-    """Write nearest neighbour interpolation, without `F.interpolate` and `nn.Upsample` if you can: every activation becomes a square of `scale` by `scale` equal ones. Then say what a network that enlarges its activations in this way should do next."""
+    """1. Write nearest-neighbor interpolation, without `F.interpolate` and `nn.Upsample`. Every activation becomes a square of `scale` × `scale` equal ones.
+    2. Choose what a network that enlarges its activations like this should do next."""
     def solution(x, scale):
-        "`x`, of shape (bs, c, h, w), enlarged to (bs, c, h*scale, w*scale); `scale` is a whole number."
+        "`x`, of shape (bs, c, h, w), enlarged to (bs, c, h*scale, w*scale); `scale` is an integer, at least 1."
         return x.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
     def cases(r):
         yield torch.randn(1, 1, 2, 2), 2
         yield torch.randn(2, 3, r.randint(1, 5), r.randint(2, 6)), r.randint(2, 4)
         yield torch.randn(1, 2, 1, 3), 1
         yield torch.randn(3, 1, 4, 2), 3
-    wrong = [(lambda x, scale: x.repeat(1, 1, scale, scale), 'the shape is right, but whole pictures stand beside one another like tiles'),
+    wrong = [(lambda x, scale: x.repeat(1, 1, scale, scale), 'the shape is right, but copies of the whole grid are placed beside one another like tiles'),
              (lambda x, scale: x.repeat_interleave(scale, dim=2), 'only the rows are repeated, not the columns'),
              (lambda x, scale: x.repeat_interleave(scale, dim=3), 'only the columns are repeated, not the rows'),
              (lambda x, scale: x.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2), 'channels and rows are repeated, and it should be rows and columns'),
-             (lambda x, scale: F.interpolate(x, scale_factor=scale, mode='bilinear'), 'this blends neighbours into one another; here every new activation is a copy of an old one')]
-    options = {'a': 'round the activations, because interpolation has made fractions of them', 'b': 'train the interpolation itself with a higher learning rate than the rest',
-               'c': 'go on with a pooling layer, which averages away the hard edges of the squares', 'd': 'go on with a convolution, which can learn what to make of the larger grid'}
+             (lambda x, scale: F.interpolate(x, scale_factor=scale, mode='bilinear'), 'this blends neighbors; here every new activation is a copy of an old one')]
+    options = {'a': 'Round the activations, because interpolation has produced fractions',
+               'b': 'Train the interpolation itself, with a higher learning rate',
+               'c': 'Apply pooling, which averages away the hard edges of the squares',
+               'd': 'Apply a convolution, which can learn to use the larger grid'}
     right = 'd'
-    mistakes = {'a': 'copies are no fractions', 'b': 'there is nothing in it to train: it has no weights', 'c': 'pooling would undo what has just been done: it makes the grid smaller again'}
-    hints = ['There are two dimensions to enlarge, one after the other.', '`torch.repeat_interleave` repeats each entry along one dimension; `repeat` repeats the whole.', 'In (bs, c, h, w) height and width are dimensions 2 and 3.']
-    why = 'The simplest way up has no weights, and so no checkerboard; the convolution after it does the learning.'
-    explanation = 'Each row is repeated, then each column. Interpolation learns nothing by itself, therefore a convolution follows it, as in `nn.Upsample` and `nn.Conv2d` one after the other.'
+    mistakes = {'a': 'copies are not fractions',
+                'b': 'there is nothing in it to train: it has no weights',
+                'c': 'pooling would undo the enlargement: it makes the grid smaller again'}
+    def by_index(x, scale):
+        rows, cols = [torch.arange(n*scale)//scale for n in x.shape[2:]]
+        return x[:, :, rows][..., cols]
+    def by_view(x, scale):
+        bs, c, h, w = x.shape
+        return x[:, :, :, None, :, None].expand(bs, c, h, scale, w, scale).reshape(bs, c, h*scale, w*scale)
+    accepts = [by_index, by_view, lambda x, scale: torch.kron(x, torch.ones(scale, scale))]
+    refuses = [lambda x, scale: F.interpolate(x, scale_factor=scale), lambda x, scale: nn.Upsample(scale_factor=scale)(x), lambda x, scale: x.repeat_interleave(scale, dim=3).repeat(1, 1, scale, 1), lambda x, scale: x.repeat_interleave(scale + 1, dim=2).repeat_interleave(scale + 1, dim=3), lambda x, scale: x.repeat_interleave(scale, 2).repeat_interleave(scale, 3)/scale if scale > 1 else x]
+    forbidden = ('interpolate', 'Upsample', 'UpsamplingNearest2d', 'upsample', 'upsample_nearest', 'upsample_nearest2d')
+    instead = 'repeat the entries along two axes'
+    section = 'The way up'
+    hints = ['There are two axes to enlarge, one after the other.',
+             '`torch.repeat_interleave` repeats each entry along one axis; `repeat` repeats the whole tensor.',
+             'In (bs, c, h, w), height and width are axes 2 and 3.']
+    why = 'This upsampling has no weights and makes no checkerboard; the convolution after it does the learning.'
+    explanation = 'Repeat each row, then each column. Interpolation learns nothing by itself, so a convolution follows it, as in `nn.Upsample` and `nn.Conv2d` one after the other.'
 
 # %% ../../nbs/checks/15_arch_details.ipynb #00000010
 @exercise('15.10', 'A convolution that enlarges', 'write it')
 class spread_out:
-    """Write a transposed convolution in one dimension, without padding: each activation is multiplied by all the weights and laid down, each time `stride` places further to the right; where they overlap, they are added. Then give its other name."""
+    """1. Write a transposed convolution in one dimension, without padding and without PyTorch's own convolutions. Each activation is multiplied by all the weights, and the products are added to the output, starting `stride` positions further to the right for each activation.
+    2. Choose its other name."""
     def solution(x, w, stride):
         "`x` of shape (n,), weights `w` of shape (ks,): (n - 1)*stride + ks numbers."
         out = x.new_zeros((len(x) - 1)*stride + len(w))
@@ -290,45 +386,77 @@ class spread_out:
         yield torch.randn(r.randint(2, 7)), torch.randn(r.randint(1, 5)), r.randint(1, 3)
         yield torch.randn(4), torch.randn(2), 3
         yield torch.randn(5), torch.randn(3), 1
-    wrong = [(lambda x, w, stride: F.conv_transpose1d(x[None], w.flip(0)[None, None], stride=stride)[0], 'the weights lie the wrong way round'),
-             (lambda x, w, stride: F.conv_transpose1d(x[None], w[None, None], stride=1)[0], 'every activation moves by one place only, whatever the stride'),
-             (lambda x, w, stride: F.conv1d(F.pad(x, (len(w) - 1, len(w) - 1))[None], w[None, None], stride=stride)[0], 'this is an ordinary convolution, which moves over `x` by `stride`: it makes the row shorter, and not longer'),
-             (lambda x, w, stride: torch.cat([o*w for o in x]), 'the pieces are laid end to end; they are to begin `stride` places apart and may overlap'),
-             (lambda x, w, stride: F.conv_transpose1d(x[None], w[None, None], stride=stride)[0][:len(x)*stride], 'what sticks out at the end is cut off')]
-    options = {'a': 'dilated convolution', 'b': 'depthwise convolution', 'c': 'half-strided convolution', 'd': 'pointwise convolution'}
+    wrong = [(lambda x, w, stride: F.conv_transpose1d(x[None], w.flip(0)[None, None], stride=stride)[0], 'the weights are in reverse order'),
+             (lambda x, w, stride: F.conv_transpose1d(x[None], w[None, None], stride=1)[0], 'every activation moves by one position only, whatever the stride'),
+             (lambda x, w, stride: F.conv1d(F.pad(x, (len(w) - 1, len(w) - 1))[None], w[None, None], stride=stride)[0], 'this is an ordinary convolution, which moves over `x` by `stride`: it makes the output shorter, not longer'),
+             (lambda x, w, stride: torch.cat([o*w for o in x]), 'the pieces are concatenated; they should start `stride` positions apart and may overlap'),
+             (lambda x, w, stride: F.conv_transpose1d(x[None], w[None, None], stride=stride)[0][:len(x)*stride], 'the end of the output is cut off')]
+    options = {'a': 'dilated convolution',
+               'b': 'depthwise convolution',
+               'c': 'half-strided convolution',
+               'd': 'pointwise convolution'}
     right = 'c'
-    mistakes = {'a': 'a dilated convolution spreads its weights, so as to see further; it does not make the grid larger', 'b': 'depthwise means that each channel has weights of its own and is not mixed with others',
-                'd': 'pointwise means weights of 1 by 1, which see no neighbours at all'}
-    hints = ['Begin with a row of zeros that is long enough: the last activation lies at place `(len(x) - 1)*stride` and needs `len(w)` places.', 'Go through the activations; each adds `o*w` to its own stretch of the row.',
-             'Seen from the small grid, how far does it move from one place of the large grid to the next, if the stride is 2?']
-    why = 'Where stretches overlap, more is added up: that is where the checkerboard comes from.'
-    explanation = 'Each activation spreads over as many places as there are weights. One can also put zeros between the activations and convolve as usual, moving by half a place (stride 2) as seen from the small grid: hence half-strided, or fractionally strided.'
+    mistakes = {'a': 'a dilated convolution spreads its weights to see further; it does not make the grid larger',
+                'b': 'depthwise means that each channel has weights of its own and is not mixed with others',
+                'd': 'pointwise means weights of 1 × 1, which see no neighbors at all'}
+    def in_loops(x, w, stride):
+        out = torch.zeros((len(x) - 1)*stride + len(w))
+        for i in range(len(x)):
+            for j in range(len(w)): out[i*stride + j] += x[i]*w[j]
+        return out
+    def with_index_add(x, w, stride):
+        places = torch.arange(len(x))[:, None]*stride + torch.arange(len(w))
+        return torch.zeros((len(x) - 1)*stride + len(w)).index_add(0, places.flatten(), (x[:, None]*w).flatten())
+    accepts = [in_loops, with_index_add]
+    refuses = [lambda x, w, stride: F.conv_transpose1d(x[None, None], w[None, None], stride=stride)[0, 0], lambda x, w, stride, f=in_loops: f(x, w, stride)[len(w) - 1:] if len(w) > 1 else f(x, w, stride)[1:], lambda x, w, stride, f=in_loops: f(x, w, stride + 1), lambda x, w, stride, f=in_loops: f(w, x, stride), lambda x, w, stride, f=in_loops: f(x.flip(0), w, stride), lambda x, w, stride, f=in_loops: f(x, w, stride).tolist()]
+    forbidden = ('conv_transpose1d', 'conv_transpose2d', 'ConvTranspose1d', 'ConvTranspose2d', 'conv1d', 'conv2d', 'Conv1d', 'Conv2d', 'fold', 'convolve')
+    instead = 'add `o*w` to a stretch of the output for each activation'
+    section = 'The way up'
+    hints = ['Start with zeros of the right length: the last activation starts at position `(len(x) - 1)*stride` and needs `len(w)` positions.',
+             'Go through the activations; each adds `o*w` to its own stretch of the output.',
+             'Seen from the small grid, how far does it move from one position of the large grid to the next, if the stride is 2?']
+    why = 'Where stretches overlap, more is added. This is the reason for checkerboard artifacts.'
+    explanation = 'Each activation spreads over as many positions as there are weights. You can also put zeros between the activations and convolve as usual. With a stride of 2, this moves by half a position as seen from the small grid, hence half-strided, or fractionally strided.'
 
 # %% ../../nbs/checks/15_arch_details.ipynb #00000011
-@exercise('15.11', 'A ConvLayer that grows', 'predict')
+@exercise('15.11', 'A ConvLayer that enlarges', 'predict')
 class grown_shapes:
-    """A picture of shape (1, 3, 24, 32) goes through four layers, each directly: `ConvLayer(3, 8, ks=3, stride=2, transpose=True)`, `ConvLayer(3, 8, ks=2, stride=2, transpose=True)`, `ConvLayer(3, 8, ks=4, stride=2, padding=1, transpose=True)`, and, to compare, `ConvLayer(3, 8, ks=3, stride=2)`. Which shapes come out?"""
-    form = 'a list of four tuples, each of four whole numbers'
+    """An image of shape (1, 3, 24, 32) goes through each of four layers. Predict the shape of each output:
+
+    1. `ConvLayer(3, 8, ks=3, stride=2, transpose=True)`
+    2. `ConvLayer(3, 8, ks=2, stride=2, transpose=True)`
+    3. `ConvLayer(3, 8, ks=4, stride=2, padding=1, transpose=True)`
+    4. `ConvLayer(3, 8, ks=3, stride=2)`, for comparison"""
+    form = 'a list of four tuples of four integers each'
     def experiment():
         layers = [ConvLayer(3, 8, ks=3, stride=2, transpose=True), ConvLayer(3, 8, ks=2, stride=2, transpose=True),
                   ConvLayer(3, 8, ks=4, stride=2, padding=1, transpose=True), ConvLayer(3, 8, ks=3, stride=2)]
         return [tuple(layer(torch.zeros(1, 3, 24, 32)).shape) for layer in layers]
-    wrong = [([(1, 8, 48, 64), (1, 8, 48, 64), (1, 8, 48, 64), (1, 8, 12, 16)], 'for one of the kernel sizes the last square of weights sticks out'),
-             ([(1, 8, 49, 65), (1, 8, 48, 64), (1, 8, 50, 66), (1, 8, 12, 16)], 'padding in a transposed convolution takes away at the edges, on both sides'),
+    wrong = [([(1, 8, 48, 64), (1, 8, 48, 64), (1, 8, 48, 64), (1, 8, 12, 16)], 'for one of the kernel sizes, the last window extends beyond twice the size'),
+             ([(1, 8, 49, 65), (1, 8, 48, 64), (1, 8, 50, 66), (1, 8, 12, 16)], 'padding in a transposed convolution removes positions at the edges, on both sides'),
              ([(1, 3, 49, 65), (1, 3, 48, 64), (1, 3, 48, 64), (1, 3, 12, 16)], 'height and width are right, but the number of channels changes'),
              ([(1, 8, 12, 16), (1, 8, 12, 16), (1, 8, 12, 16), (1, 8, 12, 16)], 'a transposed convolution with stride 2 enlarges'),
-             ([(1, 8, 47, 63), (1, 8, 48, 64), (1, 8, 48, 64), (1, 8, 12, 16)], 'nothing is padded by default, so nothing is missing at the edges: the last square of weights sticks out'),
-             ([(1, 8, 51, 67), (1, 8, 50, 66), (1, 8, 52, 68), (1, 8, 12, 16)], 'the first activation begins at 0, so the last of n begins at (n - 1) times the stride, not at n times'),
+             ([(1, 8, 47, 63), (1, 8, 48, 64), (1, 8, 48, 64), (1, 8, 12, 16)], 'the default padding is 0, so nothing is removed at the edges'),
+             ([(1, 8, 51, 67), (1, 8, 50, 66), (1, 8, 52, 68), (1, 8, 12, 16)], 'the first activation starts at 0, so the last of n starts at (n - 1) times the stride'),
              ([(1, 8, 49, 65), (1, 8, 48, 64), (1, 8, 48, 64), (1, 8, 11, 15)], 'the three that enlarge are right; `ConvLayer` pads an ordinary convolution so that stride 2 halves exactly')]
-    hints = ['Count in one dimension: the last of 24 activations begins at place 23*2 and covers as many places as there are weights.', 'Size out = (n - 1)*stride + ks - 2*padding, and for `transpose=True` the padding is 0 unless you give one.',
+    accepts = [([1, 8, 49, 65], [1, 8, 48, 64], [1, 8, 48, 64], [1, 8, 12, 16]), [torch.Size((1, 8, 49, 65)), (1, 8, 48, 64), (1, 8, 48, 64), np.array([1, 8, 12, 16])]]
+    refuses = [[(1, 8, 49, 64), (1, 8, 48, 64), (1, 8, 48, 64), (1, 8, 12, 16)], [(1, 8, 50, 66), (1, 8, 48, 64), (1, 8, 48, 64), (1, 8, 12, 16)], [(1, 8, 49, 65), (1, 8, 48, 64), (1, 8, 48, 64), (1, 8, 12, 17)], [(1, 8, 65, 49), (1, 8, 64, 48), (1, 8, 64, 48), (1, 8, 16, 12)]]
+    section = 'The way up'
+    hints = ['Count in one dimension: the last of 24 activations starts at position 23*2 and covers as many positions as there are weights.',
+             'Output size = (n - 1)*stride + ks - 2*padding. With `transpose=True`, the padding is 0 unless you pass one.',
              'The ordinary `ConvLayer` pads by (ks - 1)//2.']
-    why = 'A U-Net joins what comes up with what was handed over, so sizes have to meet exactly.'
-    explanation = '(24 - 1)*2 + 3 = 49: the last square of weights sticks out by one. With 2 by 2 weights, or with 4 by 4 and padding 1, the size is doubled exactly. The ordinary layer halves it.'
+    why = 'A U-Net concatenates grids from both paths, so their sizes have to match exactly.'
+    explanation = '(24 - 1)*2 + 3 = 49: the last window extends beyond twice the size by one. With 2 × 2 weights, or with 4 × 4 and padding 1, the size doubles exactly. The ordinary layer halves it.'
 
 # %% ../../nbs/checks/15_arch_details.ipynb #00000012
 @exercise('15.12', 'A drawing of the U-Net', 'draw it')
 class unet_edges:
-    """Draw a U-Net that halves the picture `n` times, as the list of its arrows. The node `'down 4'` is what the body has made when the grid is 4 times smaller each way than the picture; `'up 4'` is what the way up has made at that size. The picture itself is `'down 1'`, and the answer for every pixel is `'up 1'`. At the bottom an arrow (the convolutions in the middle) leads from the last *down* to the first *up*, and everywhere else the U-Net hands over what its name is for."""
+    """Describe a U-Net that halves the image `n` times by the list of its arrows. The check draws it. There is a node for every size on both paths:
+
+    - `'down 4'` is the output of the body where the grid is 4 times smaller in each direction than the image; `'down 1'` is the image itself.
+    - `'up 4'` is the output of the upsampling path at that size; `'up 1'` is the prediction for every pixel.
+
+    An arrow is a pair (from, to). There are three kinds: down (each size to the next smaller one), up (each size to the next larger one), and across (from *down* to *up* of the same size). At the smallest size, the arrow across stands for the convolutions in the middle."""
     def solution(n):
         "All arrows of a U-Net with `n` halvings (n at least 1) as pairs (from, to), in any order; sizes are 1, 2, 4, … 2**n."
         sizes = [2**i for i in range(n + 1)]
@@ -341,7 +469,7 @@ class unet_edges:
         yield 2
         yield r.randint(3, 6)
     def compare(got, want):
-        if not isinstance(got, (list, tuple, set)): return f'a list of pairs was expected, and {type(got).__name__} came'
+        if as_list(got) is None and not isinstance(got, set): return f'a list of pairs was expected, and {type(got).__name__} came'
         pairs = len(got), len(want)
         try: got, want = [{(str(a), str(b)) for a, b in o} for o in (got, want)]
         except (TypeError, ValueError): return 'every arrow is a pair of two names, (from, to)'
@@ -350,17 +478,17 @@ class unet_edges:
         if want - got: return 'one arrow is missing' if len(want - got) == 1 else f'{len(want - got)} arrows are missing'
         if pairs[0] != pairs[1]: return 'an arrow is there twice'
     wrong = [(lambda n: [(f'down {2**i}', f'down {2**(i+1)}') for i in range(n)] + [(f'down {2**n}', f'up {2**n}')] + [(f'up {2**(i+1)}', f'up {2**i}') for i in range(n)],
-              'this goes down and up, but nothing is handed over: that was the point of the U-Net'),
+              'this goes down and up, but the skip connections are missing'),
              (lambda n: [(f'down {2**i}', f'down {2**(i+1)}') for i in range(n)] + [(f'down {2**i}', f'up {2**i}') for i in range(n)] + [(f'up {2**(i+1)}', f'up {2**i}') for i in range(n)],
-              'at the bottom the way up has nothing to begin with'),
+              'at the smallest size, the upsampling path has no input'),
              (lambda n: [(f'down {2**i}', f'down {2**(i+1)}') for i in range(n)] + [(f'down {2**i}', f'up {2**i}') for i in range(n + 1)] + [(f'up {2**i}', f'up {2**(i+1)}') for i in range(n)],
-              'the arrows on the right side point downwards'),
+              'the arrows on the upsampling path point downward'),
              (lambda n: [(f'down {2**i}', f'down {2**(i+1)}') for i in range(n)] + [(f'up {2**i}', f'down {2**i}') for i in range(n + 1)] + [(f'up {2**(i+1)}', f'up {2**i}') for i in range(n)],
-              'it is the way down that hands over to the way up, not the other way round'),
+              'the arrows across go from the body to the upsampling path, not the other way around'),
              (lambda n: [(f'down {2**i}', f'down {2**(i+1)}') for i in range(n)] + [(f'down {2**i}', f'up {2**(n-i)}') for i in range(n + 1)] + [(f'up {2**(i+1)}', f'up {2**i}') for i in range(n)],
-              'only grids of the same size can be laid side by side'),
+              'only grids of the same size can be concatenated'),
              (lambda n: [(f'down {i}', f'down {i+1}') for i in range(1, n + 1)] + [(f'down {i}', f'up {i}') for i in range(1, n + 2)] + [(f'up {i+1}', f'up {i}') for i in range(1, n + 1)],
-              'the sizes are doubled from one node to the next: 1, 2, 4, 8 …'),
+              'the sizes double from one node to the next: 1, 2, 4, 8 …'),
              (lambda n: 2*([(f'down {2**i}', f'down {2**(i+1)}') for i in range(n)] + [(f'down {2**i}', f'up {2**i}') for i in range(n + 1)] + [(f'up {2**(i+1)}', f'up {2**i}') for i in range(n)]), 'an arrow is there twice'),
              (lambda n: [(f'down {2**i}', f'down {2**(i+1)}') for i in range(n)] + [(f'down {2**i}', f'up {2**i}') for i in range(n + 1)] + [(f'down {2**n}', f'up {2**n}')] + [(f'up {2**(i+1)}', f'up {2**i}') for i in range(n)], 'an arrow is there twice')]
     def draw(answer):
@@ -374,14 +502,24 @@ class unet_edges:
             ax.annotate('', (x1, y1), (x0, y0), arrowprops=dict(arrowstyle='->', shrinkA=18, shrinkB=18, ls='--' if across and int(a.split()[1]) < 2**n else '-'))
         for node in {o for edge in answer(n) for o in edge}:
             ax.text(*place(node), node, ha='center', va='center', bbox=dict(boxstyle='round', fc='lightsteelblue' if node[0] == 'd' else 'wheat'))
-        ax.set(xlim=(-n - 2, n + 2), ylim=(-n - 1.6, -0.4), title=f'A U-Net with {n} halvings; dashed: what is handed over')
+        ax.set(xlim=(-n - 2, n + 2), ylim=(-n - 1.6, -0.4), title=f'A U-Net with {n} halvings; dashed: skip connections')
         ax.set_yticks([-i - 1 for i in range(n + 1)], [f'1/{2**i}' if i else '1' for i in range(n + 1)])
-        ax.set_ylabel('height and width, of the picture\'s')
+        ax.set_ylabel('height and width, relative to the image')
         ax.set_xticks([])
-    hints = ["There are `n` arrows down, from `'down 1'` to `f'down {2**n}'`, and `n` arrows up.", 'What got lost on the way down is handed over wherever the way up reaches the same size.',
-             'So there is an arrow from *down* to *up* for every size; the one at the bottom is the middle.']
-    why = 'The way down knows where things are, the bottom knows what they are; a pixel needs both.'
-    explanation = 'Down, across, up. Every size has an arrow across: at the bottom through the convolutions in the middle, everywhere else as a skip connection, at the top with the picture itself.'
+    def in_a_loop(n):
+        arrows = L()
+        for i in range(n):
+            small, large = 2**(i + 1), 2**i
+            arrows += [(f'down {large}', f'down {small}'), (f'up {small}', f'up {large}'), (f'down {large}', f'up {large}')]
+        return arrows + [(f'down {2**n}', f'up {2**n}')]
+    accepts = [in_a_loop, lambda n, f=in_a_loop: set(f(n)), lambda n, f=in_a_loop: [list(o) for o in f(n)][::-1], lambda n, f=in_a_loop: np.array(list(f(n)))]
+    refuses = [lambda n, f=in_a_loop: list(f(n))[1:], lambda n, f=in_a_loop: [(b, a) for a,b in f(n)], lambda n, f=in_a_loop: list(f(n + 1)), lambda n, f=in_a_loop: len(f(n)), lambda n, f=in_a_loop: [f'{a} {b}' for a,b in f(n)], lambda n, f=in_a_loop: list(f(n)) + [('down 1', 'up 2')]]
+    section = 'Skip connections'
+    hints = ["There are `n` arrows down, from `'down 1'` to `f'down {2**n}'`, and `n` arrows up.",
+             'The details that get lost on the way down are passed across at every size.',
+             'So there is an arrow from *down* to *up* for every size, `n + 1` in all.']
+    why = 'The early layers know where things are, and the deep layers know what they are. A prediction for each pixel needs both.'
+    explanation = 'Down, across, up. Every size has an arrow across: at the smallest size through the convolutions in the middle, everywhere else as a skip connection, and at size 1 from the image itself.'
 
 # %% ../../nbs/checks/15_arch_details.ipynb #00000014
 def _read(reader, x, bptt, carry=True, drop_rest=False):
@@ -399,7 +537,10 @@ def _pool(out): return torch.cat([out[:, -1], out.amax(1), out.mean(1)], 1)
 # %% ../../nbs/checks/15_arch_details.ipynb #00000015
 @exercise('15.13', 'A text, read in pieces', 'write it')
 class features_in_pieces:
-    """A classifier reads a text in pieces of at most `bptt` words, and yet has to judge the whole of it. Write the part that does this. `out, state = reader(piece, state)` reads a piece of shape (bs, words, features) with what is remembered from before (`None` in the beginning); `out` has the shape (bs, words, n). It refuses pieces that are too long. Pool what came out over the whole text: the last output, the maximum, the mean. Then say what this way of reading is good for."""
+    """A text classifier reads a long text in pieces of at most `bptt` words, so that training does not need memory for all of it at once. A recurrent network remembers what it has read in a *state*: `out, state = reader(piece, state)` reads a piece of shape (bs, words, features) and takes the state from before it, which is `None` for the first piece. `out` has the shape (bs, words, n), an output for each word. The reader refuses pieces that are too long. To classify the text, the outputs of all words are pooled: the last output, the maximum over all words, and the mean over all words, concatenated in this order.
+
+    1. Write a function that reads the text in pieces and pools the outputs.
+    2. Choose what this way of reading is good for. It is called *backpropagation through time for text classification*: gradients flow back through the last pieces only."""
     def solution(reader, x, bptt):
         "From `x`, texts of shape (bs, words, features), to (bs, 3*n): last output, maximum and mean over all words; the last piece may be shorter."
         state, outs = None, []
@@ -417,27 +558,54 @@ class features_in_pieces:
                 if x.shape[1] > self.most: raise ValueError(f'a piece of {x.shape[1]} words is too long: {self.most} at most')
                 with torch.no_grad(): return self.rnn(x, state)
         for bs, words, n, bptt in ((2, 10, 3, 4), (r.randint(1, 3), r.randint(5, 9), 4, 2), (2, 3, 1, 5)): yield Reader(n, bptt), torch.randn(bs, words, 2), bptt
-    wrong = [(lambda reader, x, bptt: _pool(torch.cat(_read(reader, x, bptt, carry=False), 1)), 'at each piece everything before it is forgotten'),
-             (lambda reader, x, bptt: _pool(_read(reader, x, bptt)[-1]), 'only the last piece is pooled: maximum and mean are to be those of the whole text'),
-             (lambda reader, x, bptt: _pool(torch.cat(_read(reader, x, bptt, drop_rest=True), 1)), 'the last piece is left out where it is shorter than the others'),
-             (lambda reader, x, bptt: torch.stack([_pool(o) for o in _read(reader, x, bptt)]).mean(0), 'the text is pooled piece by piece, and then the mean is taken: all words belong to one text'),
+    wrong = [(lambda reader, x, bptt: _pool(torch.cat(_read(reader, x, bptt, carry=False), 1)), 'the state is lost at each piece'),
+             (lambda reader, x, bptt: _pool(_read(reader, x, bptt)[-1]), 'only the last piece is pooled: maximum and mean should be over the whole text'),
+             (lambda reader, x, bptt: _pool(torch.cat(_read(reader, x, bptt, drop_rest=True), 1)), 'the last piece is skipped if it is shorter than the others'),
+             (lambda reader, x, bptt: torch.stack([_pool(o) for o in _read(reader, x, bptt)]).mean(0), 'each piece is pooled by itself, and then the mean is taken: pool over all words of the text'),
              (lambda reader, x, bptt: (lambda out: torch.cat([out[:, -1], out.mean(1), out.amax(1)], 1))(torch.cat(_read(reader, x, bptt), 1)), 'the three are right, but not their order: last, maximum, mean'),
              (lambda reader, x, bptt: (lambda out: torch.cat([out[:, 0], out.amax(1), out.mean(1)], 1))(torch.cat(_read(reader, x, bptt), 1)), 'this has the first output where the last one should be'),
-             (lambda reader, x, bptt: torch.cat(_read(reader, x, bptt), 1)[:, -1], 'the last output alone would have to hold all that was read; maximum and mean are missing')]
-    options = {'a': 'each piece gets a judgement of its own, and the majority of the pieces decides about the text', 'b': 'the pieces are read at the same time, by many cores, so that a long text takes no longer than a short one',
-               'c': 'a text of any length is judged as one, and gradients (and what they have to remember) are kept for its last pieces only', 'd': 'only the piece with the largest activations is learned from, because most of a text does not matter for its class'}
+             (lambda reader, x, bptt: torch.cat(_read(reader, x, bptt), 1)[:, -1], 'maximum and mean are missing')]
+    options = {'a': 'Each piece gets a prediction of its own, and the majority decides about the text',
+               'b': 'The pieces are read in parallel, so a long text takes no longer than a short one',
+               'c': 'A text of any length is classified as a whole, with limited memory',
+               'd': 'Only the piece with the largest activations is used for training'}
     right = 'c'
-    mistakes = {'a': 'there is one judgement, of what was pooled over all pieces', 'b': 'a piece cannot be read before the one in front of it: the state is handed on', 'd': 'the mean is there so that every word counts'}
-    hints = ['A loop over `range(0, x.shape[1], bptt)`, and a slice of the words in it.', 'The state that comes back goes into the next call.', 'Collect the outputs in a list; `torch.cat(outs, dim=1)` makes one text of them.', 'Dimension 1 is that of the words: `out[:, -1]`, `out.amax(1)`, `out.mean(1)`.']
-    why = 'The network reads on as if there were no pieces, but the memory that training needs does not grow with the text.'
-    explanation = 'The state goes from piece to piece, so that what was read is not forgotten; the outputs of all pieces are pooled together. This is backpropagation through time for text classification, BPT3C for short: gradients flow back through the last pieces only.'
+    mistakes = {'a': 'there is one prediction, from the pooled outputs of all pieces',
+                'b': 'a piece needs the state from the piece before it',
+                'd': 'the mean is there so that every word counts'}
+    def piece_by_piece(reader, x, bptt):
+        state, last, top, total = None, None, None, 0
+        for piece in x.split(bptt, dim=1):
+            out, state = reader(piece, state)
+            last, total = out[:, -1], total + out.sum(1)
+            top = out.amax(1) if top is None else torch.maximum(top, out.amax(1))
+        return torch.cat([last, top, total/x.shape[1]], dim=-1)
+    def while_left(reader, x, bptt):
+        outs, state, i = [], None, 0
+        while i < x.size(1):
+            o, state = reader(x[:, i:i+bptt, :], state)
+            outs += list(o.unbind(1)); i += bptt
+        outs = torch.stack(outs, 1)
+        return torch.cat((outs[:, -1, :], outs.max(dim=1).values, outs.mean(dim=1)), 1)
+    accepts = [piece_by_piece, while_left]
+    refuses = [lambda reader, x, bptt, f=piece_by_piece: f(reader, x.flip(1), bptt), lambda reader, x, bptt, f=piece_by_piece: f(reader, x[:, :bptt], bptt), lambda reader, x, bptt, f=piece_by_piece: f(reader, x, 1)[:, :-1], lambda reader, x, bptt: _pool(reader(x, None)[0]), lambda reader, x, bptt, f=piece_by_piece: f(reader, x, bptt).view(len(x), 3, -1)]
+    hints = ['A loop over `range(0, x.shape[1], bptt)`, and a slice of the words in it.',
+             'Pass the state that is returned to the next call.',
+             'Collect the outputs in a list; `torch.cat(outs, dim=1)` joins them along the words.',
+             'Axis 1 is that of the words: `out[:, -1]`, `out.amax(1)`, `out.mean(1)`.']
+    why = 'The network reads as if there were no pieces, but the memory for training does not grow with the text.'
+    explanation = 'The state goes from piece to piece, so nothing that was read is lost. The outputs of all pieces are pooled together. Only the last pieces keep what their gradients need.'
 
 # %% ../../nbs/checks/15_arch_details.ipynb #00000016
 @exercise('15.14', 'Texts of different lengths', 'write it')
-class pooled_without_filling:
-    """The texts of a batch are filled up to one length with `xxpad`, but what the network makes of the filling must not count. Write pooling that leaves it out: for each text the maximum and the mean of every feature, over its own words only. Then say why texts of similar length are put into one batch."""
+class pooled_without_padding:
+    """The texts of a batch are padded to the same length with the token `xxpad`. The outputs of the network at the padding must not count. `is_pad` says where the padding is, before or after a text.
+
+    1. Write a pooling that ignores the padding: for each text, the maximum and the mean of every feature, over its own words only.
+    2. Choose why texts of similar length are put into one batch."""
     def solution(out, is_pad):
-        "From `out`, (bs, words, n), to (bs, 2*n): maxima, then means. `is_pad`, (bs, words), is True at the filling, before or behind a text; each text has a word at least."
+        """From `out`, (bs, words, n), to (bs, 2*n): the maxima, then the means. `is_pad`, (bs, words), is True at the padding; each text has at least one word.
+        The outputs can be any numbers."""
         is_word = ~is_pad[:, :, None]
         maxima = out.masked_fill(~is_word, -torch.inf).amax(1)
         means = (out*is_word).sum(1)/is_word.sum(1)
@@ -451,28 +619,58 @@ class pooled_without_filling:
             is_pad[0, :-1] = True
             is_pad[0, -1] = False
             yield torch.randn(bs, words, n), is_pad
-            yield -1 - torch.rand(bs, words, n), is_pad # all of them below zero
+            yield -1 - torch.rand(bs, words, n), is_pad         # all of them negative
+            yield -100 - 100*torch.rand(bs, words, n), is_pad   # far below zero
         yield torch.randn(2, 3, 4), torch.zeros(2, 3, dtype=torch.bool)
-    wrong = [(lambda out, is_pad: torch.cat([out.amax(1), out.mean(1)], 1), 'the filling counts like words'),
-             (lambda out, is_pad: torch.cat([(out*~is_pad[:, :, None]).amax(1), (out*~is_pad[:, :, None]).sum(1)/(~is_pad).sum(1, keepdim=True)], 1), 'the means are right; but where all features of the words are below zero, the zeros put for the filling are the largest'),
-             (lambda out, is_pad: torch.cat([out.masked_fill(is_pad[:, :, None], -torch.inf).amax(1), (out*~is_pad[:, :, None]).mean(1)], 1), 'the maxima are right; the means are divided by the number of all places, filling included'),
-             (lambda out, is_pad: torch.cat([out.masked_fill(~is_pad[:, :, None], -torch.inf).amax(1), (out*is_pad[:, :, None]).sum(1)/is_pad.sum(1, keepdim=True)], 1), 'this pools the filling and leaves out the words'),
-             (lambda out, is_pad: torch.cat([(out*~is_pad[:, :, None]).amax(1), (out*~is_pad[:, :, None]).mean(1)], 1), 'zeros instead of the filling are not the same as leaving it out: they count in both'),
+    wrong = [(lambda out, is_pad: torch.cat([out.amax(1), out.mean(1)], 1), 'the padding counts like words'),
+             (lambda out, is_pad: torch.cat([(out*~is_pad[:, :, None]).amax(1), (out*~is_pad[:, :, None]).sum(1)/(~is_pad).sum(1, keepdim=True)], 1), 'the means are right; but if all outputs of the words are negative, the zeros at the padding are the largest'),
+             (lambda out, is_pad: torch.cat([out.masked_fill(is_pad[:, :, None], -torch.inf).amax(1), (out*~is_pad[:, :, None]).mean(1)], 1), 'the maxima are right; the means are divided by the number of all positions, including the padding'),
+             (lambda out, is_pad: torch.cat([out.masked_fill(~is_pad[:, :, None], -torch.inf).amax(1), (out*is_pad[:, :, None]).sum(1)/is_pad.sum(1, keepdim=True)], 1), 'this pools the padding and ignores the words'),
+             (lambda out, is_pad: torch.cat([(out*~is_pad[:, :, None]).amax(1), (out*~is_pad[:, :, None]).mean(1)], 1), 'zeros at the padding are not the same as ignoring it: they count in both'),
              (lambda out, is_pad: torch.cat([(out*~is_pad[:, :, None]).sum(1)/(~is_pad).sum(1, keepdim=True), out.masked_fill(is_pad[:, :, None], -torch.inf).amax(1)], 1), 'the maxima come first, then the means'),
-             (lambda out, is_pad: torch.cat([out.masked_fill(is_pad[:, :, None], -torch.inf).amax(1), (out*~is_pad[:, :, None]).sum(1)], 1), 'the maxima are right; the sums still have to be divided'),
-             (lambda out, is_pad: torch.cat([out.masked_fill(is_pad[:, :, None], -torch.inf).amax(1), (out*~is_pad[:, :, None]).sum(1)/(~is_pad).sum()], 1), 'each mean is to be divided by the number of words in its own text, not in the whole batch')]
-    options = {'a': 'there is little filling then, and so little is computed for nothing', 'b': 'their filling could not be told from words otherwise', 'c': 'otherwise the long ones would count more in the loss', 'd': 'otherwise the longest would have to be cut off to the length of the shortest'}
+             (lambda out, is_pad: torch.cat([out.masked_fill(is_pad[:, :, None], -torch.inf).amax(1), (out*~is_pad[:, :, None]).sum(1)], 1), 'the maxima are right; divide the sums as well'),
+             (lambda out, is_pad: torch.cat([out.masked_fill(is_pad[:, :, None], -torch.inf).amax(1), (out*~is_pad[:, :, None]).sum(1)/(~is_pad).sum()], 1), 'divide each mean by the number of words in its own text, not in the whole batch'),
+             (lambda out, is_pad: torch.cat([out.masked_fill(is_pad[:, :, None], -3.).amax(1), (out*~is_pad[:, :, None]).sum(1)/(~is_pad).sum(1, keepdim=True)], 1), 'the outputs can be any numbers, so a fixed number such as -3 can be the largest: use `-torch.inf`')]
+    options = {'a': 'There is little padding to compute',
+               'b': 'Their padding could not be told from words otherwise',
+               'c': 'Otherwise the long ones would count more in the loss',
+               'd': 'Otherwise the longest would have to be truncated to the shortest'}
     right = 'a'
-    mistakes = {'b': 'filling has a token of its own, `xxpad`', 'c': 'each text has one label, and counts once', 'd': 'nothing is cut off: the shorter ones are filled up'}
-    hints = ['`is_pad[:, :, None]` has the shape (bs, words, 1) and fits to `out`.', 'What must stand in the place of the filling so that it never is the maximum? Not 0: features may be below zero. `masked_fill` puts it there.', 'For the mean, zeros are right in the sum, and the number of words is `(~is_pad).sum(1)`.']
-    why = 'A text must get the same answer whatever other texts it happens to share a batch with.'
-    explanation = 'For the maximum the filling becomes minus infinity, for the sum it becomes 0, and the sum is divided by the number of words. Texts of similar length share a batch, and whole pieces of filling stand before a text, so that they need not be read at all.'
+    mistakes = {'b': 'padding has a token of its own, `xxpad`',
+                'c': 'each text has one label, and counts once',
+                'd': 'nothing is truncated: the shorter ones are padded'}
+    def text_by_text(out, is_pad):
+        own = [o[~p] for o,p in zip(out, is_pad)]
+        return torch.stack([torch.cat([o.max(0).values, o.mean(0)]) for o in own])
+    def with_where(out, is_pad):
+        pad = is_pad.unsqueeze(-1).expand_as(out)
+        top = torch.where(pad, torch.finfo(out.dtype).min, out).max(dim=1)[0]
+        return torch.cat((top, torch.where(pad, torch.nan, out).nanmean(1)), -1)
+    accepts = [text_by_text, with_where]
+    refuses = [lambda out, is_pad, f=text_by_text: f(out.abs(), is_pad), lambda out, is_pad, f=text_by_text: f(out, ~is_pad) if (~is_pad).any() and is_pad.any(1).all() else out.mean(1), lambda out, is_pad, f=text_by_text: f(out, is_pad).view(len(out), 2, -1), lambda out, is_pad, f=text_by_text: torch.cat([f(out, is_pad)[:, :out.shape[2]]]*2, 1), lambda out, is_pad, f=text_by_text: f(out.masked_fill(is_pad[:, :, None], 0.), torch.zeros_like(is_pad))]
+    hints = ['`is_pad[:, :, None]` has the shape (bs, words, 1) and broadcasts over `out`.',
+             'Which value at the padding can never be the maximum? Not 0, because outputs can be negative. `masked_fill` puts a value there.',
+             'For the mean, zeros are right in the sum, and the number of words is `(~is_pad).sum(1)`.']
+    why = 'The prediction for a text must not depend on the other texts in its batch.'
+    explanation = 'For the maximum, the padding becomes minus infinity. For the sum it becomes 0, and the sum is divided by the number of words. With texts of similar length in a batch, little is computed for padding.'
 
 # %% ../../nbs/checks/15_arch_details.ipynb #00000017
 @reads(shapes)
-@exercise('15.15', 'forward of a TabularModel, step by step', 'predict')
+@exercise('15.15', 'The forward pass of a TabularModel', 'predict')
 class tabular_shapes:
-    """`model = TabularModel([(10, 6), (4, 3), (17, 8)], n_cont=2, out_sz=2, layers=[200, 100])` gets a batch of 64 rows. Run each line of its `forward` by itself, or do it in your head, and write down the shapes: (1) `x_cat`; (2) what the embedding of the first column gives; (3) all embeddings side by side; (4) after `emb_drop`; (5) after `bn_cont`; (6) both joined; (7), (8), (9) after the three groups of `layers`."""
+    """A `TabularModel` predicts from a row of a table. A category is stored as an integer. An *embedding* is a table that has a row of numbers for each category of one column, and the model looks up the row of the given category. The looked-up rows of all columns are concatenated, dropout (`emb_drop`) is applied, the continuous columns go through batch normalization (`bn_cont`), and both are concatenated. Then come the groups of `layers`: two hidden ones and the output.
+
+    `model = TabularModel([(10, 6), (4, 3), (17, 8)], n_cont=2, out_sz=2, layers=[200, 100])` is made with `from fastbook_impl.tabular.model import TabularModel`. Each pair is the number of categories and the length of an embedding. It gets a batch of 64 rows: `x_cat` with the categories and `x_cont` with the continuous values. Predict the shapes:
+
+    1. `x_cat`
+    2. the embedding of the first column
+    3. all embeddings, concatenated
+    4. the output of `emb_drop`
+    5. the output of `bn_cont`
+    6. both, concatenated
+    7. the output of the first group of `layers`
+    8. the output of the second group
+    9. the output of the third group"""
     form = 'a list of nine tuples'
     def experiment():
         from fastbook_impl.tabular.model import TabularModel
@@ -484,26 +682,37 @@ class tabular_shapes:
         steps = [x_cat, looked_up[0], beside, words, numbers, torch.cat([words, numbers], 1)]
         for group in model.layers: steps.append(group(steps[-1]))
         return [tuple(o.shape) for o in steps]
-    wrong = [([(64, 3), (64, 10), (64, 31), (64, 31), (64, 2), (64, 33), (64, 200), (64, 100), (64, 2)], 'the first number of each pair says how many words there are; a word becomes as many numbers as the second says'),
-             ([(64, 3), (64, 6), (64, 17), (64, 17), (64, 2), (64, 17), (64, 200), (64, 100), (64, 2)], 'the continuous columns are joined to the embeddings, so that a row gets longer'),
-             ([(64, 3), (64, 6), (3, 64, 17), (3, 64, 17), (64, 2), (64, 19), (64, 200), (64, 100), (64, 2)], 'the embeddings of a row are laid side by side in it, no dimension is added'),
+    wrong = [([(64, 3), (64, 10), (64, 31), (64, 31), (64, 2), (64, 33), (64, 200), (64, 100), (64, 2)], 'the first number of each pair is the number of categories; a category becomes as many numbers as the second says'),
+             ([(64, 3), (64, 6), (64, 17), (64, 17), (64, 2), (64, 17), (64, 200), (64, 100), (64, 2)], 'the continuous columns are concatenated with the embeddings, so a row gets longer'),
+             ([(64, 3), (64, 6), (3, 64, 17), (3, 64, 17), (64, 2), (64, 19), (64, 200), (64, 100), (64, 2)], 'the embeddings of a row are concatenated; no axis is added'),
              ([(64, 5), (64, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 200), (64, 100), (64, 2)], '`x_cat` holds the categorical columns only'),
-             ([(64, 31), (64, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 200), (64, 100), (64, 2)], 'in `x_cat` each word is a single number: that of its row in the embedding'),
+             ([(64, 31), (64, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 200), (64, 100), (64, 2)], 'in `x_cat`, each category is a single integer'),
              ([(64, 3), (64, 3, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 200), (64, 100), (64, 2)], 'an embedding gets one column at a time'),
-             ([(64, 3), (64, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 200), (64, 100), (64, 1)], '`out_sz` says how many numbers are predicted for a row'),
-             ([(64, 3), (64, 6), (64, 17), (64, 8), (64, 2), (64, 19), (64, 200), (64, 100), (64, 2)], 'dropout puts zeros, and takes nothing away'),
+             ([(64, 3), (64, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 200), (64, 100), (64, 1)], '`out_sz` is the number of outputs for a row'),
+             ([(64, 3), (64, 6), (64, 17), (64, 8), (64, 2), (64, 19), (64, 200), (64, 100), (64, 2)], 'dropout sets values to zero and removes nothing'),
              ([(3, 64), (6, 64), (17, 64), (17, 64), (2, 64), (19, 64), (200, 64), (100, 64), (2, 64)], 'the rows of the batch come first'),
-             ([(64, 3), (10, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 200), (64, 100), (64, 2)], 'that is the table of the embedding, and not what it gives for 64 rows'),
-             ([(64, 3), (64, 10, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 200), (64, 100), (64, 2)], 'a row of the table is looked up, and not the whole table'),
-             ([(3,), (6,), (17,), (17,), (2,), (19,), (200,), (100,), (2,)], 'this is what becomes of one row, and there are 64 of them in the batch')]
-    hints = ['Three categorical columns; each is looked up in its own embedding.', 'Side by side: 6 + 3 + 8 numbers for each row.', 'Dropout and batch normalisation change no shape; the two continuous columns are joined to the rest.']
-    why = 'After the embeddings nothing tells any more that there were words: from there on it is a network like any other.'
-    explanation = 'Three numbers of words per row become 6, 3 and 8 numbers, side by side 17; with the two continuous columns 19; then 200, 100 and 2.'
+             ([(64, 3), (10, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 200), (64, 100), (64, 2)], 'that is the table of the embedding, not its output for 64 rows'),
+             ([(64, 3), (64, 10, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 200), (64, 100), (64, 2)], 'one row of the table is looked up, not the whole table'),
+             ([(3,), (6,), (17,), (17,), (2,), (19,), (200,), (100,), (2,)], 'this is for one row, and there are 64 of them in the batch')]
+    accepts = [([64, 3], [64, 6], [64, 17], [64, 17], [64, 2], [64, 19], [64, 200], [64, 100], [64, 2]), [torch.Size((64, 3)), (64, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 200), (64, 100), (64, 2)]]
+    refuses = [[(64, 3), (64, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 201), (64, 100), (64, 2)], [(64, 3), (64, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 200), (64, 101), (64, 2)], [(65, 3), (64, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 200), (64, 100), (64, 2)], [(64, 3), (64, 6), (64, 17), (64, 17), (64, 2), (64, 18), (64, 200), (64, 100), (64, 2)], [(64, 3), (64, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 100), (64, 200), (64, 2)]]
+    hints = ['There are three categorical columns; each has its own embedding.',
+             'Concatenated: 6 + 3 + 8 numbers for each row.',
+             'Dropout and batch normalization change no shape; the two continuous columns are concatenated with the rest.']
+    why = 'After the embeddings, the model is a network like any other: it no longer matters that some columns were categorical.'
+    explanation = 'Three integers per row become 6, 3 and 8 numbers, concatenated 17; with the two continuous columns 19; then 200, 100 and 2.'
 
 # %% ../../nbs/checks/15_arch_details.ipynb #00000018
+def _leaves(m):
+    "The layers of `m` that contain no others, in order; a layer that occurs twice counts twice."
+    inside = m if isinstance(m, nn.Sequential) else list(m.children())
+    return [leaf for o in inside for leaf in _leaves(o)] if isinstance(m, nn.Sequential) or inside else [m]
+
 @exercise('15.16', 'How the layers of a TabularModel are made', 'write it')
 class made_layers:
-    """Look up how `TabularModel` makes its `self.layers`, and write it yourself, with the defaults of its other arguments. For every hidden layer there is a group: a linear layer without bias, `ReLU`, `BatchNorm1d`, and dropout, if there is to be any. What comes last is different. (You may use `LinBnDrop` and `SigmoidRange`, or the layers of PyTorch; whether groups are nested makes no difference to the check.)"""
+    """After its embeddings, a `TabularModel` (`from fastbook_impl.tabular.model import TabularModel`) has a chain of layers from `n_in` numbers to `out_sz` predictions. For every hidden layer there is a group of four: a linear layer without a bias, `ReLU`, `BatchNorm1d` and, if `p` is not 0, dropout. The bias is not needed, because batch normalization adds its own. The last layer has no group: it is a linear layer with a bias, because predictions can be any numbers. If `y_range` is given, `SigmoidRange(*y_range)` follows it.
+
+    Write this chain. You can use `LinBnDrop` and `SigmoidRange`, or the layers of PyTorch; nesting makes no difference to the check."""
     def solution(n_in, layers, out_sz, p=0., y_range=None):
         "An `nn.Sequential` from `n_in` to `out_sz` numbers with hidden layers of the sizes `layers`; `p` is the dropout of each of them, `y_range` None or a pair."
         sizes = [n_in, *layers, out_sz]
@@ -520,93 +729,139 @@ class made_layers:
     def compare(got, want):
         def plan(m):
             what = {'Linear': ('in_features', 'out_features'), 'BatchNorm1d': ('num_features',), 'Dropout': ('p',), 'SigmoidRange': ('low', 'high')}
-            leaves = [o for o in m.modules() if not list(o.children()) and not isinstance(o, nn.Sequential)]
+            leaves = _leaves(m)
             return [(type(o).__name__, *(getattr(o, k) for k in what.get(type(o).__name__, ()))) for o in leaves], [o.bias is not None for o in leaves if isinstance(o, nn.Linear)]
         if not isinstance(got, nn.Module) or not isinstance(want, nn.Module): return f'a network was expected, and {type(got).__name__} came'
         (got, got_bias), (want, want_bias) = plan(got), plan(want)
         if [o[0] for o in got] != [o[0] for o in want]: return 'these are not the right kinds of layers in the right order: ' + ', '.join(o[0] for o in got)[:120]
         if got != want: return f'the kinds of layers are right, but not what they were made with: look at {next(a for a, b in zip(got, want) if a != b)[0]}'
-        if got_bias != want_bias: return 'a linear layer needs no bias if batch normalisation follows, which adds its own; all others have one'
-    wrong = [(lambda n_in, layers, out_sz, p=0., y_range=None: nn.Sequential(*[LinBnDrop(a, b, p=p, act=nn.ReLU(), lin_first=True) for a, b in zip([n_in, *layers], [*layers, out_sz])]), 'the last layer is treated like the hidden ones; but what it returns are scores, which may be any numbers, and nothing is dropped of them'),
-             (lambda n_in, layers, out_sz, p=0., y_range=None: nn.Sequential(*[LinBnDrop(a, b, p=p, act=nn.ReLU()) for a, b in zip([n_in, *layers], layers)], nn.Linear([n_in, *layers][-1], out_sz), *([] if y_range is None else [SigmoidRange(*y_range)])), 'here normalisation and dropout come before the linear layer, as in the head of a network for pictures; in a table\'s network the linear layer comes first'),
-             (lambda n_in, layers, out_sz, p=0., y_range=None: nn.Sequential(*[LinBnDrop(a, b, p=p, act=nn.ReLU(), lin_first=True) for a, b in zip([n_in, *layers], layers)], nn.Linear([n_in, *layers][-1], out_sz)), 'nothing is done about `y_range`'),
-             (lambda n_in, layers, out_sz, p=0., y_range=None: nn.Sequential(*[LinBnDrop(a, b, act=nn.ReLU(), lin_first=True) for a, b in zip([n_in, *layers], layers)], nn.Linear([n_in, *layers][-1], out_sz), *([] if y_range is None else [SigmoidRange(*y_range)])), 'nothing is ever dropped, whatever `p` is'),
-             (lambda n_in, layers, out_sz, p=0., y_range=None: nn.Sequential(*[LinBnDrop(a, b, p=p, lin_first=True) for a, b in zip([n_in, *layers], layers)], nn.Linear([n_in, *layers][-1], out_sz), *([] if y_range is None else [SigmoidRange(*y_range)])), 'between the linear layers is nothing that bends: two of them in a row can do no more than one'),
-             (lambda n_in, layers, out_sz, p=0., y_range=None: nn.Sequential(*[LinBnDrop(a, b, bn=False, p=p, act=nn.ReLU(), lin_first=True) for a, b in zip([n_in, *layers], layers)], nn.Linear([n_in, *layers][-1], out_sz), *([] if y_range is None else [SigmoidRange(*y_range)])), 'batch normalisation is missing: by default every hidden layer has it')]
-    hints = ['All sizes in one list: `[n_in, *layers, out_sz]`. Neighbours make a linear layer.', '`LinBnDrop(a, b, p=p, act=nn.ReLU(), lin_first=True)` is one group.', 'The last layer is only linear, with a bias; after it comes `SigmoidRange(*y_range)`, if there is a range.']
-    why = 'A loop over pairs of sizes: that is all there is to most networks for tables.'
-    explanation = 'Every pair of neighbouring sizes becomes a group: linear, `ReLU`, `BatchNorm1d`, dropout. The last pair is a linear layer alone, because scores may be any numbers; `y_range` squeezes them into a range.'
+        if got_bias != want_bias: return 'a linear layer needs no bias if batch normalization follows, which adds its own; all others have one'
+    wrong = [(lambda n_in, layers, out_sz, p=0., y_range=None: nn.Sequential(*[LinBnDrop(a, b, p=p, act=nn.ReLU(), lin_first=True) for a, b in zip([n_in, *layers], [*layers, out_sz])]), 'the last layer is treated like the hidden ones; but predictions can be any numbers, and none of them are dropped'),
+             (lambda n_in, layers, out_sz, p=0., y_range=None: nn.Sequential(*[LinBnDrop(a, b, p=p, act=nn.ReLU()) for a, b in zip([n_in, *layers], layers)], nn.Linear([n_in, *layers][-1], out_sz), *([] if y_range is None else [SigmoidRange(*y_range)])), 'here normalization and dropout come before the linear layer, as in the head of an image model; in a tabular model the linear layer comes first'),
+             (lambda n_in, layers, out_sz, p=0., y_range=None: nn.Sequential(*[LinBnDrop(a, b, p=p, act=nn.ReLU(), lin_first=True) for a, b in zip([n_in, *layers], layers)], nn.Linear([n_in, *layers][-1], out_sz)), '`y_range` is not used'),
+             (lambda n_in, layers, out_sz, p=0., y_range=None: nn.Sequential(*[LinBnDrop(a, b, act=nn.ReLU(), lin_first=True) for a, b in zip([n_in, *layers], layers)], nn.Linear([n_in, *layers][-1], out_sz), *([] if y_range is None else [SigmoidRange(*y_range)])), 'there is no dropout, whatever `p` is'),
+             (lambda n_in, layers, out_sz, p=0., y_range=None: nn.Sequential(*[LinBnDrop(a, b, p=p, lin_first=True) for a, b in zip([n_in, *layers], layers)], nn.Linear([n_in, *layers][-1], out_sz), *([] if y_range is None else [SigmoidRange(*y_range)])), 'there is no nonlinearity between the linear layers: two of them in a row can do no more than one'),
+             (lambda n_in, layers, out_sz, p=0., y_range=None: nn.Sequential(*[LinBnDrop(a, b, bn=False, p=p, act=nn.ReLU(), lin_first=True) for a, b in zip([n_in, *layers], layers)], nn.Linear([n_in, *layers][-1], out_sz), *([] if y_range is None else [SigmoidRange(*y_range)])), 'batch normalization is missing: every hidden layer has it')]
+    def with_torch(n_in, layers, out_sz, p=0., y_range=None):
+        made, n = [], n_in
+        for size in layers:
+            made += [nn.Linear(n, size, bias=False), nn.ReLU(), nn.BatchNorm1d(size)]
+            if p: made.append(nn.Dropout(p))
+            n = size
+        made.append(nn.Linear(n, out_sz))
+        return nn.Sequential(*made, *([SigmoidRange(*y_range)] if y_range else []))
+    def taken_out(n_in, layers, out_sz, p=0., y_range=None):
+        from fastbook_impl.tabular.model import TabularModel
+        return TabularModel([], n_in, out_sz, layers, ps=p, y_range=y_range).layers
+    accepts = [with_torch, taken_out]
+    refuses = [lambda n_in, layers, out_sz, p=0., y_range=None, f=with_torch: f(n_in, layers[::-1] if len(layers) > 1 else [*layers, 1], out_sz, p, y_range), lambda n_in, layers, out_sz, p=0., y_range=None, f=with_torch: f(n_in, layers, out_sz, p/2, y_range and y_range[::-1]), lambda n_in, layers, out_sz, p=0., y_range=None, f=with_torch: nn.Sequential(nn.BatchNorm1d(n_in), *f(n_in, layers, out_sz, p, y_range)),
+               lambda n_in, layers, out_sz, p=0., y_range=None, f=with_torch: nn.Sequential(*[nn.Linear(o.in_features, o.out_features) if isinstance(o, nn.Linear) else o for o in f(n_in, layers, out_sz, p, y_range)]), lambda n_in, layers, out_sz, p=0., y_range=None, f=with_torch: list(f(n_in, layers, out_sz, p, y_range)), lambda n_in, layers, out_sz, p=0., y_range=None, f=with_torch: nn.Sequential(*f(n_in, layers, out_sz, p, y_range), nn.ReLU())]
+    hints = ['Put all sizes in one list: `[n_in, *layers, out_sz]`. Each linear layer goes from one size to the next.',
+             '`LinBnDrop(a, b, p=p, act=nn.ReLU(), lin_first=True)` is one group.',
+             'The last layer is only linear, with a bias; `SigmoidRange(*y_range)` follows it if there is a range.']
+    why = 'Most networks for tables are a loop over pairs of sizes.'
+    explanation = 'Every pair of neighboring hidden sizes becomes a group: linear, `ReLU`, `BatchNorm1d`, dropout. The last pair is a linear layer alone, because predictions can be any numbers. `y_range` maps them into a range.'
 
 # %% ../../nbs/checks/15_arch_details.ipynb #0000001a
-_step = {'label more pictures': 1, 'buy another data set': 1, 'flip and crop': 2, 'vary the light': 2, 'batch normalisation': 3, 'dropout': 4, 'weight decay': 4, 'half the channels': 5, 'fewer layers': 5}
+_step = {'label more images': 1, 'buy another dataset': 1, 'flip and crop': 2, 'vary the light': 2, 'batch normalization': 3, 'dropout': 4, 'weight decay': 4, 'half the channels': 5, 'fewer layers': 5}
 
-@exercise('15.17', 'Five measures, in order', 'write it')
+@exercise('15.17', 'Five remedies, in order', 'write it')
 class remedy_order:
-    """A network overfits, and these measures are proposed: `'label more pictures'`, `'buy another data set'`, `'flip and crop'`, `'vary the light'`, `'batch normalisation'`, `'dropout'`, `'weight decay'`, `'half the channels'`, `'fewer layers'`. Write a function that gets some of them and returns them in the order in which they should be tried. Those that belong to the same of the five steps stay in the order in which they came."""
+    """A network overfits, and these remedies are proposed: `'label more images'`, `'buy another dataset'`, `'flip and crop'`, `'vary the light'`, `'batch normalization'`, `'dropout'`, `'weight decay'`, `'half the channels'`, `'fewer layers'`. Write a function that takes some of them and returns them in the order in which to try them. Remedies that belong to the same of the five steps keep their order."""
     def solution(measures):
-        "The same strings as in the list `measures`, what is to be tried first at the beginning."
-        step = {'label more pictures': 1, 'buy another data set': 1,
+        "The same strings as in the list `measures`, ordered so that the first one to try comes first."
+        step = {'label more images': 1, 'buy another dataset': 1,
                 'flip and crop': 2, 'vary the light': 2,
-                'batch normalisation': 3,
+                'batch normalization': 3,
                 'dropout': 4, 'weight decay': 4,
                 'half the channels': 5, 'fewer layers': 5}
         return sorted(measures, key=step.get)
     def cases(r):
-        every = ['label more pictures', 'buy another data set', 'flip and crop', 'vary the light', 'batch normalisation', 'dropout', 'weight decay', 'half the channels', 'fewer layers']
+        every = ['label more images', 'buy another dataset', 'flip and crop', 'vary the light', 'batch normalization', 'dropout', 'weight decay', 'half the channels', 'fewer layers']
         yield every[::-1]
         for n in (1, 4, 6, 9): yield r.sample(every, n)
         yield []
     def compare(got, want):
         problem = difference(got, want)
         if not problem or len(got) != len(want) or sorted(got) != sorted(want): return problem
-        if [_step[o] for o in got] == [_step[o] for o in want]: return 'the steps are right, but measures of the same step should stay in the order in which they came'
-        if [_step[o] for o in got if o != 'batch normalisation'] == [_step[o] for o in want if o != 'batch normalisation']: return 'batch normalisation has another place: it belongs to the architecture'
+        if [_step[o] for o in got] == [_step[o] for o in want]: return 'the steps are right, but remedies of the same step should keep their order'
+        if [_step[o] for o in got if o != 'batch normalization'] == [_step[o] for o in want if o != 'batch normalization']: return 'batch normalization is in the wrong place: it belongs to the architecture'
         return problem
-    wrong = [(lambda ms: sorted(ms, key=lambda m: {'half the channels': 0, 'fewer layers': 0, 'label more pictures': 1, 'buy another data set': 1, 'flip and crop': 2, 'vary the light': 2, 'batch normalisation': 3}.get(m, 4)),
-              'a smaller network takes away what it may need, so it is not what to try first'),
-             (lambda ms: sorted(ms, key=lambda m: {'label more pictures': 1, 'buy another data set': 1, 'flip and crop': 2, 'vary the light': 2, 'batch normalisation': 4, 'dropout': 3, 'weight decay': 3}.get(m, 5)),
-              'an architecture that generalises better comes before regularisation'),
-             (lambda ms: sorted(ms, key=lambda m: {'label more pictures': 2, 'buy another data set': 2, 'flip and crop': 1, 'vary the light': 1, 'batch normalisation': 3, 'dropout': 4, 'weight decay': 4}.get(m, 5)),
-              'varied pictures are a substitute for new ones, and the real thing should be tried before its substitute'),
-             (lambda ms: sorted(ms, key=lambda m: {'label more pictures': 1, 'buy another data set': 1, 'flip and crop': 3, 'vary the light': 3, 'batch normalisation': 4, 'dropout': 2, 'weight decay': 2}.get(m, 5)),
-              'regularisation is too early: first give the network more to see, then a better architecture'),
-             (lambda ms: sorted(ms, key=lambda m: {'label more pictures': 1, 'buy another data set': 1, 'flip and crop': 2, 'vary the light': 2, 'batch normalisation': 3, 'half the channels': 4, 'fewer layers': 4}.get(m, 5)),
-              'a smaller network comes before something that takes nothing away'),
-             (lambda ms: sorted(ms), 'this is the order of the alphabet'),
-             (lambda ms: sorted(ms, key=lambda m: {'label more pictures': 1, 'buy another data set': 1, 'flip and crop': 2, 'vary the light': 2, 'half the channels': 5, 'fewer layers': 5}.get(m, 4)), 'batch normalisation has another place: it belongs to the architecture'),
-             (lambda ms: [m for m in _step if m in ms], 'the steps are right, but measures of the same step should stay in the order in which they came'),
-             (lambda ms: sorted(ms, key=lambda m: (_step[m], m)), 'the steps are right, but measures of the same step should stay in the order in which they came')]
-    hints = ['Give each measure the number of its step, from 1 to 5; `sorted(measures, key=…)` does the rest and leaves equals as they were.', 'Data come first: more of them, and then more out of what there is.',
-             'Then the architecture (but not its size), then regularisation. What is left?', 'Batch normalisation is a layer that is built in: that is architecture.']
-    why = 'Whoever begins at the wrong end has a network that is too small before knowing whether it was too large.'
-    explanation = 'More data; augmentation; an architecture that generalises better; regularisation (dropout, weight decay); and only then a smaller architecture.'
+    wrong = [(lambda ms: sorted(ms, key=lambda m: {'half the channels': 0, 'fewer layers': 0, 'label more images': 1, 'buy another dataset': 1, 'flip and crop': 2, 'vary the light': 2, 'batch normalization': 3}.get(m, 4)),
+              'a smaller network loses capacity that it may need, so it is not what to try first'),
+             (lambda ms: sorted(ms, key=lambda m: {'label more images': 1, 'buy another dataset': 1, 'flip and crop': 2, 'vary the light': 2, 'batch normalization': 4, 'dropout': 3, 'weight decay': 3}.get(m, 5)),
+              'an architecture that generalizes better comes before regularization'),
+             (lambda ms: sorted(ms, key=lambda m: {'label more images': 2, 'buy another dataset': 2, 'flip and crop': 1, 'vary the light': 1, 'batch normalization': 3, 'dropout': 4, 'weight decay': 4}.get(m, 5)),
+              'augmented images are a substitute for new ones, and new ones are better'),
+             (lambda ms: sorted(ms, key=lambda m: {'label more images': 1, 'buy another dataset': 1, 'flip and crop': 3, 'vary the light': 3, 'batch normalization': 4, 'dropout': 2, 'weight decay': 2}.get(m, 5)),
+              'regularization comes too early: first use more data, then a better architecture'),
+             (lambda ms: sorted(ms, key=lambda m: {'label more images': 1, 'buy another dataset': 1, 'flip and crop': 2, 'vary the light': 2, 'batch normalization': 3, 'half the channels': 4, 'fewer layers': 4}.get(m, 5)),
+              'a smaller network comes before a remedy that removes no capacity'),
+             (lambda ms: sorted(ms), 'this is the alphabetical order'),
+             (lambda ms: sorted(ms, key=lambda m: {'label more images': 1, 'buy another dataset': 1, 'flip and crop': 2, 'vary the light': 2, 'half the channels': 5, 'fewer layers': 5}.get(m, 4)), 'batch normalization is in the wrong place: it belongs to the architecture'),
+             (lambda ms: [m for m in _step if m in ms], 'the steps are right, but remedies of the same step should keep their order'),
+             (lambda ms: sorted(ms, key=lambda m: (_step[m], m)), 'the steps are right, but remedies of the same step should keep their order')]
+    def in_steps(measures):
+        steps = [('label more images', 'buy another dataset'), ('flip and crop', 'vary the light'), ('batch normalization',), ('dropout', 'weight decay'), ('half the channels', 'fewer layers')]
+        return [m for step in steps for m in measures if m in step]
+    accepts = [in_steps, lambda ms: tuple(sorted(ms, key=lambda m: _step[m])), lambda ms: [m for _,_,m in sorted((_step[m], i, m) for i,m in enumerate(ms))]]
+    refuses = [lambda ms: sorted(ms, key=lambda m: -_step[m]), lambda ms: sorted(set(ms), key=lambda m: (_step[m], len(m))), lambda ms: ms, lambda ms: sorted(ms, key=_step.get)[:3], lambda ms: [_step[m] for m in sorted(ms, key=_step.get)]]
+    section = 'Too good on the pictures it knows'
+    hints = ['Give each remedy the number of its step, from 1 to 5. `sorted(measures, key=…)` does the rest and keeps the order of equals.',
+             'Data come first: more of them, and then augmentation.',
+             'Then the architecture (but not its size), then regularization. What is left?',
+             'Batch normalization is a layer of the network, so it belongs to the architecture.']
+    why = 'If you start by making the network smaller, you may never learn what the larger one could do with more data.'
+    explanation = 'More data; augmentation; an architecture that generalizes better; regularization (dropout, weight decay); and only then a smaller architecture.'
 
 # %% ../../nbs/checks/15_arch_details.ipynb #0000001b
-@exercise('15.18', 'Why a smaller network comes last', 'why')
-class cured:
-    """The truth is a wave, three times up and three times down. A *large* model (a polynomial with 16 weights) is fitted to 16 noisy points of it, and on new points its mean squared error is above 10. Four remedies: (1) 300 points instead of 16; (2) regularisation, that is, large weights are punished; (3) a *small* model with 2 weights, a straight line; (4) the small model and 300 points.
-    Always answering 0 would have an error of 0.5. For each remedy: does the error on new points fall below 0.25? Then say what this means."""
-    form = 'a list of four, True or False'
-    def experiment():
-        rng, new = np.random.default_rng(42), np.linspace(-1, 1, 501)
-        wave = lambda x: np.sin(3*np.pi*x)
-        powers = np.polynomial.chebyshev.chebvander
-        def error(n_weights, n_points, punish=0.):
-            x = np.linspace(-1, 1, n_points)
-            y, a = wave(x) + rng.normal(0, 0.3, n_points), powers(x, n_weights - 1)
-            w = np.linalg.solve(a.T @ a + punish*np.eye(n_weights), a.T @ y)
-            return np.mean((powers(new, n_weights - 1) @ w - wave(new))**2)
-        return [bool(error(*o) < 0.25) for o in ((16, 300), (16, 16, 0.1), (2, 16), (2, 300))]
-    wrong = [([True, True, True, True], 'a straight line cannot go up and down three times, whatever it is fitted to'),
-             ([True, True, False, True], 'more points help a model only if it is able to go through them'),
-             ([True, True, True, False], 'think of the best straight line through three waves: how far is it from them?'),
-             ([True, False, False, False], 'the large model can make the wave, and with its large weights punished it gives up the wild swings between the points'),
-             ([False, True, False, False], 'with 300 points there is no room left for wild swings between them'),
-             ([False, False, True, True], 'it is the other way round: ask of each model whether it can make a wave at all')]
-    options = {'a': 'a small model needs more data than a large one', 'b': 'a small model cannot learn what it cannot express, and the other remedies leave the model able to',
-               'c': 'a small model overfits as much as a large one', 'd': 'a small model takes as long to train as a large one'}
+@exercise('15.18', 'Why a smaller network comes last', 'write it')
+class errors_by_size:
+    """A model has to be large enough to express the truth. Test this with polynomials, whose size is their number of weights: `np.polyfit(x, y, size - 1)` fits a polynomial with `size` weights to points, and `np.polyval(weights, x)` evaluates it.
+
+    1. Write the selection experiment: fit a model of each size to the known points, and measure its mean squared error on new points. Return the errors, and the size with the lowest one.
+    2. Try it with a wave: `y = np.sin(3*np.pi*x)` plus noise from `np.random.normal(0, 0.3, n)` for `n` values of `x` between -1 and 1, and new points without noise. Compare `n=16` with `n=300` for the sizes 2, 8 and 16. Always predicting 0 would have an error of 0.5. Then choose why a smaller model is the last remedy for overfitting."""
+    def errors(x, y, new_x, new_y, sizes, plus=-1, loss=lambda d: (d**2).mean()):
+        return [loss(np.polyval(np.polyfit(x, y, size + plus), new_x) - new_y) for size in sizes]
+    wrong = [(lambda *o, f=errors: (f(*o, plus=0), o[-1][int(np.argmin(f(*o, plus=0)))]), 'a polynomial of degree d has d + 1 weights: use `size - 1` as the degree'),
+             (lambda x, y, a, b, s, f=errors: (f(x, y, x, y, s), s[int(np.argmin(f(x, y, x, y, s)))]), 'these are the errors on the known points, where a larger model is always at least as good: use the new points'),
+             (lambda *o, f=errors: (f(*o), int(np.argmin(f(*o)))), 'the second value is a position in the list, and the size is wanted'),
+             (lambda *o, f=errors: (f(*o), min(f(*o))), 'the second value is the lowest error, and the size is wanted'),
+             (lambda *o, f=errors: (f(*o, loss=lambda d: np.abs(d).mean()), o[-1][int(np.argmin(f(*o, loss=lambda d: np.abs(d).mean())))]), 'these are mean absolute errors, and the squared ones are wanted'),
+             (lambda *o, f=errors: (f(*o, loss=lambda d: (d**2).sum()), o[-1][int(np.argmin(f(*o)))]), 'these are sums, and means are wanted')]
+    options = {'a': 'A small model needs more data than a large one',
+               'b': 'A small model cannot learn what it cannot express',
+               'c': 'A small model overfits as much as a large one does',
+               'd': 'A small model takes as long to train as a large one'}
     right = 'b'
-    mistakes = {'a': 'with 300 points it is no better than with 16: data are not what it lacks', 'c': 'a line through 300 points does not overfit: its error on known points is as large as on new ones', 'd': 'it is faster, and that would be a reason for it, not against'}
-    hints = ['What does the best straight line through a wave look like, and what is its error?', 'Which of the four remedies leave a model that could draw the wave?']
-    why = 'The other remedies tell a network what to learn; this one forbids it to learn.'
-    explanation = 'The large model can make the wave, and more points or smaller weights keep it from swinging wildly between them. The line has an error of nearly 0.5, with 16 points as with 300: it is as good as always answering 0.'
+    mistakes = {'a': 'with 300 points it is no better than with 16: more data do not help it',
+                'c': 'a line through 300 points does not overfit: its error on known points is as large as on new ones',
+                'd': 'it is faster, and that would be a reason to use it'}
+    def solution(x, y, new_x, new_y, sizes):
+        """A pair: the mean squared errors on the new points as a list, one for each of `sizes`; and the size with the lowest error.
+
+        All points are NumPy arrays. `sizes` is a list of numbers of weights, in any order."""
+        errors = []
+        for size in sizes:
+            weights = np.polyfit(x, y, size - 1)
+            errors.append(((np.polyval(weights, new_x) - new_y)**2).mean())
+        return errors, sizes[int(np.argmin(errors))]
+    def cases(r):
+        for n,sizes,noise in ((20, [2, 8], 0.), (24, [8, 2, 5], .3), (30, [1, 3, 6, 9], .3), (25, [9, 4], .1), (20, [3], .3)):
+            x, new = np.linspace(-1, 1, n), np.random.uniform(-1, 1, 40)
+            f = r.choice([lambda x: np.sin(2*np.pi*x), lambda x: x**2 - x + 1, lambda x: np.cos(4*x)])
+            yield x, f(x) + noise*np.random.normal(0, 1, n), new, f(new), sizes
+    def with_lstsq(x, y, new_x, new_y, sizes):
+        found = {}
+        for s in sizes:
+            w = np.linalg.lstsq(np.vander(x, s), y, rcond=None)[0]
+            found[s] = float(np.mean((np.vander(new_x, s) @ w - new_y)**2))
+        return list(found.values()), min(found, key=found.get)
+    accepts = [with_lstsq, lambda *o, f=errors: [np.array(f(*o)), min(zip(f(*o), o[-1]))[1]], lambda x, y, a, b, s: (e := [np.polynomial.Polynomial.fit(x, y, n - 1)(a) for n in s]) and ([np.square(o - b).mean() for o in e], s[min(range(len(s)), key=lambda i: np.square(e[i] - b).mean())])]
+    refuses = [lambda *o, f=errors: (f(*o), o[-1][int(np.argmax(f(*o)))]), lambda *o, f=errors: (sorted(f(*o)), o[-1][int(np.argmin(f(*o)))]), lambda *o, f=errors: (f(*o), min(o[-1])), lambda *o, f=errors: (f(*o, loss=lambda d: (d**2).mean()**.5), o[-1][int(np.argmin(f(*o)))]), lambda *o, f=errors: f(*o), lambda x, y, a, b, s, f=errors: (f(a, b, x, y, s), s[int(np.argmin(f(a, b, x, y, s)))])]
+    section = 'Too good on the pictures it knows'
+    hints = ['A loop over `sizes`: fit, evaluate at `new_x`, compare with `new_y`.',
+             'The mean squared error is `((predicted - new_y)**2).mean()`.',
+             '`int(np.argmin(errors))` is the position of the lowest error; `sizes` has the size at that position.']
+    why = 'More data and regularization leave the model able to express the truth, and a smaller model does not.'
+    explanation = 'With 16 points, the model with 16 weights swings wildly between them, and its error is above 10. With 300 points it finds the wave. The model with 2 weights is a straight line. Its error is about 0.5 with 16 points as with 300, as large as that of always predicting 0.'

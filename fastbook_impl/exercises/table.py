@@ -5,15 +5,24 @@ __all__ = ['exercise_table']
 
 # %% ../../nbs/checks/90_table.ipynb #00000002
 from ..imports import pd
-from .engine import FunctionPart, exercises
+from .engine import ChoicePart, FunctionPart, ValuePart, all_accepted, all_refused, exercises
 
 # %% ../../nbs/checks/90_table.ipynb #00000004
-def _what(part): return type(part).__name__.removesuffix('Part').lower()
+def _what(part): return type(part).__name__.removesuffix('Part').replace('Read', 'Value').lower()
 
-def _inputs(ex): return sum(len(p.inputs(0)) for p in ex.parts if isinstance(p, FunctionPart))
+def _checks(ex):
+    "How the answers to an exercise are checked, in words."
+    said = []
+    for p in ex.parts:
+        if isinstance(p, FunctionPart): said.append(f"{len(p.inputs(0))} inputs for each seed{', properties' if p.properties else ''}{', forbidden names' if p.forbidden else ''}")
+        elif isinstance(p, ValuePart): said.append('the experiment')
+        elif isinstance(p, ChoicePart): said.append(f'{len(p.options)} options')
+    return '; '.join(said)
 
 def exercise_table(chapter=None):
-    "A row for each exercise: what is asked for, on how many inputs a function is tried for each seed, how many wrong answers are known by name, and how many hints there are."
-    rows = {ex.number: {'exercise': ex.title, 'kind': ex.kind, 'answer': ' and '.join(map(_what, ex.parts)), 'inputs a seed': _inputs(ex) or '',
-                        'wrong answers refused': ex.n_wrong, 'hints': len(ex.hints)} for ex in exercises(chapter)}
+    "A row for each exercise: what is asked for, how it is checked, how many answers the proof tries, and where the chapter teaches it."
+    rows = {ex.number: {'exercise': ex.title, 'kind': ex.kind, 'answer': ' and '.join(map(_what, ex.parts)), 'checks': _checks(ex),
+                        'right variants accepted': 1 + sum(len(all_accepted(p)) for p in ex.parts),
+                        'wrong answers refused': ex.n_wrong + sum(len(all_refused(p)) for p in ex.parts),
+                        'hints': len(ex.hints), 'taught in section': ex.section} for ex in exercises(chapter)}
     return pd.DataFrame.from_dict(rows, orient='index')

@@ -233,47 +233,6 @@ def look_through(page, shots, stem):
     return errors
 
 
-# --- an exercise, as a reader does it ---------------------------------------------------------------------------------------
-
-WRONG = "def breed_and_number(name):\n    found = re.fullmatch(r'(.+)_(\\d+)\\.jpg', name)\n    return (found[1], found[2]) if found else None"
-RIGHT = WRONG.replace('found[2])', 'int(found[2]))')
-
-
-class Exercise(Notebook):
-    "An exercise of the notebook on the page; its cells are known by their ids, as `tools/questionnaire.py` gives them."
-    def __init__(self, page, shots): self.page, self.shots, self.taken = page, shots, 0
-
-    def said(self, id):
-        "What the cell shows, in words, and a screenshot of it."
-        self.page.wait_for_timeout(300)
-        self.select(id)
-        self.taken += 1
-        self.page.screenshot(path=self.shots/f'exercise-{self.taken}.png')
-        return super().said(id)
-
-
-def test_an_exercise_is_answered(server, page, shots):
-    "Filled in wrongly, it says why; a hint; filled in rightly; and the kernel's restart takes nothing away."
-    server.open(page, '05_pet_breeds.ipynb')
-    reader = Exercise(page, shots)
-    stub, check = 'q-05-02-stub', 'q-05-02-check'
-
-    reader.run('q-05-imports')
-    reader.run(stub); reader.run(check)
-    assert 'not answered yet' in reader.said(check)
-    reader.type(stub, WRONG); reader.run(stub); reader.run(check)
-    assert 'not yet, because the number is still text' in reader.said(check)
-    reader.type('q-05-progress', "hint('5.2')"); reader.run('q-05-progress')
-    assert '(hint 1 of 3)' in reader.said('q-05-progress')
-    reader.type(stub, RIGHT); reader.run(stub); reader.run(check)
-    assert 'right' in reader.said(check)
-
-    reader.restart()
-    reader.run('q-05-imports')
-    reader.type('q-05-progress', "progress('05')"); reader.run('q-05-progress')
-    assert '1 of 23 right' in reader.said('q-05-progress')
-
-
 # --- a photograph that is uploaded ------------------------------------------------------------------------------------------
 
 UPLOAD = """

@@ -1,5 +1,6 @@
 """The command `fastbook`: plain lines in a pipe, exit codes that scripts can use."""
 import json
+import os
 import subprocess
 import sys
 
@@ -7,15 +8,13 @@ import pytest
 
 from fastbook_impl.cli import main
 from fastbook_impl.exercises.engine import find
+from fastbook_impl.exercises.progress import read_progress
 
 
-def notebook(path, *exercises):
-    "A chapter's notebook in which a reader has filled in some stubs."
-    cells = [dict(cell_type='markdown', source='## Questionnaire')]
-    for number, source in exercises:
-        cells += [dict(cell_type='markdown', source=f'### {number} A title\n\nA task.'), dict(cell_type='code', source=source.splitlines(True)),
-                  dict(cell_type='code', source=f"check('{number}')"), dict(cell_type='code', source=find(number).solution)]
-    path.write_text(json.dumps(dict(cells=cells)))
+def notebook(path, *sources):
+    "An exercise notebook in which a reader has filled in some cells."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(dict(cells=[dict(cell_type='code', source=o.splitlines(True)) for o in sources])))
     return path
 
 
@@ -25,36 +24,58 @@ def folder(tmp_path, home, monkeypatch):
     return tmp_path
 
 
-def test_the_answer_in_the_notebook_is_checked(folder, capsys):
-    ex = find('4.4')
+@pytest.mark.parametrize('place', ['.', 'exercises', 'work/exercises', 'nbs/exercises'])
+def test_the_answer_in_the_notebook_is_checked(folder, capsys, place):
+    ex, path = find('4.4'), folder/place/'04_mnist_basics.ipynb'
     for source, code, words in (ex.stub, 3, 'not answered yet'), (f'def {ex.names[0]}(*args): return 1', 1, 'not yet, because'), (ex.solution, 0, 'right'):
-        notebook(folder/'04_mnist_basics.ipynb', ('4.4', source))
+        notebook(path, 'scratch = 1', f"%%time\n{source}\ncheck('4.4', {ex.names[0]})", '!ls')
         assert main(['check', '4.4']) == code
-        assert words in capsys.readouterr().out
-    (folder/'04_mnist_basics.ipynb').unlink()
+        assert words in (out := capsys.readouterr().out) and ('fastbook hint 4.4' in out) == (code == 3)
+    path.unlink()
     assert main(['check', '4.4']) == 0  # the answer was kept
 
 
-def test_a_whole_notebook(folder, capsys):
+def test_a_whole_notebook_and_a_whole_chapter(folder, capsys):
     a, b = find('4.4'), find('4.7')
-    path = notebook(folder/'mine.ipynb', ('4.4', a.solution), ('4.7', b.stub))
+    path = notebook(folder/'mine.ipynb', a.solution, b.stub)
     assert main(['check', str(path)]) == 3
     assert capsys.readouterr().out.splitlines()[-1] == '1 right, 0 not yet, 1 open'
+    assert main(['check', '4']) == main(['check', '04']) == 3
+    assert capsys.readouterr().out.splitlines()[-1] == '1 right, 0 not yet, 36 open'
 
 
-def test_a_stub_that_does_not_even_run(folder, capsys):
-    notebook(folder/'04_mnist_basics.ipynb', ('4.4', 'def broken(:'))
+@pytest.mark.parametrize('source,sentence', [('def broken(:\nodd_ones_doubled = 1', 'the cell raises SyntaxError'), ('odd_ones_doubled = 1/0', 'the cell raises ZeroDivisionError'),
+                                             ('odd_ones_doubled = 1\nexit()', 'the cell raises SystemExit'), ('def odd_ones_doubled(x): exit()', 'SystemExit'),
+                                             ('import os\nodd_ones_doubled = 1\nos._exit(0)', 'it ended the program')])
+def test_an_answer_that_does_not_run_or_ends_the_program_gets_a_sentence(folder, capsys, source, sentence):
+    notebook(folder/'04_mnist_basics.ipynb', source)
     assert main(['check', '4.4']) == 1
-    assert 'because the cell raises SyntaxError' in (out := capsys.readouterr().out) and 'Traceback' not in out
+    assert sentence in (out := capsys.readouterr().out) and 'Traceback' not in out
 
 
-def test_progress_hint_and_solution(folder, capsys):
-    assert main(['progress']) == 0 and main(['progress', '04']) == 0 and main(['hint', '4.4']) == 0 and main(['solution', '4.4']) == 0
+@pytest.mark.parametrize('damage', ['', '[]', '{"cells'])
+def test_a_damaged_notebook_gets_a_sentence(folder, capsys, damage):
+    (folder/'04_mnist_basics.ipynb').write_text(damage)
+    assert main(['check', '4.4']) == 2 and 'is not a notebook' in capsys.readouterr().err
+
+
+def test_progress_show_hint_solution_skip_and_reset(folder, capsys):
+    for args in ['progress'], ['progress', '04'], ['show', '4.4'], ['hint', '4.4'], ['solution', '4.4'], ['skip', '4.7']: assert main(args) == 0
     out = capsys.readouterr().out
-    assert 'chapter 04    0 of 37 right, 37 open' in out and '(hint 1 of' in out and f'def {find("4.4").names[0]}' in out and '\033' not in out
+    assert 'chapter 04    0 of 37 right, 37 open' in out and '(fastbook show 1.1)' in out and '(hint 1 of' in out and f'def {find("4.4").names[0]}' in out and '\033' not in out
+    assert read_progress()['4.4']['state'] == 'seen' and read_progress()['4.7']['state'] == 'skipped'
+    assert main(['reset', '4.4']) == 0 and set(read_progress()) == {'4.7'}
+    assert main(['reset', 'all']) == 0 and read_progress() == {}
+
+
+def test_a_folder_to_work_in(folder, capsys):
+    assert main(['start']) == main(['update']) == main(['start', 'mine']) == 0
+    assert (folder/'work'/'exercises'/'04_mnist_basics.ipynb').exists() and (folder/'mine'/'exercises').exists()
+    assert main(['check', '4']) == 3 and '37 open' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('args,sentence', [(['check', '4.99'], 'there is no exercise 4.99'), (['hint', '9.1'], 'there are no exercises for chapter 9'), (['check', 'no.ipynb'], 'there is no notebook no.ipynb'),
+                                           (['check', '9'], 'there are no exercises for chapter 9'), (['reset', '4.99'], 'there is no exercise 4.99'), (['update', 'nowhere'], 'fastbook start nowhere'),
                                            (['run', '99'], 'there is no chapter 99'), (['data', '--clean', 'nothing'], 'there is no data set nothing')])
 def test_what_cannot_be_done_is_told(folder, capsys, args, sentence):
     assert main(args) == 2
@@ -76,4 +97,20 @@ def test_it_is_installed_as_a_command(folder):
     command = sys.executable.rpartition('/')[0] + '/fastbook'
     done = subprocess.run([command, 'progress', '04'], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith('4.1 ')
-    assert subprocess.run([command], capture_output=True, text=True).returncode == 2
+
+
+def test_without_a_command_it_prints_its_help(capsys):
+    assert main([]) == 0
+    assert 'start' in (out := capsys.readouterr().out) and 'check an exercise' in out
+
+
+def test_it_knows_its_version(capsys):
+    from fastbook_impl import __version__
+    with pytest.raises(SystemExit) as e: main(['--version'])
+    assert e.value.code == 0 and capsys.readouterr().out == f'fastbook {__version__}\n'
+
+
+def test_help_does_not_import_what_takes_long(root):
+    code = "import sys; from fastbook_impl.cli import main; main([]); print([o for o in ('torch', 'numpy', 'pandas', 'matplotlib') if o in sys.modules])"
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(root)}).stdout
+    assert out.splitlines()[-1] == '[]'
