@@ -158,11 +158,11 @@ def test_a_missing_column(table):
 def test_nan_in_a_target(table):
     table.loc[1, 'y'] = float('nan')
     dsets = DataBlock(blocks=(TransformBlock, RegressionBlock), get_x=ColReader('fname'), get_y=ColReader('y'), splitter=ColSplitter()).datasets(table)
-    with pytest.raises(ValueError, match='^row 1: RegressionSetup: the target is .*nan.*, which is not a number one can learn from$'): dsets.train[1]
+    with pytest.raises(ValueError, match='^row 1: RegressionSetup: the target is .*nan.*, .*not a finite number'): dsets.train[1]
 
 
 def test_several_labels_that_nobody_split(table):
-    with pytest.raises(TypeError, match="^several labels are expected for each item, as a list, and 'a b' is a str: split it, for example with label_delim"):
+    with pytest.raises(TypeError, match="list of labels.* 'a b' is a str: split it, for example with label_delim"):
         DataBlock(blocks=(TransformBlock, MultiCategoryBlock), get_y=ColReader('labels'), splitter=ColSplitter()).datasets(table)
 
 
