@@ -55,7 +55,7 @@ def closest(
     versions, # dictionary that maps the accepted types of each argument to a function
     *types    # the types of the arguments
 ):
-    "Return the function in `versions` whose types are the closest ancestors of `types`; the latest wins a tie; else None."
+    "Return the function in `versions` with the types closest to `types`, the latest of equals; None if none fits."
     best = None
     for kinds,f in reversed(versions.items()):
         dists = tuple(map(_distance, types, kinds))
@@ -350,7 +350,8 @@ def RandomSplitter(
     seed=None      # the same seed gives the same split
 ):
     "Return a splitter that draws a random validation set."
-    if not 0 <= valid_pct <= 1: raise ValueError(f'valid_pct is a fraction of the items and must be between 0 and 1, got {valid_pct}')
+    if not 0 <= valid_pct <= 1:
+        raise ValueError(f'valid_pct is a fraction of the items and must be between 0 and 1, got {valid_pct}')
     def _split(o):
         n = _need(o)
         idxs, cut = _shuffled(n, seed), int(valid_pct*n)
@@ -465,8 +466,8 @@ def RandomSubsetSplitter(
 ):
     "Return a splitter that draws random training and validation sets from part of the items."
     if not (0 < train_sz < 1 and 0 < valid_sz < 1 and train_sz + valid_sz <= 1):
-        raise ValueError(f'train_sz and valid_sz are fractions of the items and must be above 0 and together at most 1, '
-                         f'got {train_sz} and {valid_sz}')
+        raise ValueError(f'train_sz and valid_sz are fractions of the items and must be above 0 and together at '
+                         f'most 1, got {train_sz} and {valid_sz}')
     def _split(o):
         n = _need(o)
         idxs, a, b = _shuffled(n, seed), int(train_sz*n), int(valid_sz*n)
@@ -686,17 +687,20 @@ class MultiCategorize(Categorize):
 def _labels(o):
     if _missing(o): return []
     if isinstance(o, str) or not hasattr(o, '__iter__'):
-        raise TypeError(f'expected a list of labels for each item, but {o!r} is a {type(o).__name__}: split it, for example with label_delim')
+        raise TypeError(f'expected a list of labels for each item, but {o!r} is a {type(o).__name__}: '
+                        f'split it, for example with label_delim')
     return [l for l in map(_clean, o) if l != '']
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #0000005b
 class OneHotEncode(Transform):
-    "Convert class indices to a one-hot row, and back. The number of classes is `c`, or the length of the data's `vocab`."
+    "Convert class indices to a one-hot row, and back. The number of classes is `c`, or that of the data's `vocab`."
     order = 2
     def __init__(self, c=None): self.c = c
     def setups(self, items):
         if self.c is None: self.c = len(getattr(items, 'vocab', ()))
-        if not self.c: raise ValueError('OneHotEncode does not know how many classes there are: pass c, or put it after a MultiCategorize')
+        if not self.c:
+            raise ValueError('OneHotEncode does not know how many classes there are: '
+                             'pass c, or put it after a MultiCategorize')
 
     def encodes(self, o):
         return TensorMultiCategory(one_hot([int(i) for i in o], self.c).float())

@@ -330,7 +330,7 @@ def bad(**columns): return table().assign(**columns)
     (table()[:0], ValueError, 'the table has no rows'),
     (pd.concat([table(), table()[['kind']]], axis=1), ValueError, "the table has 2 columns named 'kind': rename them, or drop all but one"),
     (table().assign(label=['few']*50 + ['many']*10), ValueError, "the label 'many' is not among the 1 classes of the training set: 'few'"),
-    ([1, 2], TypeError, 'a table is expected, a pandas DataFrame, and this is a list'),
+    ([1, 2], TypeError, 'a pandas DataFrame, got a list'),
 ])
 def test_wrong_tables(df, error, sentence):
     with warnings.catch_warnings():
