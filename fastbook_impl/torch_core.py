@@ -29,7 +29,7 @@ def tensor(
     x, *rest,   # a number, sequence, array, PIL image, tensor or generator; or several numbers
     **kwargs    # `dtype`, `device`, `requires_grad`, as in `torch.tensor`
 ) -> Tensor:
-    "Create a tensor like `torch.tensor`, but also from several numbers, images or generators; make 64-bit floats 32-bit."
+    "Create a tensor like `torch.tensor`, but also from several numbers, images or generators; floats are 32-bit."
     if rest: x = (x, *rest)
     res = x if isinstance(x, Tensor) else _from_data(x, **kwargs)
     if isinstance(x, Tensor) and kwargs:
@@ -60,7 +60,7 @@ def to_np(x):
     return apply(lambda o: o.detach().cpu().numpy(), x)
 
 def apply(func, x, *args, **kwargs):
-    "Apply `func` to every tensor in `x`, which may be nested lists, tuples and dictionaries; return other values as is."
+    "Apply `func` to every tensor in `x`, which may be nested lists, tuples and dictionaries; keep other values."
     if isinstance(x, Tensor): return func(x, *args, **kwargs)
     if isinstance(x, dict): return {k: apply(func, v, *args, **kwargs) for k,v in x.items()}
     if isinstance(x, (list, tuple, L)):
@@ -441,7 +441,7 @@ def batch_to_samples(
 def written_whole(
     file # the file to create or replace
 ):
-    """Yield the path of a part file that replaces `file` if the `with` block succeeds; otherwise leave `file` unchanged.
+    """Yield the path of a part file that replaces `file` if the `with` block succeeds; else leave `file` unchanged.
 
     The data is flushed to disk before the file is replaced, the file gets the default permissions of new files,
     and part files that killed processes left in the folder are removed."""

@@ -302,7 +302,7 @@ class DataLoader:
             yield start, chunk, self.epoch_seed
 
     def _items(self, start, idxs, epoch_seed, make=None):
-        "Return the items that `make` (default: `do_item`) creates from `idxs`, each with its own seed; drop skipped ones."
+        "Return the items that `make` (default: `do_item`) creates from `idxs`, each with its own seed."
         items, make = [], make or self.do_item
         for k,i in enumerate(idxs):
             _seed_item(_item_seed(epoch_seed, start+k))
