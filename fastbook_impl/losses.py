@@ -129,7 +129,7 @@ class LabelSmoothingCrossEntropyFlat(BaseLoss):
 
 # %% ../nbs/library/1_core/04_losses.ipynb #0000001f
 class FocalLoss(nn.Module):
-    "Weight cross-entropy by `(1-p)**gamma`, with `p` for the correct class; classes on axis 1. Source: Lin et al., 2017."
+    "Weight cross-entropy by `(1-p)**gamma`, `p` for the correct class; classes on axis 1. Source: Lin et al., 2017."
     def __init__(self,
         gamma:float=2.0, # 0 is cross-entropy; larger values reduce the weight of easy items
         weight=None,     # weight of each class, `(classes,)`
