@@ -233,7 +233,8 @@ def load_state_dict(self:OptimWrapper, sd):
     "Load the state that `state_dict` returned."
     state = _checked_state(self, sd)
     for h,saved in zip(self.hypers, sd['hypers']): h.update(saved)
-    on_device = any(g.get('fused') or g.get('capturable') for g in self.opt.param_groups) # the step count is on the device, too
+    # with fused or capturable optimizers, the step count is on the device, too
+    on_device = any(g.get('fused') or g.get('capturable') for g in self.opt.param_groups)
     self.opt.state.clear()
     for p,s in state.items():
         moves = {k for k,v in s.items() if isinstance(v, Tensor) and (on_device or k not in _scalars)}
