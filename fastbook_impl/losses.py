@@ -30,15 +30,15 @@ def _rows(inp, targ, axis, name):
     return inp,targ
 
 def _not_classes(targ, name):
-    return (f'{name} needs class indices, whole numbers, and these targets of shape {tuple(targ.shape)} are {str(targ.dtype)[6:]}: '
-            'MSELossFlat is for numbers, BCEWithLogitsLossFlat for one-hot labels')
+    return (f'{name} needs integer class indices, but the targets of shape {tuple(targ.shape)} are '
+            f'{str(targ.dtype)[6:]}: use MSELossFlat for numbers, BCEWithLogitsLossFlat for one-hot labels')
 
 # %% ../nbs/library/1_core/04_losses.ipynb #0000000c
 def _pairs(inp, targ, flatten, name):
     "Check that there are as many predictions as targets, and give them the same shape."
     if inp.numel() != targ.numel():
         raise ValueError(f'{name}: predictions of shape {tuple(inp.shape)} and targets of shape {tuple(targ.shape)} '
-                         f'hold {inp.numel()} and {targ.numel()} numbers, and they must be as many')
+                         f'hold {inp.numel()} and {targ.numel()} numbers: they must have the same size')
     return (inp.reshape(-1),targ.reshape(-1)) if flatten else (inp,targ.reshape(inp.shape))
 
 # %% ../nbs/library/1_core/04_losses.ipynb #0000000f
@@ -92,7 +92,7 @@ def _as_weights(w): return w if w is None or isinstance(w, Tensor) else torch.te
 def _no_such_class(inp, targ, name, ignore_index):
     n = inp.shape[-1]
     bad = targ[((targ < 0) | (targ >= n)) & (targ != ignore_index)]
-    return f'{name}: the model gives {n} classes, 0 to {n-1}, and there is a target {bad[0].item() if len(bad) else "beyond them"}'
+    return f'{name}: the model has {n} classes, 0 to {n-1}, but there is a target {bad[0].item() if len(bad) else "beyond them"}'
 
 # %% ../nbs/library/1_core/04_losses.ipynb #00000012
 class CrossEntropyLossFlat(BaseLoss):

@@ -56,8 +56,8 @@ class _BatchMean:
 def _one_number(v, name):
     n = v.numel() if isinstance(v, Tensor) else np.size(v)
     if n == 1: return v
-    raise ValueError(f'the metric {name!r} gave {n} numbers of shape {tuple(np.shape(v))} for one batch, where one is needed: '
-                     'take a mean in it, or derive from Metric')
+    raise ValueError(f'the metric {name!r} returned {n} numbers of shape {tuple(np.shape(v))} for one batch, but must return '
+                     'one: take the mean in it, or derive from Metric')
 
 # %% ../nbs/library/3_parts/02_metrics.ipynb #0000000d
 class AvgMetric(Metric):
@@ -127,7 +127,8 @@ def mk_metric(m) -> Metric:
 def accuracy(inp, targ, axis=-1):
     "Return the fraction of predictions whose largest activation along `axis` is at the target's index."
     if targ.shape == inp.shape and inp.shape[axis] > 1:
-        raise ValueError(f'accuracy and error_rate take the number of one class as a target, and these targets have {inp.shape[axis]} entries: for several labels use accuracy_multi')
+        raise ValueError('accuracy and error_rate need one class index as a target, but these targets have '
+                         f'{inp.shape[axis]} entries: for several labels use accuracy_multi')
     pred,targ = flatten_check(inp.argmax(dim=axis), targ)
     return (pred == targ).float().mean()
 

@@ -529,7 +529,8 @@ def flatten_check(inp, targ):
     "Flatten both tensors, after checking that they have the same number of elements."
     inp, targ = plain(inp).contiguous().view(-1), plain(targ).contiguous().view(-1)
     if len(inp) != len(targ):
-        raise ValueError(f'the predictions hold {len(inp)} numbers and the targets {len(targ)}: they must be as many')
+        raise ValueError(f'the predictions hold {len(inp)} numbers and the targets {len(targ)}: '
+                         'they must have the same size')
     return inp, targ
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #00000038

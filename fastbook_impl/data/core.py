@@ -554,8 +554,9 @@ def infer_idx(self:TfmdLists, x):
     for i,t in enumerate(kinds):
         if isinstance(x, t) or _alike(x, t): return i
     paths = [i for i,t in enumerate(kinds[:-1]) if issubclass(t, (str, Path))]
-    file_like = isinstance(x, bytes) or any(hasattr(x, a) for a in ('__array__', '__array_interface__', 'read'))
-    if paths and not hasattr(x, 'columns') and file_like: return paths[-1] # file openers accept these too
+    if paths and not hasattr(x, 'columns') and (
+        isinstance(x, bytes) or any(hasattr(x, a) for a in ('__array__', '__array_interface__', 'read'))
+    ): return paths[-1] # a transform that opens files accepts these too
     names = ', '.join(dict.fromkeys(t.__name__ for t in kinds))
     raise TypeError(f'a new item should be one of {names}, the types that the pipeline accepts, '
                     f'but it is a {type(x).__name__}')
