@@ -14,7 +14,7 @@ EXTRAS = {'tokenizers': 'text', 'pydot': 'graph', 'ipywidgets': 'widgets'} # pac
 def import_extra(
     name:str, # full dotted name of a module, such as `'tokenizers.models'`
 )->types.ModuleType:
-    "Import a module that an extra of this package installs. `ModuleNotFoundError` names the extra if it is missing."
+    "Import a module that belongs to an extra; if it is missing, the `ModuleNotFoundError` names the extra."
     package = name.partition('.')[0]
     try: return importlib.import_module(name)
     except ModuleNotFoundError as e:
@@ -50,7 +50,7 @@ __all__ = ['LazyModule', 'np', 'plt', 'mpl', 'matplotlib', 'pd', 'in_notebook']
 
 # %% ../nbs/library/1_core/01_imports.ipynb #00000012
 def in_notebook():
-    "True inside a Jupyter kernel, False in a terminal or a script."
+    "Return True inside a Jupyter kernel, and False in a terminal or a script."
     ipython = sys.modules.get('IPython')
     shell = ipython.get_ipython() if ipython else None
     return type(shell).__name__ == 'ZMQInteractiveShell'

@@ -24,7 +24,7 @@ def _param_lists(params):
     return L(L(p) for p in params) if is_listy(params[0]) or not isinstance(params[0], Tensor) else L([L(params)])
 
 def _spread(value, n):
-    "A value for each of `n` groups: one for all, one each, or a slice spaced geometrically."
+    "Return a value for each of `n` groups from one value, one per group, or a slice that is spaced geometrically."
     if isinstance(value, slice):
         value = even_mults(value.start, value.stop, n) if value.start is not None else [value.stop/10]*(n-1) + [value.stop]
     vals = [float(v) for v in value] if is_listy(value) or isinstance(value, np.ndarray) else [value]*n
@@ -33,12 +33,12 @@ def _spread(value, n):
     return vals
 
 def even_mults(start, stop, n):
-    "`n` numbers from `start` to `stop`, each the same multiple of the one before."
+    "Return `n` geometrically spaced numbers from `start` to `stop`."
     return [stop] if n == 1 else [start * (stop/start)**(i/(n-1)) for i in range(n)]
 
 # %% ../nbs/library/3_parts/04_optimizer.ipynb #0000000a
 class _BaseOptimizer:
-    "Groups of parameters with their hyperparameters; what all optimizers share."
+    "Base class of all optimizers: groups of parameters with their hyperparameters."
     def _set_up(self, params, train_bn=True, **hypers):
         self.param_lists, self.train_bn, self.frozen_idx = _param_lists(params), train_bn, 0
         self.hypers = L({} for _ in self.param_lists)
@@ -54,11 +54,11 @@ class _BaseOptimizer:
         for h,val in zip(self.hypers, _spread(v, len(self.hypers))): h[k] = val
 
     def params(self):
-        "All parameters, of all groups, in order."
+        "Return the parameters of all groups, in order."
         return [p for g in self.param_lists for p in g]
 
     def zero_grad(self):
-        "Forget the gradients."
+        "Clear the gradients."
         for p in self.params(): p.grad = None
 
 # %% ../nbs/library/3_parts/04_optimizer.ipynb #0000000c
@@ -80,19 +80,19 @@ def freeze(self:_BaseOptimizer):
 
 @patch
 def unfreeze(self:_BaseOptimizer):
-    "Train all groups."
+    "Unfreeze all groups."
     self.freeze_to(0)
 
 # %% ../nbs/library/3_parts/04_optimizer.ipynb #0000000e
 class OptimWrapper(_BaseOptimizer):
-    "An optimizer of `torch.optim` with groups, hyperparameters that may be slices, decoupled weight decay and freezing."
+    "A wrapper that adds groups, slices, decoupled weight decay and freezing to an optimizer of `torch.optim`."
     def __init__(self,
-        params=None,            # parameters, or a list of lists of them: one for each group
+        params=None,            # parameters, or a list of lists of parameters, one for each group
         opt=None,               # a class of `torch.optim`, or an instance
-        hp_map:dict=None,       # our name → PyTorch's, if they are not to be guessed; with `wd` in it, decay is left to PyTorch
-        train_bn:bool=True,     # batch normalisation learns while frozen
-        decouple_wd:bool=True,  # shrink weights beside the gradient step
-        torch_args:dict=None,   # more arguments for `opt`, in PyTorch's words
+        hp_map:dict=None,       # maps our names to PyTorch's; inferred if None; with `wd`, PyTorch applies the decay
+        train_bn:bool=True,     # train batch normalization layers in frozen groups
+        decouple_wd:bool=True,  # apply weight decay to the weights instead of the gradients
+        torch_args:dict=None,   # further arguments of `opt`, with PyTorch's names
         **hypers                # hyperparameters: `lr`, `mom`, `wd`, …
     ):
         if opt is None: raise ValueError('OptimWrapper needs opt: a class such as torch.optim.AdamW, or an instance')
@@ -104,7 +104,7 @@ class OptimWrapper(_BaseOptimizer):
 # %% ../nbs/library/3_parts/04_optimizer.ipynb #0000000f2
 @lru_cache(maxsize=None)
 def _uncompiled(cls):
-    "`cls` of `torch.optim` without the wrappers for `torch.compile`."
+    "Return a subclass of `cls` of `torch.optim` without the wrappers for `torch.compile`."
     plain = {n: inspect.unwrap(getattr(cls, n)) for n in ('add_param_group', 'zero_grad', 'state_dict', 'load_state_dict')}
     return type(cls.__name__, (cls,), {**plain, 'step': torch.no_grad()(inspect.unwrap(cls.step))})
 
@@ -113,7 +113,7 @@ def _is_torchs(opt, args): return isinstance(opt, type) and opt.__module__.start
 # %% ../nbs/library/3_parts/04_optimizer.ipynb #00000010
 @patch(as_prop=True)
 def opt(self:OptimWrapper):
-    "The optimizer of `torch.optim` underneath."
+    "The underlying optimizer of `torch.optim`."
     if self._opt is None: self._opt = self._adopt(self._build())
     return self._opt
 
@@ -139,7 +139,7 @@ def _adopt(self:OptimWrapper, opt):
 # %% ../nbs/library/3_parts/04_optimizer.ipynb #00000011
 @patch
 def sync(self:OptimWrapper):
-    "Tell the optimizer underneath what `hypers` says."
+    "Copy `hypers` to the underlying torch optimizer."
     for g,h in zip(self.opt.param_groups, self.hypers.items):
         for ours,theirs in self._names.items():
             if ours in h: g[theirs] = h[ours]
@@ -148,7 +148,7 @@ def sync(self:OptimWrapper):
 
 @patch
 def step(self:OptimWrapper, closure=None):
-    "Move every parameter that has a gradient."
+    "Update every parameter that has a gradient."
     self.sync()
     self.decay()
     self.lay_out()
@@ -157,7 +157,7 @@ def step(self:OptimWrapper, closure=None):
 @patch
 @torch.no_grad()
 def decay(self:OptimWrapper):
-    "Weight decay, as `decouple_wd` says."
+    "Apply weight decay to the weights, or to the gradients if `decouple_wd` is False."
     for ps,h in zip(self.param_lists, self.hypers.items):
         if not h.get('wd') or 'wd' in self._names: continue
         ps = [p for p in ps if p.grad is not None and p not in self.no_wd]
@@ -170,24 +170,24 @@ def param_groups(self:OptimWrapper): return self.opt.param_groups
 # %% ../nbs/library/3_parts/04_optimizer.ipynb #0000000f4
 @patch
 def lay_out(self:OptimWrapper):
-    "Put gradients and statistics into the order in memory that their parameters have."
+    "Convert gradients and statistics to the memory layout of their parameters."
     for p in self.params():
-        if p.ndim < 4 or p.grad is None: continue # only weights of convolutions have two orders
+        if p.ndim < 4 or p.grad is None: continue # only convolution weights have two layouts
         if p.grad.stride() != p.stride(): p.grad = _like(p.grad, p)
         state = self.opt.state.get(p, {})
         for k,v in state.items():
             if isinstance(v, Tensor) and v.shape == p.shape and v.stride() != p.stride(): state[k] = _like(v, p)
 
-def _like(t, p): return torch.empty_like(p, dtype=t.dtype, requires_grad=False).copy_(t) # `empty_like` keeps the order
+def _like(t, p): return torch.empty_like(p, dtype=t.dtype, requires_grad=False).copy_(t) # `empty_like` keeps the layout
 
 # %% ../nbs/library/3_parts/04_optimizer.ipynb #00000012a
 _scalars, _factors = {'step', 'eta', 'mu', 'mu_product'}, {'row_var', 'col_var'} # names of statistics of `torch.optim`
 
 def state_misfit(
     p:Tensor,   # a parameter
-    state:dict  # what an optimizer remembers of it: numbers and tensors by name
+    state:dict  # the optimizer's state for it: numbers and tensors by name
 ) -> str:
-    "Say why `state` cannot be the state of the parameter `p`; an empty string if it can."
+    "Return why `state` does not fit the parameter `p`, or an empty string if it fits."
     for k,v in state.items():
         if not isinstance(v, Tensor):
             if v is None or isinstance(v, (int, float)): continue
@@ -199,13 +199,13 @@ def state_misfit(
     return ''
 
 def _shapes_of(k, p) -> list:
-    "The shapes that the statistic `k` of the parameter `p` can have."
+    "Return the possible shapes of the statistic `k` of the parameter `p`."
     if k in _scalars: return [()]
     if k in _factors: return [(*p.shape[:i], 1, *p.shape[i+1:]) for i in range(p.ndim)]
     return [tuple(p.shape)]
 
 def _checked_state(opt, sd) -> dict:
-    "A copy of the state in `sd`, by parameter; `ValueError` if it does not fit `opt`."
+    "Copy the state in `sd`, by parameter, or raise `ValueError` if it does not fit `opt`."
     ps, res = opt.params(), {}
     if len(sd['hypers']) != len(opt.hypers):
         raise ValueError(f"the saved optimizer has {len(sd['hypers'])} parameter groups, this one has {len(opt.hypers)}")
@@ -217,7 +217,7 @@ def _checked_state(opt, sd) -> dict:
     return res
 
 def optimizer_kind(opt) -> str:
-    "Name the kind of `opt`. The state of one kind of optimizer is of no use to another."
+    "Return the name of the kind of `opt`; the states of different kinds of optimizers are incompatible."
     if isinstance(opt, OptimWrapper): return type(opt.opt).__name__
     inner = getattr(opt, 'opt', None)
     return type(opt).__name__ if inner is None else f'{type(opt).__name__} of {optimizer_kind(inner)}'
@@ -225,15 +225,16 @@ def optimizer_kind(opt) -> str:
 # %% ../nbs/library/3_parts/04_optimizer.ipynb #00000013
 @patch
 def state_dict(self:OptimWrapper):
-    "`state` (what is remembered of each parameter, by its number) and `hypers`."
+    "Return `state`, the statistics of each parameter by its index, and `hypers`."
     return {'state': {i: dict(self.opt.state[p]) for i,p in enumerate(self.params()) if p in self.opt.state}, 'hypers': [dict(h) for h in self.hypers]}
 
 @patch
 def load_state_dict(self:OptimWrapper, sd):
-    "Take over what `state_dict` gave."
+    "Load the state that `state_dict` returned."
     state = _checked_state(self, sd)
     for h,saved in zip(self.hypers, sd['hypers']): h.update(saved)
-    on_device = any(g.get('fused') or g.get('capturable') for g in self.opt.param_groups) # then the count of steps is there, too
+    # with fused or capturable optimizers, the step count is on the device, too
+    on_device = any(g.get('fused') or g.get('capturable') for g in self.opt.param_groups)
     self.opt.state.clear()
     for p,s in state.items():
         moves = {k for k,v in s.items() if isinstance(v, Tensor) and (on_device or k not in _scalars)}
@@ -241,36 +242,36 @@ def load_state_dict(self:OptimWrapper, sd):
 
 @patch
 def clear_state(self:OptimWrapper):
-    "Forget what was remembered."
+    "Clear the state."
     self.opt.state.clear()
 
 # %% ../nbs/library/3_parts/04_optimizer.ipynb #00000015
 def SGD(
-    params,           # parameters, or a list of lists of them
+    params,           # parameters, or a list of lists of parameters
     lr,               # learning rate
-    mom:float=0.,     # momentum: how much of the last movement is kept
+    mom:float=0.,     # momentum: the fraction of the previous update that is kept
     wd:float=0.,      # weight decay
-    decouple_wd=True  # shrink weights beside the gradient step, not through it
+    decouple_wd=True  # apply weight decay to the weights instead of the gradients
 ):
-    "Stochastic gradient descent, with momentum and weight decay."
+    "Create an optimizer for stochastic gradient descent with momentum and weight decay."
     return OptimWrapper(params, torch.optim.SGD, lr=lr, mom=mom, wd=wd, decouple_wd=decouple_wd)
 
 # %% ../nbs/library/3_parts/04_optimizer.ipynb #0000001a
 def RMSProp(params, lr, mom:float=0., sqr_mom:float=0.99, eps:float=1e-8, wd:float=0., decouple_wd=True):
-    "Gradients divided by the root of their running mean square."
+    "Create an RMSProp optimizer, which divides gradients by the root of their running mean square."
     return OptimWrapper(params, torch.optim.RMSprop, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, decouple_wd=decouple_wd)
 
 def Adam(params, lr, mom:float=0.9, sqr_mom:float=0.99, eps:float=1e-5, wd:float=0.01, decouple_wd=True):
-    "Momentum and RMSProp together (Kingma and Ba 2014), with decoupled weight decay (Loshchilov and Hutter 2017)."
+    "Create an Adam optimizer (Kingma and Ba 2014) with decoupled weight decay (Loshchilov and Hutter 2017)."
     return OptimWrapper(params, torch.optim.Adam, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, decouple_wd=decouple_wd)
 
 def RAdam(params, lr, mom:float=0.9, sqr_mom:float=0.99, eps:float=1e-5, wd:float=0., decouple_wd=True):
-    "Adam that warms up by itself (Liu et al. 2019)."
+    "Create a RAdam optimizer, an Adam with automatic warmup (Liu et al. 2019)."
     return OptimWrapper(params, torch.optim.RAdam, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, decouple_wd=decouple_wd)
 
 # %% ../nbs/library/3_parts/04_optimizer.ipynb #0000001f
 class Lookahead:
-    "Every `k` steps of `opt`, the weights go back to `alpha` of the way they went."
+    "Every `k` steps of `opt`, move the slow weights toward the fast ones by `alpha`, and restart from there."
     def __init__(self, opt, k:int=6, alpha:float=0.5):
         self.opt, self.k, self.alpha, self.count, self.slow = opt, k, alpha, 0, None
 
@@ -305,12 +306,12 @@ class Lookahead:
         return getattr(self.opt, k)
 
 def ranger(p, lr, mom:float=0.95, wd:float=0.01, eps:float=1e-6, k:int=6, alpha:float=0.5, **kwargs):
-    "Lookahead over RAdam."
+    "Create a Lookahead optimizer over RAdam."
     return Lookahead(RAdam(p, lr=lr, mom=mom, wd=wd, eps=eps, **kwargs), k=k, alpha=alpha)
 
 # %% ../nbs/library/3_parts/04_optimizer.ipynb #00000022
 class Optimizer(_BaseOptimizer):
-    "An optimizer made of functions `cb(p, **state_and_hypers)`; a dictionary that one returns is remembered for `p`."
+    "An optimizer built from functions `cb(p, **state_and_hypers)`, whose returned dictionaries are the state of `p`."
     def __init__(self, params, cbs, train_bn:bool=True, **defaults):
         self.cbs, self.state = listify(cbs), {}
         for cb in self.cbs: defaults = {**getattr(cb, 'defaults', {}), **defaults}

@@ -29,7 +29,7 @@ def tensor(
     x, *rest,   # a number, sequence, array, PIL image, tensor or generator; or several numbers
     **kwargs    # `dtype`, `device`, `requires_grad`, as in `torch.tensor`
 ) -> Tensor:
-    "Like `torch.tensor`, but takes also several numbers, arrays, images and generators; 64-bit floats become 32-bit."
+    "Create a tensor like `torch.tensor`, but also from several numbers, images or generators; floats are 32-bit."
     if rest: x = (x, *rest)
     res = x if isinstance(x, Tensor) else _from_data(x, **kwargs)
     if isinstance(x, Tensor) and kwargs:
@@ -52,15 +52,15 @@ def _own_array(x):
 array = np.array
 
 def is_listy(x):
-    "True for a list, a tuple, an `L` or a slice: something with items that is not a tensor or a string."
+    "Return True for a list, a tuple, an `L` or a slice, but not for a tensor or a string."
     return isinstance(x, (list, tuple, L, slice))
 
 def to_np(x):
-    "A tensor, or a nested collection of them, as NumPy arrays on the CPU."
+    "Convert a tensor, or a nested collection of tensors, to NumPy arrays on the CPU."
     return apply(lambda o: o.detach().cpu().numpy(), x)
 
 def apply(func, x, *args, **kwargs):
-    "Apply `func` to every tensor in `x`, which may be a tensor or nested lists, tuples and dictionaries of them; anything else passes through."
+    "Apply `func` to every tensor in `x`, which may be nested lists, tuples and dictionaries; keep other values."
     if isinstance(x, Tensor): return func(x, *args, **kwargs)
     if isinstance(x, dict): return {k: apply(func, v, *args, **kwargs) for k,v in x.items()}
     if isinstance(x, (list, tuple, L)):
@@ -70,10 +70,10 @@ def apply(func, x, *args, **kwargs):
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #0000000b2
 def one_hot(
-    x, # number of a class, or several as a list or tensor, possibly empty
-    c  # how many classes there are
+    x, # index of a class, or a list or tensor of several, possibly empty
+    c  # number of classes
 ):
-    "Zeros `(c,)`, with a one for each class in `x`, in bytes."
+    "Return a byte tensor `(c,)` of zeros, with a one for each class in `x`."
     res = torch.zeros(c, dtype=torch.uint8)
     res[x] = 1
     return res
@@ -82,9 +82,9 @@ def one_hot(
 _device = None
 
 def default_device(
-    use=None # a device or its name sets the default; `False` means the CPU; `None` asks
+    use=None # a device or its name to set the default; `False` for the CPU; `None` to read it
 ) -> torch.device:
-    "The device that batches and models go to; chosen once, CUDA before MPS before CPU, or as `FASTBOOK_DEVICE` says."
+    "Return the default device: `FASTBOOK_DEVICE`, or the first available of CUDA, MPS and CPU; chosen once."
     global _device
     if use is False: use = 'cpu'
     if use is True: _device, use = None, None
@@ -107,15 +107,15 @@ def to_cpu(b):
     return to_device(b, 'cpu')
 
 def to_detach(b, cpu=True):
-    "Cut every tensor in `b` out of its graph, and move it to the CPU if `cpu`."
+    "Detach every tensor in `b` from its graph, and move it to the CPU if `cpu`."
     return apply(lambda t: t.detach().cpu() if cpu else t.detach(), b)
 
 def to_half(b):
-    "Turn the floating-point tensors in `b` into 16-bit ones."
+    "Convert the floating-point tensors in `b` to 16 bits."
     return apply(lambda t: t.half() if t.is_floating_point() else t, b)
 
 def to_float(b):
-    "Turn the floating-point tensors in `b` into 32-bit ones."
+    "Convert the floating-point tensors in `b` to 32 bits."
     return apply(lambda t: t.float() if t.is_floating_point() else t, b)
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #00000011
@@ -123,7 +123,7 @@ def to_concat(
     xs,   # list of batches: tensors, or collections of tensors of the same structure
     dim=0 # axis to concatenate along
 ):
-    "Concatenate the batches `xs` piece by piece; batches that do not fit together come back as one `L` of items."
+    "Concatenate the batches `xs` element by element; return an `L` of items if their shapes do not match."
     xs = list(xs)
     if not xs: return xs
     if isinstance(xs[0], dict): return {k: to_concat([x[k] for x in xs], dim) for k in xs[0]}
@@ -134,9 +134,9 @@ def to_concat(
 # %% ../nbs/library/1_core/02_torch_core.ipynb #00000014
 def set_seed(
     s:int,             # the seed
-    reproducible=False # on a GPU: also ask cuDNN for deterministic algorithms, which are slower
+    reproducible=False # also make cuDNN use deterministic algorithms, which are slower (GPU only)
 ):
-    "Seed Python's, NumPy's and PyTorch's random numbers, so that what follows gives the same numbers again."
+    "Seed the random number generators of Python, NumPy and PyTorch."
     random.seed(s)
     np.random.seed(s % (2**32))
     torch.manual_seed(s)
@@ -146,22 +146,22 @@ def set_seed(
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #00000016
 def get_random_states():
-    "The states of the three generators, for `set_random_states`."
+    "Return the states of the three generators, for `set_random_states`."
     return {'python': random.getstate(), 'numpy': np.random.get_state(), 'torch': torch.get_rng_state()}
 
 def set_random_states(states):
-    "Put the three generators back to where `get_random_states` found them."
+    "Restore the three generators to the states from `get_random_states`."
     random.setstate(states['python']); np.random.set_state(states['numpy']); torch.set_rng_state(states['torch'])
 
 class no_random:
-    "A `with` block whose random numbers start from `seed` and leave those outside untouched."
+    "A context manager that seeds the generators with `seed` and restores their previous states at the end."
     def __init__(self, seed:int=42): self.seed = seed
     def __enter__(self): self.states = get_random_states(); set_seed(self.seed)
     def __exit__(self, *exc): set_random_states(self.states)
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #00000019
 class TensorBase(Tensor):
-    "A tensor with a meaning. Operations keep the subclass, until two subclasses mix or a parameter is involved."
+    "A tensor with a meaning. Operations keep the subclass unless they mix two subclasses or involve a parameter."
     def __new__(cls, x, **kwargs): return tensor(x, **kwargs).as_subclass(cls)
 
     @classmethod
@@ -199,7 +199,7 @@ def _rebuild(cls, data, requires_grad): return data.requires_grad_(requires_grad
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #0000001b
 def plain(b):
-    "Every tensor in `b` as a plain `torch.Tensor`, sharing the data."
+    "Convert every tensor in `b` to a plain `torch.Tensor` that shares its data."
     return apply(_plain_tensor, b)
 
 def _plain_tensor(t):
@@ -207,57 +207,57 @@ def _plain_tensor(t):
     with torch._C.DisableTorchFunctionSubclass(): return t.as_subclass(Tensor)
 
 def retain_type(new, old):
-    "Give the tensor `new` the subclass that `old` has, if it has one and `new` has none."
+    "Cast the plain tensor `new` to the subclass of `old`, if `old` has one."
     return new.as_subclass(type(old)) if type(new) is Tensor and isinstance(old, TensorBase) else new
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #0000001d
 class TensorImageBase(TensorBase):
-    "Something with rows and columns; `_show_args` are its defaults for drawing."
+    "Base class for tensors with rows and columns; `_show_args` holds their display defaults."
     _show_args = {'cmap': None}
     def show(self, ctx=None, **kwargs):
-        "Draw it with `show_image` on the axes `ctx`."
+        "Show the tensor with `show_image` on the axes `ctx`."
         return show_image(plain(self), ctx=ctx, **{**self._show_args, **kwargs})
 
 class TensorImage(TensorImageBase):
-    "Pictures, `(c, h, w)` or `(bs, c, h, w)`: bytes 0–255, or floats 0–1, or normalised floats."
+    "Images `(c, h, w)` or `(bs, c, h, w)`: bytes 0–255, floats 0–1, or normalized floats."
 
 class TensorImageBW(TensorImage):
-    "Pictures in black and white, one channel."
+    "Grayscale images with one channel."
     _show_args = {'cmap': 'Greys'}
 
 class TensorMask(TensorImageBase):
-    "Class indices of pixels, integers, `(h, w)` or `(bs, h, w)`."
+    "Integer class indices of pixels, `(h, w)` or `(bs, h, w)`."
     _show_args = {'alpha': 0.5, 'cmap': 'tab20', 'interpolation': 'nearest'}
     def show(self, ctx=None, **kwargs):
-        "Draw the mask on the axes `ctx`. If its classes have names, `codes`, each class has one color in all masks."
+        "Show the mask on the axes `ctx`. If it has `codes`, each class has the same color in all masks."
         codes = getattr(self, 'codes', None)
         limits = {} if codes is None else {'vmin': 0, 'vmax': len(codes)-1}
         return super().show(ctx=ctx, **{**limits, **kwargs})
 
 class TensorFlowField(TensorBase):
-    "Where each output pixel is read from, `(bs, h, w, 2)` in -1…1."
+    "Sampling coordinates `(bs, h, w, 2)` in -1…1: the location from which each output pixel is read."
 
 class TensorCategory(TensorBase):
-    "Indices of categories, integers."
+    "Integer category indices."
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #0000001d-1
 class TensorMultiCategory(TensorCategory):
-    "One-hot encoded labels, floats 0 or 1, `(n_classes,)` or `(bs, n_classes)`."
+    "One-hot encoded labels, as floats 0 or 1 `(n_classes,)` or `(bs, n_classes)`."
 
 class TensorPoint(TensorBase):
-    "Points `(x, y)`, `(n, 2)` or `(bs, n, 2)`: in pixels, or scaled to -1…1."
+    "Points `(x, y)` as `(n, 2)` or `(bs, n, 2)`, in pixels or scaled to -1…1."
     _show_args = {'marker': 'o', 'c': 'r', 'edgecolors': 'white'}
 
     @classmethod
     def create(cls,
         t,             # one point (x, y) or several: numbers, lists, arrays or tensors
-        img_size=None  # not used; there for fastai's sake
+        img_size=None  # unused; kept for compatibility with fastai
     ):
-        "Points in pixels, `(n, 2)`, as floats."
+        "Create points `(n, 2)` in pixels, as floats."
         return tensor(list(t) if isinstance(t, L) else t).reshape(-1, 2).float().as_subclass(cls)
 
     def show(self, ctx=None, **kwargs):
-        "Draw the points on the axes `ctx`, in pixels: dots with a white edge, as large as suits the picture, unless `s` is given."
+        "Draw the points, in pixels, on the axes `ctx`; the size of the dots adapts to the image unless `s` is given."
         pts = plain(self).reshape(-1, 2)
         kwargs.pop('figsize', None); title = kwargs.pop('title', None)
         width = _dot_width(ctx)
@@ -266,26 +266,26 @@ class TensorPoint(TensorBase):
         return ctx
 
 def _dot_width(ax):
-    "Width of a dot that is seen on what `ax` shows, in typographic points (1/72 inch): a fifteenth of the shorter side, 4 to 12."
+    "Return the width of a dot in points (1/72 inch): a fifteenth of the shorter side of `ax`, but 4 to 12."
     ax.apply_aspect()
     return min(max(min(ax.bbox.size)*72/ax.figure.dpi/15, 4), 12)
 
 class TensorText(TensorBase):
-    "Indices of tokens, integers, `(n,)` or `(bs, n)`."
+    "Integer token indices, `(n,)` or `(bs, n)`."
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #0000001d-2
 class LMTensorText(TensorText):
-    "Indices of tokens for a language model."
+    "Integer token indices for a language model."
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #00000022
 def show_image(
     im,                # tensor, array or PIL image: (c, h, w), (h, w, c) or (h, w)
-    ax=None, ctx=None, # axes to draw on; a new figure without them
-    figsize=None,      # inches
-    title=None,        # written above the picture
-    **kwargs           # for `plt.imshow`, such as `cmap`
+    ax=None, ctx=None, # axes to draw on; None creates a figure
+    figsize=None,      # size of the figure in inches
+    title=None,        # title of the image
+    **kwargs           # arguments of `plt.imshow`, such as `cmap`
 ):
-    "Draw a picture without axes, and return the axes it was drawn on. Channels may come first or last."
+    "Draw an image, with channels first or last, and return its axes, whose lines and ticks are hidden."
     ax = ctx if ax is None else ax
     im = _channels_last(im)
     if ax is None: _, ax = plt.subplots(figsize=figsize or _figsize_of(im))
@@ -310,12 +310,12 @@ def _figsize_of(im): return (3, 3) if min(im.shape[:2]) else None
 # %% ../nbs/library/1_core/02_torch_core.ipynb #00000026
 def subplots(
     nrows:int=1, ncols:int=1, # rows and columns of the grid
-    figsize=None,             # inches, for the whole figure
-    imsize=3,                 # inches, for one cell of the grid, used without `figsize`
-    suptitle=None,            # written above the figure
-    **kwargs                  # for `plt.subplots`
+    figsize=None,             # size of the whole figure in inches
+    imsize=3,                 # size of a cell of the grid in inches, used if `figsize` is None
+    suptitle=None,            # title of the figure
+    **kwargs                  # arguments of `plt.subplots`
 ):
-    "A figure and its axes, `imsize` inches for each."
+    "Create a figure with a grid of axes, and return both."
     if figsize is None: figsize = (ncols*imsize, nrows*imsize + (0.6 if suptitle else 0))
     fig, axs = plt.subplots(nrows, ncols, figsize=figsize, **kwargs)
     if suptitle is not None: fig.suptitle(suptitle)
@@ -323,12 +323,12 @@ def subplots(
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #00000027
 def get_grid(
-    n:int,                  # how many cells are needed
-    nrows=None, ncols=None, # either or both may be left to be worked out
+    n:int,                  # number of cells
+    nrows=None, ncols=None, # rows and columns of the grid; inferred if None
     figsize=None, double=False, title=None, return_fig=False, flatten=True, # as in `subplots`; `double` draws pairs
     **kwargs
 ):
-    "Axes for `n` pictures in a grid as square as can be; those left over are switched off."
+    "Return axes for `n` images in a grid that is as square as possible; hide the remaining axes."
     if nrows: ncols = ncols or math.ceil(n/nrows)
     else:
         ncols = ncols or math.ceil(math.sqrt(n))
@@ -342,13 +342,13 @@ def get_grid(
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #00000028
 def show_images(
-    ims,              # pictures, as `show_image` takes them
+    ims,              # images, as for `show_image`
     nrows:int=1,      # rows of the grid
-    ncols:int=None,   # columns; worked out if not given
-    titles=None,      # one for each picture
-    **kwargs          # for `subplots`: `figsize`, `imsize`, `suptitle`
+    ncols:int=None,   # columns of the grid; inferred if None
+    titles=None,      # one title for each image
+    **kwargs          # arguments of `subplots`: `figsize`, `imsize`, `suptitle`
 ):
-    "Draw the pictures `ims` in a grid of `nrows` rows."
+    "Show the images `ims` in a grid of `nrows` rows."
     ims = list(ims)
     if ncols is None: ncols = math.ceil(len(ims)/nrows)
     cmap = {k: kwargs.pop(k) for k in ('cmap',) if k in kwargs}
@@ -359,7 +359,7 @@ def show_images(
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #0000002b
 def show_title(o, ax=None, ctx=None, label=None, color='black', **kwargs):
-    "Set the title of the axes `ax` to `o`, below what stands there already; without axes, print it."
+    "Add `o` to the title of the axes `ax`, on a new line if there is a title already, or print it without axes."
     ax = ctx if ax is None else ax
     if ax is None: return print(o)
     if hasattr(ax, 'set_title'):
@@ -373,38 +373,38 @@ def show_title(o, ax=None, ctx=None, label=None, color='black', **kwargs):
 class _Titled:
     _show_args = {'label': 'text'}
     def show(self, ctx=None, **kwargs):
-        "Show itself as a title of `ctx`."
+        "Show the value as the title of `ctx`."
         return show_title(str(self), ctx=ctx, **{**self._show_args, **kwargs})
 
-class TitledStr(_Titled, str): "A string that shows itself as a title."
-class TitledInt(_Titled, int): "An integer that shows itself as a title."
-class TitledFloat(_Titled, float): "A number that shows itself as a title."
+class TitledStr(_Titled, str): "A string that is displayed as a title."
+class TitledInt(_Titled, int): "An integer that is displayed as a title."
+class TitledFloat(_Titled, float): "A number that is displayed as a title."
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #0000002e
 def params(m):
-    "All parameters of the model `m`, as a list."
+    "Return all parameters of the model `m` as a list."
     return [p for p in m.parameters()]
 
 def trainable_params(m):
-    "The parameters of `m` that take part in training; as a splitter it makes one group of all."
+    "Return the trainable parameters of `m`; as a splitter, this puts all of them into one group."
     return L(p for p in m.parameters() if p.requires_grad)
 
 def num_params(m):
-    "How many numbers the model `m` learns."
+    "Return the number of trainable values in the model `m`."
     return sum(p.numel() for p in m.parameters() if p.requires_grad)
 
 def one_param(m):
-    "The first parameter of `m`: tells its device and its type."
+    "Return the first parameter of `m`, for example to read its device and dtype."
     return first(m.parameters())
 
 def requires_grad(m):
-    "Whether the first parameter of `m` is being trained."
+    "Return whether the first parameter of `m` requires gradients."
     ps = list(m.parameters())
     return ps[0].requires_grad if ps else False
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #00000031
 class Module(nn.Module):
-    "An `nn.Module` whose subclasses need not call `super().__init__()`."
+    "An `nn.Module` whose subclasses don't have to call `super().__init__()`."
     def __new__(cls, *args, **kwargs):
         self = super().__new__(cls)
         nn.Module.__init__(self)
@@ -413,37 +413,37 @@ class Module(nn.Module):
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #00000034
 def find_bs(b):
-    "The batch size of `b`: the length of its first tensor."
+    "Return the batch size of `b`, the length of its first tensor."
     if isinstance(b, Tensor): return b.shape[0] if b.ndim else 1
     if isinstance(b, dict): return find_bs(next(iter(b.values())))
     return find_bs(b[0]) if is_listy(b) and len(b) else 1
 
 def find_device(b):
-    "The device of the first tensor in `b`."
+    "Return the device of the first tensor in `b`."
     if isinstance(b, Tensor): return b.device
     if isinstance(b, dict): return find_device(next(iter(b.values())))
     return find_device(b[0]) if is_listy(b) and len(b) else default_device()
 
 def itemize(b):
-    "The items of the batch `b`: a list of tuples, one for each item."
+    "Split the batch `b` into a list of tuples, one for each item."
     return list(zip(*b)) if is_listy(b) else [(o,) for o in b]
 
 def batch_to_samples(
     b,        # a batch: a tensor or a tuple of them
-    max_n=10  # how many items at most
+    max_n=10  # maximum number of items
 ):
-    "The first `max_n` items of the batch `b`."
+    "Return the first `max_n` items of the batch `b`."
     if isinstance(b, Tensor): return list(b[:max_n])
     return L(tuple(o) for o in zip(*[batch_to_samples(o, max_n) for o in b])) if is_listy(b) else b[:max_n]
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #000000352
 @contextmanager
 def written_whole(
-    file # the file to write or to replace
+    file # the file to create or replace
 ):
-    """Yield the path of a part file that replaces `file` when the `with` block ends well; otherwise nothing changes.
+    """Yield the path of a part file that replaces `file` if the `with` block succeeds; else leave `file` unchanged.
 
-    The data reach the disk before the file is replaced, the file gets the permissions of any new file,
+    The data is flushed to disk before the file is replaced, the file gets the default permissions of new files,
     and part files that killed processes left in the folder are removed."""
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -462,26 +462,26 @@ def written_whole(
 def _this_host() -> str: return f'{zlib.crc32(platform.node().encode()):08x}'
 
 def _mode_of_new_files(path) -> int:
-    "Permissions that a new file at `path` gets, as the umask says."
+    "Return the permissions that the umask gives to a new file at `path`."
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o666))
     mode = path.stat().st_mode & 0o777
     path.unlink()
     return mode
 
 def _sync(path):
-    "Wait until the file or folder `path` is on the disk."
+    "Flush the file or folder `path` to disk."
     handle = os.open(path, os.O_RDONLY if os.name == 'posix' else os.O_RDWR)
     try: os.fsync(handle)
     finally: os.close(handle)
 
 def _remove_leftovers(folder):
-    "Remove the part files in `folder` whose writers, processes of this computer, no longer run."
+    "Remove the part files in `folder` of processes on this computer that are no longer running."
     for entry in os.scandir(folder):
         found = re.fullmatch(r'\..+\.([0-9a-f]{8})-(\d+)-\d+\.part', entry.name)
         if found and found[1] == _this_host() and not _is_running(int(found[2])): Path(entry.path).unlink(missing_ok=True)
 
 def _is_running(pid) -> bool:
-    if os.name != 'posix': return True # elsewhere, asking could end the process
+    if os.name != 'posix': return True # on other systems, os.kill could end the process
     try: os.kill(pid, 0)
     except ProcessLookupError: return False
     except (PermissionError, OverflowError): return True
@@ -490,7 +490,7 @@ def _is_running(pid) -> bool:
 # %% ../nbs/library/1_core/02_torch_core.ipynb #000000353b
 def tensors_checksum(
     tensors:dict, # tensors by name
-    text:str=''   # what else the file says
+    text:str=''   # other text in the file
 ) -> str:
     "Return the SHA-256 of the names, types, shapes and values of `tensors`, in the order of their names, and of `text`."
     sha = hashlib.sha256(text.encode())
@@ -503,7 +503,7 @@ def tensors_checksum(
 # %% ../nbs/library/1_core/02_torch_core.ipynb #000000353e
 @contextmanager
 def hold_interrupts():
-    """Hold back Ctrl-C until the end of the `with` block.
+    """Delay Ctrl-C until the end of the `with` block.
 
     Only the main thread is interrupted by Ctrl-C, so in other threads this does nothing.
     Processes that are forked inside the block ignore Ctrl-C forever."""
@@ -519,17 +519,18 @@ def hold_interrupts():
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #000000355
 def with_tilde(path):
-    "`path` as text, with `~` for the folder of the user."
+    "Convert `path` to a string, with `~` for the user's home folder."
     return str(path).replace(str(Path.home()), '~', 1)
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #00000036
 def rank0(): return int(os.environ.get('RANK', 0)) == 0
 
 def flatten_check(inp, targ):
-    "Both flattened, after checking that they hold as many numbers."
+    "Flatten both tensors, after checking that they have the same number of elements."
     inp, targ = plain(inp).contiguous().view(-1), plain(targ).contiguous().view(-1)
     if len(inp) != len(targ):
-        raise ValueError(f'the predictions hold {len(inp)} numbers and the targets {len(targ)}: they must be as many')
+        raise ValueError(f'the predictions hold {len(inp)} numbers and the targets {len(targ)}: '
+                         'they must have the same size')
     return inp, targ
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #00000038

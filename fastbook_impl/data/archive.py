@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 def check_path(
     name:str, # path in an archive
 ):
-    "Raise `ValueError` unless `name` stays inside the folder it is unpacked to, whatever the operating system."
+    "Raise `ValueError` unless `name` stays inside the destination folder on every operating system."
     unsafe = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor or '..' in re.split(r'[\\/]', name)
     if unsafe or '\0' in name: raise ValueError(f'{name!r} in it would be written outside its folder')
 
@@ -21,7 +21,7 @@ def check_path(
 _MiB = 2**20
 
 class _Bounded(io.RawIOBase):
-    "A binary stream that refuses to give more than `limit` bytes, and remembers the last few blocks."
+    "A binary stream that raises an error after `limit` bytes, and keeps the last few blocks."
     def __init__(self, stream, limit):
         self.stream,self.limit,self.n,self.recent = stream,limit,0,deque(maxlen=3)
     def read(self, size=-1):
@@ -31,14 +31,14 @@ class _Bounded(io.RawIOBase):
         if data: self.recent.append(data)
         return data
     def since(self, pos):
-        "What was read after the first `pos` bytes, if that is recent."
+        "Return the data read after the first `pos` bytes, as far as it is still kept."
         known = b''.join(self.recent)
         return known[max(0, pos-(self.n-len(known))):]
 
 def _too_much(what): return f'it unpacks to {what}, far more than an archive of its size should'
 
 def _opener(path):
-    "The function that opens the compressed file `path`, chosen by its first bytes."
+    "Return the function that opens the compressed file `path`, based on its first bytes."
     with open(path,'rb') as f: head = f.read(6)
     kinds = {b'\x1f\x8b': gzip.open, b'BZh': bz2.open, b'\xfd7zXZ': lzma.open}
     return next((f for start,f in kinds.items() if head.startswith(start)), nullcontext)
@@ -47,7 +47,7 @@ def _opener(path):
 _only = 'and only files and folders are unpacked'
 
 def _untar(path, limit):
-    "(name, stream) for every file in the tar archive `path`, (name, None) for every folder."
+    "Yield (name, stream) for every file in the tar archive `path`, and (name, None) for every folder."
     from tqdm.auto import tqdm
     bar = dict(total=os.path.getsize(path), desc=f'unpacking {path.name}', leave=False, delay=1)
     with open(path,'rb') as raw, tqdm.wrapattr(raw, 'read', **bar) as packed, _opener(path)(packed) as f:
@@ -58,13 +58,13 @@ def _untar(path, limit):
                     raise ValueError(f'{o.name!r} in it is {_kind(o)}, {_only}')
                 yield o.name, tar.extractfile(o) if o.isreg() else None
             end = stream.since(tar.offset)
-        while more := stream.read(_MiB): end = end[:1024]+more[:1024] # a compressed file keeps its checksum at the end
+        while more := stream.read(_MiB): end = end[:1024]+more[:1024] # the checksum of a compressed file is at its end
         if len(end)<1024 or any(end[:1024]): raise EOFError('its end is missing')
 
 def _kind(o): return 'a link' if o.issym() or o.islnk() else 'a sparse file' if o.issparse() else 'a device or a pipe'
 
 def _unzip(path, limit):
-    "The same for a zip archive."
+    "Yield the same as `_untar` for a zip archive."
     with zipfile.ZipFile(path) as z:
         total = sum(o.file_size for o in z.infolist())
         if total>limit: raise ValueError(_too_much(f'{total/1e6:,.0f} MB'))
@@ -93,12 +93,12 @@ def _write(entries, dest):
 def unpack(
     archive:Path, # a tar (plain, gzip, bzip2, xz) or zip archive
     dest:Path,    # an empty folder
-    origin:str,   # path or address to name in messages
+    origin:str,   # path or address of the archive, for messages
 ):
-    """Write the folders and files of `archive` into `dest`, and nothing else.
+    """Write the folders and files of `archive`, and nothing else, into `dest`.
 
-    Raises `ValueError` if it is damaged, would write outside `dest`, holds links or devices, or unpacks to more than 20
-    times its size plus 64 MiB. What was written before that stays in `dest`."""
+    Raises `ValueError` if the archive is damaged, would write outside `dest`, contains links or devices, or unpacks to
+    more than 20 times its size plus 64 MiB. Files written before the error stay in `dest`."""
     limit = 20*os.path.getsize(archive) + 64*_MiB
     with open(archive, 'rb') as f: is_zip = f.read(2)==b'PK'
     try: _write((_unzip if is_zip else _untar)(archive, limit), dest)

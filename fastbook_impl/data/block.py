@@ -20,12 +20,12 @@ from ..torch_core import is_listy, no_random
 
 # %% ../../nbs/library/2_data/08_block.ipynb #00000007
 class TransformBlock:
-    "A kind of data, as the transforms it needs."
+    "The transforms that a kind of data needs."
     def __init__(self,
-        type_tfms=None, # make the thing: open the file, look up the class
-        item_tfms=None, # what each item needs before it joins a batch, besides `ToTensor`
-        batch_tfms=None,# what a batch needs
-        dl_type=None,   # class of data loader
+        type_tfms=None, # create the input or target: open a file, look up a class
+        item_tfms=None, # transforms of an item before it is collated, besides `ToTensor`
+        batch_tfms=None,# transforms of a batch
+        dl_type=None,   # data loader class
         dls_kwargs=None # further arguments for `dataloaders`
     ):
         self.type_tfms, self.item_tfms, self.batch_tfms = L(type_tfms), L(ToTensor) + L(item_tfms), L(batch_tfms)
@@ -33,30 +33,30 @@ class TransformBlock:
 
 # %% ../../nbs/library/2_data/08_block.ipynb #00000009
 def CategoryBlock(
-    vocab=None,  # the classes, in their order; those of the training set if not given
-    sort=True,   # sort them, where they are found in the data
-    add_na=False # a first class '#na#' for unknown labels
+    vocab=None,  # the classes, in order; inferred from the training set if None
+    sort=True,   # sort the classes that are inferred from the data
+    add_na=False # add a first class '#na#' for unknown labels
 ):
-    "One label for each item."
+    "Return a block for targets with one label per item."
     return TransformBlock(type_tfms=Categorize(vocab=vocab, sort=sort, add_na=add_na))
 
 def MultiCategoryBlock(
-    encoded=False, # the labels are zeros and ones already, one for each class of `vocab`
-    vocab=None,    # the classes; those of the training set if not given
-    add_na=False   # a first class '#na#' for unknown labels
+    encoded=False, # the labels are already one-hot encoded, in the order of `vocab`
+    vocab=None,    # the classes; inferred from the training set if None
+    add_na=False   # add a first class '#na#' for unknown labels
 ):
-    "Any number of labels for each item, none included."
+    "Return a block for targets with any number of labels per item, including none."
     return TransformBlock(type_tfms=EncodedMultiCategorize(vocab=vocab) if encoded else [MultiCategorize(vocab=vocab, add_na=add_na), OneHotEncode])
 
 def RegressionBlock(
-    n_out=None # how many numbers a target has; found out if not given
+    n_out=None # number of values in a target; inferred from the data if None
 ):
-    "Numbers as targets."
+    "Return a block for numeric targets."
     return TransformBlock(type_tfms=RegressionSetup(c=n_out))
 
 # %% ../../nbs/library/2_data/08_block.ipynb #0000000b
 class Getter(Transform):
-    "A function that takes an item whole; named after its place in the data block, `get_x` or `get_y`."
+    "A getter that receives the entire item; it is named after its place in the data block, `get_x` or `get_y`."
     takes_tuples = True
     def __init__(self, f, place):
         super().__init__(f)
@@ -73,21 +73,21 @@ def _getters(place, fs):
 
 # %% ../../nbs/library/2_data/08_block.ipynb #0000000c
 class DataBlock:
-    "A description of data for training, without the data: kinds, items, split, inputs and targets, transforms."
+    "A recipe for building datasets and data loaders: blocks, items, split, inputs, targets and transforms."
     get_items = splitter = get_x = get_y = None
     blocks, dl_type = (TransformBlock, TransformBlock), None
 
     def __init__(self,
         blocks=None,     # kinds of data: inputs first, then targets
-        dl_type=None,    # class of data loader; that of the blocks, or `TfmdDL`
-        getters=None,    # one function for each block, instead of `get_x` and `get_y`
-        n_inp=None,      # how many blocks are inputs; all but the last if not given
+        dl_type=None,    # data loader class; that of the blocks or `TfmdDL` if None
+        getters=None,    # functions, one for each block, instead of `get_x` and `get_y`
+        n_inp=None,      # number of input blocks; all but the last if None
         item_tfms=None,  # transforms of an item
         batch_tfms=None, # transforms of a batch
-        get_items=None,  # function from the source to the items; the source itself if not given
-        splitter=None,   # function from the items to training and validation indices; `RandomSplitter()` if not given
-        get_x=None,      # function from an item to its input; a list of functions for several inputs
-        get_y=None       # function from an item to its target; a list of functions for several targets
+        get_items=None,  # function that maps the source to the items; None uses the source itself
+        splitter=None,   # function that maps the items to training and validation indices; None: `RandomSplitter()`
+        get_x=None,      # function that maps an item to its input, or a list of functions for several inputs
+        get_y=None       # function that maps an item to its target, or a list of functions for several targets
     ):
         given = {'get_items': get_items, 'splitter': splitter, 'get_x': get_x, 'get_y': get_y}
         for k,f in given.items():
@@ -110,10 +110,10 @@ class DataBlock:
 
     def _count(self, name, fs, n, what):
         if n == 0 and fs:
-            raise ValueError(f'{name} is given, and no block is left for a {what}: name one more in blocks, such as '
+            raise ValueError(f'{name} is given, but no block is left for a {what}: add one to blocks, such as '
                              f'CategoryBlock')
         if len(fs) != n:
-            raise ValueError(f'{name} has {len(fs)} function{"s"*(len(fs) != 1)}, and there must be one for each '
+            raise ValueError(f'{name} has {len(fs)} function{"s"*(len(fs) != 1)}, but there must be one for each '
                              f'{what}: {n}, with {len(self.blocks)} blocks and n_inp={self.n_inp}')
         return fs
 
@@ -122,13 +122,13 @@ class DataBlock:
         self.batch_tfms = merge_tfms(*[b.batch_tfms for b in self.blocks], batch_tfms)
 
     def new(self, item_tfms=None, batch_tfms=None):
-        "The same description with other transforms than before."
+        "Return a copy with other transforms."
         res = copy.copy(self)
         res._set_tfms(item_tfms, batch_tfms)
         return res
 
     def datasets(self, source, verbose=False):
-        "`Datasets` of the items found in `source`, split, with transforms set up on the training part."
+        "Build `Datasets` from the items in `source`, split, with the transforms set up on the training set."
         items, splits = self._items(source, verbose)
         return Datasets(items, tfms=self._type_tfms(), splits=splits, dl_type=self.dl_type, n_inp=self.n_inp,
                         verbose=verbose)
@@ -149,19 +149,19 @@ class DataBlock:
                 b in zip(self.getters, self.blocks)]
 
     def dataloaders(self, source, path='.', verbose=False, **kwargs):
-        "Build `DataLoaders` from the items found in `source`. Other arguments are those of `Datasets.dataloaders`: `bs` …"
+        "Build `DataLoaders` from the items in `source`; other arguments, such as `bs`, go to `Datasets.dataloaders`."
         dsets = self.datasets(source, verbose=verbose)
         return dsets.dataloaders(path=path, **{'after_item': _copies(self.item_tfms),
                                                'after_batch': _copies(self.batch_tfms), 'verbose': verbose,
                                                **self.dls_kwargs, **kwargs})
 
     def summary(self,
-        source,           # where the items are
-        bs:int=4,         # how many items to put into a batch
-        show_batch=False, # draw a batch in the end
-        **kwargs          # for `dataloaders`: transforms for `before_batch`, say
+        source,           # source of the items
+        bs:int=4,         # number of items in the batch
+        show_batch=False, # show a batch at the end
+        **kwargs          # arguments of `dataloaders`, such as transforms for `before_batch`
     ):
-        "Take one item, then a small batch, through each step and print the result. Stop with an error where a step fails."
+        "Pass one item and then a small batch through each step, print each result, and raise an error if a step fails."
         with no_random():
             found = f'a table of {len(source)} rows' if hasattr(source, 'iloc') else describe_item(source)
             print('Source:', repr(source) if isinstance(source, Path) else found)
@@ -204,7 +204,7 @@ class DataBlock:
 
     @classmethod
     def from_columns(cls, blocks=None, getters=None, get_items=None, **kwargs):
-        "A data block for items that come in columns: `get_items` returns one collection for each block."
+        "Create a data block for items stored in columns: `get_items` returns one collection for each block."
         n = len(L(ifnone(blocks, cls.blocks)))
         find = ifnone(get_items, lambda o: o)
         return cls(blocks=blocks, getters=ifnone(getters, [ItemGetter(i) for i in range(n)]),
@@ -216,7 +216,7 @@ def _kind(f):
     return f.__qualname__ if isinstance(f, (FunctionType, MethodType)) else type(f)
 
 def merge_tfms(*tfms):
-    "All transforms in the collections `tfms`, of each class only the last; classes are instantiated."
+    "Merge the collections `tfms`, keeping only the last transform of each class; classes are instantiated."
     last = {_kind(f): f for fs in tfms for f in L(fs)}
     return L(mk_transform(f) for f in last.values())
 
@@ -225,9 +225,9 @@ def _copies(fs): return [copy.copy(mk_transform(f)) for f in fs]
 def _in_range(splits, n):
     top = max((max(s) for s in splits if len(s)), default=-1)
     if top < n: return splits
-    raise IndexError(f'the splitter chose item {top}, and there are {n} items, counted from 0: it must return '
-                     f'places in the list, '
-                     'not the labels of a table\'s index (table.reset_index(drop=True) makes them the same)')
+    raise IndexError(f'the splitter returned index {top}, but there are only {n} items, counted from 0: it must return '
+                     f'positions in the list, '
+                     'not labels of a table\'s index (table.reset_index(drop=True) makes the two equal)')
 
 # %% ../../nbs/library/2_data/08_block.ipynb #0000001c
 def _describe(o):
@@ -238,7 +238,7 @@ def _describe(o):
 def _say(step, x): print(f'  {step:<30} {_describe(x)}')
 
 def _step(pipe, f, x, items, train_setup=False, item=None):
-    "Set up `f` on `items`, add it to `pipe`, run it on `x`, and print what it makes of it."
+    "Set up `f` on `items`, add it to `pipe`, run it on `x`, and print the result."
     name = getattr(f, 'name', str(f))
     try:
         pipe.add([f], items, train_setup)

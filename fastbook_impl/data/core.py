@@ -21,7 +21,7 @@ from ..torch_core import TensorBase, TensorImageBase, default_device, get_grid, 
 
 # %% ../../nbs/library/2_data/07_core.ipynb #00000007
 def describe_item(item, i=None):
-    "A short name for an item, for messages: its path, its text, or its row in a table."
+    "Return a short description of an item for messages: its path, its text, or its row in a table."
     if hasattr(item, 'columns'): return 'the table'
     if hasattr(item, 'iloc'): return f'row {item.name}'
     if isinstance(item, (str, Path)): return str(item)
@@ -29,7 +29,7 @@ def describe_item(item, i=None):
     return text if i is None else f'item {i}, {text}'
 
 def item_error(e, item, i=None):
-    "The error `e` with the name of the item it happened to; `e` itself if it names it already."
+    "Return the error `e` with the name of the failing item in its message, or `e` itself if it already names the item."
     msg = str(e.args[0]) if isinstance(e, KeyError) and e.args else str(e)
     named = hasattr(e, 'item') or isinstance(item, (str, Path)) and len(str(item)) > 2 and str(item) in msg
     if named or isinstance(e, SkipItemException): return e
@@ -43,7 +43,7 @@ def item_error(e, item, i=None):
 
 # %% ../../nbs/library/2_data/07_core.ipynb #00000009
 class FilteredBase:
-    "What data sets with a training and a validation part have in common."
+    "Base class for datasets that are split into a training set and a validation set."
     _dl_type, _dbunch_type = None, DataLoaders # `_dl_type` is TfmdDL, below
 
     @property
@@ -52,23 +52,25 @@ class FilteredBase:
     def train(self): return self.subset(0)
     @property
     def valid(self):
-        if self.n_subsets < 2: raise IndexError(f'this {type(self).__name__} has no validation part: pass splits=(training indices, validation indices)')
+        if self.n_subsets < 2:
+            raise IndexError(f'this {type(self).__name__} has no validation set: '
+                             f'pass splits=(training indices, validation indices)')
         return self.subset(1)
 
 # %% ../../nbs/library/2_data/07_core.ipynb #0000000a
 class TfmdLists(FilteredBase):
-    "`items` seen through the pipeline of `tfms`."
+    "A lazy list that applies the pipeline of `tfms` to `items`."
     def __init__(self,
-        items,            # a list, an array, a table: anything with a length and items
-        tfms,             # transforms for a `Pipeline`
-        use_list=None,    # True: make a list even of an array or a table
+        items,            # a list, array, table, or any other collection with a length and indexing
+        tfms,             # transforms of the pipeline
+        use_list=None,    # True: convert even an array or a table to a list
         do_setup=True,    # set up the transforms on the items
         split_idx=None,   # 0: these are training items; 1: validation items
-        train_setup=True, # learn from the training items only
-        splits=None,      # indices of the training set, of the validation set, …
-        types=None,       # types of an item before, between and after the transforms; recorded at set-up
-        verbose=False,    # print what is set up
-        dl_type=None      # class of data loader, `TfmdDL` if not given
+        train_setup=True, # set up the transforms on the training items only
+        splits=None,      # indices of the training set, the validation set, …
+        types=None,       # types of an item before, between and after the transforms; recorded during setup
+        verbose=False,    # print each setup step
+        dl_type=None      # data loader class; `TfmdDL` if None
     ):
         self.items = items if (hasattr(items, 'iloc') or hasattr(items, 'shape')) and not use_list else L(items, use_list=True)
         self.splits = [_ints(s) for s in splits] if splits is not None else [range(len(self.items))]
@@ -113,13 +115,13 @@ def _new(self:TfmdLists, items, split_idx=None, **kwargs):
 
 @patch
 def subset(self:TfmdLists, i):
-    "Part `i` of the splits: 0 is for training, 1 for validation. It shares the transforms."
+    "Return subset `i`, which shares the transforms: 0 is the training set, 1 the validation set."
     return self._new(_pick(self.items, list(self.splits[i])), split_idx=i)
 
 # %% ../../nbs/library/2_data/07_core.ipynb #0000000f
 @patch
 def setup(self:TfmdLists, train_setup=True):
-    "Set up the transforms on the items, and record the types an item goes through."
+    "Set up the transforms on the items, and record the type of an item after each transform."
     self.tfms.setup(self, train_setup)
     if len(self) and len(self.splits[0]): self.types = self._trace(self.splits[0][0])
 
@@ -139,29 +141,29 @@ def _trace(self:TfmdLists, i):
 # %% ../../nbs/library/2_data/07_core.ipynb #00000011
 @patch
 def decode(self:TfmdLists, o, full=True):
-    "`o` as it was before the transforms; with `full=False` only as far back as it can show itself."
+    "Undo the transforms on `o`; with `full=False`, stop as soon as the result has a `show` method."
     return self.tfms.decode(o, full=full)
 
 @patch
 def show(self:TfmdLists, o, ctx=None, **kwargs):
-    "Show `o`, decoded as far as needed, on the axes `ctx`."
+    "Decode `o` as far as needed, and show it on the axes `ctx`."
     return self.tfms.show(o, ctx=ctx, **kwargs)
 
 @patch
 def new_empty(self:TfmdLists):
-    "The same transforms on no items."
+    "Return an empty copy with the same transforms."
     return self._new([], splits=None)
 
 # %% ../../nbs/library/2_data/07_core.ipynb #00000015
 class Datasets(FilteredBase):
-    "Items seen through several pipelines at once: `dsets[i]` is the tuple of their results."
+    "A dataset that passes each item through several pipelines: `dsets[i]` is the tuple of their results."
     def __init__(self,
         items=None,   # as for `TfmdLists`
-        tfms=None,    # a list of lists of transforms, one for each element of the tuple
-        tls=None,     # instead of both: `TfmdLists` that are made already
-        n_inp=None,   # how many elements are inputs; all but the last if not given
-        dl_type=None, # class of data loader
-        **kwargs      # for `TfmdLists`: `splits`, `do_setup`, `verbose` …
+        tfms=None,    # lists of transforms, one list for each element of the tuple
+        tls=None,     # existing `TfmdLists`, instead of `items` and `tfms`
+        n_inp=None,   # number of input elements; all but the last if None
+        dl_type=None, # data loader class
+        **kwargs      # arguments of `TfmdLists`: `splits`, `do_setup`, `verbose` …
     ):
         self.tls = L(tls) if tls is not None else L(TfmdLists(items, t, **kwargs) for t in ifnone(tfms, [None]))
         self.n_inp = ifnone(n_inp, max(1, len(self.tls)-1))
@@ -186,13 +188,13 @@ for _k in 'tfms', 'types': setattr(Datasets, _k, property(lambda self, k=_k: sel
 def __getitem__(self:Datasets, idx):
     if not _is_index(idx): return L(zip(*[tl[idx] for tl in self.tls]))
     if any(tl.items is not self.items for tl in self.tls[1:]): return tuple(tl[idx] for tl in self.tls)
-    item = _pick(self.items, idx) # fetched once: a row of a table is slow to make
+    item = _pick(self.items, idx) # fetched once, because creating a table row is slow
     return tuple(tl._transformed(item, idx) for tl in self.tls)
 
 # %% ../../nbs/library/2_data/07_core.ipynb #00000018
 @patch
 def subset(self:Datasets, i):
-    "Part `i` of the splits: 0 is for training, 1 for validation."
+    "Return subset `i`: 0 is the training set, 1 the validation set."
     return self._with([tl.subset(i) for tl in self.tls])
 
 @patch
@@ -203,17 +205,17 @@ def _with(self:Datasets, tls):
 
 @patch
 def new_empty(self:Datasets):
-    "The same transforms on no items."
+    "Return an empty copy with the same transforms."
     return self._with([tl.new_empty() for tl in self.tls])
 
 @patch
 def decode(self:Datasets, o, full=True):
-    "The elements of the tuple `o`, decoded by their pipelines."
+    "Decode each element of the tuple `o` with its pipeline."
     return tuple(tl.decode(p, full=full) for p,tl in zip(o, self.tls))
 
 @patch
 def show(self:Datasets, o, ctx=None, **kwargs):
-    "Show the elements of `o` one after the other on the axes `ctx`."
+    "Show the elements of `o` in order on the axes `ctx`."
     for p,tl in zip(o, self.tls): ctx = tl.show(p, ctx=ctx, **kwargs)
     return ctx
 
@@ -221,7 +223,7 @@ def show(self:Datasets, o, ctx=None, **kwargs):
 @patch
 @contextmanager
 def set_split_idx(self:TfmdLists, i):
-    "A `with` block in which the items are treated as those of split `i`: 0 for training, 1 for validation."
+    "Treat the items as those of split `i` inside a `with` block: 0 is the training set, 1 the validation set."
     before, self.split_idx, self.tfms.split_idx = self.split_idx, i, i
     try: yield self
     finally: self.split_idx = self.tfms.split_idx = before
@@ -229,7 +231,7 @@ def set_split_idx(self:TfmdLists, i):
 @patch
 @contextmanager
 def set_split_idx(self:Datasets, i):
-    "A `with` block in which the items are treated as those of split `i`: 0 for training, 1 for validation."
+    "Treat the items as those of split `i` inside a `with` block: 0 is the training set, 1 the validation set."
     before = [tl.split_idx for tl in self.tls]
     for tl in self.tls: tl.split_idx = tl.tfms.split_idx = i
     try: yield self
@@ -240,11 +242,11 @@ def set_split_idx(self:Datasets, i):
 _batch_tfms = 'after_item', 'before_batch', 'after_batch'
 
 def types_of(b):
-    "The types in the batch `b`: a class, or for a tuple its class and a list of the types of its elements."
+    "Return the types in the batch `b`: a class, or for a tuple its class and a list of the types of its elements."
     return (type(b), [types_of(o) for o in b]) if isinstance(b, (tuple, list)) else type(b)
 
 def with_types(b, types):
-    "The batch `b` with plain tensors and tuples turned into what `types` says."
+    "Convert the plain tensors and tuples in the batch `b` to `types`."
     if isinstance(types, tuple) and isinstance(b, (tuple, list)):
         parts = [with_types(o, t) for o,t in zip(b, types[1])]
         return tuple.__new__(types[0] if issubclass(types[0], tuple) and len(parts) == len(types[1]) else tuple, parts)
@@ -252,18 +254,18 @@ def with_types(b, types):
     return b.as_subclass(types) if plain else b
 
 def _samples(b, max_n):
-    "The first `max_n` samples of the batch `b`, as a list."
+    "Return the first `max_n` samples of the batch `b` as a list."
     if not isinstance(b, (tuple, list)): return list(b[:max_n])
     kind = type(b) if isinstance(b, tuple) else tuple
     return [tuple.__new__(kind, o) for o in zip(*[_samples(p, max_n) for p in b])]
 
 def _shapes(o):
-    "The shapes of the tensors in the item `o`."
+    "Return the shapes of the tensors in the item `o`."
     if isinstance(o, Tensor): return [tuple(o.shape)]
     return [s for p in o for s in _shapes(p)] if is_listy(o) else []
 
 def _plain_numbers(o):
-    "The item `o` with numbers that a batch made tensors turned back: an item that shows itself need not know of that."
+    "Convert the scalar tensors in the item `o` back to Python numbers, so that its `show` method receives numbers."
     if not isinstance(o, tuple): return o
     return tuple.__new__(type(o), [p.item() if type(p) is Tensor and p.ndim == 0 else p for p in o])
 
@@ -272,16 +274,16 @@ class TfmdDL(DataLoader):
     """A `DataLoader` whose `after_item`, `before_batch` and `after_batch` are pipelines.
 
     It can decode its batches and show them."""
-    _kinds = None # the types in a batch
+    _kinds = None # the types in a batch, once they are known
 
     def __init__(self,
-        dataset,                   # anything with items
-        bs:int=64,                 # items in a batch
-        shuffle:bool=False,        # a new order for every epoch
-        num_workers:int|None=None, # processes that make items; none: here, in several threads
-        verbose:bool=False,        # print what is set up
+        dataset,                   # any collection of items
+        bs:int=64,                 # number of items in a batch
+        shuffle:bool=False,        # draw a new order for every epoch
+        num_workers:int|None=None, # number of worker processes; None or 0: load in this process, in several threads
+        verbose:bool=False,        # print each setup step
         do_setup:bool=True,        # set up the three pipelines on this loader
-        **kwargs                   # transforms for the three pipelines, and arguments of `DataLoader`
+        **kwargs                   # transforms of the three pipelines, and arguments of `DataLoader`
     ):
         pipes = {k: Pipeline(kwargs.pop(k, None), split_idx=getattr(dataset, 'split_idx', None)) for k in _batch_tfms}
         super().__init__(dataset, bs=bs, shuffle=shuffle, num_workers=num_workers or 0, **pipes, **kwargs)
@@ -292,13 +294,13 @@ class TfmdDL(DataLoader):
 
     @property
     def kinds(self):
-        "The types in a batch, as `types_of` gives them. They can be set, for a loader that has no items to find out from."
+        "The types in a batch, as `types_of` returns them. Set them for a loader that has no items to infer them from."
         return self._one_pass()
     @kinds.setter
     def kinds(self, v): self._kinds = v
 
     def __getattr__(self, k:str):
-        "What the data set does not know, the transforms may: a mask's names of classes, how many points there are."
+        "Look up an attribute in the dataset, and then in the transforms, which may hold names of classes."
         try: return DataLoader.__getattr__(self, k)
         except AttributeError:
             own = [self.__dict__.get(p) for p in _batch_tfms] if k[0] != '_' else []
@@ -308,7 +310,7 @@ class TfmdDL(DataLoader):
             return found[0]
 
     def before_iter(self):
-        "Tell the pipelines which split they work for."
+        "Set the split index of the pipelines."
         for k in _batch_tfms:
             pipe = getattr(self, k)
             if isinstance(pipe, Pipeline): pipe.split_idx = getattr(self.dataset, 'split_idx', None)
@@ -318,14 +320,14 @@ class TfmdDL(DataLoader):
         getattr(self, event).add(tfms)
 
     def new(self, dataset=None, cls:type|None=None, do_setup:bool=False, **kwargs):
-        "Return a loader like this one, for another `dataset` or with other arguments. Only new transforms are set up."
+        "Return a loader like this one, for another `dataset` or with other arguments. Set up only the new transforms."
         res = DataLoader.new(self, dataset, cls, do_setup=do_setup, **kwargs)
         for k in _batch_tfms:
             if k in kwargs and not do_setup and not isinstance(kwargs[k], Pipeline): getattr(res, k).setup(res)
         if dataset is None or hasattr(dataset, '__len__') and len(dataset) == 0: res._kinds = self._kinds
         return res
 
-    # Making batches
+    # Creating batches
 
     def _is_ours(self, *names):
         empty = {k for k in _batch_tfms if isinstance(self.__dict__.get(k), Pipeline) and len(self.__dict__[k]) == 0}
@@ -333,7 +335,7 @@ class TfmdDL(DataLoader):
         return all(n not in changed and getattr(type(self), n) is getattr(TfmdDL, n) for n in names)
 
     def do_item(self, i):
-        "Return item `i` after `after_item`; None if it asks to be skipped."
+        "Return item `i` after `after_item`, or None if the item is skipped."
         return self._made(i, self.after_item)
 
     def _made(self, i, after_item):
@@ -342,7 +344,7 @@ class TfmdDL(DataLoader):
         except Exception as e: raise self._item_error(e, i) from e
 
     def _in_threads(self):
-        "`ToTensor`, if it comes last in `after_item` and nobody replaced how items and batches are made; else None."
+        "Return `ToTensor` if it comes last in `after_item` and item and batch creation is not overridden; else None."
         fs = self.after_item.fs if isinstance(self.after_item, Pipeline) else ()
         free = self.bs is not None and len(fs) and isinstance(fs[-1], ToTensor) and self._is_ours('do_item', 'do_batch')
         return fs[-1] if free else None
@@ -385,7 +387,7 @@ class TfmdDL(DataLoader):
     # Decoding
 
     def _one_pass(self):
-        "The types in a batch, found out by making one of a single item."
+        "Return the types in a batch, inferred from a batch of one item."
         if self._kinds is None:
             with no_random():
                 self.before_iter()
@@ -396,18 +398,18 @@ class TfmdDL(DataLoader):
 
     @property
     def n_inp(self) -> int:
-        "How many elements of a batch are inputs."
+        "The number of inputs in a batch."
         n = getattr(self.dataset, 'n_inp', None)
         if n is not None: return n
         kinds = self._one_pass()
         return max(1, len(kinds[1])-1) if isinstance(kinds, tuple) else 1
 
     def decode(self, b):
-        "Return the batch `b`, typed again if it is plain, before `after_batch`, on the CPU."
+        "Undo `after_batch` on the batch `b`, restoring its types first if it is plain, and move it to the CPU."
         return to_cpu(self.after_batch.decode(with_types(b, self._one_pass())))
 
     def decode_batch(self, b, max_n:int=9, full:bool=True) -> L:
-        "Return the first `max_n` items of the batch `b`, decoded; unless `full`, as far as they can show themselves."
+        "Decode the first `max_n` items of the batch `b`; unless `full`, stop as soon as an item has a `show` method."
         return self._decoded_items(self.decode(b), max_n, full)
 
     def _decoded_items(self, b, max_n, full):
@@ -420,9 +422,9 @@ class TfmdDL(DataLoader):
     # Showing
 
     def show_batch(self, b=None, max_n:int=9, ctxs=None, show:bool=True, unique:bool=False, **kwargs):
-        """Show up to `max_n` items of the batch `b`, by default a new one.
+        """Show up to `max_n` items of the batch `b`, or of a new batch if `b` is None.
 
-        `unique` shows one item again and again, to see what augmentation does to it."""
+        `unique` shows the same item several times, to display the effect of augmentation."""
         if b is None: b = self._unique_batch() if unique else self.one_batch()
         parts = self._for_show(b, max_n)
         if not show: return parts
@@ -436,14 +438,14 @@ class TfmdDL(DataLoader):
             if replaced is not None: self.get_idxs = replaced
 
     def _for_show(self, b, max_n):
-        "Inputs, targets and decoded items of the batch `b`."
+        "Return the inputs, targets and decoded items of the batch `b`."
         b = self.decode(b)
         samples = self._decoded_items(b, max_n, full=False)
         if hasattr(b, 'show') or not isinstance(b, tuple): return b, None, samples.map(_plain_numbers)
         return detuplify(b[:self.n_inp]), detuplify(b[self.n_inp:]), samples
 
     def show_results(self, b, out, max_n:int=9, ctxs=None, show:bool=True, **kwargs):
-        "Show items of the batch `b` and the answers `out` that a model gave, decoded by its loss function."
+        "Show items of the batch `b` beside the predictions `out`, which the loss function has decoded."
         x, y, samples = self._for_show(b, max_n)
         answered = (*b[:self.n_inp], *(out if is_listy(out) else (out,)))
         outs = self._for_show(answered, max_n)[2]
@@ -455,7 +457,7 @@ FilteredBase._dl_type = TfmdDL
 
 # %% ../../nbs/library/2_data/07_core.ipynb #00000032
 def typedispatch(f):
-    "Register `f` with the `TypeDispatch` of its name where `f` is defined, or with our `show_batch` or `show_results`; begin a new one if there is none."
+    "Register `f` with the `TypeDispatch` of the same name in the module of `f` or in this one, or create a new one."
     for scope in f.__globals__, globals():
         known = scope.get(f.__name__)
         if isinstance(known, TypeDispatch):
@@ -467,7 +469,7 @@ def typedispatch(f):
 def _has_picture(o): return isinstance(o, TensorImageBase) or isinstance(o, (tuple, list)) and any(map(_has_picture, o))
 
 def show_item(o, ctx=None, **kwargs):
-    "Show `o`, or the elements of the tuple `o` one on top of the other, on the axes `ctx`."
+    "Show `o`, or each element of the tuple `o` on top of the one before, on the axes `ctx`."
     if hasattr(o, 'show'): return o.show(ctx=ctx, **kwargs)
     if isinstance(o, tuple):
         for p in o: ctx = show_item(p, ctx=ctx, **kwargs)
@@ -478,7 +480,7 @@ def _contexts(samples, ctxs, n, nrows=None, ncols=None, figsize=None):
     if ctxs is not None: return ctxs
     if not n or not _has_picture(samples[0]): return [None]*n
     axs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize)
-    if figsize is None and hasattr(samples[0], 'show'): # an item of several pictures, side by side
+    if figsize is None and hasattr(samples[0], 'show'): # an item of several images, side by side
         width, height = axs[0].figure.get_size_inches()
         axs[0].figure.set_size_inches(width*1.7, height)
     return axs
@@ -493,36 +495,36 @@ def show_batch(x, y, samples, ctxs=None, max_n=9, nrows=None, ncols=None, figsiz
 
 @TypeDispatch
 def show_results(x, y, samples, outs, ctxs=None, max_n=9, nrows=None, ncols=None, figsize=None, **kwargs):
-    "Show the decoded `samples` of a batch and, after each, what the model made of it, `outs`."
+    "Show the decoded `samples` of a batch, each with its prediction from `outs`."
     n = min(len(samples), max_n)
     ctxs = _contexts(samples, ctxs, n, nrows, ncols, figsize)
     return [show_item(out, ctx=show_item(o, ctx=c, **kwargs)) for o,out,c in zip(samples[:n], outs, ctxs)]
 
 # %% ../../nbs/library/2_data/07_core.ipynb #0000003e
 def show_at(o, idx, **kwargs):
-    "Show item `idx` of the data set `o`."
+    "Show item `idx` of the dataset `o`."
     return o.show(o[idx], **kwargs)
 
 # %% ../../nbs/library/2_data/07_core.ipynb #00000041
 @patch
 def dataloaders(self:FilteredBase,
-    bs:int=64,          # items in a batch
+    bs:int=64,          # number of items in a batch
     shuffle_train=None, # older name of `shuffle`
     shuffle=True,       # shuffle the training set
     val_shuffle=False,  # shuffle the validation set
-    n=None,             # use only so many training items
-    path='.',           # where models made from these data are kept
-    dl_type=None,       # class of data loader
-    dl_kwargs=None,     # a dictionary of further arguments for each split
-    device=None,        # where batches go; `default_device()` if not given
-    drop_last=None,     # leave out a last training batch that is not full; as `shuffle` if not given
-    val_bs=None,        # items in a validation batch; as `bs` if not given
-    **kwargs            # for the loaders: `after_item`, `before_batch`, `after_batch`, `num_workers`, and `val_…` for validation
+    n=None,             # maximum number of training items
+    path='.',           # folder for the models trained on this data
+    dl_type=None,       # data loader class
+    dl_kwargs=None,     # list of dictionaries, with further arguments for each split
+    device=None,        # device of the batches; `default_device()` if None
+    drop_last=None,     # drop the last training batch if it is not full; same as `shuffle` if None
+    val_bs=None,        # number of items in a validation batch; same as `bs` if None
+    **kwargs            # loader arguments: `after_item`, `after_batch`, `num_workers` …; with `val_`, for validation
 ):
-    "`DataLoaders` with a loader for each split."
+    "Create `DataLoaders` with a loader for each split."
     shuffle, device = ifnone(shuffle_train, shuffle), ifnone(device, default_device())
     drop_last, dl_kwargs = ifnone(drop_last, shuffle), ifnone(dl_kwargs, [{}]*self.n_subsets)
-    fills = drop_last and getattr(dl_type or self._dl_type, '_counts_items', True) # rows of a batch need not be items
+    fills = drop_last and getattr(dl_type or self._dl_type, '_counts_items', True) # rows may not be items
     self._check_sizes(min(len(self.splits[0]), ifnone(n, len(self))), bs, fills)
     val = {k[4:]: kwargs.pop(k) for k in list(kwargs) if k.startswith('val_')}
     train = {'bs': bs, 'shuffle': shuffle, 'drop_last': drop_last, 'n': n, 'device': device}
@@ -538,21 +540,26 @@ def _not_pipes(kwargs): return {k: v for k,v in kwargs.items() if k not in (*_ba
 def _check_sizes(self:FilteredBase, n, bs, drop_last):
     if n == 0: raise ValueError('the training set is empty: check the items and the splitter')
     if drop_last and isinstance(bs, int) and n < bs:
-        raise ValueError(f'the training set has {n} items, fewer than one batch of {bs}, and a batch that is not full is left out: '
-                         f'there would be nothing to train on. Pass bs={max(1, n//2)}, say, or drop_last=False.')
-    if self.n_subsets > 1 and len(self.splits[1]) == 0: warnings.warn('the validation set is empty: losses and metrics cannot be measured', stacklevel=3)
+        raise ValueError(f'the training set has {n} items, fewer than one batch of {bs}, and incomplete batches are '
+                         f'dropped, so no training batches are left: pass a smaller batch size such as '
+                         f'bs={max(1, n//2)}, or drop_last=False')
+    if self.n_subsets > 1 and len(self.splits[1]) == 0:
+        warnings.warn('the validation set is empty: validation loss and metrics are unavailable', stacklevel=3)
 
 # %% ../../nbs/library/2_data/07_core.ipynb #00000046
 @patch
 def infer_idx(self:TfmdLists, x):
-    "The transform of the pipeline that a new item `x` should come in at."
+    "Return the index of the transform at which a new item `x` enters the pipeline."
     kinds = self.types or [object]
     for i,t in enumerate(kinds):
         if isinstance(x, t) or _alike(x, t): return i
     paths = [i for i,t in enumerate(kinds[:-1]) if issubclass(t, (str, Path))]
-    if paths and not hasattr(x, 'columns') and (isinstance(x, bytes) or any(hasattr(x, a) for a in ('__array__', '__array_interface__', 'read'))): return paths[-1] # what opens a file opens these too
+    if paths and not hasattr(x, 'columns') and (
+        isinstance(x, bytes) or any(hasattr(x, a) for a in ('__array__', '__array_interface__', 'read'))
+    ): return paths[-1] # a transform that opens files accepts these too
     names = ', '.join(dict.fromkeys(t.__name__ for t in kinds))
-    raise TypeError(f'a new item should be one of {names}, as the items of the training set are on their way, and it is a {type(x).__name__}')
+    raise TypeError(f'a new item should be one of {names}, the types that the pipeline accepts, '
+                    f'but it is a {type(x).__name__}')
 
 def _alike(x, t): return isinstance(x, (str, Path)) and issubclass(t, (str, Path)) and t in (str, *Path().__class__.__mro__)
 
@@ -566,21 +573,21 @@ def _for_new(self:TfmdLists, items, skip=None):
 
 # %% ../../nbs/library/2_data/07_core.ipynb #00000047
 def test_set(
-    dsets,            # `Datasets` or `TfmdLists` with set-up transforms
+    dsets,            # `Datasets` or `TfmdLists` whose transforms are set up
     test_items,       # new items
-    rm_tfms=None,     # how many transforms to leave out at the beginning (of each list); found by type if not given
+    rm_tfms=None,     # number of transforms to skip at the start of each list; inferred from the types if None
     with_labels=False # the items have targets
 ):
-    "The `test_items` with the transforms of the validation items."
+    "Apply the transforms of the validation set to `test_items`."
     if isinstance(dsets, TfmdLists): return dsets._for_new(test_items, rm_tfms)
     tls = dsets.tls if with_labels else dsets.tls[:dsets.n_inp]
     skips = rm_tfms if is_listy(rm_tfms) else [rm_tfms]*len(tls)
     return dsets._with([tl._for_new(test_items, s) for tl,s in zip(tls, skips)])
-test_set.__test__ = False # pytest takes it for a test otherwise
+test_set.__test__ = False # keep pytest from collecting it as a test
 
 @patch
 def test_dl(self:DataLoaders, test_items, rm_type_tfms=None, with_labels=False, **kwargs):
-    "A loader of `test_items`, treated like the validation items; without targets unless `with_labels`."
+    "Create a loader that treats `test_items` like validation items, without targets unless `with_labels`."
     ds = self.valid_ds if len(self.loaders) > 1 else self.train_ds
     if isinstance(ds, (Datasets, TfmdLists)): test_items = test_set(ds, test_items, rm_tfms=rm_type_tfms, with_labels=with_labels)
     return self.loaders[-1 if len(self.loaders) < 2 else 1].new(test_items, **{'shuffle': False, 'drop_last': False, **kwargs})
@@ -588,7 +595,7 @@ def test_dl(self:DataLoaders, test_items, rm_type_tfms=None, with_labels=False, 
 # %% ../../nbs/library/2_data/07_core.ipynb #0000004c
 @patch
 def augmented(self:DataLoaders, dl, item_tfms=None, batch_tfms=None):
-    "A loader of the items of `dl`, in order, that are transformed at random as training items are, or by `item_tfms` and `batch_tfms`."
+    "Create a loader over the items of `dl`, in order, with the training augmentation or `item_tfms` and `batch_tfms`."
     ds, given = dl.dataset, {'after_item': item_tfms, 'after_batch': batch_tfms}
     if isinstance(ds, TfmdLists): ds = ds._new(ds.items, split_idx=0)
     elif isinstance(ds, Datasets): ds = ds._with([tl._new(tl.items, split_idx=0) for tl in ds.tls])
@@ -597,21 +604,21 @@ def augmented(self:DataLoaders, dl, item_tfms=None, batch_tfms=None):
 # %% ../../nbs/library/2_data/07_core.ipynb #0000004f
 @patch
 def add_tfms(self:DataLoaders, tfms, event, loaders=None):
-    "Add `tfms` to the pipeline `event` (`'after_batch'`, say) of all loaders, or of those with the numbers `loaders`."
+    "Add `tfms` to the pipeline `event`, such as `'after_batch'`, of all loaders, or of those at the indices `loaders`."
     for i in (range(len(self.loaders)) if loaders is None else L(loaders)): self.loaders[i].add_tfms(tfms, event)
 
 @patch
 def new_empty(self:DataLoaders):
-    "The same loaders and transforms without items: what is needed to predict."
+    "Return the same loaders and transforms without items, which is all that inference needs."
     return type(self)(*[_emptied(dl) for dl in self.loaders], path=self.path, device=self.device)
 
 def _emptied(dl):
-    if isinstance(dl, TfmdDL): dl._one_pass() # the empty one cannot find out what its batches are made of
+    if isinstance(dl, TfmdDL): dl._one_pass() # an empty loader cannot infer the types in its batches
     return dl.new(dl.dataset.new_empty() if hasattr(dl.dataset, 'new_empty') else [])
 
 @patch(cls_method=True)
 def from_dsets(cls:DataLoaders, *ds, path='.', bs=64, device=None, dl_type=TfmdDL, **kwargs):
-    "Loaders for the data sets `ds`, the first shuffled; an argument given as a tuple has one value for each data set."
+    "Create loaders for the datasets `ds` and shuffle the first; a tuple argument has one value for each dataset."
     device, n = ifnone(device, default_device()), len(ds)
     def value(v, i): return v[i] if isinstance(v, tuple) else v
     defaults = {'shuffle': (True,) + (False,)*(n-1), 'drop_last': (True,) + (False,)*(n-1)}
@@ -620,5 +627,5 @@ def from_dsets(cls:DataLoaders, *ds, path='.', bs=64, device=None, dl_type=TfmdD
 
 @patch(cls_method=True)
 def from_dblock(cls:DataLoaders, dblock, source, path='.', bs=64, val_bs=None, shuffle=True, device=None, **kwargs):
-    "Loaders made by the data block `dblock` from `source`."
+    "Create loaders from `source` with the data block `dblock`."
     return dblock.dataloaders(source, path=path, bs=bs, val_bs=val_bs, shuffle=shuffle, device=device, **kwargs)

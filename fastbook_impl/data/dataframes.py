@@ -10,11 +10,12 @@ from ..imports import in_notebook, pd
 
 # %% ../../nbs/library/2_data/09_dataframes.ipynb #00000005
 def check_frame(df):
-    "Refuse what is no table."
-    if not hasattr(df, 'iloc') or not hasattr(df, 'columns'): raise TypeError(f'a table is expected, a pandas DataFrame, and this is a {type(df).__name__}')
+    "Raise a `TypeError` if `df` is not a table."
+    if not hasattr(df, 'iloc') or not hasattr(df, 'columns'):
+        raise TypeError(f'expected a table, a pandas DataFrame, got a {type(df).__name__}')
 
 def check_names(df, names):
-    "Refuse `names` that are not columns of `df`, and columns of `df` that share a name."
+    "Raise an error if one of `names` is not a column of `df`, or is the name of several columns."
     columns = list(df.columns)
     for n in names:
         if columns.count(n) > 1: raise ValueError(f'the table has {columns.count(n)} columns named {n!r}: rename them, or drop all but one')
@@ -27,7 +28,7 @@ def _near(name, columns):
 
 # %% ../../nbs/library/2_data/09_dataframes.ipynb #00000008
 def read_table(csv, **kwargs):
-    "`pd.read_csv` with errors that name the file `csv` and the way out."
+    "Read the file `csv` with `pd.read_csv`, with errors that name the file and a solution."
     try: df = pd.read_csv(csv, **kwargs)
     except UnicodeDecodeError as e:
         raise ValueError(f"{csv} is not UTF-8 (byte {e.object[e.start]:#x} in it, {e.reason}): say how it was written, with encoding='cp1252' for files from Windows, "
@@ -38,7 +39,7 @@ def read_table(csv, **kwargs):
     return df
 
 def _written_twice(csv, columns, kwargs):
-    "The first name that pandas has changed, `a` to `a.1`, because it is there already."
+    "Return the first duplicate column name, which pandas has renamed from `a` to `a.1`."
     suspects = [c for c in columns if isinstance(c, str) and c.rpartition('.')[2].isdigit() and c.rpartition('.')[0] in columns]
     if not suspects: return None
     header = pd.read_csv(csv, **{**kwargs, 'header': None, 'nrows': 1, 'dtype': str}).iloc[0].tolist()
@@ -46,7 +47,7 @@ def _written_twice(csv, columns, kwargs):
 
 # %% ../../nbs/library/2_data/09_dataframes.ipynb #0000000b
 def show_table(df):
-    "Display the frame `df` in a notebook, print it elsewhere; texts are shown in full."
+    "Display the table `df` in a notebook, or print it elsewhere, with texts shown in full."
     if not in_notebook(): return print(df.to_string())
     from IPython.display import display
     with pd.option_context('display.max_colwidth', None): display(df)

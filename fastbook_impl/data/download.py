@@ -13,41 +13,42 @@ from urllib.parse import urljoin, urlsplit
 # %% ../../nbs/library/2_data/02_download.ipynb #0000002a
 @dataclass(frozen=True)
 class Limits:
-    "What a download may cost before we give up."
-    answer:float = 2.2     # seconds until a host's first answer, looking up its name included
-    silence:float = 20     # seconds without a byte
-    patience:float = 60    # seconds after which the average speed counts
-    slowest:float = 2000   # bytes a second, on average
-    total:float = 12*3600  # seconds for all of it
-    disk:float = .5        # fraction of the free disk that a file of unknown length may fill
-    tries:int = 3          # how often a download that breaks off is begun or resumed
+    "The limits of a download on time and size."
+    answer:float = 2.2     # seconds until the first answer of a host, including the name lookup
+    silence:float = 20     # seconds without data
+    patience:float = 60    # seconds after which `slowest` applies
+    slowest:float = 2000   # minimum average speed in bytes per second
+    total:float = 12*3600  # seconds for the whole download
+    disk:float = .5        # fraction of the free disk space that a file of unknown length may use
+    tries:int = 3          # number of attempts, including resumed ones
 
 class NotHere(Exception):
-    "A source does not have what is wanted, or cannot be reached: the next one is asked."
+    "Raised if a source does not have the file or cannot be reached, so that the next source is tried."
 
 class _TooSlow(NotHere):
-    "There is no point in asking this host again at once."
+    "Raised if a host is so slow that retrying at once is pointless."
 
 def printable(
-    text:str,   # what a stranger wrote
-    most:int=80 # characters to keep
+    text:str,   # untrusted text
+    most:int=80 # maximum number of characters to keep
 )->str:
-    "The beginning of `text` without characters that control a terminal."
+    "Return the beginning of `text` without control characters."
     return ''.join(c if c.isprintable() else '?' for c in str(text))[:most]
 
 def host_of(address:str)->str:
-    "Host and port in `address`, without user and password."
+    "Return the host and port in `address`, without the user name and password."
     return printable(urlsplit(address).netloc.rpartition('@')[2])
 
 # %% ../../nbs/library/2_data/02_download.ipynb #0000002a-2
 def open_url(
     address:str,            # http or https
-    timeout,                # seconds: to connect, between two bytes; or one number for both
-    headers:dict|None=None, # besides `Accept-Encoding: identity`
+    timeout,                # seconds to connect and between two bytes, or one number for both
+    headers:dict|None=None, # headers in addition to `Accept-Encoding: identity`
 ):
-    """The answer of `address` (a `requests.Response`), whose bytes are still to be read from `raw`.
+    """Return the response of `address`, a `requests.Response`, whose data has not been read from `raw` yet.
 
-    Raises `NotHere` if it leads from https to http or is compressed, and what requests raises if there is no answer."""
+    Raises `NotHere` for a redirect from https to http and for compressed data, and the errors of requests if the host
+    does not answer."""
     import requests
     headers = {'Accept-Encoding': 'identity', **(headers or {})}
     for _ in range(6):
@@ -62,7 +63,7 @@ def open_url(
     raise NotHere(f'{host_of(address)} sends {printable(packed, 20)} data, which was not asked for')
 
 def _next_address(address, location):
-    "Where a redirect from `address` to `location` leads, if it may be followed: from https to https only."
+    "Return the target of a redirect from `address` to `location`; from https, only https is allowed."
     allowed = ('https',) if urlsplit(address).scheme.lower()=='https' else ('http','https')
     try: target = urljoin(address, location)
     except ValueError: target = location
@@ -71,10 +72,10 @@ def _next_address(address, location):
     return target
 
 # %% ../../nbs/library/2_data/02_download.ipynb #0000002b
-_silent = {} # host → (until when it is not asked again, because it did not answer; what was wrong)
+_silent = {} # host → (time until which it is not asked again; the reason)
 
 def _why_no_answer(e:Exception)->str:
-    "In a few words, what the exception `e` says is wrong with a host."
+    "Return a short description of the problem with a host from the exception `e`."
     import requests
     text = str(e)
     if isinstance(e, (TimeoutError,requests.exceptions.Timeout)) or 'timed out' in text: return 'does not answer'
@@ -85,10 +86,10 @@ def _why_no_answer(e:Exception)->str:
 
 def first_answer(
     address:str,            # http or https
-    limits:Limits=Limits(), # how long to wait
+    limits:Limits=Limits(), # limits on time
     headers:dict|None=None, # as for `open_url`
 ):
-    "What `open_url` gives; `NotHere` if nothing came within the limits, now or less than a minute ago."
+    "Return the response of `open_url`, or raise `NotHere` if the host did not answer in time now or a minute ago."
     from concurrent.futures import Future, TimeoutError as NotYet # in Python 3.10 not yet the built-in one
     host,future = host_of(address),Future()
     until,why = _silent.get(host, (0,''))
@@ -108,16 +109,16 @@ def first_answer(
 
 # %% ../../nbs/library/2_data/02_download.ipynb #0000002f
 def body(
-    r,                      # what `open_url` gave
-    most:int,               # bytes
-    end:float,              # when it must be there, by `time.monotonic`
-    limits:Limits=Limits(), # how slow it may be
+    r,                      # response of `open_url`
+    most:int,               # maximum number of bytes
+    end:float,              # deadline, as a value of `time.monotonic`
+    limits:Limits=Limits(), # limits on speed
 ):
-    """The bytes of the answer `r` as they arrive.
+    """Yield the data of the response `r` as it arrives.
 
-    Raises `ValueError` if they are more than `most`, and `NotHere` if they stop or are too slow."""
+    Raises `ValueError` if there are more than `most` bytes, and `NotHere` if the data stops or is too slow."""
     import urllib3
-    host,read = host_of(r.url),getattr(r.raw, 'read1', r.raw.read) # urllib3 before 2.1 waits for all that is asked for
+    host,read = host_of(r.url),getattr(r.raw, 'read1', r.raw.read) # `read` of urllib3 before 2.1 waits for a full block
     n,start = 0,time.monotonic()
     while True:
         try: chunk = read(2**16)
@@ -131,26 +132,26 @@ def body(
         yield chunk
 
 def _length_of(r)->int|None:
-    "What the answer `r` says its length is, or None if it says nothing that makes sense."
+    "Return the length that the response `r` declares, or None if it is missing or invalid."
     text = r.headers.get('Content-Length', '')
     return int(text) if re.fullmatch('[0-9]{1,18}', text) else None
 
 # %% ../../nbs/library/2_data/02_download.ipynb #0000002f-1
 class _Partial:
-    "The beginning of the file at `address`, beside `path`, with a note of which file it is the beginning of."
+    "The first part of the file at `address`, stored beside `path` with a note that identifies the file."
     def __init__(self, address, path):
         self.address,self.name,self.file = address,path.name,path.with_name(f'.{path.name}.part')
         self.note = self.file.with_name(f'{self.file.name}.json')
 
     def resumable(self):
-        "How many bytes are there, and how to recognize the file they belong to: `(0, None)` if that is not known."
+        "Return the number of bytes and the version of the file, or `(0, None)` if they are unknown."
         try:
             note,have = json.loads(self.note.read_text(encoding='utf-8')),self.file.stat().st_size
             return (have, note['version']) if have and note['address']==self.address else (0, None)
         except (OSError,ValueError,KeyError,TypeError): return 0,None
 
     def begin(self, r, version):
-        "How many bytes are there, if the answer `r` is the rest of `version`; else begin anew and note what it is."
+        "Return the number of bytes if the response `r` continues `version`; else start over and note its version."
         tag = r.headers.get('ETag', '')
         found = r.headers.get('Last-Modified') if not tag or tag.startswith('W/') else tag
         if r.status_code==206 and found in (None,version): return self.file.stat().st_size
@@ -159,17 +160,17 @@ class _Partial:
         return 0
 
     def forget(self):
-        "Delete it."
+        "Delete the partial file and its note."
         for o in (self.file, self.note): o.unlink(missing_ok=True)
 
 # %% ../../nbs/library/2_data/02_download.ipynb #0000002f-3
 def _fetch(partial, size, end, limits):
-    "Ask once for what is missing of `partial`, whose whole `size` may be known. `NotHere` if it does not get whole."
+    "Request the missing part of `partial` once, or raise `NotHere` if it remains incomplete; `size` may be None."
     have,version = partial.resumable()
     headers = {'Range': f'bytes={have}-', 'If-Range': version} if have else None
     with first_answer(partial.address, limits, headers) as r:
         host,part = host_of(r.url),r.headers.get('Content-Range', '')
-        if r.status_code==416 and part==f'bytes */{have}': return # it was whole already
+        if r.status_code==416 and part==f'bytes */{have}': return # it was already complete
         if r.status_code==416 and have or r.status_code==206 and not part.startswith(f'bytes {have}-'):
             partial.forget()
             return _fetch(partial, size, end, limits)
@@ -187,7 +188,7 @@ def _fetch(partial, size, end, limits):
         if total is not None and partial.file.stat().st_size<total: raise NotHere(f'{host} broke off')
 
 def _save(chunks, partial, have, total):
-    "Append `chunks` to the `have` bytes of `partial`, with a progress bar up to `total`, through to the disk."
+    "Append `chunks` to the `have` bytes of `partial`, flush them to disk, and show progress up to `total`."
     from tqdm.auto import tqdm
     bar = tqdm(total=total, initial=have, desc=partial.name, unit='B', unit_scale=True, leave=False, delay=.5)
     with open(partial.file, 'ab') as f, bar:
@@ -199,7 +200,7 @@ def _save(chunks, partial, have, total):
 
 # %% ../../nbs/library/2_data/02_download.ipynb #0000002f-4
 def _fetch_all(partial, size, limits):
-    "Make `partial` whole, in several steps if it breaks off and can be resumed."
+    "Complete `partial`, in several attempts if the download breaks off and can be resumed."
     end = time.monotonic()+limits.total
     for left in reversed(range(limits.tries)):
         before = partial.resumable()[0]
@@ -212,14 +213,14 @@ def _fetch_all(partial, size, limits):
 @contextmanager
 def downloaded(
     address:str,            # http or https
-    path:Path,              # where the file is to go; the download lies beside it
-    size:int|None=None,     # in bytes, if known
-    limits:Limits=Limits(), # of time and size
+    path:Path,              # destination of the file; the download is stored beside it
+    size:int|None=None,     # size in bytes, if known
+    limits:Limits=Limits(), # limits on time and size
 ):
-    """A `with` block that is given the downloaded file, to check and to move; afterwards it is gone.
+    """Yield the downloaded file, to check and move inside the `with` block, and delete it afterward.
 
-    Raises `NotHere` if it cannot be had, `ValueError` if it has not the size it should have, and `OSError` if the
-    disk is too small. The beginning of a file whose download can be resumed is kept for the next run."""
+    Raises `NotHere` if it is unavailable, `ValueError` if its size is wrong, and `OSError` if the disk is full. The
+    first part of a file whose download can be resumed is kept for the next run."""
     partial = _Partial(address, path)
     try:
         _fetch_all(partial, size, limits)

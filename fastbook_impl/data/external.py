@@ -21,7 +21,7 @@ from .download import Limits, NotHere, body, downloaded, first_answer, host_of, 
 _S3 = 'https://s3.amazonaws.com/fast-ai-'
 
 class _Addresses:
-    "Addresses of data sets, under the names that fastai gives them; an argument for `untar_data`."
+    "Addresses of datasets, under fastai's names, to pass to `untar_data`."
     ADULT_SAMPLE   = f'{_S3}sample/adult_sample.tgz'
     BIWI_HEAD_POSE = f'{_S3}imagelocal/biwi_head_pose.tgz'
     CAMVID         = f'{_S3}imagelocal/camvid.tgz'
@@ -50,7 +50,7 @@ class _Addresses:
 URLs = _Addresses()
 
 def _archives():
-    "Archive (a file name) → name in `URLs`."
+    "Map each archive, a file name, to its name in `URLs`."
     return {getattr(URLs,k).split('/')[-1]: k for k in vars(_Addresses) if k[0]!='_'}
 
 # %% ../../nbs/library/2_data/03_external.ipynb #0000000a
@@ -96,8 +96,8 @@ _sha256_of = dict( # of the whole archive: from FastAI.jl's list, ML_100k from s
 _suffixes = ('.tgz', '.tar.gz', '.tar.bz2', '.tar.xz', '.tar', '.zip')
 
 class _Wanted:
-    """What `url` asks for: `archive` (a file name), `name` (the one in `URLs`, or the archive's), `folder`, `size`
-    (None if unknown) and `address` (None: only a mirror can have it)."""
+    """The dataset requested by `url`: `archive` (a file name), `name` (in `URLs`, or the archive's), `folder`, `size`
+    (None if unknown) and `address` (None if only a mirror can have it)."""
     def __init__(self, url):
         text = str(url)
         parts = urlsplit(text)
@@ -121,9 +121,9 @@ def _no_such_name(url):
 
 # %% ../../nbs/library/2_data/03_external.ipynb #00000010
 def fastbook_home(
-    base:str|Path|None=None # instead of the usual place
+    base:str|Path|None=None # folder to use instead of the default
 )->Path:
-    "The folder of the cache: `base`, or what the environment's `FASTBOOK_HOME` says, or the user's cache folder."
+    "Return the folder of the cache: `base`, the environment's `FASTBOOK_HOME`, or the user's cache folder."
     base = base or os.environ.get('FASTBOOK_HOME')
     if base: return Path(base).expanduser().absolute()
     from platformdirs import user_cache_path
@@ -133,14 +133,14 @@ def fastbook_path(
     key:str='data',          # 'data', 'archive' or 'model'
     base:str|Path|None=None, # instead of `fastbook_home()`
 )->Path:
-    "The folder of the cache for `key`; it need not exist yet."
+    "Return the folder of the cache for `key`, which may not exist yet."
     if key not in ('data','archive','model'):
         raise ValueError(f"The cache has no part {key!r}: it has 'data', 'archive' and 'model'.")
     return fastbook_home(base)/key
 
 # %% ../../nbs/library/2_data/03_external.ipynb #00000013
 def _place(root, source, want, key=''):
-    "Where in `root` the data set `want` lies if it comes from `source`; `key` is a mirror's SHA-256."
+    "Return the folder in `root` of the dataset `want` from `source`; `key` is a mirror's SHA-256."
     if source=='original' and not want.known: source,key = 'address',sha256(str(want.address).encode()).hexdigest()
     return root/dict(original='', sample='sample').get(source, f'{source}/{key[:12]}')/want.folder
 
@@ -149,12 +149,12 @@ _kinds = ('', 'sample/', 'mirror/*/', 'address/*/') # patterns of the folders th
 def _note_path(folder): return folder.with_name(f'{folder.name}.json')
 
 def _read_note(folder):
-    "The note beside `folder`; empty if there is none, as beside a folder that somebody put there by hand."
+    "Return the note beside `folder`, or an empty one, for example for a folder that a user put there."
     try: return json.loads(_note_path(folder).read_text(encoding='utf-8'))
     except (OSError,ValueError): return {}
 
 def _is_there(folder, force, known_hash=None):
-    "Whether `folder` holds what is wanted: an archive with `known_hash`, if that is given."
+    "Return whether `folder` exists and comes from an archive with `known_hash`, if that is given."
     if force or not folder.is_dir(): return False
     note = _read_note(folder)
     return known_hash is None or known_hash in (note.get('known_hash'), f"sha256:{note.get('sha256')}")
@@ -162,9 +162,9 @@ def _is_there(folder, force, known_hash=None):
 # %% ../../nbs/library/2_data/03_external.ipynb #00000016
 @contextmanager
 def _scratch(
-    dest:Path, # the file or folder to make
+    dest:Path, # the file or folder to create
 ):
-    "A new folder beside `dest`, deleted at the end, as are those that killed processes left. Hold `dest`'s lock."
+    "Create a folder beside `dest`, and delete it and leftover ones at the end. Requires `dest`'s lock."
     for old in dest.parent.glob(f'.{dest.name}.part-*'): shutil.rmtree(old, ignore_errors=True)
     tmp = Path(tempfile.mkdtemp(prefix=f'.{dest.name}.part-', dir=dest.parent))
     try: yield tmp
@@ -172,29 +172,29 @@ def _scratch(
 
 def _install(
     made:Path, # complete folder, inside a `_scratch(dest)`
-    dest:Path, # where it goes; what was there before is replaced
-    **note,    # what to write in the note beside it
+    dest:Path, # destination, whose contents are replaced
+    **note,    # contents of the note beside it
 )->Path:
-    "Move `made` to `dest` in one step. Its note is moved first, so every data set in the cache has one."
+    "Move `made` to `dest` in one step, after its note, so that every dataset in the cache has a note."
     note.update(date=datetime.now(timezone.utc).isoformat(timespec='seconds'))
     (made.parent/'note').write_text(json.dumps(note, indent=1), encoding='utf-8')
-    if hasattr(os, 'sync'): os.sync() # after a power cut, a folder that is there must not have empty files
+    if hasattr(os, 'sync'): os.sync() # after a power failure, an existing folder must not contain empty files
     if dest.exists(): dest.rename(made.parent/'old')
     (made.parent/'note').replace(_note_path(dest))
     made.rename(dest)
     return dest
 
 def _remove_leftovers(root):
-    "Delete what downloads and extractions that were killed more than three days ago left below `root`."
+    "Delete leftovers of downloads and extractions below `root` that are more than three days old."
     for old in (o for kind in _kinds for o in root.glob(f'{kind}.*.part*')):
         try:
             if time.time()-old.stat().st_mtime>3*24*3600: shutil.rmtree(old) if old.is_dir() else old.unlink()
-        except OSError: pass # somebody else was quicker, or it is not ours
+        except OSError: pass # already deleted, or owned by another user
 
 # %% ../../nbs/library/2_data/03_external.ipynb #00000018
 @contextmanager
 def _lock(dest:Path):
-    "Be the only process that makes `dest`; says so if it has to wait."
+    "Ensure that only one process creates `dest`; print a message if it has to wait."
     from filelock import FileLock, Timeout
     dest.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(dest.with_name(f'.{dest.name}.lock'))
@@ -207,12 +207,12 @@ def _lock(dest:Path):
 
 # %% ../../nbs/library/2_data/03_external.ipynb #0000001b
 def _sha256(path):
-    "SHA-256 of the file at `path`, in hexadecimal."
+    "Return the SHA-256 of the file at `path` in hexadecimal."
     from pooch import file_hash
     return file_hash(str(path), 'sha256')
 
 def _parsed_hash(known_hash):
-    "`known_hash` as 'algorithm:hexadecimal', in lower case; `ValueError` if it is no such thing."
+    "Convert `known_hash` to 'algorithm:hexadecimal' in lower case, or raise `ValueError`."
     if known_hash is None: return None
     kind,_,value = str(known_hash).lower().rpartition(':')
     size = dict(md5=32, sha1=40, sha256=64, sha512=128).get(kind or 'sha256')
@@ -221,7 +221,7 @@ def _parsed_hash(known_hash):
     return f"{kind or 'sha256'}:{value}"
 
 def _why_wrong(path, want, known_hash=None):
-    "Why the file at `path` is not the archive of `want`: a clause; '' if it is, None if nothing is known about it."
+    "Return why the file at `path` is not the archive of `want`; '' if it is, None if nothing is known."
     from pooch import file_hash
     if known_hash is None and want.name in _sha256_of: known_hash = f'sha256:{_sha256_of[want.name]}'
     size,digest,n = _published.get(want.name, (None,None,None))
@@ -237,7 +237,7 @@ def _why_wrong(path, want, known_hash=None):
 
 # %% ../../nbs/library/2_data/03_external.ipynb #00000028
 def _unpack_as(dest, archive, want, origin, **note):
-    "Unpack `archive` and install its contents as `dest`, the data set `want`. Hold `dest`'s lock."
+    "Unpack `archive` and install its contents as `dest`, the dataset `want`. Requires `dest`'s lock."
     with _scratch(dest) as tmp:
         (tmp/'all').mkdir()
         unpack(archive, tmp/'all', origin)
@@ -250,7 +250,7 @@ def _unpack_as(dest, archive, want, origin, **note):
 _limits = Limits()
 
 def _from_original(want, root, archives, force, known_hash=None):
-    "The folder of `want`'s original, fetched if it is not cached. `ValueError` if it is not the expected archive."
+    "Return the folder of `want`'s original, downloading it if necessary, or raise `ValueError` for a wrong archive."
     dest,kept = _place(root, 'original', want),_place(archives, 'original', want).with_name(want.archive)
     if _is_there(dest, force, known_hash): return dest
     if not want.address: raise NotHere('no address of it is known')
@@ -268,7 +268,7 @@ def _from_original(want, root, archives, force, known_hash=None):
             if why: raise ValueError(_not_expected(want, why))
             if why=='': archive = archive.replace(kept)
             folder = _unpacked(archive, want.address)
-            if why is None: archive.replace(kept) # nothing is known about it, except that it unpacks
+            if why is None: archive.replace(kept) # its contents are unknown, but it unpacks
     return folder
 
 def _not_expected(want, why):
@@ -289,7 +289,7 @@ class _Mirror:
     def address(self, archive): return f'{self.where}/{archive}'
 
     def sums(self):
-        "Archive → SHA-256, from the mirror's list; `NotHere` if it cannot be reached."
+        "Return the SHA-256 of each archive from the mirror's list, or raise `NotHere` if it is unreachable."
         text = self._web_list() if self.web else self._read_list()
         if text is None:
             raise ValueError(f'The mirror {self.where} has no list SHA256SUMS, so nothing in it can be checked; '
@@ -308,18 +308,18 @@ class _Mirror:
             return b''.join(body(r, _MiB, time.monotonic()+_limits.silence, _limits)).decode(errors='replace')
 
 def _mirror():
-    "The mirror that `FASTBOOK_MIRROR` names, or None."
+    "Return the mirror that `FASTBOOK_MIRROR` names, or None."
     where = os.environ.get('FASTBOOK_MIRROR', '').strip()
     return _Mirror(where) if where else None
 
 # %% ../../nbs/library/2_data/03_external.ipynb #00000035
 def _mirror_copies(root, want):
-    "(note, folder) for every copy of `want` that came from a mirror, the newest last."
+    "Return (note, folder) for every copy of `want` from a mirror, the newest last."
     res = [(_read_note(o),o) for o in root.glob(f'mirror/*/{want.folder}')]
     return sorted(((n,o) for n,o in res if n.get('archive')==want.archive), key=lambda o: o[0].get('date',''))
 
 def _check_mirrored(archive, want, mirror, listed, known_hash):
-    "`ValueError` unless `archive` is the one that is `listed`, and the one with `known_hash`."
+    "Raise `ValueError` unless `archive` has the hash `listed`, and `known_hash` if that is given."
     found = _sha256(archive)
     if found!=listed:
         raise ValueError(f'{mirror.address(want.archive)} is not the archive that its SHA256SUMS lists: '
@@ -329,9 +329,9 @@ def _check_mirrored(archive, want, mirror, listed, known_hash):
 
 # %% ../../nbs/library/2_data/03_external.ipynb #00000036
 def _from_mirror(mirror, want, root, force, known_hash=None):
-    "The folder of `want` with the contents of `mirror`'s archive."
+    "Return the folder of `want` with the contents of `mirror`'s archive."
     address = mirror.address(want.archive)
-    if mirror.web: # a folder's list is read anew each time, an address is not asked again
+    if mirror.web: # a folder's list is read each time, but a web server is not asked again
         for note,folder in reversed(_mirror_copies(root, want)):
             if note.get('address')==address and _is_there(folder, force, known_hash): return folder
     sums = mirror.sums()
@@ -358,14 +358,14 @@ def _from_mirror(mirror, want, root, force, known_hash=None):
 _told = set()
 
 def _tell(name, source, text):
-    "Print a line about data set `name`, once for each `source` in this process."
+    "Print a line about the dataset `name`, once for each `source` in this process."
     if (name,source) not in _told: print(f'{name}: {text}')
     _told.add((name,source))
 
 def _size_of(want): return f' ({want.size/1e6:,.1f} MB)' if want.size else ''
 
 def _from_sample(sample, want, root, force):
-    "The folder of the built-in `sample`, made if it is not in the cache in its present version."
+    "Return the folder of the built-in `sample`, generating it if its current version is not cached."
     dest = _place(root, 'sample', want)
     def _current(): return _is_there(dest, force) and _read_note(dest).get('version')==sample.version
     if _current(): return dest
@@ -378,7 +378,7 @@ def _from_sample(sample, want, root, force):
 
 # %% ../../nbs/library/2_data/03_external.ipynb #0000003a
 def _find_real(want, root, archives, force, known_hash=None):
-    "The folder of the real data set `want`, or the list of reasons why there is none."
+    "Return the folder of the real dataset `want`, or the list of reasons why it is unavailable."
     mirror,missing = _mirror(),[]
     if mirror:
         try: return _from_mirror(mirror, want, root, force, known_hash)
@@ -396,7 +396,7 @@ def _find_real(want, root, archives, force, known_hash=None):
 # %% ../../nbs/library/2_data/03_external.ipynb #0000003c
 @contextmanager
 def _clear_errors(want, root):
-    "Turn a full disk, or a file that may not be read or written, into a sentence."
+    "Convert errors for a full disk or missing permissions to clear messages."
     try: yield
     except OSError as e:
         if e.errno in (errno.ENOSPC, getattr(errno,'EDQUOT',None)):
@@ -408,7 +408,7 @@ def _clear_errors(want, root):
         raise
 
 def _nowhere(want, why, archives, missing):
-    "The sentence for a data set that cannot be had."
+    "Return the message for a dataset that is unavailable."
     near = difflib.get_close_matches(want.archive, _archives(), 1) if not want.known else []
     hint = f' Did you mean {near[0]}?' if near else ''
     if not missing:
@@ -428,19 +428,19 @@ def _data_mode():
 def untar_data(
     url:str,                    # an attribute of `URLs`, any http(s) address, or the name of an archive in the mirror
     archive:str|Path|None=None, # folder for archives, instead of the cache's `archive`
-    data:str|Path|None=None,    # folder for data sets, instead of the cache's `c_key`
+    data:str|Path|None=None,    # folder for datasets, instead of the cache's `c_key`
     c_key:str='data',           # part of the cache to unpack to: 'data', 'archive' or 'model'
-    force_download:bool=False,  # fetch, or make, it again even if it is in the cache
+    force_download:bool=False,  # download or generate it again even if it is cached
     base:str|Path|None=None,    # folder of the cache, instead of `fastbook_home()`
     known_hash:str|None=None,   # 'sha256:…' (or md5, sha1, sha512); no other archive is accepted, nor a sample
 )->Path: # folder with the layout of the original
-    """The folder of the data set at `url`: from the cache, the mirror (`FASTBOOK_MIRROR`), its address, or a sample.
+    """Return the folder of the dataset `url` from the cache, the mirror (`FASTBOOK_MIRROR`), its address, or a sample.
 
-    `FASTBOOK_DATA` is auto, real (no sample) or sample (nothing else). An archive that is not the expected one raises
-    `ValueError`, and so does one that would write outside its folder. A data set that cannot be had raises
-    `FileNotFoundError`. An original is checked by the SHA-256 of the whole file where that is known, else by its size
-    and the MD5 of its first MiB, and a mirror's archive by the mirror's list. What comes from an address that is not in
-    `URLs` is checked by `known_hash` only."""
+    `FASTBOOK_DATA` is auto, real (no sample) or sample (only samples). An archive that is not the expected one, or that
+    would write outside its folder, raises `ValueError`. A dataset that is unavailable raises `FileNotFoundError`.
+    An original is checked by the SHA-256 of the whole file if that is known, else by its size and the MD5 of its first
+    MiB, and a mirror's archive by the mirror's list. Data from an address that is not in `URLs` is checked only by
+    `known_hash`."""
     from fastbook_impl.samples.core import find_sample
     want,mode,known_hash = _Wanted(url),_data_mode(),_parsed_hash(known_hash)
     root = fastbook_home(base)/Path(data).expanduser() if data else fastbook_path(c_key, base)
@@ -463,7 +463,7 @@ def untar_data(
 def cached_data(
     base:str|Path|None=None, # folder of the cache, instead of `fastbook_home()`
 )->L: # of dicts; keys as in the notes, and `folder`
-    "What `untar_data` keeps in the cache, and where each data set came from."
+    "List the datasets in the cache and the source of each."
     root = fastbook_path('data', base)
     folders = [o.with_suffix('') for kind in _kinds for o in sorted(root.glob(f'{kind}*.json')) if o.name[0]!='.']
     return L(dict(folder=str(o), **_read_note(o)) for o in folders if o.is_dir() and 'source' in _read_note(o))
@@ -474,12 +474,12 @@ def get_files(
     extensions:str|list|None=None,    # such as '.csv' or ['.txt','.md'], in any case; None for all
     recurse:bool=True,                # also look in subfolders
     folders:str|list|None=None,       # names of `path`'s own subfolders to look in, '.' for `path` itself; None for all
-    followlinks:bool=True,            # go into folders that are links
+    followlinks:bool=True,            # follow links to folders
 )->L: # of `Path`, sorted within each folder
-    """All files in `path`, except those whose name, or whose folder's name, begins with a dot.
+    """Return all files in `path`, except those whose name, or whose folder's name, begins with a dot.
 
-    `FileNotFoundError` if there is no such folder, `PermissionError` if it may not be read. Subfolders that cannot be
-    read are left out, with a warning that names the first."""
+    Raises `FileNotFoundError` if there is no such folder, and `PermissionError` if it cannot be read. Subfolders that
+    cannot be read are skipped, with a warning that names the first."""
     path,folders = Path(path),L(folders)
     exts = {o.lower() for o in L(extensions)}
     if not path.is_dir(): raise FileNotFoundError(_no_such_folder(path))
@@ -495,13 +495,13 @@ def get_files(
 
 # %% ../../nbs/library/2_data/03_external.ipynb #00000046-1
 def _been_here(folder, seen):
-    "Whether `folder` is one that is in `seen` under another name, as links can make it; adds it."
+    "Return whether `folder` is already in `seen`, possibly under another name because of links, and add it."
     stat = os.stat(folder)
     key = stat.st_dev,stat.st_ino
     return key in seen or bool(seen.add(key))
 
 def _report_unread(path, errors):
-    "Warn of the folders below `path` that could not be listed; `PermissionError` if it is `path` itself."
+    "Warn about folders below `path` that cannot be listed, or raise `PermissionError` for `path` itself."
     first = errors[0]
     if Path(first.filename)==path: raise PermissionError(f'The folder {path} cannot be read: {first.strerror}')
     n = f'{len(errors)} folders' if len(errors)>1 else 'A folder'
@@ -523,7 +523,7 @@ def get_image_files(
     recurse:bool=True,           # also look in subfolders
     folders:str|list|None=None,  # names of the subfolders to look in; None for all
 )->L: # of `Path`; empty if there is none
-    "All image files in `path`, by their extension; see `get_files`."
+    "Return all image files in `path`, recognized by their extension; see `get_files`."
     return get_files(path, extensions=image_extensions, recurse=recurse, folders=folders)
 
 def get_text_files(
@@ -531,25 +531,25 @@ def get_text_files(
     recurse:bool=True,           # also look in subfolders
     folders:str|list|None=None,  # names of the subfolders to look in; None for all
 )->L: # of `Path`; empty if there is none
-    "All `.txt` files in `path`; see `get_files`."
+    "Return all `.txt` files in `path`; see `get_files`."
     return get_files(path, extensions='.txt', recurse=recurse, folders=folders)
 
 # %% ../../nbs/library/2_data/03_external.ipynb #0000004a
 def FileGetter(
-    suffix:str='',                   # subfolder of the path that is asked for
+    suffix:str='',                   # subfolder of the path
     extensions:str|list|None=None,   # as in `get_files`
     recurse:bool=True,               # also look in subfolders
     folders:str|list|None=None,      # names of the subfolders to look in; None for all
 ):
-    "A function of a path that gives `get_files(path/suffix, ...)`."
+    "Create a function of a path that returns `get_files(path/suffix, ...)`."
     def _get(path, extensions=extensions, recurse=recurse, folders=folders):
         return get_files(Path(path)/suffix, extensions, recurse, folders)
     return _get
 
 def ImageGetter(
-    suffix:str='',                   # subfolder of the path that is asked for
+    suffix:str='',                   # subfolder of the path
     recurse:bool=True,               # also look in subfolders
     folders:str|list|None=None,      # names of the subfolders to look in; None for all
 ):
-    "A function of a path that gives `get_image_files(path/suffix, ...)`."
+    "Create a function of a path that returns `get_image_files(path/suffix, ...)`."
     return FileGetter(suffix, image_extensions, recurse, folders)

@@ -19,12 +19,12 @@ from ..torch_core import get_random_states, hold_interrupts, is_listy, set_rando
 
 # %% ../../nbs/library/2_data/05_load.ipynb #00000005
 class UnequalShapes(ValueError):
-    "The items of a batch do not have one shape."
+    "Raised if the items of a batch have different shapes."
 
 def fa_collate(
     items:list # tensors, numbers, strings, arrays, or collections of these
 ):
-    "Collate `items` into one batch: tensors are stacked, collections are collated element by element, types are kept."
+    "Collate `items` into a batch: stack tensors, collate collections element by element, and keep types."
     b = items[0]
     if isinstance(b, Tensor): return _stack(items)
     if isinstance(b, (np.ndarray, str, Mapping)): return default_collate(items)
@@ -47,18 +47,18 @@ def _stack(items):
 
 # %% ../../nbs/library/2_data/05_load.ipynb #00000009
 def fa_convert(item):
-    "Return `item` with arrays turned into tensors: what a loader without a batch size yields."
+    "Convert the arrays in `item` to tensors, as a loader without a batch size does."
     if isinstance(item, (Tensor, np.ndarray, str, Mapping)): return default_convert(item)
     return _same_kind(item, [fa_convert(o) for o in item]) if is_listy(item) else default_convert(item)
 
 class SkipItemException(Exception):
-    "Raised while an item is made, to leave it out of its batch."
+    "Raise this while an item is created to leave it out of its batch."
 
 # %% ../../nbs/library/2_data/05_load.ipynb #0000000b
 def stacked(
-    dataset # anything with a length and items
-)->tuple|None: # the columns, and whether an item is a bare tensor
-    "Stack the columns of `dataset`; None if its items are not all tensors or numbers."
+    dataset # any collection with a length and indexing
+)->tuple|None: # the columns, and whether an item is a single value instead of a tuple
+    "Stack the columns of `dataset`; return None if its items are not all tensors or numbers."
     if isinstance(dataset, Tensor): return (dataset,), True
     if isinstance(dataset, TensorDataset): return dataset.tensors, False
     if not isinstance(dataset, (list, tuple, L, range)) or len(dataset) == 0: return None
@@ -76,12 +76,12 @@ def _column(xs):
 
 # %% ../../nbs/library/2_data/05_load.ipynb #0000000c-2
 def _parts(ds):
-    "The objects that `stacked` copies. As long as they are the same ones, its result holds."
+    "Return the objects that `stacked` copies. Its result is valid as long as these objects are the same."
     if isinstance(ds, TensorDataset): return ds.tensors
     return tuple(ds) if isinstance(ds, (list, tuple, L)) else (ds,)
 
 def _same_parts(a, b):
-    "Whether the tuples `a` and `b` hold the same objects, or equal ones."
+    "Return whether the tuples `a` and `b` hold identical or equal objects."
     try: return a == b
     except Exception: return False # different tensors with more than one number
 
@@ -89,20 +89,20 @@ def _same_parts(a, b):
 def _item_seed(epoch_seed, pos): return (epoch_seed*1_000_003 + pos*7_919) % 2**63
 
 def _seed_item(s):
-    "`set_seed` for the CPU only: `torch.manual_seed` takes 0.1 ms, most of it for devices on which no item is made."
+    "Set the seed for the CPU only, because `torch.manual_seed` takes 0.1 ms, mostly for unused devices."
     random.seed(s)
     np.random.seed(s % 2**32)
     torch.default_generator.manual_seed(s)
 
 # %% ../../nbs/library/2_data/05_load.ipynb #0000000d-5
 class _BatchMaker(torch.utils.data.Dataset):
-    "A data set for PyTorch's loader, whose items are our batches."
+    "A dataset for PyTorch's loader whose items are our batches."
     def __init__(self, dl): self.dl = dl
     def __getitem__(self, task): return self.dl._make_batch(task)
 
 class _Worker:
-    "The start of a worker: it works alone, leaves Ctrl-C to the main process, and ends when that says so or is gone."
-    def __init__(self, end): self.end, self.main = end, os.getpid() # a connection: anything in it is the end
+    "Initialize a worker, which ignores Ctrl-C and ends when the main process tells it to or no longer exists."
+    def __init__(self, end): self.end, self.main = end, os.getpid() # a connection: any data in it ends the worker
     def __call__(self, worker_id):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         threading.Thread(target=self._watch, daemon=True).start()
@@ -120,34 +120,34 @@ class _Stopped(Exception):
     "Item `i` raised `StopIteration`; `items` are those before it."
     def __init__(self, items, i):
         self.items = items
-        super().__init__(f'item {i} raised StopIteration, which would end the epoch without a word: correct the data '
-                         'set, or raise SkipItemException to leave the item out')
+        super().__init__(f'item {i} raised StopIteration, which would end the epoch silently: correct the '
+                         'dataset, or raise SkipItemException to leave the item out')
 
 # %% ../../nbs/library/2_data/05_load.ipynb #0000000e
-_max_resident = 2**30 # bytes of stacked tensors that are moved to the device in one piece
+_max_resident = 2**30 # maximum size in bytes of stacked tensors that are moved to the device as a whole
 
 class DataLoader:
-    """Batches of `bs` items of `dataset`, with a hook at every step. Without `bs`, items come one by one.
+    """Iterate over `dataset` in batches of `bs` items, with a hook at every step; without `bs`, item by item.
 
-    What the loader does not have itself, such as `vocab`, it asks its data set for. Items of a list that are replaced
-    are seen in the next epoch; a tensor in a list that is changed in place need not be."""
+    Attributes that the loader lacks, such as `vocab`, are looked up in its dataset. If you replace an item of a list,
+    the next epoch uses the new one; a tensor that is modified in place may go unnoticed."""
     _hooks = ('wif', 'before_iter', 'after_item', 'before_batch', 'after_batch', 'after_iter', 'create_item',
               'create_batch', 'do_batch', 'get_idxs', 'shuffle_fn', 'create_batches')
 
     def __init__(self,
-        dataset=None,                  # anything indexable, or iterable
-        bs:int|None=None,              # items in a batch
-        num_workers:int=0,             # processes that make items; 0 makes them here
+        dataset=None,                  # any indexable or iterable collection
+        bs:int|None=None,              # number of items in a batch
+        num_workers:int=0,             # number of worker processes; 0 loads in this process
         pin_memory:bool=False,         # copy batches to page-locked memory, for faster transfer to a GPU
         timeout:float=0,               # seconds to wait for a worker; 0 waits forever
         batch_size:int|None=None,      # PyTorch's name for `bs`
-        shuffle:bool=False,            # a new order for every epoch
-        drop_last:bool=False,          # leave out a last batch that is not full
-        indexed:bool|None=None,        # whether `dataset[i]` works; found out if not given
-        n:int|None=None,               # how many items; `len(dataset)` if not given
-        device=None,                   # where batches go; None leaves them where they are
+        shuffle:bool=False,            # draw a new order for every epoch
+        drop_last:bool=False,          # drop the last batch if it is not full
+        indexed:bool|None=None,        # whether `dataset[i]` works; inferred if None
+        n:int|None=None,               # number of items; `len(dataset)` if None
+        device=None,                   # device of the batches; None does not move them
         persistent_workers:bool=False, # keep the workers between epochs
-        **kwargs                       # a function for any of the steps
+        **kwargs                       # functions that replace steps
     ):
         unknown = [k for k in kwargs if k not in self._hooks]
         if unknown:
@@ -164,11 +164,12 @@ class DataLoader:
 
     def _check(self):
         if self.bs is not None and (not isinstance(self.bs, (int, np.integer)) or self.bs < 1):
-            raise ValueError(f'the batch size must be a whole number of at least 1, and it is {self.bs!r}')
-        if self.bs is None and self.drop_last: raise ValueError('drop_last needs a batch size: pass bs=64, say')
+            raise ValueError(f'the batch size must be a whole number of at least 1, got {self.bs!r}')
+        if self.bs is None and self.drop_last:
+            raise ValueError('drop_last needs a batch size: pass one, for example bs=64')
         if self.dataset is not None and not self.indexed and not hasattr(self.dataset, '__iter__'):
-            raise TypeError('a data set must have items (dataset[i]) or be iterable, and '
-                            f'{type(self.dataset).__name__} is neither')
+            raise TypeError('a dataset must support indexing (dataset[i]) or iteration, but '
+                            f'{type(self.dataset).__name__} supports neither')
 
     def __getattr__(self, k:str):
         if k.startswith('_') or k == 'dataset': raise AttributeError(k)
@@ -177,18 +178,19 @@ class DataLoader:
         return getattr(ds, k)
 
     def __len__(self) -> int:
-        if self.n is None: raise TypeError('this DataLoader does not know its length: its data set has none')
+        if self.n is None:
+            raise TypeError('this DataLoader has no length, because its dataset has none: pass n, the number of items')
         if self.bs is None: return self.n
         return self.n//self.bs if self.drop_last else -(-self.n//self.bs)
 
-    # The steps, as they are when nobody replaces them
+    # The default steps
 
-    def wif(self): "Runs in each worker before it makes its first batch."
-    def before_iter(self): "Runs before an epoch."
-    def after_iter(self): "Runs after an epoch."
+    def wif(self): "Run in each worker before its first batch."
+    def before_iter(self): "Run before an epoch."
+    def after_iter(self): "Run after an epoch."
 
     def create_item(self, i):
-        "Return item `i` of the data set; the next one if the data set can only be iterated."
+        "Return item `i` of the dataset, or the next item if the dataset only supports iteration."
         return self.dataset[i] if self.indexed else next(self.it)
 
     def after_item(self, item):
@@ -196,20 +198,20 @@ class DataLoader:
         return item
 
     def do_item(self, i):
-        "`create_item`, then `after_item`; None if the item asks to be skipped."
+        "Run `create_item` and `after_item`; return None if the item is skipped."
         try: return self.after_item(self.create_item(i))
         except SkipItemException: return None
 
     def before_batch(self, items):
-        "Transform the list of the items of a batch."
+        "Transform the list of items of a batch."
         return items
 
     def create_batch(self, items):
-        "Collate the list `items`; without a batch size, convert a single item."
+        "Collate the list `items`, or convert a single item if there is no batch size."
         return fa_convert(items) if self.bs is None else fa_collate(items)
 
     def do_batch(self, items):
-        "`before_batch`, then `create_batch`."
+        "Run `before_batch` and `create_batch`."
         return self.create_batch(self.before_batch(items))
 
     def after_batch(self, b):
@@ -217,7 +219,7 @@ class DataLoader:
         return b
 
     def get_idxs(self):
-        "Return the indices of this epoch, in their order; endless if the length is not known."
+        "Return the indices of this epoch in order; the iterator is infinite if the length is unknown."
         idxs = itertools.repeat(None) if not self.indexed else itertools.count()
         if self.n is None: return idxs
         idxs = list(itertools.islice(idxs, self.n))
@@ -248,18 +250,18 @@ class DataLoader:
         finally: self.num_workers = workers
 
     def _why_empty(self):
-        if self.n == 0: return 'this DataLoader has no batches: its data set is empty'
+        if self.n == 0: return 'this DataLoader has no batches: its dataset is empty'
         return (f'this DataLoader has no batches: its {self.n} items do not fill one batch of {self.bs}, and '
                 'drop_last=True drops it. Use a smaller bs, or drop_last=False.')
 
     # Batches by selection
 
     def _is_ours(self, *names):
-        "Whether nobody replaced the steps `names`."
+        "Return whether none of the steps `names` is replaced."
         return all(n not in self.__dict__ and getattr(type(self), n) is getattr(DataLoader, n) for n in names)
 
     def _columns(self):
-        "The data set as stacked columns, stacked again if it has changed; None if batches must be made item by item."
+        "Return the stacked columns, restacked if the dataset has changed, or None if batches need single items."
         if self.bs is None or not self._is_ours('create_item', 'do_item', 'after_item', 'before_batch', 'create_batch',
                                                 'do_batch', 'create_batches', 'get_idxs', 'shuffle_fn'): return None
         parts = _parts(self.dataset)
@@ -282,7 +284,7 @@ class DataLoader:
     # Batches item by item
 
     def create_batches(self, idxs) -> Iterator:
-        "Make the batches of the items `idxs`, before they are moved to the device and before `after_batch`."
+        "Create the batches of the items `idxs`, before the move to the device and `after_batch`."
         self.it = None if self.indexed or self.dataset is None else iter(self.dataset)
         tasks = self._tasks(idxs)
         if self.dataset is None: batches = self._stream_batches(tasks)
@@ -292,7 +294,7 @@ class DataLoader:
             if b is not None: yield b
 
     def _tasks(self, idxs):
-        "Who makes a batch gets the place of its first item in the epoch, the indices, and the seed of the epoch."
+        "Yield for each batch the position of its first item in the epoch, its indices, and the seed of the epoch."
         idxs, bs = iter(idxs), self.bs or 1
         for start in itertools.count(0, bs):
             chunk = list(itertools.islice(idxs, bs))
@@ -300,7 +302,7 @@ class DataLoader:
             yield start, chunk, self.epoch_seed
 
     def _items(self, start, idxs, epoch_seed, make=None):
-        "What `make` (by default `do_item`) returns for `idxs`, each with its own random numbers, but not those skipped."
+        "Return the items that `make` (default: `do_item`) creates from `idxs`, each with its own seed."
         items, make = [], make or self.do_item
         for k,i in enumerate(idxs):
             _seed_item(_item_seed(epoch_seed, start+k))
@@ -318,11 +320,11 @@ class DataLoader:
         except _Stopped as e:
             if self.dataset is None: raise
             raise RuntimeError(str(e)) from e.__cause__
-        except StopIteration as e: raise RuntimeError('a step that makes batches raised StopIteration') from e
+        except StopIteration as e: raise RuntimeError('a step that creates batches raised StopIteration') from e
         finally: set_random_states(states)
 
     def _stream_batches(self, tasks):
-        "Batches of what `create_item` makes on its own, until it raises `StopIteration`."
+        "Yield batches of the items from `create_item` until it raises `StopIteration`."
         for task in tasks:
             try: yield self._make_batch(task)
             except _Stopped as e:
@@ -370,11 +372,11 @@ class DataLoader:
 
 # %% ../../nbs/library/2_data/05_load.ipynb #0000002f
 class DataLoaders:
-    "Several loaders that belong together: the first for training, the second for validation."
+    "A collection of loaders: the first for training, the second for validation."
     def __init__(self,
         *loaders,          # `DataLoader`s, ours or PyTorch's
-        path:str|Path='.', # where models made from these data are kept
-        device=None        # where the batches go; None leaves each loader as it is
+        path:str|Path='.', # folder for the models trained on this data
+        device=None        # device of the batches; None leaves each loader unchanged
     ):
         self.loaders, self.path = list(loaders), Path(path)
         if device is not None: self.device = device

@@ -17,7 +17,7 @@ from fastcore.basics import defaults
 _pools, _local = {}, threading.local()
 
 def _start_alone(barrier):
-    torch.get_num_threads() # a thread that never asked takes the default at its first operation, over what was set
+    torch.get_num_threads() # without this call, the first operation would override the next line with the default
     torch.set_num_threads(1)
     _local.helper = True
     barrier.wait()
@@ -35,11 +35,11 @@ def _pool(n):
 
 # %% ../../nbs/library/2_data/04_parallel.ipynb #00000008
 def thread_map(
-    f,        # function of one item; draws no random numbers and changes nothing that items share
+    f,        # function of one item, which draws no random numbers and does not modify shared data
     xs,       # items
-    n:int=None # threads; PyTorch's own number if not given
+    n:int=None # number of threads; PyTorch's setting if None
 ) -> list:
-    "`[f(x) for x in xs]`, several at a time where that can help. The error of the first item that fails is raised."
+    "Compute `[f(x) for x in xs]` in several threads. If items fail, raise the error of the first."
     xs = list(xs)
     n = min(torch.get_num_threads() if n is None else n, len(xs))
     if n < 2 or getattr(_local, 'helper', False): return [f(x) for x in xs]
@@ -58,7 +58,7 @@ def _work(f, xs, take, res, errors):
 def thread_stack(
     items # tensors of one shape, type and device
 ) -> torch.Tensor:
-    "`torch.stack(items)`; large items are copied several at a time. Views of `(h, w, c)` memory make a batch that is `channels_last`."
+    "Stack `items`, copying large ones in parallel; views of `(h, w, c)` memory give a `channels_last` batch."
     first = items[0]
     if first.nbytes < 2**16 or first.device.type != 'cpu' or first.requires_grad: return torch.stack(tuple(items))
     flat = [o.as_subclass(torch.Tensor) for o in items]
@@ -70,7 +70,9 @@ def thread_stack(
 
 # %% ../../nbs/library/2_data/04_parallel.ipynb #00000011
 class ProcessPoolExecutor(fastcore_parallel.ProcessPoolExecutor):
-    "fastcore's pool of processes (0 workers: none, do it here), in each of which PyTorch works alone. On Linux they are forked, so that they know a notebook's functions."
+    """fastcore's process pool, with PyTorch limited to one thread per process; 0 workers run in this process.
+
+    On Linux the processes are forked, so that they can call functions defined in a notebook."""
     def __init__(self, max_workers=defaults.cpus, on_exc=print, pause=0, initializer=None, initargs=(), mp_context=None, **kwargs):
         if mp_context is None and sys.platform == 'linux': mp_context = multiprocessing.get_context('fork')
         super().__init__(max_workers, on_exc, pause, initializer=partial(_work_alone, initializer), initargs=initargs, mp_context=mp_context, **kwargs)

@@ -31,9 +31,9 @@ _all_ = ['fastuple', 'using_attr', 'L', 'Path']
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000008
 def annotated_types(
     f,      # a function
-    skip=0  # arguments to pass over: 1 for a method, because of `self`
+    skip=0  # number of arguments to skip: 1 for a method, because of `self`
 ):
-    "The types named by the annotation of `f`'s first argument, as a tuple; `(object,)` if there is none."
+    "Return the types in the annotation of `f`'s first argument as a tuple, or `(object,)` if there is none."
     try: params = list(inspect.signature(f).parameters.values())[skip:]
     except (TypeError, ValueError): return (object,)
     return _flat_types(_hint(f, params[0].name, params[0].annotation)) if params else (object,)
@@ -52,10 +52,10 @@ def _flat_types(t):
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #0000000b
 def closest(
-    versions, # dictionary: for each argument the types it may have, to the function for them
-    *types    # the classes of the arguments
+    versions, # dictionary that maps the accepted types of each argument to a function
+    *types    # the types of the arguments
 ):
-    "Find the function in `versions` whose types are the closest ancestors of `types`: the latest of equals, None if none fits."
+    "Return the function in `versions` with the types closest to `types`, the latest of equals; None if none fits."
     best = None
     for kinds,f in reversed(versions.items()):
         dists = tuple(map(_distance, types, kinds))
@@ -68,12 +68,12 @@ def _distance(t, kinds):
     return min(dists, default=None)
 
 class TypeDispatch:
-    "A function of `(x, y, …)` with versions, chosen by the annotations of `x` and `y`."
+    "A function of `(x, y, …)` with several versions, selected by the types of `x` and `y`."
     def __init__(self, default): # the version for all other types
         self.default, self.versions, self.__name__, self.__doc__ = default, {}, default.__name__, default.__doc__
 
     def register(self, f):
-        "Add the version `f`, which replaces one for the same types; use it as a decorator."
+        "Register the version `f`, replacing one for the same types; usable as a decorator."
         _put(self.versions, (annotated_types(f), annotated_types(f, skip=1)), f)
         return f
 
@@ -86,14 +86,15 @@ def _put(versions, kinds, f):
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #0000000b-1
 class typedmethod:
-    """A method with versions for types of its first argument after `self`, chosen by the annotation of that argument.
-    `register` adds a version: in the class body, like the `setter` of a property, or from another module."""
-    def __init__(self, f=None): # the first version; None for a method that begins without any
+    """A method with several versions, selected by the type of the first argument after `self`.
+
+    `register` adds a version in the class body, like the `setter` of a property, or from another module."""
+    def __init__(self, f=None): # the first version; None for a method without versions
         self.versions = {}
         if f is not None: self.register(f)
 
     def register(self, f):
-        "Add the version `f`, which replaces one for the same types; use it as a decorator."
+        "Register the version `f`, replacing one for the same types; usable as a decorator."
         _put(self.versions, (annotated_types(f, skip=1),), f)
         _found.clear()
         return self
@@ -101,11 +102,11 @@ class typedmethod:
     def __get__(self, obj, cls=None): return self if obj is None else types.MethodType(self, obj)
 
     def __call__(self, obj, x, *args, **kwargs):
-        "Run the version for `x`; if there is none, return `x` as it is."
+        "Run the version for the type of `x`, or return `x` unchanged if there is none."
         f = closest(self.versions, type(x))
         return x if f is None else f(obj, x, *args, **kwargs)
 
-_found = {} # (class, method, type of x) -> (the method when we looked, (function, what it says it returns))
+_found = {} # (class, method, type of x) -> (the method at the time of the search, (function, return annotation))
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #0000000d
 def _find(cls, name, t):
@@ -126,17 +127,18 @@ def _with_return(f):
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #0000000f
 class Transform:
-    """A step of data preparation: `encodes` one way, `decodes` back, `setups` to learn from the data first.
-    Subclass it, or wrap a function. A method is for the types in the annotation of its first argument, or has versions
-    (`typedmethod`). A tuple is treated element by element, unless `takes_tuples`. `split_idx` 0 or 1 is for training or
-    validation items only. A pipeline sorts by `order`."""
+    """A step of data preparation: `encodes` applies it, `decodes` undoes it, and `setups` learns from the data first.
+
+    Subclass it or wrap a function. A method handles the types in the annotation of its first argument, or has several
+    versions (`typedmethod`). A tuple is processed element by element unless `takes_tuples` is True. A `split_idx` of 0
+    or 1 restricts the transform to training or validation items. A pipeline sorts its transforms by `order`."""
     split_idx, order, train_setup, _funcs, takes_tuples = None, 0, None, {}, False
 
     def __init__(self,
-        enc=None,       # function to wrap, `encodes`
-        dec=None,       # function that undoes it, `decodes`
-        split_idx=None, # 0: on training items only; 1: on validation items only; None: on all
-        order=None      # place in a pipeline: lower comes first
+        enc=None,       # function to use as `encodes`
+        dec=None,       # function to use as `decodes`, which undoes `enc`
+        split_idx=None, # 0: only training items; 1: only validation items; None: all items
+        order=None      # position in a pipeline; lower values run first
     ):
         self.split_idx = ifnone(split_idx, self.split_idx)
         self.order = ifnone(order, getattr(enc, 'order', self.order))
@@ -145,19 +147,19 @@ class Transform:
             self._funcs = {k: (f, annotated_types(f), _with_return(f)[1]) for k,f in funcs.items() if f is not None}
 
     def __call__(self, x, split_idx=None, **kwargs):
-        "Run `encodes` on `x`, unless this transform is for the other split."
+        "Run `encodes` on `x`, unless this transform is restricted to the other split."
         return self._run('encodes', x, split_idx, kwargs)
 
     def decode(self, x, split_idx=None, **kwargs):
-        "Run `decodes` on `x`, unless this transform is for the other split."
+        "Run `decodes` on `x`, unless this transform is restricted to the other split."
         return self._run('decodes', x, split_idx, kwargs)
 
     def for_validation(self):
-        "Return the transform that does to validation items what this one does, or None if it leaves them alone."
+        "Return the equivalent transform for validation items, or None if this transform leaves them unchanged."
         return None if self.split_idx == 0 else self
 
     def to_state(self) -> dict:
-        "The functions that are wrapped: what `from_state` makes the same transform from."
+        "Return the wrapped functions, from which `from_state` recreates this transform."
         return {k: self._funcs[name][0] if name in self._funcs else None for k, name in (('enc', 'encodes'), ('dec', 'decodes'))}
 
     @classmethod
@@ -183,9 +185,9 @@ class Transform:
 
     def setup(self,
         items=None,       # the collection to learn from
-        train_setup=False # use `items.train` where there is such a thing
+        train_setup=False # use `items.train` if it exists
     ):
-        "Let `setups` learn from `items`."
+        "Call `setups` with `items`."
         items = getattr(items, 'train', items) if ifnone(self.train_setup, train_setup) else items
         found = _find(type(self), 'setups', type(items))
         if found is not None: found[0](self, items)
@@ -204,7 +206,7 @@ def _name_of(f):
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000012
 def _retain(new, old, returns=...):
-    "`new`, as the class of `old` where `old` is a more special kind of the same thing (tensors and pictures)."
+    "Cast `new` to the class of `old` if `old` is an instance of a subclass of its type (tensors and images)."
     if returns is None or new is None: return new
     if isinstance(returns, type): return new if isinstance(new, returns) else _cast(new, returns)
     if type(new) is type(old) or not isinstance(old, type(new)): return new
@@ -218,11 +220,11 @@ def _cast(x, cls):
 def _shown(v):
     return isinstance(v, (int, float, str, bool)) or isinstance(v, (tuple, list)) and len(v) <= 4 and all(map(_shown, v))
 
-DisplayedTransform = Transform # the name fastai gives to a transform that prints its parameters; all of ours do
+DisplayedTransform = Transform # fastai's name for a transform that prints its parameters; all of ours do
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000021
 class ItemTransform(Transform):
-    "A transform whose `encodes` gets a tuple whole, as a list, and not element by element."
+    "A transform whose `encodes` receives an entire tuple, as a list, instead of one element at a time."
     def _each(self, name, x, kwargs):
         if not _is_tuple(x): return super()._each(name, x, kwargs)
         found = self._funcs.get(name) or _find(type(self), name, list)
@@ -232,19 +234,19 @@ class ItemTransform(Transform):
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000027
 class RandTransform(Transform):
-    "A transform that happens with probability `p`, to training items only; `before_call` draws what it needs, once for all elements of an item."
+    "A transform applied with probability `p` to training items only; `before_call` draws its random numbers per item."
     do, split_idx, p = True, 0, 1.
     def __init__(self,
-        p:float=1.,       # probability
-        before_call=None, # function `(b, split_idx)` to use instead of the method
-        **kwargs          # for `Transform`: `enc`, `dec`, `split_idx`, `order`
+        p:float=1.,       # probability of applying the transform
+        before_call=None, # function `(b, split_idx)` that replaces the method
+        **kwargs          # arguments of `Transform`: `enc`, `dec`, `split_idx`, `order`
     ):
         super().__init__(**kwargs)
         self.p = p
         if before_call is not None: self.before_call = before_call
 
     def before_call(self, b, split_idx):
-        "Draw whether it happens, `self.do`."
+        "Draw whether to apply the transform, and store the result in `self.do`."
         self.do = self.p == 1. or random.random() < self.p
 
     def __call__(self, b, split_idx=None, **kwargs):
@@ -253,19 +255,19 @@ class RandTransform(Transform):
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #0000002a
 def mk_transform(f):
-    "`f` as a transform: wrapped if it is a function, instantiated if it is a class of transforms or of callables."
+    "Convert `f` to a transform: wrap a function, or instantiate a class of transforms or callables."
     if isinstance(f, (list, L)): raise TypeError(f'a list of {len(f)} stands where one transform should be: put a * before it, as in [*aug_transforms(), another]')
     if isinstance(f, type) and (issubclass(f, (Transform, Pipeline)) or any('__call__' in k.__dict__ for k in f.__mro__)): f = f()
     if f is not None and not callable(f): raise TypeError(f'{f!r} stands where a transform should be, a function or an object such as Resize(64)')
     return f if isinstance(f, (Transform, Pipeline)) else Transform(f)
 
 def compose_tfms(
-    x, tfms,       # the object and the transforms to run on it
-    is_enc=True,   # encode, or decode
-    reverse=False, # from the last to the first
-    **kwargs       # for each transform: `split_idx`
+    x, tfms,       # the object and the transforms to apply
+    is_enc=True,   # True: encode; False: decode
+    reverse=False, # run the transforms in reverse order
+    **kwargs       # arguments of each transform: `split_idx`
 ):
-    "`x` after all of `tfms`, one after the other. An error carries the name of the transform it came from, as `e.step`."
+    "Apply `tfms` to `x` in sequence. An error stores the name of the transform that raised it in `e.step`."
     for f in (reversed(tfms) if reverse else tfms):
         try: x = f(x, **kwargs) if is_enc else f.decode(x, **kwargs)
         except Exception as e:
@@ -275,16 +277,16 @@ def compose_tfms(
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #0000002b
 class Pipeline:
-    "Transforms to be run one after the other, sorted by `order`; `decode` runs them backwards."
+    "A sequence of transforms, sorted by `order`; `decode` undoes them in reverse order."
     def __init__(self,
-        funcs=None,    # transforms, functions, classes, or a pipeline whose transforms are shared
-        split_idx=None # 0: as for training items; 1: as for validation items
+        funcs=None,    # transforms, functions, classes, or a pipeline to share transforms with
+        split_idx=None # 0: treat items as training items; 1: as validation items
     ):
         self.split_idx, self.fs = split_idx, L()
         self.add(funcs)
 
     def add(self, funcs, items=None, train_setup=None):
-        "Add `funcs`; with `items`, each is set up on them first."
+        "Add `funcs`; unless `train_setup` is None, set up each of them on `items` first."
         funcs = funcs.fs if isinstance(funcs, Pipeline) else L(funcs).map(mk_transform)
         if train_setup is not None:
             for f in funcs: f.setup(items, train_setup)
@@ -296,19 +298,19 @@ class Pipeline:
     def __repr__(self): return 'Pipeline: ' + ' -> '.join(getattr(f, 'name', 'Pipeline') for f in self.fs)
 
     def __getattr__(self, k):
-        "What one of the transforms knows, the pipeline knows: so `dls.vocab` finds its way."
+        "Look up an attribute in the transforms, so that `dls.vocab` works."
         found = [] if k[0] == '_' or 'fs' not in self.__dict__ else [getattr(f, k) for f in self.fs if hasattr(f, k)]
         if not found:
             raise AttributeError(f'{type(self).__name__} has no attribute {k!r}, and none of its transforms has')
         return _one_answer(found)
 
     def setup(self, items=None, train_setup=False):
-        "Set up each transform on `items` as the transforms before it leave them."
+        "Set up each transform on `items`, processed by the transforms before it."
         funcs, self.fs = self.fs, L()
         for f in funcs: self.add([f], items, train_setup)
 
     def decode(self, o, full=True):
-        "`o` before all transforms; with `full=False` only as far back as it can show itself."
+        "Undo the transforms on `o`; with `full=False`, stop as soon as the result has a `show` method."
         if full: return compose_tfms(o, self.fs, is_enc=False, reverse=True, split_idx=self.split_idx)
         for f in reversed(self.fs):
             if is_showable(o): return o
@@ -316,7 +318,7 @@ class Pipeline:
         return o
 
     def show(self, o, ctx=None, **kwargs):
-        "Decode `o` until it can show itself, then show it (or its elements one after the other) on `ctx`."
+        "Decode `o` until it has a `show` method, then show it, or each of its elements, on the axes `ctx`."
         o = self.decode(o, full=False)
         for p in ((o,) if hasattr(o, 'show') or not _is_tuple(o) else o):
             if hasattr(p, 'show'): ctx = p.show(ctx=ctx, **kwargs)
@@ -327,7 +329,7 @@ def _one_answer(found):
     return found[0] if agree else L(found)
 
 def is_showable(o):
-    "True if `o`, or each element of the tuple `o`, can show itself."
+    "Return True if `o`, or each element of the tuple `o`, has a `show` method."
     return hasattr(o, 'show') or _is_tuple(o) and len(o) > 0 and all(hasattr(p, 'show') for p in o)
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000032
@@ -344,11 +346,12 @@ def _split_by(n, valid):
     return L(i for i in range(n) if i not in valid), L(i for i in range(n) if i in valid)
 
 def RandomSplitter(
-    valid_pct=0.2, # share of the items that go to validation
+    valid_pct=0.2, # fraction of the items in the validation set
     seed=None      # the same seed gives the same split
 ):
-    "Split at random."
-    if not 0 <= valid_pct <= 1: raise ValueError(f'valid_pct is a share of the items, between 0 and 1, and it is {valid_pct}')
+    "Return a splitter that draws a random validation set."
+    if not 0 <= valid_pct <= 1:
+        raise ValueError(f'valid_pct is a fraction of the items and must be between 0 and 1, got {valid_pct}')
     def _split(o):
         n = _need(o)
         idxs, cut = _shuffled(n, seed), int(valid_pct*n)
@@ -357,13 +360,13 @@ def RandomSplitter(
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000035
 def TrainTestSplitter(
-    test_size=0.2,     # share or number of validation items
+    test_size=0.2,     # fraction or number of validation items
     random_state=None, # seed
-    stratify=None,     # labels, one for each item, whose shares should be equal in both sets
-    train_size=None,   # share or number of training items; what `test_size` leaves if not given
-    shuffle=True       # False takes the items in order
+    stratify=None,     # labels, one for each item, whose proportions should be the same in both sets
+    train_size=None,   # fraction or number of training items; the rest of the items if None
+    shuffle=True       # False keeps the items in order
 ):
-    "Split with `sklearn.model_selection.train_test_split`."
+    "Return a splitter that uses `sklearn.model_selection.train_test_split`."
     def _split(o, **kwargs):
         from sklearn.model_selection import train_test_split
         idxs = range(_need(o))
@@ -372,7 +375,7 @@ def TrainTestSplitter(
     return _split
 
 def IndexSplitter(valid_idx):
-    "The items with the indices `valid_idx` are for validation. `IndexError` if there is no such item, `TypeError` if they are no indices."
+    "Return a splitter whose validation set is `valid_idx`; it raises `IndexError` or `TypeError` for invalid indices."
     def _split(o):
         n, idxs = _need(o), list(valid_idx)
         if any(isinstance(i, (bool, np.bool_)) for i in idxs): raise TypeError('valid_idx holds True and False, and indices are expected: MaskSplitter takes a mask, np.flatnonzero(…) makes indices of it')
@@ -383,7 +386,7 @@ def IndexSplitter(valid_idx):
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000035-1
 def EndSplitter(valid_pct=0.2, valid_last=True):
-    "The last (or with `valid_last=False` the first) `valid_pct` of the items are for validation: for data in the order of time."
+    "Return a splitter for time-ordered data: the last fraction `valid_pct`, or the first, is the validation set."
     def _split(o):
         n = _need(o)
         cut = n - int(valid_pct*n) if valid_last else int(valid_pct*n)
@@ -392,19 +395,19 @@ def EndSplitter(valid_pct=0.2, valid_last=True):
     return _split
 
 def MaskSplitter(mask):
-    "Items where `mask` is true are for validation."
+    "Return a splitter that puts the items where `mask` is true into the validation set."
     return lambda o: _split_by(_need(o), (i for i,m in enumerate(mask) if m))
 
 def FuncSplitter(func):
-    "Items for which `func` is true are for validation."
+    "Return a splitter that puts the items for which `func` is true into the validation set."
     return lambda o: _split_by(_need(o), (i for i,item in enumerate(o) if func(item)))
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000038
 def GrandparentSplitter(
-    train_name='train', # folder, or several, whose classes' files are for training
-    valid_name='valid'  # folder, or several, whose classes' files are for validation
+    train_name='train', # name of the training folder, or several names
+    valid_name='valid'  # name of the validation folder, or several names
 ):
-    "Split by the name of the folder above the parent folder, as in `train/cat/1.jpg`."
+    "Return a splitter that reads the name of the folder above the parent folder, as in `train/cat/1.jpg`."
     def _split(o):
         _need(o)
         folders = [Path(f).parent.parent.name for f in o]
@@ -422,7 +425,7 @@ def _few(names, n=10):
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000039
 def FileSplitter(fname):
-    "Files whose names are lines of the text file `fname` are for validation."
+    "Return a splitter whose validation set is the files listed, one per line, in the text file `fname`."
     names = {o.strip() for o in Path(fname).read_text().split('\n')} - {''}
     def _split(o):
         res = FuncSplitter(lambda f: Path(f).name in names)(o)
@@ -444,10 +447,10 @@ def _column(df, col):
     return df[col]
 
 def ColSplitter(
-    col='is_valid', # name or number of a column
-    on=None         # value, or list of values, that mean validation; by default the column says yes or no
+    col='is_valid', # name or position of a column
+    on=None         # value, or list of values, of validation rows; None expects a column of true and false values
 ):
-    "Split a table by the column `col`: true, or one of `on`, is for validation."
+    "Return a splitter for a table: rows whose column `col` is true, or one of `on`, form the validation set."
     def _split(df):
         if not hasattr(df, 'iloc'): raise TypeError(f'ColSplitter needs a table (a DataFrame), and the items are a {type(df).__name__}')
         _need(df)
@@ -458,12 +461,13 @@ def ColSplitter(
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #0000003f
 def RandomSubsetSplitter(
-    train_sz, valid_sz, # shares of the items, together at most 1
-    seed=None
+    train_sz, valid_sz, # fractions of the items, together at most 1
+    seed=None           # the same seed gives the same split
 ):
-    "Random training and validation sets that leave out part of the items."
+    "Return a splitter that draws random training and validation sets from part of the items."
     if not (0 < train_sz < 1 and 0 < valid_sz < 1 and train_sz + valid_sz <= 1):
-        raise ValueError(f'train_sz and valid_sz are shares of the items, above 0 and together at most 1; they are {train_sz} and {valid_sz}')
+        raise ValueError(f'train_sz and valid_sz are fractions of the items and must be above 0 and together at '
+                         f'most 1, got {train_sz} and {valid_sz}')
     def _split(o):
         n = _need(o)
         idxs, a, b = _shuffled(n, seed), int(train_sz*n), int(valid_sz*n)
@@ -472,15 +476,15 @@ def RandomSubsetSplitter(
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000042
 def parent_label(o):
-    "The name of the folder that the file `o` is in."
+    "Return the name of the folder that contains the file `o`."
     return Path(o).parent.name
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000045
 class RegexLabeller:
-    "The first group of the regular expression `pat` in the item, which is read as text with forward slashes."
+    "A labeler that returns the first group of `pat` in the item, converted to a string with forward slashes."
     def __init__(self,
         pat,        # regular expression with a group
-        match=False # must match from the beginning
+        match=False # match only at the beginning of the string
     ):
         self.pat = re.compile(pat)
         if not self.pat.groups: raise ValueError(f'the pattern {self.pat.pattern!r} needs a group in parentheses: the part that is the label')
@@ -498,7 +502,7 @@ class RegexLabeller:
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000048
 class ColReader:
-    "Read the columns `cols` from a row, put `pref` before and `suff` behind, or split the cell at `label_delim`."
+    "A getter that reads the columns `cols` of a row, and adds `pref` and `suff` or splits each cell at `label_delim`."
     def __init__(self, cols, pref='', suff='', label_delim=None):
         self.cols, self.suff, self.label_delim = L(cols), suff, label_delim
         self.pref = str(pref) + os.sep if isinstance(pref, os.PathLike) else pref
@@ -512,7 +516,7 @@ class ColReader:
         return f'{self.pref}{v}{self.suff}' if self.pref or self.suff else v
 
 def _field(row, c):
-    "What the object `row` keeps under the name `c`; never one of its methods."
+    "Return the instance attribute `c` of the object `row`, but never one of its methods."
     kept = {} if isinstance(row, type) else getattr(row, '__dict__', {})
     if c not in kept: raise KeyError(f'a {type(row).__name__} has no field {c!r}')
     return kept[c]
@@ -527,24 +531,24 @@ def _cell(row, c):
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #0000004b
 class ItemGetter(Transform):
-    "Element `i` of a tuple or list."
+    "Return element `i` of a tuple or list."
     takes_tuples = True
     def __init__(self, i): self.i = i
     def encodes(self, x): return x[self.i]
 
 class AttrGetter(Transform):
-    "Attribute `nm` of an object, or `default`."
+    "Return the attribute `nm` of an object, or `default`."
     def __init__(self, nm, default=None): self.nm, self.default = nm, default
     def encodes(self, x): return getattr(x, self.nm, self.default)
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #0000004e
 class CategoryMap(Sequence):
-    "The different values of `col`, in order, and `o2i`, the index of each."
+    "The distinct values of `col` in order, with a dictionary `o2i` of their indices."
     def __init__(self,
-        col,           # labels, with repetitions, or a pandas categorical, whose order is kept
-        sort=True,     # in alphabetical order, or in order of appearance
-        add_na=False,  # put '#na#' first: the class of everything not in the vocab
-        strict=False   # of a categorical, keep only what occurs
+        col,           # labels, possibly repeated, or a pandas categorical, whose order is kept
+        sort=True,     # True: sort the values; False: keep the order of appearance
+        add_na=False,  # add '#na#' first, the class of all values outside the vocab
+        strict=False   # keep only the values of a categorical that occur
     ):
         if hasattr(col, 'cat'): items = [o for o in col.cat.categories if not strict or (col == o).any()]
         else: items = self._different(col, sort)
@@ -556,7 +560,7 @@ class CategoryMap(Sequence):
 
     @classmethod
     def from_state(cls, items, add_na):
-        "The map whose values are `items`, as they are."
+        "Create a map with the values `items`, unchanged."
         res = cls([])
         res.items, res.o2i, res.add_na = L(items), {o: i for i,o in enumerate(items)}, add_na
         return res
@@ -585,15 +589,15 @@ def _missing(o): return o is None or (isinstance(o, float) and o != o)
 class _ShowsTitle:
     def show(self, ctx=None, **kwargs): return show_title(str(self), ctx=ctx, **{'label': 'category', **kwargs})
 
-class Category(_ShowsTitle, str): "A label that shows itself as a title."
+class Category(_ShowsTitle, str): "A label that is displayed as a title."
 
 class MultiCategory(L):
-    "Several labels that show themselves as one title."
+    "A list of labels that is displayed as one title."
     def show(self, ctx=None, sep=';', color='black', **kwargs):
         return show_title(joined_labels(self, sep), ctx=ctx, color=color, **{'label': 'category', **kwargs})
 
 def joined_labels(labels, sep=';', width=25):
-    "The `labels` in one string, broken into lines of about `width` characters."
+    "Join the `labels` into one string, broken into lines of about `width` characters."
     lines = ['']
     for l in map(str, labels):
         if lines[-1] and len(lines[-1]) + len(l) > width: lines.append('')
@@ -602,19 +606,19 @@ def joined_labels(labels, sep=';', width=25):
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000054
 class Categorize(Transform):
-    "Convert a label to the index of its class, and back. The classes are those of the training labels, or `vocab`."
+    "Convert a label to the index of its class, and back. The classes are `vocab`, or those of the training labels."
     order = 1
     def __init__(self,
-        vocab=None,  # the classes, in their order
-        sort=True,   # sort them, where they are found in the data
-        add_na=False # a first class '#na#' for unknown labels
+        vocab=None,  # the classes, in order; inferred from the training set if None
+        sort=True,   # sort the classes that are inferred from the data
+        add_na=False # add a first class '#na#' for unknown labels
     ):
         self.sort, self.add_na = sort, add_na
         self.vocab = None if vocab is None else CategoryMap(vocab, sort=False, add_na=add_na)
 
     @property
     def loss_func(self):
-        "The loss for such targets, which `Learner` takes if it is given none."
+        "The default loss function that `Learner` uses for these targets."
         return CrossEntropyLossFlat()
 
     @typedmethod
@@ -644,8 +648,8 @@ class Categorize(Transform):
         if given or items is None: return
         self._check_valid(items)
         if len(self.vocab) == 1:
-            warnings.warn(f'all training items have the same label, {self.vocab[0]!r}: there is nothing to learn '
-                          f'from them', stacklevel=2)
+            warnings.warn(f'all training items have the same label, {self.vocab[0]!r}: a classifier needs at '
+                          f'least two classes', stacklevel=2)
 
     def _check_valid(self, items):
         valid = getattr(items, 'valid', None) if getattr(items, 'n_subsets', 1) > 1 else None
@@ -665,11 +669,11 @@ def _delim_hint(labels):
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000059
 class MultiCategorize(Categorize):
-    "Labels to their numbers, `TensorMultiCategory`, and back, `MultiCategory`. An empty collection is legal."
+    "Convert a collection of labels, possibly empty, to a `TensorMultiCategory` of class indices, and back."
     takes_tuples = True
     @property
     def loss_func(self):
-        "The loss for such targets, which `Learner` takes if it is given none."
+        "The default loss function that `Learner` uses for these targets."
         return BCEWithLogitsLossFlat()
 
     def setups(self, labels):
@@ -683,17 +687,20 @@ class MultiCategorize(Categorize):
 def _labels(o):
     if _missing(o): return []
     if isinstance(o, str) or not hasattr(o, '__iter__'):
-        raise TypeError(f'several labels are expected for each item, as a list, and {o!r} is a {type(o).__name__}: split it, for example with label_delim')
+        raise TypeError(f'expected a list of labels for each item, but {o!r} is a {type(o).__name__}: '
+                        f'split it, for example with label_delim')
     return [l for l in map(_clean, o) if l != '']
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #0000005b
 class OneHotEncode(Transform):
-    "Numbers of classes to a row of zeros and ones, and back. How many classes there are is asked from the `vocab` of the data."
+    "Convert class indices to a one-hot row, and back. The number of classes is `c`, or that of the data's `vocab`."
     order = 2
     def __init__(self, c=None): self.c = c
     def setups(self, items):
         if self.c is None: self.c = len(getattr(items, 'vocab', ()))
-        if not self.c: raise ValueError('OneHotEncode does not know how many classes there are: pass c, or put it behind a MultiCategorize')
+        if not self.c:
+            raise ValueError('OneHotEncode does not know how many classes there are: '
+                             'pass c, or put it after a MultiCategorize')
 
     def encodes(self, o):
         return TensorMultiCategory(one_hot([int(i) for i in o], self.c).float())
@@ -702,7 +709,7 @@ class OneHotEncode(Transform):
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #0000005e
 class EncodedMultiCategorize(Categorize):
-    "Zeros and ones, one for each class of `vocab`, to a `TensorMultiCategory`, and back to names."
+    "Convert a one-hot row, with one value per class of `vocab`, to a `TensorMultiCategory`, and back to names."
     takes_tuples = True
     loss_func = MultiCategorize.loss_func
     def __init__(self, vocab):
@@ -719,18 +726,18 @@ class EncodedMultiCategorize(Categorize):
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000061
 class TitledTuple(fastuple):
-    "Numbers that show themselves as a title."
+    "A tuple of numbers that is displayed as a title."
     def show(self, ctx=None, **kwargs):
         return show_title('(' + ', '.join(f'{o:.4g}' for o in self) + ')', ctx=ctx, **{'label': 'target', **kwargs})
 
 class RegressionSetup(Transform):
-    "Targets to float tensors; `c` is how many numbers a target has."
+    "Convert targets to float tensors; `c` is the number of values in a target."
     order, takes_tuples = 1, True
     def __init__(self, c=None): self.c = c
 
     @property
     def loss_func(self):
-        "The loss for such targets, which `Learner` takes if it is given none."
+        "The default loss function that `Learner` uses for these targets."
         return MSELossFlat()
 
     @typedmethod
@@ -742,26 +749,26 @@ class RegressionSetup(Transform):
     def encodes(self, o):
         res = tensor(list(o) if isinstance(o, L) else o).float()
         if not torch.isfinite(res).all():
-            raise ValueError(f'the target is {o!r}, which is not a number one can learn from')
+            raise ValueError(f'the target is {o!r}, which is not a finite number: fill in or drop such targets')
         return res
     def decodes(self, o:Tensor): return TitledFloat(o) if o.ndim == 0 else TitledTuple(float(v) for v in o)
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000064
 def get_c(dls):
-    "How many outputs a model for the data `dls` needs: `dls.c` if there is one, else the length of its (last) vocab."
+    "Return the number of outputs a model for `dls` needs: `dls.c` if it exists, else the length of the last vocab."
     c = getattr(dls, 'c', None)
-    if c: return L(c)[-1] # of several targets, the last
+    if c: return L(c)[-1] # the last of several targets
     vocab = getattr(dls, 'vocab', [])
     if len(vocab) and not isinstance(vocab, CategoryMap) and isinstance(vocab[-1], (CategoryMap, list, L)): vocab = vocab[-1]
     return len(vocab)
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000067
 class ToTensor(Transform):
-    "Turn an item into a tensor: the modules that know a kind of item register a version for it."
+    "Convert an item to a tensor; the module of each kind of data registers a version for it."
     order, encodes = 5, typedmethod()
 
 class IntToFloatTensor(Transform):
-    "Pictures from bytes 0–255 to floats 0–1, and back; masks to integers, divided by `div_mask`."
+    "Convert images from bytes 0–255 to floats 0–1, and back, and masks to integers divided by `div_mask`."
     order = 10
     def __init__(self, div=255., div_mask=1):
         self.div, self.div_mask = div, div_mask
@@ -773,11 +780,11 @@ class IntToFloatTensor(Transform):
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #0000006a
 def broadcast_vec(
-    dim, ndim,  # the axis that the values belong to, and how many axes there are
+    dim, ndim,  # the axis of the values, and the number of axes
     *t,         # lists of numbers
-    cuda=True   # put them on the default device; False leaves them on the CPU
+    cuda=True   # move them to the default device; False keeps them on the CPU
 ):
-    "Each of `t` as a tensor that broadcasts along axis `dim` of a tensor with `ndim` axes."
+    "Convert each of `t` to a tensor that broadcasts along axis `dim` of a tensor with `ndim` axes."
     shape = [1]*ndim
     shape[dim] = -1
     res = [torch.as_tensor(o, dtype=torch.float32).view(shape) for o in t]
@@ -789,7 +796,7 @@ mnist_stats = ([0.131], [0.308])
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #0000006c
 class Normalize(Transform):
-    "Pictures minus `mean`, divided by `std`, of shape `(1, c, 1, 1)`; without them, those of the first batch."
+    "Normalize images with `mean` and `std` of shape `(1, c, 1, 1)`; None: compute them from the first batch."
     order = 99
     def __init__(self, mean=None, std=None, axes=(0, 2, 3)):
         self.mean, self.std, self.axes = mean, std, axes

@@ -1,4 +1,5 @@
 "The data block: what it makes of few words, what it copies, and how it says what is wrong."
+import re
 import warnings
 from pathlib import Path
 
@@ -94,9 +95,9 @@ def test_getters_for_several_inputs(table):
     block = DataBlock(blocks=(TransformBlock, RegressionBlock, CategoryBlock), n_inp=2, get_x=[ColReader('fname'), ColReader('y')], get_y=ColReader('fname'), splitter=lambda d: (range(6), [0]))
     assert block.datasets(table).train[0] == ('0', torch.tensor(.5), torch.tensor(0))
     with pytest.raises(ValueError) as e: DataBlock(blocks=(TransformBlock, TransformBlock, CategoryBlock), get_x=str)
-    assert str(e.value) == 'get_x has 1 function, and there must be one for each input: 2, with 3 blocks and n_inp=2'
-    with pytest.raises(ValueError, match='getters has 1 function, and there must be one for each block: 2'): DataBlock(getters=[str])
-    with pytest.raises(ValueError, match='get_y has 2 functions, and there must be one for each target: 1'): DataBlock(get_y=[str, str])
+    assert re.search('get_x has 1 function, .*each input: 2, with 3 blocks and n_inp=2', str(e.value))
+    with pytest.raises(ValueError, match='getters has 1 function, .*each block: 2'): DataBlock(getters=[str])
+    with pytest.raises(ValueError, match='get_y has 2 functions, .*each target: 1'): DataBlock(get_y=[str, str])
 
 
 def test_items_that_are_tuples():
@@ -157,11 +158,11 @@ def test_a_missing_column(table):
 def test_nan_in_a_target(table):
     table.loc[1, 'y'] = float('nan')
     dsets = DataBlock(blocks=(TransformBlock, RegressionBlock), get_x=ColReader('fname'), get_y=ColReader('y'), splitter=ColSplitter()).datasets(table)
-    with pytest.raises(ValueError, match='^row 1: RegressionSetup: the target is .*nan.*, which is not a number one can learn from$'): dsets.train[1]
+    with pytest.raises(ValueError, match='^row 1: RegressionSetup: the target is .*nan.*, .*not a finite number'): dsets.train[1]
 
 
 def test_several_labels_that_nobody_split(table):
-    with pytest.raises(TypeError, match="^several labels are expected for each item, as a list, and 'a b' is a str: split it, for example with label_delim"):
+    with pytest.raises(TypeError, match="list of labels.* 'a b' is a str: split it, for example with label_delim"):
         DataBlock(blocks=(TransformBlock, MultiCategoryBlock), get_y=ColReader('labels'), splitter=ColSplitter()).datasets(table)
 
 
@@ -226,9 +227,9 @@ def test_summary_shows_its_source_from_the_base_path(tmp_path, monkeypatch, caps
 def test_a_splitter_that_takes_the_index_of_a_filtered_table_for_places(table):
     part = table[table.index > 3]
     block = DataBlock(blocks=(TransformBlock, TransformBlock), get_x=ColReader("fname"), get_y=ColReader("fname"), splitter=lambda d: (d.index[1:].tolist(), d.index[:1].tolist()))
-    with pytest.raises(IndexError, match=f'^the splitter chose item {table.index[-1]}, and there are {len(part)} items, counted from 0: it must return places in the list'): block.datasets(part)
+    with pytest.raises(IndexError, match=f'index {table.index[-1]}, .*{len(part)} items, counted from 0: .*reset_index'): block.datasets(part)
     assert len(block.datasets(part.reset_index(drop=True)).train) == len(part) - 1
 
 
 def test_a_target_without_a_block():
-    with pytest.raises(ValueError, match='^get_y is given, and no block is left for a target: name one more in blocks, such as CategoryBlock$'): DataBlock(blocks=(TransformBlock,), get_y=str)
+    with pytest.raises(ValueError, match='^get_y is given, .*no block is left for a target: .*CategoryBlock$'): DataBlock(blocks=(TransformBlock,), get_y=str)

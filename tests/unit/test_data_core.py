@@ -60,7 +60,7 @@ def test_parts_share_transforms_and_know_their_split():
     dsets = _dsets()
     assert (dsets.train.split_idx, dsets.valid.split_idx, dsets.split_idx) == (0, 1, None)
     assert dsets.train.tls[1].tfms[1] is dsets.valid.tls[1].tfms[1]
-    with pytest.raises(IndexError, match='this TfmdLists has no validation part: pass splits'): TfmdLists([1, 2], None).valid
+    with pytest.raises(IndexError, match='TfmdLists has no validation set.*splits='): TfmdLists([1, 2], None).valid
 
 
 def test_what_the_transforms_know():
@@ -90,7 +90,7 @@ def test_the_item_and_the_step_are_named():
 def test_rows_are_named_by_their_index():
     df = pd.DataFrame({'y': [1., float('nan')]}, index=['one', 'two'])
     dsets = Datasets(df, [[ColReader('y'), RegressionSetup()]])
-    with pytest.raises(ValueError, match='^row two: RegressionSetup: the target is .*nan.* not a number one can learn from$'): dsets[1]
+    with pytest.raises(ValueError, match='^row two: RegressionSetup: the target is .*nan.* not a finite number'): dsets[1]
 
 
 def test_a_missing_file_stays_a_missing_file():
@@ -132,9 +132,7 @@ def test_unequal_shapes():
 # --- loaders
 
 def test_a_training_set_smaller_than_a_batch():
-    with pytest.raises(ValueError) as e: _dls(20, bs=64)
-    assert str(e.value) == ('the training set has 14 items, fewer than one batch of 64, and a batch that is not full is left out: '
-                            'there would be nothing to train on. Pass bs=7, say, or drop_last=False.')
+    with pytest.raises(ValueError, match='14 items, fewer than one batch of 64.*bs=7.*drop_last=False'): _dls(20, bs=64)
     assert len(_dls(20, bs=64, drop_last=False).train) == 1
     assert len(_dls(20, bs=64, shuffle=False).train) == 1
 
@@ -237,7 +235,7 @@ def test_labels_of_new_items():
 def test_new_items_come_in_where_their_type_fits():
     tls = TfmdLists([Path('a/3')], [lambda p: str(p), len, lambda n: float(n)])
     assert [tls.infer_idx(o) for o in (Path('x'), 'x', 3)] == [0, 0, 2]
-    with pytest.raises(TypeError, match='a new item should be one of .*Path, str, int, float, as the items of the training set are on their way, and it is a complex'): tls.infer_idx(1j)
+    with pytest.raises(TypeError, match='a new item should be one of .*Path, str, int, float,.* it is a complex'): tls.infer_idx(1j)
     assert list(make_test_set(tls, [3, 4])) == [3., 4.]
 
 

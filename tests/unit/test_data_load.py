@@ -112,7 +112,7 @@ def test_an_unknown_argument_is_named():
 
 
 def test_empty_and_too_small_say_so():
-    with pytest.raises(ValueError, match='its data set is empty'): DataLoader([], bs=2).one_batch()
+    with pytest.raises(ValueError, match='dataset is empty'): DataLoader([], bs=2).one_batch()
     with pytest.raises(ValueError, match='its 3 items do not fill one batch of 8, and drop_last=True drops it'): DataLoader(range(3), bs=8, drop_last=True).one_batch()
     assert list(DataLoader([], bs=2)) == []
 
@@ -150,7 +150,7 @@ def test_data_loaders_answer_for_their_loaders():
 
 def test_a_batch_size_in_quotes():
     from fastbook_impl.data.core import Datasets
-    with pytest.raises(ValueError, match="^the batch size must be a whole number of at least 1, and it is '4'$"): Datasets(range(8), [int], splits=[range(6), [6, 7]]).dataloaders(bs='4', device='cpu')
+    with pytest.raises(ValueError, match="^the batch size must be a whole number of at least 1,.* '4'$"): Datasets(range(8), [int], splits=[range(6), [6, 7]]).dataloaders(bs='4', device='cpu')
 
 
 def test_a_validation_loader_that_is_missing_is_told():

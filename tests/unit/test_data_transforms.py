@@ -228,7 +228,7 @@ def test_is_valid_that_says_neither():
 
 
 def test_shares_that_cannot_be():
-    with pytest.raises(ValueError, match='together at most 1; they are 0.9 and 0.2'): RandomSubsetSplitter(.9, .2)
+    with pytest.raises(ValueError, match='together at most 1.* 0.9 and 0.2'): RandomSubsetSplitter(.9, .2)
 
 
 # --- getters
@@ -281,7 +281,7 @@ def test_labels_that_only_the_validation_set_has():
 
 
 def test_one_class_only():
-    with pytest.warns(UserWarning, match="all training items have the same label, 'a': there is nothing to learn from them"): Categorize().setup(['a', 'a'])
+    with pytest.warns(UserWarning, match="all training items have the same label, 'a'.*two classes"): Categorize().setup(['a', 'a'])
 
 
 def test_stray_spaces_in_labels():
@@ -324,7 +324,7 @@ def test_encoded_labels():
 
 
 def test_targets_that_are_no_numbers():
-    with pytest.raises(ValueError, match='the target is nan, which is not a number one can learn from'): RegressionSetup()(float('nan'))
+    with pytest.raises(ValueError, match='the target is nan, .*not a finite number'): RegressionSetup()(float('nan'))
     reg = RegressionSetup()
     reg.setup([2.5, 3.])
     assert reg.c == 1 and reg.decode(reg(2.5)) == 2.5
@@ -387,7 +387,7 @@ def test_typical_mistakes_get_a_sentence():
     assert str(e.value) == "a label is one name or number, and ['dog', 'bus'] is a list: MultiCategoryBlock is for several labels in one item, PointBlock and RegressionBlock are for numbers"
     with pytest.raises(TypeError, match="and tensor.* is a Tensor: "): CategoryMap([torch.tensor([1., 2.])])
     with pytest.raises(TypeError, match=r'^a list of 2 stands where one transform should be: put a \* before it, as in \[\*aug_transforms\(\), another\]$'): Pipeline([[str, str], str])
-    with pytest.raises(ValueError, match='^valid_pct is a share of the items, between 0 and 1, and it is 20$'): RandomSplitter(20)
+    with pytest.raises(ValueError, match='^valid_pct .*between 0 and 1, got 20$'): RandomSplitter(20)
 
 
 def test_several_labels_in_one_text_are_told_from_new_classes():

@@ -39,7 +39,7 @@ def test_concat_pooling_has_the_maximum_first():
 def test_pool_flatten(kind, n): assert ly.PoolFlatten(kind)(torch.randn(2, 3, 5, 5)).shape == (2, n)
 
 def test_no_such_pooling():
-    with pytest.raises(ValueError, match="^there is no pooling 'Min', only Avg, Max, Cat$"): ly.adaptive_pool('Min')
+    with pytest.raises(ValueError, match="'Min'.* Avg, Max, Cat$"): ly.adaptive_pool('Min')
 
 
 # normalisation and convolution ----------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ def test_flatten_model_and_in_channels():
             self.scale, self.net = nn.Parameter(torch.ones(1)), nn.Sequential(nn.Conv2d(5, 2, 1), nn.Sequential(nn.ReLU()))
     assert names(ly.flatten_model(Odd())) == ['Conv2d', 'ReLU', 'ParameterModule'] and ly.in_channels(Odd()) == 5
     assert ly.in_channels(PixelShuffle_ICNR(7)) == 7
-    with pytest.raises(ValueError, match='^Linear has no convolution, so nothing says how many channels it takes$'): ly.in_channels(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match='^Linear has no convolution'): ly.in_channels(nn.Linear(2, 2))
 
 def test_none_reduce():
     x, y, loss = torch.randn(4), torch.randn(4), nn.MSELoss(reduction='sum')

@@ -90,7 +90,7 @@ def test_a_training_set_smaller_than_a_batch_is_named():
 
 def test_an_empty_training_set_is_named():
     dls = DataLoaders(DataLoader([], bs=4), DataLoader([], bs=4))
-    with pytest.raises(ValueError, match='its data set is empty'): line_learner(dls).fit(1, 0.1)
+    with pytest.raises(ValueError, match='dataset is empty'): line_learner(dls).fit(1, 0.1)
 
 
 def test_a_loss_of_the_wrong_shape_is_named():

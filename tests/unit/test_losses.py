@@ -181,18 +181,18 @@ def test_sizes_that_do_not_fit(loss):
 @pytest.mark.parametrize('loss', [CrossEntropyLossFlat(), LabelSmoothingCrossEntropyFlat(), FocalLossFlat()])
 def test_a_class_the_model_does_not_have(loss):
     name = type(loss.func).__name__
-    with pytest.raises(IndexError, match=f'^{name}: the model gives 3 classes, 0 to 2, and there is a target 7$'): loss(torch.zeros(2, 3), torch.tensor([0, 7]))
+    with pytest.raises(IndexError, match=f'^{name}: the model has 3 classes, 0 to 2, .*target 7$'): loss(torch.zeros(2, 3), torch.tensor([0, 7]))
 
 def test_ignored_targets_are_no_error():
     assert CrossEntropyLossFlat(ignore_index=255)(torch.zeros(2, 3), torch.tensor([0, 255])).item() == pytest.approx(torch.log(torch.tensor(3.)).item())
 
 def test_numbers_where_classes_are_needed():
-    with pytest.raises(TypeError, match=r'^CrossEntropyLoss needs class indices, whole numbers, and these targets of shape \(4,\) are float32: '
-                                        r'MSELossFlat is for numbers, BCEWithLogitsLossFlat for one-hot labels$'):
+    with pytest.raises(TypeError, match=r'^CrossEntropyLoss needs integer class indices, .*shape \(4,\) are float32: '
+                                        r'use MSELossFlat .*BCEWithLogitsLossFlat'):
         CrossEntropyLossFlat()(torch.zeros(4, 3), torch.zeros(4))
 
 def test_predictions_and_numbers_that_do_not_fit():
-    with pytest.raises(ValueError, match=r'^MSELoss: predictions of shape \(4, 3\) and targets of shape \(4,\) hold 12 and 4 numbers, and they must be as many$'):
+    with pytest.raises(ValueError, match=r'^MSELoss: predictions of shape \(4, 3\) and targets of shape \(4,\) hold 12 and 4 numbers'):
         MSELossFlat()(torch.zeros(4, 3), torch.zeros(4))
 
 def test_masks_of_another_size():

@@ -330,7 +330,7 @@ def bad(**columns): return table().assign(**columns)
     (table()[:0], ValueError, 'the table has no rows'),
     (pd.concat([table(), table()[['kind']]], axis=1), ValueError, "the table has 2 columns named 'kind': rename them, or drop all but one"),
     (table().assign(label=['few']*50 + ['many']*10), ValueError, "the label 'many' is not among the 1 classes of the training set: 'few'"),
-    ([1, 2], TypeError, 'a table is expected, a pandas DataFrame, and this is a list'),
+    ([1, 2], TypeError, 'a pandas DataFrame, got a list'),
 ])
 def test_wrong_tables(df, error, sentence):
     with warnings.catch_warnings():
@@ -370,7 +370,7 @@ def test_a_proc_that_is_lacking_is_named():
 
 
 def test_batches_larger_than_the_table():
-    with pytest.raises(ValueError, match=says('the training set has 48 items, fewer than one batch of 64, and a batch that is not full is left out: there would be nothing to train on. Pass bs=24, say, or drop_last=False.')):
+    with pytest.raises(ValueError, match='48 items, fewer than one batch of 64.*bs=24.*drop_last=False'):
         tabular().dataloaders()
 
 

@@ -260,8 +260,8 @@ def test_what_is_no_text():
         DataBlock(blocks=TextBlock.from_df('text', is_lm=True)).dataloaders(reviews(), bs=4)
     with pytest.raises(ValueError, match='text_cols names no column that holds the texts'): tokenize_df(reviews(), [])
     with pytest.raises(ValueError, match='there are no items in the table'): loaders(reviews()[:0])
-    with pytest.raises(TypeError, match='a table is expected, a pandas DataFrame, and this is a list'): TextDataLoaders.from_df(['a film'])
-    with pytest.raises(TypeError, match='a new item should be one of Series, str, .*, and it is a DataFrame'): classifier(loaders()).predict(reviews()[:2])
+    with pytest.raises(TypeError, match='a pandas DataFrame, got a list'): TextDataLoaders.from_df(['a film'])
+    with pytest.raises(TypeError, match='a new item should be one of Series, str, .* it is a DataFrame'): classifier(loaders()).predict(reviews()[:2])
     for col in 'text_col', 'label_col':
         with pytest.raises(ValueError, match="the table has no column 7; it has 'label', 'text'|the table has no column 7; it has 'text', 'label'"): loaders(**{col: 7})
 
