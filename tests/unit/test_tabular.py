@@ -379,7 +379,7 @@ def test_wrong_new_rows(learn):
     with pytest.raises(KeyError, match=says("the table has no column 'kind'; it has 'flag', ")): dls.test_dl(table().drop(columns='kind'))
     with pytest.raises(ValueError, match=says("the column 'count' has 1 infinite value, first in row 1")): dls.test_dl(table()[:3].assign(count=[1., np.inf, 2.]))
     with pytest.raises(ValueError, match=says("the column 'count' is in cont_names but contains a non-numeric value: 'lots' in row 0")): learn.predict({**table().iloc[0], 'count': 'lots'})
-    with pytest.raises(ValueError, match='there are no rows to predict: the table is empty'): dls.test_dl(table()[:0])
+    with pytest.raises(ValueError, match='no rows to predict: pass a table with at least one row'): dls.test_dl(table()[:0])
     with pytest.raises(TypeError, match='pandas DataFrame, a Series or a dict, got a list'): dls.test_dl([1, 2])
 
 
