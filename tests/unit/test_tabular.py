@@ -290,7 +290,7 @@ def test_layers_of_the_model():
     assert kinds(use_bn=False, y_range=(0, 1)) == [['Linear', 'ReLU'], ['Linear', 'ReLU'], ['Linear'], 'SigmoidRange']
     assert [g[0].p for g in TabularModel([(4, 3)], 2, 1, [6, 5], ps=[.1, .2], use_bn=False, lin_first=False).layers[:2]] == [.1, .2]
     assert TabularModel([], 2, 1, [3], bn_cont=False).bn_cont is None
-    with pytest.raises(ValueError, match=says('a model needs inputs, and there are neither categorical nor continuous columns')): TabularModel([], 0, 1, [5])
+    with pytest.raises(ValueError, match=says('no inputs: pass cat_names or cont_names')): TabularModel([], 0, 1, [5])
 
 
 def test_gradients_reach_every_part():
@@ -366,7 +366,7 @@ def test_an_empty_categorical_column_is_said():
 def test_a_proc_that_is_lacking_is_named():
     with pytest.raises(ValueError, match="the column 'size' has 7 missing values.* add FillMissing to procs"): loaders(procs=[Categorify]).one_batch()
     with pytest.raises(ValueError, match="the column 'kind' has type .* needs numbers: add Categorify to procs"): loaders(procs=[FillMissing]).one_batch()
-    with pytest.raises(ValueError, match=says('how many categories the columns have is not known: put Categorify into procs')): tabular_learner(loaders(procs=[FillMissing], cat=['flag']))
+    with pytest.raises(ValueError, match=says('the categories of the columns are unknown: add Categorify to procs')): tabular_learner(loaders(procs=[FillMissing], cat=['flag']))
 
 
 def test_batches_larger_than_the_table():
@@ -417,11 +417,11 @@ def test_dates_that_are_none(dates, bad):
 def test_wrong_arguments_of_procs_and_models(learn):
     dls = learn.dls
     with pytest.raises(TypeError, match=says("FillStrategy.median, FillStrategy.mode or FillStrategy.constant, got 'median'")): FillMissing('median')
-    with pytest.raises(TypeError, match=says('layers is a list of widths, one for each hidden layer, such as [200, 100], and it is 200')): tabular_learner(dls, layers=200)
-    with pytest.raises(TypeError, match=says('y_range is a pair, the lowest and the highest prediction, such as (0, 5), and it is 5')): tabular_learner(dls, y_range=5)
-    with pytest.raises(TypeError, match=says('widths of embeddings are given by name of the column, such as {"city": 8}, and these are [(4, 3)]')): tabular_learner(dls, emb_szs=[(4, 3)])
+    with pytest.raises(TypeError, match=says('layers must be a list of hidden layer widths, such as [200, 100], got 200')): tabular_learner(dls, layers=200)
+    with pytest.raises(TypeError, match=says('y_range must be a pair of the lowest and highest prediction, such as (0, 5), got 5')): tabular_learner(dls, y_range=5)
+    with pytest.raises(TypeError, match=says('embedding widths must be a dict by column name, such as {"city": 8}, got [(4, 3)]')): tabular_learner(dls, emb_szs=[(4, 3)])
     with pytest.raises(TypeError, match="TabularModel has no argument 'dropout'; it has ps, embed_p"): tabular_learner(dls, config={'dropout': .5})
-    with pytest.raises(TypeError, match='layers is no part of config: tabular_learner has arguments of its own for layers'): tabular_config(layers=[3])
+    with pytest.raises(TypeError, match='config must not contain layers: pass layers, .* to tabular_learner itself'): tabular_config(layers=[3])
 
 
 def test_one_row_at_a_time(learn):
