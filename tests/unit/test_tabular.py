@@ -425,14 +425,14 @@ def test_wrong_arguments_of_procs_and_models(learn):
 
 
 def test_one_row_at_a_time(learn):
-    with pytest.raises(ValueError, match=says('predict is for one row, and these are 3: for several call learn.get_preds(dl=learn.dls.test_dl(rows))')): learn.predict(table()[:3])
+    with pytest.raises(ValueError, match=says('predict takes one row, got 3: for several rows call learn.get_preds(dl=learn.dls.test_dl(rows))')): learn.predict(table()[:3])
     assert torch.equal(learn.predict(table()[:1])[2], learn.predict(table().iloc[0])[2])
 
 
 def test_learners_for_tables_only(learn):
     other = DataLoaders(DataLoader(range(10), bs=2), DataLoader(range(10), bs=2))
-    with pytest.raises(TypeError, match='tabular_learner is for the rows of a table, and these loaders hold a range'): tabular_learner(other)
-    with pytest.raises(ValueError, match='how many numbers the model is to predict could not be told from the table, which has no target'): tabular_learner(loaders(y=None))
+    with pytest.raises(TypeError, match='tabular_learner needs loaders of a TabularPandas, got loaders of a range'): tabular_learner(other)
+    with pytest.raises(ValueError, match='the table has no target: pass y_names or n_out'): tabular_learner(loaders(y=None))
     with pytest.raises(TypeError, match="TabularModel has no argument 'dropout'"): tabular_config(dropout=.1)
 
 
