@@ -90,7 +90,7 @@ def test_subwords_before_and_after_learning():
         assert ''.join(next(iter(sp(['good film'])))).replace('▁', ' ').strip() == 'good film'
     dls = loaders(tok_tfm=Tokenizer(SubwordTokenizer(vocab_sz=60)))
     assert any(t.startswith('▁') for t in dls.vocab[0])
-    with pytest.raises(ValueError, match="model_type is 'unigram' or 'bpe', and it is 'wordpiece'"): SubwordTokenizer(model_type='wordpiece')
+    with pytest.raises(ValueError, match="model_type must be 'unigram' or 'bpe', got 'wordpiece'"): SubwordTokenizer(model_type='wordpiece')
 
 
 # Batches
@@ -216,16 +216,16 @@ def test_a_script_that_the_model_never_saw():
 def test_missing_texts_and_labels():
     df = reviews()
     df.loc[7, 'text'] = np.nan
-    with pytest.raises(ValueError, match=re.escape('the text of row 7 is missing (nan): leave such rows out with df.dropna(subset=…), or make the texts empty with df.fillna("")')): loaders(df)
+    with pytest.raises(ValueError, match=r'the text of row 7 is missing \(nan\): .*df\.dropna\(subset=…\).*df\.fillna\(""\)'): loaders(df)
     df = reviews()
     df.loc[3, 'label'] = np.nan
     with pytest.raises(ValueError, match='row 3: Categorize: the label is missing'): loaders(df)
-    with pytest.raises(TypeError, match='the text of item 1 is 7, and a text is a string or the path of a file'): tokenize_texts(['a', 7])
+    with pytest.raises(TypeError, match='the text of item 1 is 7: pass a string or the path of a file'): tokenize_texts(['a', 7])
 
 
 def test_files_in_another_encoding(tmp_path):
     write_reviews(tmp_path, [('pos', 'très bon film'), ('neg', 'mauvais')]*4, 'latin-1')
-    with pytest.raises(ValueError, match=r'0\.txt is not UTF-8 text: the byte 0xe8 at position 2 is no letter in it\. Say how it is written, for example encoding="latin-1"'):
+    with pytest.raises(ValueError, match=r'0\.txt is not UTF-8 text: the byte 0xe8 at position 2 is not valid.*for example encoding="latin-1"'):
         TextDataLoaders.from_folder(tmp_path, bs=2)
     dls = TextDataLoaders.from_folder(tmp_path, bs=2, encoding='latin-1', min_freq=1)
     assert 'très' in dls.vocab[0]
@@ -248,17 +248,17 @@ def test_columns_and_folders_that_are_not_there(tmp_path):
 
 def test_one_text_where_several_are_expected():
     for f in (WordTokenizer(), BaseTokenizer(), SubwordTokenizer().setup, tokenize_texts):
-        with pytest.raises(TypeError, match=re.escape('a tokenizer takes several texts at once, and this is one: put it into a list, [text]')): f('a film')
+        with pytest.raises(TypeError, match=re.escape('a list of texts, got a single string: pass [text]')): f('a film')
     with pytest.raises(TypeError, match="a vocabulary is made of tokens, and 'a film' is a text: cut it with a Tokenizer first"): Numericalize().setup(['a film'])
     with pytest.raises(ValueError, match='Numericalize has no vocabulary yet: call setup with the tokens of some texts, or pass vocab'): Numericalize()(['a'])
 
 
 def test_what_is_no_text():
     with pytest.raises(ValueError, match=re.escape('the text of item 0 is missing (None)')): tokenize1(None)
-    with pytest.raises(TypeError, match='the text of item 0 is 3, and a text is a string or the path of a file'): tokenize1(3)
-    with pytest.raises(TypeError, match=re.escape('the text of row 0 is a whole row of the table: say which column holds it, with get_x=ColReader(…)')):
+    with pytest.raises(TypeError, match='the text of item 0 is 3: pass a string or the path of a file'): tokenize1(3)
+    with pytest.raises(TypeError, match=re.escape('the text of row 0 is a whole row of the table: select its column with get_x=ColReader(…)')):
         DataBlock(blocks=TextBlock.from_df('text', is_lm=True)).dataloaders(reviews(), bs=4)
-    with pytest.raises(ValueError, match='text_cols names no column that holds the texts'): tokenize_df(reviews(), [])
+    with pytest.raises(ValueError, match='text_cols is empty: pass the name of at least one column'): tokenize_df(reviews(), [])
     with pytest.raises(ValueError, match='there are no items in the table'): loaders(reviews()[:0])
     with pytest.raises(TypeError, match='a table is expected, a pandas DataFrame, and this is a list'): TextDataLoaders.from_df(['a film'])
     with pytest.raises(TypeError, match='a new item should be one of Series, str, .*, and it is a DataFrame'): classifier(loaders()).predict(reviews()[:2])
@@ -277,10 +277,10 @@ def test_wrong_vocabularies_and_tokenizers():
 
 
 def test_pieces_that_cannot_be_learned_or_found(tmp_path):
-    with pytest.raises(ValueError, match='vocab_sz allows 3 pieces, and the texts have 19 different characters, each of which is a piece: pass a larger one'): SubwordTokenizer(vocab_sz=3).setup(list(reviews().text))
+    with pytest.raises(ValueError, match='vocab_sz=3 is too small, .* 19 distinct characters .* pass a larger vocab_sz'): SubwordTokenizer(vocab_sz=3).setup(list(reviews().text))
     with pytest.raises(ValueError, match='there are no texts to learn pieces from'): SubwordTokenizer().setup([])
     with pytest.raises(ValueError, match='has learned no pieces yet'): SubwordTokenizer().save(tmp_path/'x')
-    with pytest.raises(FileNotFoundError, match='there is no saved model of pieces .*none.json'): SubwordTokenizer(sp_model=tmp_path/'none.json')
+    with pytest.raises(FileNotFoundError, match='no saved subword model .*none.json'): SubwordTokenizer(sp_model=tmp_path/'none.json')
     sp = SubwordTokenizer(vocab_sz=60)
     sp.setup(list(reviews().text))
     sp.save(tmp_path/'pieces.json')
