@@ -111,7 +111,7 @@ def test_a_stream_loses_no_token_and_goes_on_from_batch_to_batch():
 def test_streams_do_not_depend_on_batches_of_items():
     dls = TextDataLoaders.from_df(reviews(20), text_col='text', is_lm=True, bs=32, seq_len=4, min_freq=1)  # 16 texts, 32 rows
     assert dls.one_batch()[0].shape == (32, 4)
-    with pytest.raises(ValueError, match='tokens in all do not fill 500 rows: pass a smaller bs'): TextDataLoaders.from_df(reviews(20), text_col='text', is_lm=True, bs=500)
+    with pytest.raises(ValueError, match='do not fill 500 rows: pass a smaller bs'): TextDataLoaders.from_df(reviews(20), text_col='text', is_lm=True, bs=500)
 
 
 def test_sorted_batches_hold_every_text_once():
@@ -249,7 +249,7 @@ def test_columns_and_folders_that_are_not_there(tmp_path):
 def test_one_text_where_several_are_expected():
     for f in (WordTokenizer(), BaseTokenizer(), SubwordTokenizer().setup, tokenize_texts):
         with pytest.raises(TypeError, match=re.escape('a list of texts, got a single string: pass [text]')): f('a film')
-    with pytest.raises(TypeError, match="a vocabulary is made of tokens, and 'a film' is a text: cut it with a Tokenizer first"): Numericalize().setup(['a film'])
+    with pytest.raises(TypeError, match="expected a list of tokens, got the text 'a film': split it with a Tokenizer first"): Numericalize().setup(['a film'])
     with pytest.raises(ValueError, match='Numericalize has no vocabulary yet: call setup with the tokens of some texts, or pass vocab'): Numericalize()(['a'])
 
 
@@ -269,10 +269,10 @@ def test_what_is_no_text():
 def test_wrong_vocabularies_and_tokenizers():
     both = loaders().vocab
     for vocab in (both, 'abc', Counter(['a'])):
-        with pytest.raises(TypeError, match=re.escape('the vocabulary of texts is a list of tokens: of loaders for a classifier it is dls.vocab[0]')): loaders(text_vocab=vocab)
+        with pytest.raises(TypeError, match=re.escape('must be a list of tokens: for the vocabulary of a classifier pass dls.vocab[0]')): loaders(text_vocab=vocab)
     assert loaders(text_vocab=both[0]).vocab[0] == both[0]
-    with pytest.raises(TypeError, match=re.escape('tok_tfm treats one text at a time, and a WordTokenizer cuts several: wrap it, tok_tfm=Tokenizer(WordTokenizer(…))')): loaders(tok_tfm=WordTokenizer())
-    with pytest.raises(ValueError, match='seq_len is how many tokens are read at a time, at least one, and it is 0'): loaders(is_lm=True, seq_len=0)
+    with pytest.raises(TypeError, match=re.escape('a WordTokenizer takes a list of texts: pass tok_tfm=Tokenizer(WordTokenizer(…))')): loaders(tok_tfm=WordTokenizer())
+    with pytest.raises(ValueError, match='seq_len must be at least 1, got 0'): loaders(is_lm=True, seq_len=0)
     assert SentencePieceTokenizer is SubwordTokenizer
 
 
