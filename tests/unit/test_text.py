@@ -366,10 +366,10 @@ def test_a_model_of_two_directions():
 
 
 def test_unknown_architectures_and_wrong_sizes():
-    with pytest.raises(ValueError, match="'resnet18' is no architecture for texts"): get_language_model(resnet18, 10)
-    with pytest.raises(TypeError, match='arch is a class, AWD_LSTM, and this is an object of str'): get_language_model('AWD_LSTM', 10)
-    with pytest.raises(TypeError, match="config has no place for 'dropout'; it has emb_sz, n_hid, "): get_text_classifier(AWD_LSTM, 10, 2, config={'dropout': .5})
-    with pytest.raises(ValueError, match='there are 2 layers and 3 rates of dropout'): PoolingLinearClassifier([6, 4, 2], [0.1, 0.1, 0.1])
+    with pytest.raises(ValueError, match="'resnet18' is not an architecture for text: pass AWD_LSTM"): get_language_model(resnet18, 10)
+    with pytest.raises(TypeError, match='arch must be a class, got a str: pass AWD_LSTM'): get_language_model('AWD_LSTM', 10)
+    with pytest.raises(TypeError, match="config has no entry 'dropout': use emb_sz, n_hid, "): get_text_classifier(AWD_LSTM, 10, 2, config={'dropout': .5})
+    with pytest.raises(ValueError, match='ps has 3 values for 2 layers'): PoolingLinearClassifier([6, 4, 2], [0.1, 0.1, 0.1])
     with pytest.raises(ValueError, match='config changes n_hid: pass pretrained=False'): text_classifier_learner(loaders(), AWD_LSTM, config=dict(n_hid=10))
 
 
