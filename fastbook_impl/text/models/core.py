@@ -51,7 +51,8 @@ def _config(arch, kind, config, drop_mult):
     return {k: v*drop_mult if k.endswith('_p') else v for k,v in config.items()}
 
 def _check_arch(arch, config):
-    if not hasattr(arch, '__name__'): raise TypeError(f'arch must be a class, got a {type(arch).__name__}: pass AWD_LSTM')
+    if not hasattr(arch, '__name__'):
+        raise TypeError(f'arch must be a class, got a {type(arch).__name__}: pass AWD_LSTM')
     if arch not in _model_meta: raise ValueError(f'{arch.__name__!r} is not an architecture for text: pass AWD_LSTM')
     known = [*_model_meta[arch]['config_lm'], 'init']
     unknown = next((k for k in config if k not in known), None)
