@@ -29,7 +29,7 @@ CODES = '''Animal Archway Bicyclist Bridge Building Car CartLuggagePram Child Co
 FOCUS,EYE,NEAR,FAR = 1.05,1.6,1.2,15. # focal length in heights of the picture; metres above the ground; metres ahead where seeing begins, and where small things are too small for a mask
 
 class View:
-    "What is seen of a street: a picture and, pixel by pixel, the numbers of `CODES`."
+    "A view of a street: an image and a mask of indices into `CODES`."
     def __init__(self,
         size=(480,360), # pixels
         drive=None,     # a `Drive`, for colours and light
@@ -47,18 +47,18 @@ class View:
         self.draw,self.stencil = ImageDraw.Draw(self.image),ImageDraw.Draw(self.mask)
 
     def spot(self, x, h, z):
-        "Where a point in metres is seen, in heights of the picture."
+        "Project a point in meters to the image, in units of the image height."
         z = max(z, NEAR)
         return self.mid+FOCUS*((x-self.x)/z+self.bend*z), self.horizon+FOCUS*(EYE-h)/z
 
     def ink(self, code):
-        "A pen for what is called `code`, in heights of the picture; without a name it leaves the mask alone."
+        "Return a pen for the class `code`, in units of the image height; without a class it does not change the mask."
         return Pen(self.image, self.mask if code else None, self.frame, CODES.index(code) if code else 0)
 
     def tone(self, colour, z): "The colour at the distance `z`."; return mix(colour, self.air[0], 1-math.exp(-max(z, 0)/self.air[1]))
 
     def fill(self, code, pts, colour):
-        "A flat polygon somewhere in the street."
+        "Draw a flat polygon in the street."
         q,z = [self.high*v for p in pts for v in self.spot(*p)],sum(p[2] for p in pts)/len(pts)
         if max(q[::2])<0 or min(q[::2])>self.image.width: return
         self.draw.polygon(q, fill=self.tone(colour, z))
@@ -69,18 +69,18 @@ class View:
     def face(self, code, x0, x1, z, h0, h1, colour): "A rectangle across the road."; self.fill(code, [(x0,h0,z),(x0,h1,z),(x1,h1,z),(x1,h0,z)], colour)
 
     def stand(self, code, x, z, h=0.):
-        "A pen in metres for something seen as if it were flat: its origin is at a place of the street, `y` points down."
+        "Return a pen in meters for a flat object, with its origin at a position in the street and `y` pointing down."
         return self.ink(code).at(*self.spot(x, h, z), FOCUS/max(z, NEAR))
 
     def strip(self, code, x0, x1, colour, z0=NEAR, z1=160.):
-        "A band of the ground, from `x0` to `x1`."
+        "Draw a strip of the ground from `x0` to `x1`."
         z0 = max(z0, NEAR)
         if z1<=z0: return
         n = int(7*math.log(z1/z0)); zs = np.geomspace(z0, z1, n).tolist() if n>2 else (z0,z1)
         for a,b in zip(zs[:-1], zs[1:]): self.fill(code, [(x0,0,a),(x1,0,a),(x1,0,b),(x0,0,b)], colour)
 
     def dashes(self, code, x, colour, s, width=.24, dash=3., gap=5., z1=40.):
-        "A broken line; `s` is how far the camera has come. Where it is thinner than a pixel, it has no name."
+        "Draw a dashed line; `s` is the position of the camera. Parts thinner than a pixel get no class."
         z = -(s%(dash+gap))
         while z<z1: self.strip(code if z<FAR-5 else None, x-width/2, x+width/2, colour, z, z+dash); z += dash+gap
 
@@ -684,7 +684,7 @@ def _light(image, light, rng):
     return _expose(image.point([min(round(255*(v/255)**gamma*bright*k), 255) for k in (1+warm,1,1-warm) for v in range(256)]), rng)
 
 def _seams(mask, k):
-    "The mask made `k` times smaller: what is in the middle of a pixel, or Void where that has less than 70 % of it."
+    "Shrink the mask by a factor of `k`; a pixel gets the class at its center, or Void if it covers less than 70%."
     parts = mask.reshape(len(mask)//k, k, -1, k).swapaxes(1, 2).reshape(len(mask)//k, -1, k*k); middle = parts[...,k*k//2]
     torn = (parts==middle[...,None]).mean(-1)<.7
     return Image.fromarray(np.where(torn, CODES.index('Void'), middle).astype(np.uint8))
@@ -701,7 +701,7 @@ def draw_street(
     name,           # of a frame, like '0016E5_00390'; 30 are a second
     size=(480,360), # pixels
 ):
-    "A frame of a drive (PIL, RGB) and its mask (PIL, L, places in `CODES`), the same bytes for the same arguments."
+    "Draw a frame (PIL, RGB) and its mask (PIL, L, indices into `CODES`); the same arguments give the same bytes."
     drive,number = _known_drive(name); d = DRIVES[drive]; t = (number-d.first)/30; s = d.speed*t
     rng,k = random.Random(f'frame {name}'),2 if size[0]>300 else 3; wave = lambda p: math.sin(t/p+len(drive)*p)
     view = View((size[0]*k,size[1]*k), d, t, -1.8+.25*wave(5), d.bend*(1+.6*wave(11)), .05*wave(7), .03*wave(3)+(rng.random()-.5)*.012, d.air)
@@ -718,7 +718,7 @@ def draw_street(
 _VALID = '0016E5'
 
 def _frame_names(usual, valid):
-    "Names of the frames of all the drives: `usual` of each, `valid` of the one to validate with."
+    "Return the frame names of all drives: `usual` frames of each drive, and `valid` frames of the validation drive."
     return [d.files.format(d.first+30*i) for name,d in DRIVES.items() for i in range(valid if name==_VALID else usual)]
 
 def _save_frames(dest, names, size):
