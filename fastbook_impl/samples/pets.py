@@ -32,7 +32,7 @@ PAINTS = dict(
 def rgb(
     name, # a paint's name, six hex digits, or a triple
 ): # (red, green, blue), 0 to 255
-    "The colour called `name`."
+    "Return the color called `name`."
     if not isinstance(name, str): return tuple(name)
     h = PAINTS.get(name, name)
     return tuple(int(h[i:i+2], 16) for i in (0,2,4))
@@ -41,7 +41,7 @@ def mix(
     a, b, # two colours
     t,    # 0 is all `a`, 1 is all `b`
 ):
-    "The colour a share `t` of the way from `a` to `b`."
+    "Interpolate from color `a` to color `b` by the fraction `t`."
     return tuple(round(x + (y-x)*t) for x,y in zip(rgb(a), rgb(b)))
 
 def darker(c, t=.5): "The colour `c` in shadow."; return mix(c, (30,18,22), t)
@@ -54,7 +54,7 @@ def smooth(
     n:int=8,     # points on the curve from one of `pts` to the next
     closed=True, # whether the last is joined to the first
 )->np.ndarray: # (points, 2)
-    "A Catmull-Rom curve through `pts`."
+    "Return a Catmull-Rom curve through `pts`."
     p = np.asarray(pts, float)
     if closed: a,b,c,d = (np.roll(p, k, 0)[:,None] for k in (1,0,-1,-2))
     else:
