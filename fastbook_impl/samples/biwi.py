@@ -199,7 +199,7 @@ def _mouth(pen, who, view, k, open_, smile):
 
 # %% ../../nbs/samples/05_biwi.ipynb #0000001c
 def _skin(pen, who, view, k):
-    "Cheeks, freckles, wrinkles, stubble: what lies in the skin."
+    "Draw cheeks, freckles, wrinkles and stubble on the skin."
     if who.has('stubble'): _fill(pen, view.cap(JAW, (0,.75,-.66), .3), mix(who.skin, who.hair, .22))
     for s in (-1,1):
         if view.sees(40*s, 33)<.1: continue
@@ -253,7 +253,7 @@ def spiky(pen, who, view, k, behind):
 
 @style
 def monk(pen, who, view, k, behind):
-    "Hair at the sides and the back only."
+    "Draw hair at the sides and the back only."
     if not behind:
         for s in (-1,1): _hair(pen, who, view, k, (s*.88,.12,.5), .62, (0,-24,8,90,95,103), amp=4, step=10)
     else: _fill(pen, view.outline((0,-2,42,82,52,62)), darker(who.hair,.12), shade=.3, outline=1.6*k)
@@ -397,7 +397,7 @@ def headphones(pen, who, view, k, behind):
 
 # %% ../../nbs/samples/05_biwi.ipynb #0000002b
 def _collar(p, who, torso, k):
-    "What is painted on the clothes."
+    "Draw patterns on the clothes."
     line = lambda pts,c,w: p.line(torso.px(pts), c, w*k)
     if who.cut=='stripes':
         for y in range(40, 460, 52): line([(-260,y+20,-70),(0,y+34,-95),(260,y+20,-70)], lighter(who.shirt,.65), 20)
@@ -426,7 +426,7 @@ def _body(pen, who, view, torso, k):
 # %% ../../nbs/samples/05_biwi.ipynb #0000002e
 @dataclass(frozen=True)
 class Pose:
-    "How a head is held: degrees as in `rotation`, millimetres as in `project`."
+    "The pose of a head, in degrees as in `rotation` and millimeters as in `project`."
     yaw:float=0; pitch:float=0; roll:float=0
     x:float=0; y:float=0; z:float=900
     talk:float=0     # how far the mouth is open, 0 to 1
@@ -462,7 +462,7 @@ def _head(pen, who, view, k, pose):
 
 # %% ../../nbs/samples/05_biwi.ipynb #00000033
 def office(pen, rng, wide, floor):
-    "A wall with a whiteboard on which somebody has trained a network."
+    "Draw a wall with a whiteboard that shows the training of a network."
     _wall(pen, wide, 1.05, rng); x = .36+.25*rng.random()
     pen.part(np.array(_rect(x, .08, x+.62, .46)), 'f8f8f6', outline=.012, shade=.1)
     curve = [(x+.1+.4*t,.14+.22*(1-math.exp(-4*t))+.015*math.sin(19*t)) for t in np.linspace(0, 1, 24)]
@@ -473,7 +473,7 @@ def office(pen, rng, wide, floor):
 
 # %% ../../nbs/samples/05_biwi.ipynb #00000034
 def books(pen, rng, wide, floor):
-    "A wall of books."
+    "Draw a wall of books."
     pen.fill(_rect(0, 0, wide, 1.05), _pick(rng, '6a4a34 8a6242 5a4a40'))
     for y in np.arange(.02, 1, .245).tolist():
         x = .02
@@ -499,7 +499,7 @@ def draw_person(
     number, # a key of `PEOPLE`
     pose,   # a `Pose`
 ):
-    "The picture of a person with the head held so (PIL, RGB, 640x480)."
+    "Draw the image of a person with the given head pose (PIL, RGB, 640x480)."
     who = PEOPLE[number]; k = CAMERA[0,0]/pose.z*_LARGE
     view = View(pose.turn*np.array([*who.build,1])*_LARGE, pose.centre)
     lean = np.array([.35*(_seat(number)[0]-pose.x), 168, 30])
@@ -515,13 +515,13 @@ def draw_person(
 # %% ../../nbs/samples/05_biwi.ipynb #00000038
 @lru_cache(64)
 def _seat(number):
-    "Where a person sits: the mean place of the head, mm."
+    "Return the mean position of a person's head in mm."
     rng = random.Random(f'seat {number}')
     return (rng.random()-.5)*300, -85+150*rng.random(), 830+180*rng.random()
 
 @lru_cache(64)
 def _waves(number):
-    "Two waves for each of seven movements: amplitude, frames to a period, start."
+    "Return two waves for each of seven movements: amplitude, period in frames, phase."
     rng = random.Random(f'waves {number}')
     return [[(1,150+120*rng.random(),2*math.pi*rng.random()), (.5,70+40*rng.random(),2*math.pi*rng.random())] for _ in range(7)]
 
@@ -538,7 +538,7 @@ def draw_head(number, frame): "The picture of a person in a frame of the film.";
 
 # %% ../../nbs/samples/05_biwi.ipynb #0000003e
 def _frames(number, n):
-    "The numbers of the `n` frames of a person that were kept; the first is 3, and some are missing."
+    "Return the numbers of the `n` frames of a person; the first is 3, and some numbers are missing."
     rng,out = random.Random(f'frames {number}'),[3]
     while len(out)<n: out.append(out[-1]+rng.randrange(5, 21))
     return out
