@@ -23,23 +23,23 @@ if TYPE_CHECKING: from fastbook_impl.tabular.learner import TabularLearner
 
 # %% ../nbs/library/7_tabular/06_collab.ipynb #00000009
 class TabularCollab(TabularPandas):
-    "A table of ratings. Its batches have one input, the numbers of user and item `(bs, 2)`, and the ratings `(bs, 1)`."
+    "A table of ratings. A batch consists of the codes of users and items `(bs, 2)` and the ratings `(bs, 1)`."
     n_inp = 1
 
 class CollabDataLoaders(TabularDataLoaders):
-    "`DataLoaders` of ratings."
+    "`DataLoaders` for ratings."
     @classmethod
     def from_df(cls,
         ratings,          # a table with a row for each rating
-        valid_pct=0.2,    # share of the ratings to validate with
-        user_name=None,   # the column of users; the first if not given
-        item_name=None,   # the column of items; the second if not given
-        rating_name=None, # the column of ratings; the third if not given
-        seed=None,        # of the random split
-        path='.',         # where models made from these data are kept
-        **kwargs          # for `TabularPandas.dataloaders`: `bs`, `val_bs`, `device` …
+        valid_pct=0.2,    # fraction of the ratings in the validation set
+        user_name=None,   # name of the column of users; defaults to the first column
+        item_name=None,   # name of the column of items; defaults to the second column
+        rating_name=None, # name of the column of ratings; defaults to the third column
+        seed=None,        # seed of the random split
+        path='.',         # folder in which the learner saves models
+        **kwargs          # passed to `TabularPandas.dataloaders`: `bs`, `val_bs`, `device` …
     ):
-        "Loaders of the rows of `ratings`, of which a random part is for validation."
+        "Create `DataLoaders` from the rows of `ratings`, with a random validation set."
         user, item, rating = _rating_columns(ratings, user_name, item_name, rating_name)
         splits = RandomSplitter(valid_pct, seed=seed)(ratings)
         to = TabularCollab(ratings, [Categorify], [user, item], y_names=rating, y_block=RegressionBlock, splits=splits)
@@ -50,21 +50,26 @@ TabularCollab._dbunch_type = CollabDataLoaders
 # %% ../nbs/library/7_tabular/06_collab.ipynb #00000009s
 def _rating_columns(df, *names):
     check_frame(df)
-    if len(df.columns) < 3: raise ValueError(f'ratings take three columns, for users, items and ratings, and this table has {len(df.columns)}: {", ".join(map(repr, df.columns))}')
-    if not len(df): raise ValueError('the table has no ratings: it has columns and no rows')
+    if len(df.columns) < 3:
+        raise ValueError(f'expected three columns, for users, items and ratings, got {len(df.columns)}: '
+                         f'{", ".join(map(repr, df.columns))}')
+    if not len(df): raise ValueError('the table has no ratings: pass a table with at least one row')
     names = [ifnone(n, df.columns[i]) for i,n in enumerate(names)]
     check_names(df, names)
-    if len(set(names)) < 3: raise ValueError(f'users, items and ratings are in three columns, and these are {", ".join(map(repr, names))}: say which with user_name, item_name and rating_name')
+    if len(set(names)) < 3:
+        raise ValueError(f'users, items and ratings must be three different columns, got '
+                         f'{", ".join(map(repr, names))}: set user_name, item_name and rating_name')
     return names
 
 # %% ../nbs/library/7_tabular/06_collab.ipynb #0000000f
 class EmbeddingDotBias(Module):
-    "What a user thinks of an item: the dot product of `n_factors` numbers of each, plus a bias of each. Source: Koren, Bell and Volinsky, 2009."
+    """Predict ratings as the dot product of user and item embeddings plus a bias of each.
+    Source: Koren, Bell and Volinsky, 2009."""
     def __init__(self,
-        n_factors,   # how many numbers describe a user, or an item
-        n_users,     # how many users, with one for the unknown
-        n_items,     # how many items, with one for the unknown
-        y_range=None # the predictions lie between these two
+        n_factors,   # width of the embeddings
+        n_users,     # number of users, including one for unknown users
+        n_items,     # number of items, including one for unknown items
+        y_range=None # lowest and highest prediction, as a pair
     ):
         self.y_range = y_range
         self.u_weight, self.i_weight = Embedding(n_users, n_factors), Embedding(n_items, n_factors)
@@ -78,13 +83,13 @@ class EmbeddingDotBias(Module):
 
     @classmethod
     def from_classes(cls,
-        n_factors,   # how many numbers describe a user, or an item
-        classes,     # the vocabularies by name of the column: `dls.classes`
-        user=None,   # the column of users; the first if not given
-        item=None,   # the column of items; the second if not given
-        y_range=None # the predictions lie between these two
+        n_factors,   # width of the embeddings
+        classes,     # vocabularies by column name: `dls.classes`
+        user=None,   # name of the column of users; defaults to the first column
+        item=None,   # name of the column of items; defaults to the second column
+        y_range=None # lowest and highest prediction, as a pair
     ):
-        "A model for the users and items in `classes`, which can be asked for them by name."
+        "Create a model that can look up the users and items in `classes` by name."
         user, item = ifnone(user, list(classes)[0]), ifnone(item, list(classes)[1])
         res = cls(n_factors, len(classes[user]), len(classes[item]), y_range=y_range)
         res.classes, res.user, res.item = classes, user, item
@@ -92,56 +97,61 @@ class EmbeddingDotBias(Module):
 
     def _places(self, names, is_item):
         if not hasattr(self, 'classes'):
-            raise ValueError('this model does not know the names of users and items: make it with '
-                             'EmbeddingDotBias.from_classes, or collab_learner')
+            raise ValueError('this model does not know the names of users and items: create it with '
+                             'EmbeddingDotBias.from_classes or collab_learner')
         column = self.item if is_item else self.user
         known = self.classes[column].o2i
         names = [names] if isinstance(names, str) or not hasattr(names, '__iter__') else list(names)
         for o in names:
             if o not in known:
-                raise KeyError(f'{o!r} does not occur in the column {column!r} of the training data; ' + _near(o, list(known)))
+                raise KeyError(f'{o!r} does not occur in the column {column!r} of the training data; '
+                               + _near(o, list(known)))
         return torch.tensor([known[o] for o in names], device=self.i_bias.weight.device)
 
     def bias(self,
-        arr,         # names of items, or of users
-        is_item=True # they are items
+        arr,         # names of items or users
+        is_item=True # True for items, False for users
     ):
-        "The biases of `arr`, `(len(arr),)`."
+        "Return the biases of `arr`, `(len(arr),)`."
         return (self.i_bias if is_item else self.u_bias)(self._places(arr, is_item))[:, 0].detach().cpu()
 
     def weight(self,
-        arr,         # names of items, or of users
-        is_item=True # they are items
+        arr,         # names of items or users
+        is_item=True # True for items, False for users
     ):
-        "The learned numbers of `arr`, `(len(arr), n_factors)`."
+        "Return the embeddings of `arr`, `(len(arr), n_factors)`."
         return (self.i_weight if is_item else self.u_weight)(self._places(arr, is_item)).detach().cpu()
 
 # %% ../nbs/library/7_tabular/06_collab.ipynb #00000017
 class EmbeddingNN(TabularModel):
-    "Embeddings of user and item side by side, then linear layers."
+    "A model that applies linear layers to the concatenated embeddings of user and item."
     def __init__(self,
-        emb_szs, # for user and item: how many, and how wide the embedding
+        emb_szs, # number of categories and embedding width for users and for items
         layers,  # widths of the hidden layers
-        **kwargs # for `TabularModel`: `y_range`, `ps`, `embed_p`, `use_bn` …
+        **kwargs # passed to `TabularModel`: `y_range`, `ps`, `embed_p`, `use_bn` …
     ): super().__init__(emb_szs, n_cont=0, out_sz=1, layers=layers, **kwargs)
 
 # %% ../nbs/library/7_tabular/06_collab.ipynb #00000019
 def collab_learner(
     dls,            # `CollabDataLoaders`
-    n_factors=50,   # how many numbers describe a user, or an item
-    use_nn=False,   # a network instead of the dot product
-    emb_szs=None,   # widths of the network's embeddings by name of the column, instead of the rule's
-    layers=None,    # widths of the network's hidden layers; one of `n_factors` if not given
+    n_factors=50,   # width of the embeddings
+    use_nn=False,   # use a neural network instead of the dot product
+    emb_szs=None,   # embedding widths of the network by column name, which override `emb_sz_rule`
+    layers=None,    # widths of the network's hidden layers; defaults to one layer of width `n_factors`
     config=None,    # further arguments of `EmbeddingNN`: see `tabular_config`
-    y_range=None,   # the predictions lie between these two
-    loss_func=None, # mean squared error if not given
-    **kwargs        # for `Learner`: `metrics`, `wd`, `lr` …
+    y_range=None,   # lowest and highest prediction, as a pair
+    loss_func=None, # loss function; defaults to mean squared error
+    **kwargs        # passed to `Learner`: `metrics`, `wd`, `lr` …
 ) -> 'TabularLearner':
-    "A learner that predicts ratings."
-    from fastbook_impl.tabular.learner import TabularLearner # here, so that a model that is done can be used without what trains
+    "Create a learner that predicts ratings."
+    # Imported here so that a trained model can be used without the training code.
+    from fastbook_impl.tabular.learner import TabularLearner
     to = getattr(dls, 'train_ds', None)
-    if not isinstance(to, TabularCollab): raise TypeError(f'collab_learner is for ratings, and these loaders hold a {type(to).__name__}: make them with CollabDataLoaders')
-    if not use_nn and (layers is not None or emb_szs is not None or config is not None): raise ValueError('layers, emb_szs and config are for a network: pass use_nn=True too, or leave them out')
+    if not isinstance(to, TabularCollab):
+        raise TypeError(f'collab_learner needs loaders of ratings, got loaders of a {type(to).__name__}: '
+                        'create them with CollabDataLoaders')
+    if not use_nn and (layers is not None or emb_szs is not None or config is not None):
+        raise ValueError('layers, emb_szs and config apply only to a neural network: pass use_nn=True, or omit them')
     config = tabular_config(**ifnone(config, {}))
     if y_range is not None: config['y_range'] = y_range
     if use_nn: model = EmbeddingNN(get_emb_sz(to, emb_szs), ifnone(layers, [n_factors]), **config)

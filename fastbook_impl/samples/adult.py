@@ -13,7 +13,7 @@ from ..imports import pd
 
 # %% ../../nbs/samples/07_adult.ipynb #00000005
 EDUCATION = dict(zip('Preschool 1st-4th 5th-6th 7th-8th 9th 10th 11th 12th HS-grad Some-college Assoc-voc Assoc-acdm Bachelors Masters Prof-school Doctorate'.split(),
-                     (.2, .5, 1, 2, 1.6, 2.9, 3.6, 1.3, 32.3, 22.4, 4.2, 3.3, 16.4, 5.3, 1.8, 1.3))) # in the order of the years it takes: 1 to 16
+                     (.2, .5, 1, 2, 1.6, 2.9, 3.6, 1.3, 32.3, 22.4, 4.2, 3.3, 16.4, 5.3, 1.8, 1.3))) # ordered by years of education, 1 to 16
 _shares = {
     'workclass': {'Private': 74, 'Self-emp-not-inc': 8.3, 'Local-gov': 6.8, 'State-gov': 4.2, 'Self-emp-inc': 3.6, 'Federal-gov': 3.1},
     'race': {'White': 85.4, 'Black': 9.6, 'Asian-Pac-Islander': 3.2, 'Amer-Indian-Eskimo': 1, 'Other': .8},
@@ -22,7 +22,7 @@ _shares = {
                        'England': .4, 'Jamaica': .3, 'China': .3, 'Italy': .3, 'Poland': .3, 'Vietnam': .3, 'Japan': .3, 'Guatemala': .2}}
 
 # %% ../../nbs/samples/07_adult.ipynb #00000007
-RULES = { # points for a word in a column; words that are not here get none
+RULES = { # points for each category; categories that are not listed get 0 points
     'marital-status': {'Married-civ-spouse': 2.4, 'Married-AF-spouse': 2.4},
     'occupation': {'Exec-managerial': 1.2, 'Prof-specialty': .9, 'Tech-support': .7, 'Protective-serv': .5, 'Sales': .3, 'Machine-op-inspct': -.5,
                    'Handlers-cleaners': -1, 'Farming-fishing': -1.2, 'Other-service': -1.2, 'Priv-house-serv': -2},
@@ -31,7 +31,7 @@ RULES = { # points for a word in a column; words that are not here get none
 def salary_points(
     df # a table with the columns of `adult.csv`
 ):
-    "The points of every row by the rules of this table, as an array; 0 is even odds of earning 50,000 dollars or more."
+    "Return an array with the points of each row; at 0, the probability of earning 50,000 dollars or more is one half."
     word = lambda c: df[c].astype(object).map(lambda o: o.strip() if isinstance(o, str) else o)
     years = word('education').map({e: i for i,e in enumerate(EDUCATION, 1)}).to_numpy(float)
     age, hours, gain = (df[c].to_numpy(float) for c in ('age', 'hours-per-week', 'capital-gain'))
@@ -41,7 +41,7 @@ def salary_points(
 
 # %% ../../nbs/samples/07_adult.ipynb #0000000b
 def _pick(rng, words, weights):
-    "One of `words` for each row of `weights`, `(n, len(words))`."
+    "Sample one of `words` for each row of `weights`, `(n, len(words))`."
     share = np.cumsum(weights, axis=1)
     places = (rng.random(len(share))[:, None]*share[:, -1:] > share).sum(1)
     return np.array(list(words), dtype=object)[places]
@@ -63,7 +63,7 @@ def _marital(rng, age):
 # %% ../../nbs/samples/07_adult.ipynb #0000000c
 _jobs = {'Prof-specialty': (13, .45), 'Craft-repair': (13, -.15), 'Exec-managerial': (13, .25), 'Adm-clerical': (12, 0), 'Sales': (11.5, .05), 'Other-service': (10.5, -.15),
          'Machine-op-inspct': (6.5, -.25), 'Transport-moving': (5, -.2), 'Handlers-cleaners': (4.5, -.2), 'Farming-fishing': (3, -.1), 'Tech-support': (3, .15),
-         'Protective-serv': (2, .05), 'Priv-house-serv': (.5, -.3)} # share in percent, and how it changes with a year of schooling
+         'Protective-serv': (2, .05), 'Priv-house-serv': (.5, -.3)} # percentage, and how it changes with each year of education
 
 def _occupation(rng, years):
     share, slope = np.array(list(_jobs.values())).T
@@ -84,10 +84,10 @@ def _numbers(rng, n):
     return [o.astype(np.int64) for o in (weight, gain, loss, hours)]
 
 def make_people(
-    n=20000, # how many rows
-    seed=42  # of the random numbers
+    n=20000, # number of rows
+    seed=42  # random seed
 ):
-    "A table of `n` persons with the fourteen columns of Adult and `salary`, without gaps."
+    "Return a table of `n` people with the fourteen columns of Adult and `salary`, without missing values."
     rng = np.random.default_rng(seed)
     age = (17 + 73*rng.beta(1.6, 3.8, n)).round().astype(np.int64)
     education, marital = _education(rng, age), _marital(rng, age)

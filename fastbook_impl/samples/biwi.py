@@ -25,7 +25,7 @@ SIZE = 640,480
 def project(
     pts,        # (..., 3) millimetres: to the right, down, away from the camera
 )->np.ndarray:  # (..., 2) pixels
-    "Where the camera sees the points `pts`."
+    "Project the points `pts` to the image."
     q = np.asarray(pts, float) @ CAMERA.T
     return q[...,:2]/q[...,2:]
 
@@ -35,13 +35,13 @@ def rotation(
     pitch=0, # degrees up
     roll=0,  # degrees clockwise
 )->np.ndarray: # (3, 3)
-    "The matrix that turns a head which looks into the camera."
+    "Return the rotation matrix relative to a head that looks into the camera."
     (a,b),(c,d),(e,f) = ((math.cos(math.radians(o)),math.sin(math.radians(o))) for o in (-yaw,-pitch,roll))
     return np.array([[e,-f,0],[f,e,0],[0,0,1]]) @ [[a,0,b],[0,1,0],[-b,0,a]] @ [[1,0,0],[0,c,-d],[0,d,c]]
 
 # %% ../../nbs/samples/05_biwi.ipynb #0000000c
 class View:
-    "A head, or another body, before the camera."
+    "A head or another body in front of the camera."
     def __init__(self,
         frame,  # (3, 3) a rotation, times the sizes along the three axes
         centre, # (3,) where its origin is, millimetres from the camera
@@ -50,7 +50,7 @@ class View:
         self.eye = -np.linalg.inv(self.frame) @ self.centre # the camera in the head's coordinates
 
     def px(self, pts):
-        "Where points of the head, (..., 3) in its coordinates, are seen."
+        "Project points in the coordinates of the head, (..., 3), to the image."
         return project(np.asarray(pts, float) @ self.frame.T + self.centre)
 
     def ellipses(self, *balls):
@@ -68,7 +68,7 @@ class View:
         axis, # from the ball's middle to that of the cap, in coordinates in which the ball is a sphere of radius 1
         d,    # 1 nothing, 0 half the ball, -1 the whole of it
     )->np.ndarray: # (n, 2); n is 0 if none of it is seen
-        "The outline of that part of a cap which the camera sees."
+        "Return the outline of the visible part of a cap."
         mid,axes = np.array(ball[:3]),np.array(ball[3:]); axis = np.array(axis)/np.linalg.norm(axis)
         eye = (self.eye-mid)/axes; far = np.linalg.norm(eye)
         rim,limb = _circle(axis, d),_circle(eye/far, 1/far)
@@ -87,7 +87,7 @@ def hull(
     ellipses, # of (middle, spread), from `View.ellipses`
     n=48,     # points
 )->np.ndarray: # (n, 2), beginning at the right, clockwise as seen
-    "The outline around several ellipses."
+    "Return the outline around several ellipses."
     t = np.arange(n)*(2*math.pi/n); u = np.stack([np.cos(t), np.sin(t)], 1)
     touch = np.stack([mid + u@m/np.sqrt(np.einsum('ni,ij,nj->n', u, m, u))[:,None] for mid,m in ellipses])
     return touch[np.einsum('kni,ni->kn', touch, u).argmax(0), np.arange(n)]
@@ -115,7 +115,7 @@ SKULL,JAW = (0,-26,4,80,90,94),(0,37,-16,60,79,72)
 # %% ../../nbs/samples/05_biwi.ipynb #00000017
 @dataclass(frozen=True)
 class Person:
-    "What somebody looks like. Colours as in `samples.pets`."
+    "The appearance of a person. Colors are named as in `samples.pets`."
     skin: str
     style: str = 'short'    # of the hair: a name in `STYLES`
     hair: str = '5a3520'
@@ -199,7 +199,7 @@ def _mouth(pen, who, view, k, open_, smile):
 
 # %% ../../nbs/samples/05_biwi.ipynb #0000001c
 def _skin(pen, who, view, k):
-    "Cheeks, freckles, wrinkles, stubble: what lies in the skin."
+    "Draw cheeks, freckles, wrinkles and stubble on the skin."
     if who.has('stubble'): _fill(pen, view.cap(JAW, (0,.75,-.66), .3), mix(who.skin, who.hair, .22))
     for s in (-1,1):
         if view.sees(40*s, 33)<.1: continue
@@ -253,7 +253,7 @@ def spiky(pen, who, view, k, behind):
 
 @style
 def monk(pen, who, view, k, behind):
-    "Hair at the sides and the back only."
+    "Draw hair at the sides and the back only."
     if not behind:
         for s in (-1,1): _hair(pen, who, view, k, (s*.88,.12,.5), .62, (0,-24,8,90,95,103), amp=4, step=10)
     else: _fill(pen, view.outline((0,-2,42,82,52,62)), darker(who.hair,.12), shade=.3, outline=1.6*k)
@@ -397,7 +397,7 @@ def headphones(pen, who, view, k, behind):
 
 # %% ../../nbs/samples/05_biwi.ipynb #0000002b
 def _collar(p, who, torso, k):
-    "What is painted on the clothes."
+    "Draw patterns on the clothes."
     line = lambda pts,c,w: p.line(torso.px(pts), c, w*k)
     if who.cut=='stripes':
         for y in range(40, 460, 52): line([(-260,y+20,-70),(0,y+34,-95),(260,y+20,-70)], lighter(who.shirt,.65), 20)
@@ -426,7 +426,7 @@ def _body(pen, who, view, torso, k):
 # %% ../../nbs/samples/05_biwi.ipynb #0000002e
 @dataclass(frozen=True)
 class Pose:
-    "How a head is held: degrees as in `rotation`, millimetres as in `project`."
+    "The pose of a head, in degrees as in `rotation` and millimeters as in `project`."
     yaw:float=0; pitch:float=0; roll:float=0
     x:float=0; y:float=0; z:float=900
     talk:float=0     # how far the mouth is open, 0 to 1
@@ -438,7 +438,7 @@ class Pose:
     def centre(self): "(3,) mm"; return np.array([self.x, self.y, self.z])
 
 def _face(pen, who, view, k, pose):
-    "The head without its hair."
+    "Draw the head without hair."
     def features(p):
         _skin(p, who, view, k)
         for x in (-33,33): _eye(p, who, view, x, k, pose.blink); _brow(p, who, view, x, k, 5*pose.talk)
@@ -448,7 +448,7 @@ def _face(pen, who, view, k, pose):
 
 # %% ../../nbs/samples/05_biwi.ipynb #0000002f
 def _head(pen, who, view, k, pose):
-    "All of it, from back to front."
+    "Draw the whole head from back to front."
     worn = [HATS[o] for o in HATS if who.has(o)]; ears = [s for s in (-1,1) if who.style not in ('long','bob','hijab')]
     for f in worn: f(pen, who, view, k, True)
     for s in ears:
@@ -462,7 +462,7 @@ def _head(pen, who, view, k, pose):
 
 # %% ../../nbs/samples/05_biwi.ipynb #00000033
 def office(pen, rng, wide, floor):
-    "A wall with a whiteboard on which somebody has trained a network."
+    "Draw a wall with a whiteboard that shows the training of a network."
     _wall(pen, wide, 1.05, rng); x = .36+.25*rng.random()
     pen.part(np.array(_rect(x, .08, x+.62, .46)), 'f8f8f6', outline=.012, shade=.1)
     curve = [(x+.1+.4*t,.14+.22*(1-math.exp(-4*t))+.015*math.sin(19*t)) for t in np.linspace(0, 1, 24)]
@@ -473,7 +473,7 @@ def office(pen, rng, wide, floor):
 
 # %% ../../nbs/samples/05_biwi.ipynb #00000034
 def books(pen, rng, wide, floor):
-    "A wall of books."
+    "Draw a wall of books."
     pen.fill(_rect(0, 0, wide, 1.05), _pick(rng, '6a4a34 8a6242 5a4a40'))
     for y in np.arange(.02, 1, .245).tolist():
         x = .02
@@ -490,7 +490,7 @@ _LARGE = 1.25 # heads in cartoons are larger than ours
 
 @lru_cache(4)
 def _behind(number):
-    "The place behind a person, at twice the size."
+    "Draw the background of a person at twice the final size."
     who = PEOPLE[number]; image = backdrop(PLACES.get(who.place, who.place), SIZE, .95, random.Random(f'place {number}'))
     return image.filter(ImageFilter.GaussianBlur(1.6)).resize((2*SIZE[0],2*SIZE[1]), Image.Resampling.BILINEAR)
 
@@ -499,7 +499,7 @@ def draw_person(
     number, # a key of `PEOPLE`
     pose,   # a `Pose`
 ):
-    "The picture of a person with the head held so (PIL, RGB, 640x480)."
+    "Draw the image of a person with the given head pose (PIL, RGB, 640x480)."
     who = PEOPLE[number]; k = CAMERA[0,0]/pose.z*_LARGE
     view = View(pose.turn*np.array([*who.build,1])*_LARGE, pose.centre)
     lean = np.array([.35*(_seat(number)[0]-pose.x), 168, 30])
@@ -515,13 +515,13 @@ def draw_person(
 # %% ../../nbs/samples/05_biwi.ipynb #00000038
 @lru_cache(64)
 def _seat(number):
-    "Where a person sits: the mean place of the head, mm."
+    "Return the mean position of a person's head in mm."
     rng = random.Random(f'seat {number}')
     return (rng.random()-.5)*300, -85+150*rng.random(), 830+180*rng.random()
 
 @lru_cache(64)
 def _waves(number):
-    "Two waves for each of seven movements: amplitude, frames to a period, start."
+    "Return two waves for each of seven movements: amplitude, period in frames, phase."
     rng = random.Random(f'waves {number}')
     return [[(1,150+120*rng.random(),2*math.pi*rng.random()), (.5,70+40*rng.random(),2*math.pi*rng.random())] for _ in range(7)]
 
@@ -529,7 +529,7 @@ def pose_at(
     number, # a key of `PEOPLE`
     frame,  # 30 to a second
 )->Pose:
-    "How a person's head is held in a frame."
+    "Return the pose of a person's head in a frame."
     *moves,talk = [sum(a*math.sin(2*math.pi*frame/p+s) for a,p,s in w)/1.5 for w in _waves(number)]
     yaw,pitch,roll,x,y,z = (m*r for m,r in zip(moves, (62,30,20,210,85,110))); sx,sy,sz = _seat(number)
     return Pose(yaw, pitch, roll, sx+x, sy+y, sz+z, max(talk, 0)**2, frame%17==0)
@@ -538,7 +538,7 @@ def draw_head(number, frame): "The picture of a person in a frame of the film.";
 
 # %% ../../nbs/samples/05_biwi.ipynb #0000003e
 def _frames(number, n):
-    "The numbers of the `n` frames of a person that were kept; the first is 3, and some are missing."
+    "Return the numbers of the `n` frames of a person; the first is 3, and some numbers are missing."
     rng,out = random.Random(f'frames {number}'),[3]
     while len(out)<n: out.append(out[-1]+rng.randrange(5, 21))
     return out

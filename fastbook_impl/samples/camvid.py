@@ -29,7 +29,7 @@ CODES = '''Animal Archway Bicyclist Bridge Building Car CartLuggagePram Child Co
 FOCUS,EYE,NEAR,FAR = 1.05,1.6,1.2,15. # focal length in heights of the picture; metres above the ground; metres ahead where seeing begins, and where small things are too small for a mask
 
 class View:
-    "What is seen of a street: a picture and, pixel by pixel, the numbers of `CODES`."
+    "A view of a street: an image and a mask of indices into `CODES`."
     def __init__(self,
         size=(480,360), # pixels
         drive=None,     # a `Drive`, for colours and light
@@ -47,18 +47,18 @@ class View:
         self.draw,self.stencil = ImageDraw.Draw(self.image),ImageDraw.Draw(self.mask)
 
     def spot(self, x, h, z):
-        "Where a point in metres is seen, in heights of the picture."
+        "Project a point in meters to the image, in units of the image height."
         z = max(z, NEAR)
         return self.mid+FOCUS*((x-self.x)/z+self.bend*z), self.horizon+FOCUS*(EYE-h)/z
 
     def ink(self, code):
-        "A pen for what is called `code`, in heights of the picture; without a name it leaves the mask alone."
+        "Return a pen for the class `code`, in units of the image height; without a class it does not change the mask."
         return Pen(self.image, self.mask if code else None, self.frame, CODES.index(code) if code else 0)
 
     def tone(self, colour, z): "The colour at the distance `z`."; return mix(colour, self.air[0], 1-math.exp(-max(z, 0)/self.air[1]))
 
     def fill(self, code, pts, colour):
-        "A flat polygon somewhere in the street."
+        "Draw a flat polygon in the street."
         q,z = [self.high*v for p in pts for v in self.spot(*p)],sum(p[2] for p in pts)/len(pts)
         if max(q[::2])<0 or min(q[::2])>self.image.width: return
         self.draw.polygon(q, fill=self.tone(colour, z))
@@ -69,18 +69,18 @@ class View:
     def face(self, code, x0, x1, z, h0, h1, colour): "A rectangle across the road."; self.fill(code, [(x0,h0,z),(x0,h1,z),(x1,h1,z),(x1,h0,z)], colour)
 
     def stand(self, code, x, z, h=0.):
-        "A pen in metres for something seen as if it were flat: its origin is at a place of the street, `y` points down."
+        "Return a pen in meters for a flat object, with its origin at a position in the street and `y` pointing down."
         return self.ink(code).at(*self.spot(x, h, z), FOCUS/max(z, NEAR))
 
     def strip(self, code, x0, x1, colour, z0=NEAR, z1=160.):
-        "A band of the ground, from `x0` to `x1`."
+        "Draw a strip of the ground from `x0` to `x1`."
         z0 = max(z0, NEAR)
         if z1<=z0: return
         n = int(7*math.log(z1/z0)); zs = np.geomspace(z0, z1, n).tolist() if n>2 else (z0,z1)
         for a,b in zip(zs[:-1], zs[1:]): self.fill(code, [(x0,0,a),(x1,0,a),(x1,0,b),(x0,0,b)], colour)
 
     def dashes(self, code, x, colour, s, width=.24, dash=3., gap=5., z1=40.):
-        "A broken line; `s` is how far the camera has come. Where it is thinner than a pixel, it has no name."
+        "Draw a dashed line; `s` is the position of the camera. Parts thinner than a pixel get no class."
         z = -(s%(dash+gap))
         while z<z1: self.strip(code if z<FAR-5 else None, x-width/2, x+width/2, colour, z, z+dash); z += dash+gap
 
@@ -97,7 +97,7 @@ def paint_mask(
 
 # %% ../../nbs/samples/06_camvid.ipynb #0000000f
 def _panes(view, x, z0, z1, h0, floors, rng, lit=.1):
-    "Rows of windows on a wall along the road."
+    "Draw rows of windows on a wall along the road."
     glass,frame,n = _pick(rng, '4a5a68 5f7484 38444f 7f95a2'),_pick(rng, 'f4f0e6 e6ded0 5a4a40'),max(round((z1-z0)/2.6), 1)
     tall,w = 1.5+.3*rng.random(),(z1-z0)/n
     for k in range(floors):
@@ -113,7 +113,7 @@ def _door(view, x, z, rng):
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000010
 def _shopfront(view, x, z, z1, rng):
-    "A shop: panes, a sign with something like letters, an awning."
+    "Draw a shop with windows, a sign with letter-like shapes, and an awning."
     c,ink = _pick(rng, 'a8323a 2f5f8a 3f7f5a e8c35a 5a3f6a f4ecd8 33343a d9703a'),_pick(rng, 'f8f4ea f6e3a0 2b2d33')
     side,letters,awning = (1 if x>0 else -1),[rng.random() for _ in range(14)],rng.random()<.55
     if z1<NEAR or z>90: return
@@ -129,7 +129,7 @@ def _shopfront(view, x, z, z1, rng):
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000011
 def house(view, z, x, rng, long=9., shop=False):
-    "A house with its front along the road at `x`, `z` to `z+long`."
+    "Draw a house with its front along the road at `x`, from `z` to `z+long`."
     d,side,z1 = view.drive,(1 if x>0 else -1),z+long
     floors,wall,roof,style = rng.choice(d.floors),_pick(rng, d.walls),_pick(rng, d.roofs),rng.choice('eaves eaves gable flat'.split())
     h,mid = 3*floors+.7,z+long/2; lit = lighter(wall,.14) if side*d.sun<0 else darker(wall,.16*abs(d.sun)+.04)
@@ -147,7 +147,7 @@ def house(view, z, x, rng, long=9., shop=False):
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000012
 def hall(view, z, x, rng, long=24.):
-    "A long low building: doors of a works, or the glass of a supermarket."
+    "Draw a long, low building with the doors of a factory or the windows of a supermarket."
     c,side,z1,h = _pick(rng, view.drive.walls),(1 if x>0 else -1),z+long,5+2*rng.random(); x += 2*side
     if z1<NEAR: return
     if z>NEAR: view.face('Building', x, x+20*side, z, 0, h, darker(c,.3))
@@ -157,7 +157,7 @@ def hall(view, z, x, rng, long=24.):
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000015
 def _crown(pen, y, r, colour, rng, layers=3):
-    "Leaves around a point `y` metres up, from their dark outline to the light."
+    "Draw leaves around a point at height `y` in meters, from the dark outline to the highlights."
     blobs = [(r*(.75*math.cos(a)*q),-y+r*.7*math.sin(a)*q,r*(.42+.2*rng.random())) for a,q in ((2*math.pi*rng.random(),.4+.7*rng.random()) for _ in range(9))]
     for grow,c in ((.06*r,darker(colour,.55)),(0,darker(colour,.22)),(-.13*r,colour))[:layers]:
         for u,v,s in [(0,-y,.62*r),*blobs]: pen.fill(oval(u-(.06*r if grow<0 else 0), v-(.1*r if grow<0 else 0), s+grow, s+grow, n=26), c)
@@ -173,7 +173,7 @@ def _branch(pen, x, y, a, long, w, rng):
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000017
 def tree(view, z, x, rng, high=7.):
-    "A tree, green, in autumn, or bare, as the drive has it."
+    "Draw a tree that is green, autumnal or bare, depending on the drive."
     if not NEAR+.6<z<46: return
     c,high = view.drive.trees,high*(.8+.45*rng.random()); pen = view.stand('Tree', x, z)
     if c=='bare':
@@ -184,7 +184,7 @@ def tree(view, z, x, rng, high=7.):
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000018
 def hedge(view, z, x, rng, long=12., h=1.9):
-    "A hedge along the road."
+    "Draw a hedge along the road."
     side,c,n = (1 if x>0 else -1),_pick(rng, view.drive.green),max(int(long*.5), 4); h *= .8+.4*rng.random()
     bumps = [h*(.9+.25*rng.random()) for _ in range(n+1)]; zs = np.linspace(z, z+long, n+1)
     if z+long<NEAR: return
@@ -195,7 +195,7 @@ def hedge(view, z, x, rng, long=12., h=1.9):
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000019
 def planks(view, z, x, rng, long=12.):
-    "A wooden fence."
+    "Draw a wooden fence."
     c = _pick(rng, 'a98a64 9a7a52 b89468'); h = 1.5+.6*rng.random()
     if z+long<NEAR: return
     view.wall('Fence', x, z, z+long, 0, h, c)
@@ -205,7 +205,7 @@ def planks(view, z, x, rng, long=12.):
 
 # %% ../../nbs/samples/06_camvid.ipynb #0000001a
 def bricks(view, z, x, rng, long=12.):
-    "A wall."
+    "Draw a wall."
     side,c = (1 if x>0 else -1),_pick(rng, 'b0765a 9a8f84 c8b89a 8f9094 d3cbb8'); h = 1.5+1.2*rng.random()
     if z+long<NEAR: return
     if z>NEAR: view.face('Wall', x, x+.5*side, z, 0, h, darker(c,.35))
@@ -220,13 +220,13 @@ EDGES = dict(hedge=hedge, planks=planks, bricks=bricks)
 
 # %% ../../nbs/samples/06_camvid.ipynb #0000001b
 def park(view, z, x, rng, long=18., edge='hedge'):
-    "Lawn and trees behind a hedge, a fence or a wall."
+    "Draw a lawn and trees behind a hedge, a fence or a wall."
     side = 1 if x>0 else -1; spots = sorted(((z+long*rng.random(),x+side*(2+7*rng.random())) for _ in range(3)), reverse=True)
     for a,b in spots: tree(view, a, b, random.Random(rng.random()), 9)
     EDGES[edge](view, z, x, rng, long)
 
 def garden(view, z, x, rng, long=14., edge='planks'):
-    "A house behind its garden."
+    "Draw a house behind its garden."
     side = 1 if x>0 else -1
     house(view, z+1.5, x+5.5*side, random.Random(rng.random()), long-3)
     seeds = [rng.random() for _ in range(3)]
@@ -235,7 +235,7 @@ def garden(view, z, x, rng, long=14., edge='planks'):
 
 # %% ../../nbs/samples/06_camvid.ipynb #0000001c
 def lot(view, z, x, rng, long=20., edge='planks'):
-    "A row of parked cars, seen over a low fence."
+    "Draw a row of parked cars behind a low fence."
     side = 1 if x>0 else -1; view.strip('ParkingBlock', x, x+16*side, '9a9a98', z, z+long)
     for t in np.arange(z+long-4, z, -6.5):
         seed = rng.random()
@@ -252,7 +252,7 @@ SHAPES = dict( # the name in the mask, length, half the width, and the height of
     van=('SUVPickupTruck', 5.2, .98, [(0,1.2,1.3),(.02,1.25,2.05),(.1,1.25,2.2),(.7,1.25,2.2),(.78,1.25,2.05),(.9,1.15,1.2),(.97,.95,0),(1,.7,0)]))
 
 def _slice(w, top, h0, h1, grow=0):
-    "An outline across a body: half-width `w` below and `top` above, its corners cut."
+    "Return a cross section of a car with half-width `w` below and `top` above and with beveled corners."
     b = min(.14, (h1-h0)*.4)
     w,top,h0,h1 = w+grow,top+grow,h0-grow,h1+grow
     right = [(w-b,h0),(w,h0+b),(top,h1-b),(top-b,h1)]
@@ -268,7 +268,7 @@ def _slices(shape, away, n=9):
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000020
 def car(view, z, x, rng, shape='car', away=True, code=None):
-    "A car whose near end is at `z`; `away`: it drives as we do."
+    "Draw a car whose near end is at `z`; with `away`, it drives in the same direction as the camera."
     c = _pick(rng, 'c9302a 2f5fa8 e8e6e0 33363c 8f959c c8ccd0 f0c03a 3f7f5a 6fb5e0 e0702a 7a3f5a b9a88a f4f4f0 4a5560'); lamps = rng.random()<view.drive.dark
     kind,long,w,_ = SHAPES[shape]
     if z>105 or z+long<2.5: return
@@ -285,7 +285,7 @@ def car(view, z, x, rng, shape='car', away=True, code=None):
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000021
 def _sides(view, z, x, shape, away, c, ink):
-    "Wheels, door and pillars on the side that is turned to us."
+    "Draw wheels, door and pillars on the side that faces the camera."
     _,long,w,_ = SHAPES[shape]; s = -1 if x>view.x else 1; e = x+s*w; t = np.arange(14)*(2*math.pi/14)
     for q in (.19,.8):
         for r,colour in ((.34,'1c1c20'),(.19,'b9bec4')):
@@ -294,7 +294,7 @@ def _sides(view, z, x, shape, away, c, ink):
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000022
 def _ends(view, z, x, shape, away, c, ink, lamps):
-    "Lamps, plate, bumper and glass of the near end; from the front, most cars look friendly."
+    "Draw lamps, license plate, bumper and window of the near end."
     _,long,w,profile = SHAPES[shape]; q,b,t = _slices(shape, away)[-1]
     put = lambda pts,colour,name=None: view.fill(name, [(x+u,v,z) for u,v in pts], colour)
     put(_box(-w*.97, .22, w*.97, .42, .08), '3a3c42' if c!='33363c' else '5a5c62'); plate = 'f8f4e0' if not away else 'f2cf4a'
@@ -308,7 +308,7 @@ def _ends(view, z, x, shape, away, c, ink, lamps):
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000023
 def bus(view, z, x, rng, away=True):
-    "A bus, with two decks more often than not."
+    "Draw a bus, in most cases with two decks."
     c,h,s = _pick(rng, 'c9262f c9262f d9a92a'),4.3 if rng.random()<.65 else 3.1,-1 if x>view.x else 1
     long,w = 10.5,1.25; e = x+s*w; code = 'Truck_Bus'
     if z>105 or z+long<3: return
@@ -330,7 +330,7 @@ def bus(view, z, x, rng, away=True):
 _COATS,_SKINS,_HAIRS = '33363c 5a5f66 7a4a3a c8a86a a8323a 2f4f7f 8f959c e8e2d4 4f6a4a 8d6fa5 e0a03a d9605a','f0bf9a e0a880 c98a64 9a6444','3a2a22 7a4a26 d9b060 b0532a 2b2730 c9c4bd'
 
 def _walk(pen, rng, step, code=None):
-    "Somebody 1.75 m tall who walks; `step` is the phase of the legs."
+    "Draw a walking person, 1.75 m tall; `step` is the phase of the legs."
     coat,legs,skin,hair = _pick(rng, _COATS),_pick(rng, '33557f 3a3c42 2b2d33 6a5a4a'),_pick(rng, _SKINS),_pick(rng, _HAIRS)
     skirt,bag,hat = rng.random()<.3,rng.random()<.3,rng.random()<.2; a = .2*math.sin(step)
     for s in (-1,1):
@@ -347,20 +347,20 @@ def walker(view, z, x, rng, speed=1.2):
     if NEAR+1<z<FAR: _walk(view.stand('Pedestrian', x, z), rng, 6*rng.random()+2.4*view.time*speed)
 
 def child(view, z, x, rng):
-    "A child, often beside somebody."
+    "Draw a child, often next to an adult."
     if NEAR+1<z<FAR:
         KINDS['person'](view.stand('Child', x, z).at(0, -.68, .7), rng)
         if rng.random()<.7: _walk(view.stand('Pedestrian', x+.75, z), rng, 2.4*view.time)
 
 def dog(view, z, x, rng):
-    "Somebody with a dog on a lead."
+    "Draw a person with a dog on a leash."
     if NEAR+1<z<FAR:
         view.stand('Pedestrian', x, z).line([(.22,-.85),(.7,-.45)], '5a3a2a', .04); _walk(view.stand('Pedestrian', x, z), rng, 2.4*view.time)
         KINDS['dog'](view.stand('Animal', x+.85, z).at(0, -.4, .42), rng)
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000028
 def pram(view, z, x, rng):
-    "Somebody with a pram."
+    "Draw a person with a baby carriage."
     if not NEAR+1<z<FAR: return
     c = _pick(rng, '2f4f7f a8323a 4a5a4a 33343a e0a03a'); _walk(view.stand('Pedestrian', x, z), rng, 2.4*view.time)
     pen = view.stand('CartLuggagePram', x+.75, z-.05)
@@ -371,7 +371,7 @@ def pram(view, z, x, rng):
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000029
 def rider(view, z, x, rng, away=True, motor=False):
-    "Somebody on a bicycle or a motorbike, from behind or from the front."
+    "Draw a person on a bicycle or motorcycle, from behind or from the front."
     if not NEAR+1<z<FAR: return
     coat,skin,hat,pack = _pick(rng, _COATS+' f0e03a 50d070'),_pick(rng, _SKINS),_pick(rng, 'e8e6e0 c9302a 2f5fa8 f0c03a 33363c'),rng.random()<.5
     pen = view.stand('MotorcycleScooter' if motor else 'Bicyclist', x, z); a = .12*math.sin(5*view.time)
@@ -386,14 +386,14 @@ def rider(view, z, x, rng, away=True, motor=False):
 
 # %% ../../nbs/samples/06_camvid.ipynb #0000002b
 def lamp(view, z, x, rng):
-    "A lamp post."
+    "Draw a lamppost."
     if not NEAR+.6<z<FAR: return
     s = -1 if x>0 else 1; pen,c = view.stand('Column_Pole', x, z),_pick(rng, '5a6068 4a5a50 8f959c')
     pen.fill(_box(-.17, -7, .17, 0, .02), c); pen.fill(_box(-.24, -1, .24, 0, .03), darker(c,.2))
     pen.fill(tube([(0,-6.9),(.4*s,-7.3),(1.5*s,-7.3)], [.17,.16,.15]), c); pen.fill(oval(1.6*s, -7.22, .35, .13, n=12), 'fff0b0' if view.drive.dark>.5 else 'e8e8e0')
 
 def sign(view, z, x, rng):
-    "A road sign on its post."
+    "Draw a road sign on its post."
     if not NEAR+.6<z<FAR: return
     kind = rng.choice('triangle round blue arrow text'.split()); pole,pen = view.stand('Column_Pole', x, z),view.stand('SignSymbol', x, z).at(0, -2.6, 1.25)
     pole.fill(_box(-.13, -2.6, .13, 0, .01), '8f959c')
@@ -405,7 +405,7 @@ def sign(view, z, x, rng):
 
 # %% ../../nbs/samples/06_camvid.ipynb #0000002c
 def lights(view, z, x, rng):
-    "Traffic lights; they change every few seconds."
+    "Draw traffic lights, which change every few seconds."
     if not NEAR+.6<z<FAR: return
     on = int(view.time/5+9*rng.random())%3; pen = view.stand('Column_Pole', x, z); pen.fill(_box(-.13, -2.3, .13, 0, .01), '3a3c42')
     pen = view.stand('TrafficLight', x, z).at(0, -2.2, 1.2).at(0, 2.2); pen.fill(_box(-.27, -3.5, .27, -2.2, .08), '1f2024')
@@ -418,7 +418,7 @@ def cone(view, z, x, rng):
         pen.fill([(-.2,-.05),(-.05,-.75),(.05,-.75),(.2,-.05)], 'f2641f'); pen.fill([(-.145,-.3),(-.1,-.52),(.1,-.52),(.145,-.3)], 'f8f4ee')
 
 def post(view, z, x, rng):
-    "A pillar box, a bin, a telephone box: nobody made a name for them."
+    "Draw a mailbox, a trash can or a telephone booth, which have no class."
     if not NEAR+.6<z<FAR: return
     pen,kind = view.stand('Void', x, z),rng.random()
     if kind<.45: pen.part(_box(-.26, -1.4, .26, 0, .05), 'c9262f', shade=.5, outline=.03); pen.part(oval(0, -1.42, .3, .12), 'b01f28', shade=.3, outline=.03); pen.fill(_box(-.14, -1.15, .14, -1.08, .02), '26242a')
@@ -429,12 +429,12 @@ def post(view, z, x, rng):
             for j in range(4): pen.fill(_box(-.36+.38*i, -2+.45*j, -.04+.38*i, -1.63+.45*j, .01), 'dfe8ea')
 
 def bike(view, z, x, rng):
-    "A bicycle or a motorbike that leans on its stand."
+    "Draw a parked bicycle or motorcycle."
     if NEAR+1<z<FAR: name = rng.choice(['motorbike','bicycle','bicycle']); KINDS[name](view.stand('MotorcycleScooter' if name=='motorbike' else 'Bicyclist', x, z).at(0, -.62, .66), rng)
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000030
 def bridge(view, z, x, rng):
-    "A railway bridge; the train is on time, `x` being how far the bridge is from the start."
+    "Draw a railway bridge with a train; `x` is the distance of the bridge from the start of the drive."
     c = _pick(rng, '2f7a5f 37806a')
     if not NEAR<z<75: return
     train = view.stand('Train', -26+7*(view.time-x/view.drive.speed+14), z, 6.9).at(0, -2.1, 2.2)
@@ -447,7 +447,7 @@ def bridge(view, z, x, rng):
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000031
 def gate(view, z, x, rng):
-    "A gate of the old town."
+    "Draw a gate of the old town."
     c = _pick(rng, 'c8b89a b8ac98')
     if not NEAR<z<75: return
     arch = [(6.2*math.cos(a),2.6+4*math.sin(a),z) for a in np.linspace(0, math.pi, 13)]
@@ -459,7 +459,7 @@ def gate(view, z, x, rng):
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000032
 def crossing(view, z, x, rng, what='car', right=True):
-    "What drives across."
+    "Draw a vehicle that crosses the road."
     code,k,low,f = dict(car=('Car',2.1,.92,KINDS['car']), bus=('Truck_Bus',4,.98,KINDS['bus']), motorbike=('MotorcycleScooter',1.05,.94,KINDS['motorbike']),
         bicycle=('Bicyclist',.95,.9,KINDS['bicycle']), lorry=('Truck_Bus',3.2,.62,THINGS['garbage_truck'][0]))[what]
     if not 8<z<80: return
@@ -468,7 +468,7 @@ def crossing(view, z, x, rng, what='car', right=True):
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000033
 def works(view, z, x, rng):
-    "Road works: a barrier, and the digger behind it."
+    "Draw roadworks with a barrier and an excavator."
     if not NEAR+1<z<FAR+6: return
     pen = view.stand('OtherMoving', x, z+3.5); y = 'f0b81f'
     pen.part(_box(-1.3, -.6, 1.3, 0, .25), '33343a', shade=.3); pen.part(_box(-1.2, -1.5, 1.2, -.55, .15), y, shade=.4); pen.part(_box(-.9, -2.7, .2, -1.45, .1), y, shade=.3); pen.fill(_box(-.75, -2.5, .05, -1.8, .05), '9fc4d4')
@@ -479,7 +479,7 @@ def works(view, z, x, rng):
 # %% ../../nbs/samples/06_camvid.ipynb #00000036
 @dataclass(frozen=True)
 class Drive:
-    "What a street is like, and the light there. Colours as in `samples.pets`, several in one string to choose from."
+    "The street, season and light of a drive. Colors are named as in `samples.pets`; a string may list several options."
     files: str                # how a frame is named
     first: int                # number of the first frame; one in 30 is kept, that is one in a second
     plots: str                # what stands beside the road, names in `PLOTS`
@@ -516,7 +516,7 @@ DRIVES = {o.files.split('_')[0]: o for o in (
 # %% ../../nbs/samples/06_camvid.ipynb #0000003a
 @dataclass
 class Item:
-    "Something in the street."
+    "An element of a street."
     draw: object
     s: float        # metres from the start
     x: float        # metres from the middle of the road
@@ -534,7 +534,7 @@ def _where(o, cam, t):
 # %% ../../nbs/samples/06_camvid.ipynb #0000003b
 @lru_cache(16)
 def plan(name):
-    "The plots, the things before them, and the junctions of a drive: (items, items, metres)."
+    "Plan the plots, the objects in front of them, and the junctions of a drive: (items, items, meters)."
     d,rng = DRIVES[name],random.Random(f'street {name}'); end = 31*d.speed+150
     joints = [20+25*rng.random()]
     while joints[-1]<end: joints.append(joints[-1]+48+25*rng.random())
@@ -547,7 +547,7 @@ def plan(name):
 
 # %% ../../nbs/samples/06_camvid.ipynb #0000003c
 def _row(d, side, joints, end, rng):
-    "Houses and gardens on one side, with a gap at every junction."
+    "Plan the houses and gardens on one side, with a gap at each junction."
     s,x = -25,side*(d.half+d.walk)
     while s<end:
         stop = min([j-5 for j in joints if j+5>s], default=end)
@@ -559,7 +559,7 @@ def _row(d, side, joints, end, rng):
 
 # %% ../../nbs/samples/06_camvid.ipynb #0000003d
 def _furniture(d, side, joints, end, rng):
-    "Posts, trees, parked cars and people on one side."
+    "Plan the posts, trees, parked cars and people on one side."
     near,far = side*(d.half+.55),lambda: side*(d.half+.9+(d.walk-1.4)*rng.random())
     item = lambda f,s,x,v=0,**kw: Item(f, s, x, rng.random(), kw, v)
     for s in np.arange(-5+9*rng.random(), end, 48): yield item(lamp, s, near)
@@ -575,7 +575,7 @@ def _furniture(d, side, joints, end, rng):
 
 # %% ../../nbs/samples/06_camvid.ipynb #0000003e
 def _traffic(d, joints, cross, end, rng):
-    "Who drives, rides, or crosses the road."
+    "Plan the vehicles, riders and people on the road."
     out,item = [],lambda f,s,x,v=0,vx=0,tow=0,**kw: out.append(Item(f, s, x, rng.random(), kw, v, vx, tow))
     shape = lambda: rng.choice('car saloon car saloon car saloon car van'.split())
     item(bus if rng.random()<.3 else car, 0, -1.8, tow=13+9*rng.random())
@@ -597,7 +597,7 @@ def _traffic(d, joints, cross, end, rng):
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000040
 def _sky(view, rng):
-    "Air, clouds that drift, and what is to be seen where the road ends."
+    "Draw the sky, drifting clouds, and the view at the end of the road."
     d = view.drive; pen = view.ink('Sky'); _ramp(pen, view.wide, 0, view.horizon+.03, *d.sky, steps=24)
     for _ in range(d.clouds[0]):
         x,y,r = (rng.random()*1.9+.004*view.time)%1.9-.25,(.02+.36*rng.random())*view.horizon*2,.04+.05*rng.random()
@@ -610,14 +610,14 @@ def _sky(view, rng):
     THINGS['church'][0](view.stand('Building', 28*(rng.random()-.5), 120).at(0, -8, 9), rng)
 
 def _bay(view, x0, x1, z0, z1):
-    "Cobbles to park on, with white lines at the ends."
+    "Draw parking spaces of cobblestones, with white lines at the ends."
     c = mix(view.drive.road, 'b4705a', .7); view.strip('ParkingBlock', x0, x1, c, z0, z1)
     for a in np.arange(z0, min(z1, 24), .5): view.strip(None, x0, x1, darker(c,.22), a, a+.07)
     for a in (z0,z1): view.strip('LaneMkgsNonDriv' if a<FAR/2 else None, x0, x1, 'f0eee6', a, a+.25)
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000041
 def _road(view, s, joints):
-    "The ground, and what is painted on it."
+    "Draw the ground and the road."
     d = view.drive; w = d.half; edge = w+d.walk
     view.strip('VegetationMisc', -70, 70, d.lawn); view.strip('Sidewalk', -edge, edge, d.pave)
     if 'verge' in d.extras: [view.strip('RoadShoulder', k*(w+.7), k*w, '9a9070') for k in (-1,1)]
@@ -628,7 +628,7 @@ def _road(view, s, joints):
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000042
 def _patches(view, s):
-    "Tar, manholes and lighter repairs: no road is of one grey."
+    "Draw tar, manholes and patches of lighter gray."
     d = view.drive; k = int(s//9)
     for i in range(k, k+5):
         rng = random.Random(f'{d.files} {i}'); z = 9*i-s+6*rng.random(); x,w = (rng.random()-.5)*d.half*1.5,.4+1.1*rng.random()
@@ -651,7 +651,7 @@ def _markings(view, s, joints):
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000044
 def _shadows(view, s, plots, things):
-    "Houses throw theirs across the street if the sun is out; under cars, trees and people there is always some."
+    "Draw shadows: those of houses if the sun shines, and those under cars, trees and people always."
     shade,d = Image.new('L', view.image.size),view.drive; draw = ImageDraw.Draw(shade)
     def put(pts, dark): draw.polygon([view.high*v for p in pts for v in view.spot(*p)], fill=dark)
     for o in plots:
@@ -664,7 +664,7 @@ def _shadows(view, s, plots, things):
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000045
 def _rain(view, rng):
-    "A wet road shines; drops leave streaks."
+    "Draw reflections on a wet road and streaks of rain."
     h = round(view.horizon*view.image.height); flip = view.image.crop((0, 0, view.image.width, h)).transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     wet = view.image.copy(); wet.paste(flip, (0,h)); wet = Image.blend(view.image, wet.filter(ImageFilter.BoxBlur(view.image.height/150)), .3)
     ground = view.mask.point([255*(CODES[i] in ('Road','ParkingBlock') if i<32 else 0) for i in range(256)])
@@ -679,12 +679,12 @@ def _known_drive(name):
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000047
 def _light(image, light, rng):
-    "The light of the drive, and what the camera makes of it."
+    "Apply the light of the drive and the exposure of the camera."
     bright,gamma,warm = light
     return _expose(image.point([min(round(255*(v/255)**gamma*bright*k), 255) for k in (1+warm,1,1-warm) for v in range(256)]), rng)
 
 def _seams(mask, k):
-    "The mask made `k` times smaller: what is in the middle of a pixel, or Void where that has less than 70 % of it."
+    "Shrink the mask by a factor of `k`; a pixel gets the class at its center, or Void if it covers less than 70%."
     parts = mask.reshape(len(mask)//k, k, -1, k).swapaxes(1, 2).reshape(len(mask)//k, -1, k*k); middle = parts[...,k*k//2]
     torn = (parts==middle[...,None]).mean(-1)<.7
     return Image.fromarray(np.where(torn, CODES.index('Void'), middle).astype(np.uint8))
@@ -701,7 +701,7 @@ def draw_street(
     name,           # of a frame, like '0016E5_00390'; 30 are a second
     size=(480,360), # pixels
 ):
-    "A frame of a drive (PIL, RGB) and its mask (PIL, L, places in `CODES`), the same bytes for the same arguments."
+    "Draw a frame (PIL, RGB) and its mask (PIL, L, indices into `CODES`); the same arguments give the same bytes."
     drive,number = _known_drive(name); d = DRIVES[drive]; t = (number-d.first)/30; s = d.speed*t
     rng,k = random.Random(f'frame {name}'),2 if size[0]>300 else 3; wave = lambda p: math.sin(t/p+len(drive)*p)
     view = View((size[0]*k,size[1]*k), d, t, -1.8+.25*wave(5), d.bend*(1+.6*wave(11)), .05*wave(7), .03*wave(3)+(rng.random()-.5)*.012, d.air)
@@ -718,7 +718,7 @@ def draw_street(
 _VALID = '0016E5'
 
 def _frame_names(usual, valid):
-    "Names of the frames of all the drives: `usual` of each, `valid` of the one to validate with."
+    "Return the frame names of all drives: `usual` frames of each drive, and `valid` frames of the validation drive."
     return [d.files.format(d.first+30*i) for name,d in DRIVES.items() for i in range(valid if name==_VALID else usual)]
 
 def _save_frames(dest, names, size):

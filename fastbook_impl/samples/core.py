@@ -14,7 +14,7 @@ from PIL import Image
 
 # %% ../../nbs/samples/01_core.ipynb #00000005
 def _load_scans():
-    "Scikit-learn's digits: scans (1797,8,8) with 0 to 16 for ink, and the digit on each (1797,)."
+    "Return scikit-learn's digits: scans (1797,8,8) with the amount of ink from 0 to 16, and labels (1797,)."
     from sklearn.datasets import load_digits
     digits = load_digits()
     return digits.images, digits.target
@@ -22,8 +22,8 @@ def _load_scans():
 # %% ../../nbs/samples/01_core.ipynb #00000008
 def _even_ink(
     scans, # (...,8,8), 0 to 16
-)->np.ndarray: # (...,12,12), 0 to about 1: two empty pixels are added on every side
-    "Lift faint strokes: every pixel divided by (nearly) the strongest of its 3×3 neighbourhood."
+)->np.ndarray: # (...,12,12), 0 to about 1, with two empty pixels added on each side
+    "Brighten faint strokes: divide each pixel by approximately the maximum of its 3×3 neighborhood."
     padded = np.pad(np.asarray(scans)/16, [(0,0)]*(np.ndim(scans)-2)+[(2,2)]*2)
     strongest = padded.copy()
     for axis in (-2,-1): strongest = np.max([np.roll(strongest, k, axis) for k in (-1,0,1)], axis=0)
@@ -31,13 +31,13 @@ def _even_ink(
 
 # %% ../../nbs/samples/01_core.ipynb #0000000b
 def _affine(
-    centre,        # (row, column) in the source that goes to the middle
-    angle=0.,      # counter-clockwise, in degrees
-    zoom=1.,       # 1 enlarges 2.5 times
-    slant=0.,      # pixels to the right for each pixel of height
+    centre,        # (row, column) of the source point that is mapped to the center
+    angle=0.,      # rotation counterclockwise, in degrees
+    zoom=1.,       # magnification relative to a factor of 2.5
+    slant=0.,      # shift to the right for each pixel of height, in pixels
     shift=(0.,0.), # (down, right), in pixels
-)->tuple: # Pillow's six: x_source = a*x+b*y+c, y_source = d*x+e*y+f
-    "Coefficients of the map from a 28×28 picture to a scan; strokes get a tenth wider, as they are in MNIST."
+)->tuple: # Pillow's six coefficients: x_source = a*x+b*y+c, y_source = d*x+e*y+f
+    "Return the coefficients of the map from a 28×28 image to a scan; strokes become a tenth wider, as in MNIST."
     (cy,cx),(oy,ox) = centre,(14.5+shift[0], 14.5+shift[1])
     cos,sin = (f(math.radians(angle))/(2.5*zoom) for f in (math.cos,math.sin))
     a,b,d,e = cos/1.1, (slant*cos-sin)/1.1, sin, slant*sin+cos
@@ -46,45 +46,47 @@ def _affine(
 # %% ../../nbs/samples/01_core.ipynb #0000000d
 def _draw_digits(
     ink,  # (12,12), from `_even_ink`
-    maps, # of dicts, each with arguments of `_affine`: one for every picture
+    maps, # list of dicts with arguments of `_affine`, one for each image
 )->np.ndarray: # (len(maps),28,28) uint8
-    "Pictures of one scan, its centre of mass at (14,14) before it is shifted."
+    "Draw images of one scan, with its center of mass at (14,14) before it is shifted."
     grid,mass = np.arange(len(ink))+.5, ink.sum()
     centre = ink.sum(1)@grid/mass, ink.sum(0)@grid/mass
     img = Image.fromarray(ink.astype(np.float32))
-    imgs = [np.asarray(img.transform((28,28), Image.Transform.AFFINE, _affine(centre, **o), Image.Resampling.BICUBIC)) for o in maps]
+    imgs = [np.asarray(img.transform((28,28), Image.Transform.AFFINE, _affine(centre, **o), Image.Resampling.BICUBIC))
+            for o in maps]
     return np.rint(255*np.clip((np.stack(imgs)-.42)/.4, 0, 1)).astype(np.uint8)
 
 def enlarge_digit(
-    scan, # (8,8), 0 to 16 for ink, as in scikit-learn's `load_digits`
+    scan, # (8,8), amount of ink from 0 to 16, as in scikit-learn's `load_digits`
 )->np.ndarray: # (28,28) uint8, white on black
-    "Enlarge an 8×8 `scan` to the look of MNIST: about 20 pixels high in 28×28, smooth, its centre of mass at (14,14)."
+    "Enlarge an 8×8 `scan` to a 28×28 image like those of MNIST, about 20 pixels high and with center of mass (14,14)."
     return _draw_digits(_even_ink(scan), [{}])[0]
 
 # %% ../../nbs/samples/01_core.ipynb #00000012
 def _split_scans(targs, digit):
-    "Indices of the scans of `digit`: the first two thirds of the file to train on, the last third held out."
+    "Return the indices of the training scans of `digit`, the first two thirds, and of the validation scans, the rest."
     idxs = np.flatnonzero(targs==digit)
     cut = 2*len(idxs)//3
     return idxs[:cut],idxs[cut:]
 
 def _variations(
     ink,   # (12,12), from `_even_ink`
-    n:int, # how many pictures
-    rng,   # numpy's random generator; not used if `n` is 1
-)->np.ndarray: # (n,28,28) uint8; the first is the scan as it is
-    "`n` pictures of one scan: as it is, then turned up to 8°, zoomed up to 8%, slanted up to 0.12 and shifted up to 0.5 pixels."
+    n:int, # number of images
+    rng,   # NumPy random generator; not used if `n` is 1
+)->np.ndarray: # (n,28,28) uint8; the first image is the unchanged scan
+    """Draw `n` images of one scan: one unchanged, the others rotated by up to 8°, zoomed by up to 8%, slanted by up to
+    0.12 and shifted by up to 0.5 pixels."""
     moves = rng.uniform(-1, 1, (n-1,5))*(8,.08,.12,.5,.5) if n>1 else ()
     return _draw_digits(ink, [{}, *(dict(angle=a, zoom=1+z, slant=s, shift=shift) for a,z,s,*shift in moves)])
 
 # %% ../../nbs/samples/01_core.ipynb #00000016
 def _write_digits(
-    folder, # is made if need be; gets one PNG for each picture
+    folder, # folder for the PNG files; created if it does not exist
     inks,   # (n,12,12), from `_even_ink`
-    idxs,   # which of them to write
-    n:int=1,  # pictures for each
-    rng=None, # numpy's random generator; needed if `n` is more than 1
-)->list: # the names of the files
+    idxs,   # indices of the scans to write
+    n:int=1,  # number of images for each scan
+    rng=None, # NumPy random generator; required if `n` is more than 1
+)->list: # names of the files
     "Write `n` variations of each of `inks[idxs]` into `folder`, as `<100*idx+variation>.png`."
     os.makedirs(folder, exist_ok=True)
     names = []
@@ -95,8 +97,8 @@ def _write_digits(
     return names
 
 def _write_labels(
-    dest, # the data set's folder
-    rows, # of (file name relative to `dest`, label)
+    dest, # folder of the data set
+    rows, # list of (file name relative to `dest`, label)
 ):
     "Write `labels.csv` with columns `name` and `label`."
     with open(Path(dest)/'labels.csv', 'w', newline='') as f: csv.writer(f, lineterminator='\n').writerows([('name','label'), *rows])
@@ -104,34 +106,35 @@ def _write_labels(
 # %% ../../nbs/samples/01_core.ipynb #00000019
 @dataclass
 class Sample:
-    "A built-in sample: how it is made, and what the reader is told about it."
-    name:str      # the attribute of `URLs` that it stands in for
-    make:Callable # `make(dest)` fills the empty folder `dest` with the original's layout
-    about:str     # what is in it, in a few words
-    version:int   # a copy in the cache with another version is made anew
+    "A built-in sample: the function that creates it, and its description."
+    name:str      # attribute of `URLs` that the sample replaces
+    make:Callable # `make(dest)` fills the empty folder `dest` with the layout of the original
+    about:str     # short description of the content
+    version:int   # version of the files; a cached copy with a different version is created again
 
 _samples = {}
 _modules = dict(PETS='fastbook_impl.samples.pets', IMAGENETTE='fastbook_impl.samples.imagenette', IMAGENETTE_160='fastbook_impl.samples.imagenette', PASCAL_2007='fastbook_impl.samples.pascal', BIWI_HEAD_POSE='fastbook_impl.samples.biwi',
     CAMVID_TINY='fastbook_impl.samples.camvid', CAMVID='fastbook_impl.samples.camvid',
     ADULT_SAMPLE='fastbook_impl.samples.adult', IMDB_SAMPLE='fastbook_impl.samples.reviews', IMDB='fastbook_impl.samples.reviews',
-    HUMAN_NUMBERS='fastbook_impl.samples.reviews', ML_SAMPLE='fastbook_impl.samples.ratings', ML_100k='fastbook_impl.samples.ratings') # data set → module whose import registers its maker
+    HUMAN_NUMBERS='fastbook_impl.samples.reviews', ML_SAMPLE='fastbook_impl.samples.ratings', ML_100k='fastbook_impl.samples.ratings') # data set → module that registers its sample when imported
 
 # %% ../../nbs/samples/01_core.ipynb #0000001a
 def sample_maker(
-    name:str,      # the attribute of `URLs` that the sample stands in for
-    about:str='',  # what is in it, in a few words; shown to the reader
-    version:int=1, # raise it when the files change: copies in a cache are then made anew
+    name:str,      # attribute of `URLs` that the sample replaces
+    about:str='',  # short description of the content, which is shown to the user
+    version:int=1, # version of the files; increase it when they change, so that cached copies are created again
 ):
-    "Decorator: register `f(dest)`, which fills the empty folder `dest` with the layout of data set `name`, as its built-in sample."
+    """Register the decorated function `f(dest)` as the built-in sample of data set `name`. It must fill the empty
+    folder `dest` with the layout of the data set."""
     def _register(f):
         _samples[name] = Sample(name, f, about, version)
         return f
     return _register
 
 def find_sample(
-    name:str, # an attribute of `URLs`
+    name:str, # attribute of `URLs`
 )->Sample|None:
-    "The built-in sample of data set `name`, or None if there is none yet."
+    "Return the built-in sample of data set `name`, or None if there is none."
     if name not in _samples and name in _modules:
         try: importlib.import_module(_modules[name])
         except ModuleNotFoundError as e:

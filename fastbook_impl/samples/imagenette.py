@@ -18,14 +18,14 @@ from .core import sample_maker
 THINGS = {} # name → (function, WordNet id, places)
 
 def thing(wnid, places):
-    "Register a thing: `f(pen, rng)` draws it between -1 and 1 in either direction."
+    "Register a class: `f(pen, rng)` draws an object between -1 and 1 in both directions."
     def _register(f):
         THINGS[f.__name__] = f,wnid,places.split()
         return f
     return _register
 
 def _box(x0, y0, x1, y1, bend=.06):
-    "A rectangle with slightly rounded corners."
+    "Return a rectangle with slightly rounded corners."
     t = np.linspace(0, math.pi/2, 5); arc = bend*np.stack([np.cos(t), np.sin(t)], 1)
     corner = lambda x,y,sx,sy: [x-sx*bend,y-sy*bend]+arc*[sx,sy]
     return np.concatenate([corner(x1,y1,1,1), corner(x0,y1,-1,1)[::-1], corner(x0,y0,-1,-1), corner(x1,y0,1,-1)[::-1]])
@@ -169,7 +169,7 @@ def parachute(pen, rng):
 
 # %% ../../nbs/samples/03_imagenette.ipynb #0000000f
 def sky(pen, rng, wide, floor):
-    "Air, clouds, far below some land."
+    "Draw the sky with clouds and distant land below."
     top,low = _pick(rng, '5f9fd9 7fb3df 9fc4e3 f2c9a0'),'e6f2f4'
     for i in range(16): pen.fill([(0,i/16),(wide,i/16),(wide,1.05),(0,1.05)], mix(top, low, i/15))
     for _ in range(rng.randrange(5)):
@@ -183,7 +183,7 @@ def draw_thing(
     seed=0,   # another seed, another picture
     size=160, # shorter side in pixels, or (width, height)
 ):
-    "A picture of a thing (PIL, RGB), the same bytes for the same arguments."
+    "Draw an image of an object (PIL, RGB); the same arguments give the same bytes."
     f,_,places = THINGS[name]; rng = random.Random(f'{name}/{seed}')
     a,b = rng.choice([(4,3),(4,3),(3,2),(1,1),(3,4),(5,4)])
     w,h = size = (size*a//min(a,b),size*b//min(a,b)) if isinstance(size, int) else size
@@ -211,7 +211,7 @@ def _draw_things(dest, paths, size=160):
 def _draw_large(dest, paths): _draw_things(dest, paths, 320)
 
 def _write_noisy(dest, files):
-    "Labels, some of them wrong; who is wrong at 5 % is so at 25 % too, though not in the same way."
+    "Return labels with noise. A label that is wrong at 5% is also wrong at 25%, but may have a different value."
     rows,ids = [],[wnid for _,wnid,_ in THINGS.values()]
     for path,_,wnid,valid in files:
         rng = random.Random(path+' noise'); luck = rng.random()
@@ -236,5 +236,5 @@ def make_imagenette(
 
 @sample_maker('IMAGENETTE', version=1, about='drawn pictures of its ten classes, 320 pixels on the shorter side, 80 of each to train on and 20 to validate')
 def make_imagenette_320(dest):
-    "The same drawings, twice as large, in place of the data set in full size."
+    "Draw the same images at twice the size, as the built-in sample of the full-size data set."
     make_imagenette(dest, draw=_draw_large)

@@ -19,12 +19,12 @@ from .imagenette import _box, _disc, sky
 KINDS = {} # name → function
 
 def kind(f):
-    "Register a kind of thing: `_name(pen, rng)` draws it between -1 and 1 in either direction."
+    "Register a class: `_name(pen, rng)` draws an object between -1 and 1 in both directions."
     KINDS[f.__name__.strip('_')] = f
     return f
 
 def _mostly(rng, usual, rare):
-    "One of the usual, or once in nine of the rare."
+    "Return one of the common options or, with probability 1/9, one of the rare options."
     return rng.choice((usual if rng.random()<8/9 else rare).split())
 
 def _wheel(pen, x, y, r, rim='b9bec4', spokes=0):
@@ -87,7 +87,7 @@ def _sheep(pen, rng):
 
 # %% ../../nbs/samples/04_pascal.ipynb #0000000a
 def _animal(pen, rng, breed, poses='sitting sitting standing lying'):
-    "A pet, fitted into the square."
+    "Draw a pet that fits into the square."
     pet = Pet(BREEDS[breed], rng, rng.choice(poses.split()))
     draw,x0,x1,_ = POSES[pet.pose]; y0,y1 = -1.4,pet.foot+.1
     k = 1.96/max(x1-x0, y1-y0); pen = pen.at(-k*(x0+x1)/2, .98-k*y1, k)
@@ -295,7 +295,7 @@ def _sofa(pen, rng):
 
 # %% ../../nbs/samples/04_pascal.ipynb #00000013-4
 def _programme(p, rng):
-    "What is on: the test card, the weather, or snow."
+    "Draw the picture on the screen: a test card, a weather map or noise."
     on = rng.random()
     if on<.6:
         for k,c in enumerate('f4f4f4 f0e03a 3ad0e0 3ac04a d03ad0 d93a3a 3a4ad9'.split()): p.fill(_box(-.84+.24*k, -.9, -.6+.24*k, .6, .001), c)
@@ -314,14 +314,14 @@ def _tvmonitor(pen, rng):
 
 # %% ../../nbs/samples/04_pascal.ipynb #00000016
 def sea(pen, rng, wide, floor):
-    "Water up to a far shore."
+    "Draw water with a distant shore."
     y = floor-.25-.15*rng.random()
     _ramp(pen, wide, 0, y, _pick(rng, '9fd0ee b9dcf0 f2d3b0'), 'eef6f4'); _ramp(pen, wide, y, 1.05, _pick(rng, '6fb5cf 7fbfd0 5fa9c4'), 'a9dbe3')
     for _ in range(14):
         x,v = wide*rng.random(),y+(1-y)*rng.random(); pen.line(smooth([(x,v),(x+.04,v-.015),(x+.08,v)], closed=False), 'eaf7f8', .008)
 
 def street(pen, rng, wide, floor):
-    "A row of houses and a road."
+    "Draw a row of houses and a road."
     y,x = floor-.12,-.1
     _ramp(pen, wide, 0, y, _pick(rng, 'a9d3ee c9dbe6 f0dfc8'), 'f0f4f2')
     while x<wide:
@@ -333,7 +333,7 @@ def street(pen, rng, wide, floor):
     for k in range(-1,5): pen.fill(_rect(.3*k, y+.25, .3*k+.16, y+.275), 'f0efe8')
 
 def parlour(pen, rng, wide, floor):
-    "Wall, boards, and something on the wall."
+    "Draw a wall with decoration and floorboards."
     y = floor-.08-.2*rng.random()
     _wall(pen, wide, y, rng); rng.choice([_window,_picture,_shelf,_lamp])(pen, wide*rng.random(), y, rng)
     _boards(pen, wide, y, _pick(rng, 'd9c3a0 cdb592 c4b8a8'), rng)
@@ -350,7 +350,7 @@ COMPANY = [tuple(s.split() for s in o) for o in (
     ('sky street meadow', 'aeroplane train bus car bicycle motorbike'))]
 
 def _cast(rng):
-    "A place, and the kinds to be seen there."
+    "Choose a background and the classes in the image."
     star = rng.choice(list(KINDS)); places,near = rng.choice([o for o in COMPANY if star in o[1]])
     names = [star]
     for _ in range(rng.choices((0,1,2,3), (15,40,38,7))[0]): names.append(rng.choice([o for o in (near if rng.random()<.6 else KINDS) if o not in names]))
@@ -359,7 +359,7 @@ def _cast(rng):
 
 # %% ../../nbs/samples/04_pascal.ipynb #00000019
 def _cells(n, wide, rng):
-    "Middle (x, y) and half the size of `n` things in a picture `wide` and 1 high, from the top down."
+    "Return the center (x, y) and half the size of `n` objects in an image of width `wide` and height 1, top to bottom."
     rows = {1: [1], 2: [2] if wide>=1 else [1,1], 3: rng.choice([[1,2],[2,1]]), 4: [2,2]}[n]
     for j,cols in enumerate(rows):
         w,h = wide/cols,1/len(rows); k = .5*min(w, h)*min(max(w, h)/min(w, h), 1.2)
@@ -374,7 +374,7 @@ def draw_scene(
     seed=0,   # another seed, another picture
     size=160, # shorter side in pixels, or (width, height)
 )->tuple: # (PIL picture RGB, list of (kind, (left, top, width, height) in pixels))
-    "A picture of one to four kinds of things with a box around each: the same for the same arguments."
+    "Draw an image with objects of one to four classes and their boxes; the same arguments give the same result."
     rng = random.Random(f'scene/{seed}'); place,names = _cast(rng)
     a,b = rng.choice([(4,3),(4,3),(4,3),(3,4)])
     w,h = size = (size*a//min(a,b),size*b//min(a,b)) if isinstance(size, int) else size
@@ -391,7 +391,7 @@ def draw_scene(
 
 # %% ../../nbs/samples/04_pascal.ipynb #00000019-2
 def _place(image, name, x, y, r, rng):
-    "Draw a thing into a picture of twice the size; its box in the picture of the right size."
+    "Draw an object into an image of twice the final size; return its box in the final image."
     before = image.copy()
     KINDS[name](Pen(image).at(0, 0, image.height).at(x, y, r, (rng.random()-.5)*10).at(flip=rng.random()<.5), rng)
     x0,y0,x1,y1 = (v/2 for v in ImageChops.difference(image, before).getbbox())
@@ -405,18 +405,18 @@ def _deal(counts):
     return [(f'{i:06d}.jpg', part) for i,part in enumerate(parts, 1)]
 
 def _draw_scenes(dest, paths):
-    "Draw the pictures `train/000005.jpg` … into `dest`, each with its boxes as a comment."
+    "Draw the images `train/000005.jpg` … into `dest`, with the boxes of each image as a comment in its file."
     for path in paths:
         image,things = draw_scene(Path(path).stem)
         image.save(dest/path, 'JPEG', quality=random.Random(path).randrange(75, 93), comment=json.dumps(things).encode())
 
 def _seen(path):
-    "Size of a picture, and what its comment says is in it."
+    "Return the size of an image and the objects listed in its comment."
     with Image.open(path) as image: return image.size,json.loads(image.info['comment'])
 
 # %% ../../nbs/samples/04_pascal.ipynb #0000001d
 def _coco(pictures):
-    "The dict that COCO's JSON files hold, of (file name, size, things)."
+    "Convert a list of (file name, size, objects) to the dict of a COCO JSON file."
     names = sorted(KINDS)
     images = [dict(file_name=name, height=h, width=w, id=int(Path(name).stem)) for name,(w,h),_ in pictures]
     boxes = [(int(Path(name).stem),kind,box) for name,_,things in pictures for kind,box in things]

@@ -32,7 +32,7 @@ PAINTS = dict(
 def rgb(
     name, # a paint's name, six hex digits, or a triple
 ): # (red, green, blue), 0 to 255
-    "The colour called `name`."
+    "Return the color called `name`."
     if not isinstance(name, str): return tuple(name)
     h = PAINTS.get(name, name)
     return tuple(int(h[i:i+2], 16) for i in (0,2,4))
@@ -41,7 +41,7 @@ def mix(
     a, b, # two colours
     t,    # 0 is all `a`, 1 is all `b`
 ):
-    "The colour a share `t` of the way from `a` to `b`."
+    "Interpolate from color `a` to color `b` by the fraction `t`."
     return tuple(round(x + (y-x)*t) for x,y in zip(rgb(a), rgb(b)))
 
 def darker(c, t=.5): "The colour `c` in shadow."; return mix(c, (30,18,22), t)
@@ -54,7 +54,7 @@ def smooth(
     n:int=8,     # points on the curve from one of `pts` to the next
     closed=True, # whether the last is joined to the first
 )->np.ndarray: # (points, 2)
-    "A Catmull-Rom curve through `pts`."
+    "Return a Catmull-Rom curve through `pts`."
     p = np.asarray(pts, float)
     if closed: a,b,c,d = (np.roll(p, k, 0)[:,None] for k in (1,0,-1,-2))
     else:
@@ -66,7 +66,7 @@ def smooth(
 
 # %% ../../nbs/samples/02_pets.ipynb #0000000b
 def oval(x, y, rx, ry, tilt=0, n:int=36):
-    "An ellipse of half-axes `rx` and `ry` around `(x,y)`, turned by `tilt` degrees: (n, 2)."
+    "Return an ellipse with half-axes `rx` and `ry` around `(x,y)`, rotated by `tilt` degrees: (n, 2)."
     t,a = np.arange(n)*(2*math.pi/n), math.radians(tilt)
     u,v,c,s = rx*np.cos(t), ry*np.sin(t), math.cos(a), math.sin(a)
     return np.array([x+u*c-v*s, y+u*s+v*c]).T
@@ -74,12 +74,12 @@ def oval(x, y, rx, ry, tilt=0, n:int=36):
 def mirrored(
     half, # (n, 2), the right half, from the top down; points with x=0 belong to both
 ):
-    "A symmetric outline from its right half."
+    "Return a symmetric outline from its right half."
     h = np.asarray(half, float)
     return np.concatenate([h, (h*[-1,1])[::-1][1 if h[-1,0]==0 else 0: -1 if h[0,0]==0 else None]])
 
 def _directions(p):
-    "Unit vectors along the line `p` (n, 2)."
+    "Return unit vectors along the line `p` (n, 2)."
     d = np.gradient(p, axis=0)
     return d/np.maximum(np.hypot(d[:,0], d[:,1]), 1e-9)[:,None]
 
@@ -87,7 +87,7 @@ def tube(
     spine,  # (n, 2)
     widths, # half the width, at places evenly spread along the spine
 ):
-    "A band of changing width around a curved line, round at both ends."
+    "Return a band of variable width around a curved line, with round ends."
     s = smooth(spine, closed=False); d = _directions(s)
     w = np.interp(np.linspace(0, 1, len(s)), np.linspace(0, 1, len(widths)), widths)[:,None]
     left = np.stack([-d[:,1], d[:,0]], 1)*w
@@ -109,7 +109,7 @@ def fluffy(
     rng,    # `random.Random`
     top=1., # what share of `amp` the tufts at the very top have: the hair on a head is shorter than on the cheeks
 ):
-    "The outline with tufts of fur that lean along it."
+    "Return the outline with tufts of fur that lean along it."
     on,length = _walk(pts)
     k = max(int(length/step), 8); gap = length/k
     jit = np.array([rng.random() for _ in range(2*k)])
@@ -125,18 +125,18 @@ def fluffy(
 
 # %% ../../nbs/samples/02_pets.ipynb #00000010
 class Pen:
-    "Draws in coordinates of its own on a picture, and marks on a mask what it drew."
+    "A pen that draws on an image in its own coordinates and marks the drawn area on a mask."
     def __init__(self,
-        image,           # PIL picture, RGB
-        mask=None,       # PIL picture, L, of the same size
+        image,           # PIL image, RGB
+        mask=None,       # PIL image, L, of the same size
         frame=np.eye(3), # (3, 3) map from the pen's coordinates to pixels
-        ink=255,         # what is written into the mask
+        ink=255,         # value written to the mask
     ):
         self.image,self.mask,self.frame,self.ink = image,mask,frame,ink
         self.draw = ImageDraw.Draw(image)
 
     def at(self, x=0, y=0, scale=1, tilt=0, flip=False):
-        "The pen in coordinates moved to `(x,y)`, enlarged, turned by `tilt` degrees and, with `flip`, mirrored."
+        "Return a pen with coordinates moved to `(x,y)`, scaled, rotated by `tilt` degrees and, with `flip`, mirrored."
         c,s,f = math.cos(math.radians(tilt))*scale, math.sin(math.radians(tilt))*scale, -1 if flip else 1
         return Pen(self.image, self.mask, self.frame @ np.array([[c*f,-s,x],[s*f,c,y],[0,0,1]]), self.ink)
 
@@ -144,7 +144,7 @@ class Pen:
     def scale(self): "Pixels to a unit."; return math.hypot(self.frame[0,0], self.frame[1,0])
 
     def px(self, pts):
-        "Where `pts` (n, 2) lie, in pixels."
+        "Convert `pts` (n, 2) to pixel coordinates."
         p,((a,b,c),(d,e,f),_) = np.asarray(pts, float),self.frame.tolist()
         x,y,out = p[:,0],p[:,1],np.empty(p.shape)
         out[:,0],out[:,1] = a*x+b*y+c, d*x+e*y+f
@@ -163,7 +163,7 @@ class Pen:
         if self.mask is not None: ImageDraw.Draw(self.mask).line(q, fill=self.ink, width=w)
 
     def under(self, x, y):
-        "The colour the picture has at `(x,y)`."
+        "Return the color of the image at `(x,y)`."
         u,v = self.px([(x,y)])[0]; w,h = self.image.size
         return self.image.getpixel((min(max(int(u),0),w-1), min(max(int(v),0),h-1)))
 
@@ -182,7 +182,7 @@ class Pen:
         outline=.055, # width of the outline, or 0
         rim=None,     # (n, 2): outline only this line
     ):
-        "A body part: filled, painted, shaded and outlined."
+        "Draw a body part: fill, paint, shade and outline it."
         q = self.px(pts); (x0,y0),(x1,y1) = np.floor(q.min(0)).astype(int).tolist(), np.ceil(q.max(0)).astype(int).tolist()
         x0,y0,x1,y1 = max(x0-3,0), max(y0-3,0), min(x1+3,self.image.width), min(y1+3,self.image.height)
         if x1-x0<2 or y1-y0<2: return
@@ -202,7 +202,7 @@ def shaded(
     strength,          # 0 to 1
     light=(-.5,-.8),   # where light comes from: left and above
 ):
-    "The part, rounded by light and shadow."
+    "Return the part with shading that makes it look round."
     k,(w,h) = 4,image.size
     small = stencil.resize((max(w//k,1), max(h//k,1)), Image.Resampling.BOX)
     r = max(min(small.size)//7, 1)
@@ -217,7 +217,7 @@ def shaded(
 # %% ../../nbs/samples/02_pets.ipynb #00000019
 @dataclass(frozen=True)
 class Coat:
-    "Colours, by the names in `PAINTS`, and patterns. What is left out has the colour of the fur."
+    "Colors, by their names in `PAINTS`, and patterns of a coat. The default color is that of the fur."
     fur: str             # main colour
     marks: str = ''      # stripes, spots, saddle, mask, points
     pale: str = 'cream'  # chest, blaze, chin
@@ -231,12 +231,12 @@ class Coat:
     nose: str = '302d33'
 
     def named(self, part):
-        "The name of a part's colour; ears and muzzle go with the face, all else with the fur."
+        "Return the color name of a part; by default, ears and muzzle match the face, and other parts match the fur."
         return getattr(self, part) or (part in ('ears','muzzle') and self.face) or self.fur
 
 @dataclass(frozen=True)
 class Breed:
-    "What a breed is known for. Sizes are relative to an average animal; 1 is half a head long."
+    "The typical features of a breed. Sizes are relative to an average animal; 1 is half the height of the head."
     name: str               # in upper case for cats, as in the original
     coats: tuple            # the `Coat`s it comes in, the most frequent first
     eyes: str = 'umber'     # colours they may have
@@ -365,7 +365,7 @@ lookalikes = [ # what tells them apart
 
 # %% ../../nbs/samples/02_pets.ipynb #00000023
 class Pet:
-    "One animal of a breed, in a pose, with a build, a coat and a mood of its own."
+    "An individual animal of a breed, with its own pose, build, coat and mood."
     def __init__(self, breed, rng, pose='sitting'):
         self.breed,self.rng,self.pose = breed,rng,pose
         self._build(); self._dress(); self._mood()
@@ -410,11 +410,11 @@ class Pet:
 
     @property
     def foot(self):
-        "Height of the ground below the middle of the head."
+        "The distance from the center of the head to the ground."
         return dict(sitting=2.05+.7*self.legs, standing=1.45+.3*self.girth+.95*self.legs, lying=1.9, portrait=1.4)[self.pose]
 
     def furry(self, pts, share=1.):
-        "The outline with this animal's tufts of fur, if it has any."
+        "Return the outline with the tufts of fur of this animal, if it has any."
         return fluffy(pts, .125*self.fluff*share, .14, self.rng, top=.6) if self.fluff>.1 else pts
 
 # %% ../../nbs/samples/02_pets.ipynb #00000028
@@ -717,7 +717,7 @@ def whiskers(pen, pet):
             pen.line(smooth([(d+.32*s,y),(d+.75*s,y+dy*.6-.03),(d+s*(1.3+pet.wobble(.08)),y+dy*1.6+.02)], closed=False), c, .022)
 
 def mane(pen, pet):
-    "A ring of long fur behind the head."
+    "Draw a ring of long fur behind the head."
     if pet.ruff<.1: return
     w,c = 1+.42*pet.ruff,pet.colour('face')
     ring = smooth(mirrored([(0,-.8),(.75*w,-.6),(1.02*w,.05),(.95*w,.75),(.5*w,1.2),(0,1.32)]), 6)
@@ -731,7 +731,7 @@ def beard(pen, pet):
     pen.part(hair, mix(pet.colour('muzzle'), pet.colour('face'), .3), lambda p: strands(p, pet, (-.6,.3,.6,1.3), 20, 1), shade=.3, outline=.045)
 
 def hair(pen, pet):
-    "Brows, fringe and topknot."
+    "Draw eyebrows, fringe and topknot."
     d,c = pet.shift(.2),pet.colour('face')
     for s in (-1,1):
         if pet.has('brows'): pen.part(fluffy(oval(d+.42*s, -.32, .3, .13, 18*s), .1, .09, pet.rng), lighter(c,.12), shade=.2, outline=.04)
@@ -748,7 +748,7 @@ def _bow(pen, c):
 
 # %% ../../nbs/samples/02_pets.ipynb #0000003a
 def head(pen, pet):
-    "The whole head, its middle at the pen's origin, 2 high."
+    "Draw the whole head, 2 units high, with its center at the pen's origin."
     mane(pen, pet)
     ears(pen, pet, front=False)
     pen.part(pet.furry(skull(pet)), pet.colour('face'), *paints(pet, pet.coat.head, HEAD))
@@ -786,7 +786,7 @@ def tail(pen, pet, x, y, tilt=0):
     pen.part(fluffy(pts, .16, .15, pet.rng) if kind in ('plume','feather') else pts, pet.colour('fur'), rings, shade=.4)
 
 def _curl(pen, pet):
-    "A tail rolled up over the back."
+    "Draw a tail that is curled over the back."
     c,end = pet.colour('fur'),pet.colour('tail')
     def roll(p):
         if pet.fluff>.1: return p.fill(oval(.45, -.25, .26, .3), end)

@@ -12,7 +12,7 @@ from .core import sample_maker
 from ..imports import pd
 
 # %% ../../nbs/samples/09_ratings.ipynb #00000005
-GENRES = { # loud, fantastic, words for titles
+GENRES = { # loudness, fantasy, words for titles
     'Action':      ( .9,  .1, 'Iron Fuse Convoy Bullet Storm Pursuit'),
     'Adventure':   ( .6,  .4, 'Expedition Summit Jungle Compass Raft Treasure'),
     'Animation':   ( .1,  .9, 'Fox Teapot Paper Snowman Kite Toymaker'),
@@ -34,10 +34,10 @@ def _title(rng, words, year):
     return f'{name} ({year})'
 
 def make_films(
-    n,   # how many
-    rng  # NumPy's generator of random numbers
+    n,   # number of rows
+    rng  # NumPy random generator
 ):
-    "A table of `n` films: `title`, each once, `year`, `genre`, `loud` and `fantastic`, and `merit`, in stars."
+    "Return a table of `n` movies with unique `title`, `year`, `genre`, `loud`, `fantastic`, and `merit` in stars."
     genres = rng.choice(list(GENRES), n)
     years = (1998 - rng.gamma(1.3, 9, n)).round().clip(1930, 1998).astype(int)
     titles = {}
@@ -49,25 +49,26 @@ def make_films(
 
 # %% ../../nbs/samples/09_ratings.ipynb #0000000a
 def make_viewers(
-    n,   # how many
-    rng  # NumPy's generator of random numbers
+    n,   # number of rows
+    rng  # NumPy random generator
 ):
-    "A table of `n` people: how much they like what is `loud` and what is `fantastic`, and how `generous` they are, in stars."
+    "Return a table of `n` users: how much they like `loud` and `fantastic` movies, and how `generous` they are, in stars."
     taste = rng.normal(0, 1, (n, 2))
     return pd.DataFrame({'loud': taste[:, 0], 'fantastic': taste[:, 1], 'generous': rng.normal(0, .4, n)})
 
 def expected_stars(
-    viewers, # a table of `make_viewers`
-    films    # a table of `make_films`
+    viewers, # table of users from `make_viewers`
+    films    # table of movies from `make_films`
 ):
-    "What everybody would give every film, but for chance: an array `(len(viewers), len(films))`."
+    "Return the expected rating of each movie by each user, without noise: an array `(len(viewers), len(films))`."
     names = ['loud', 'fantastic']
     match = viewers[names].to_numpy() @ films[names].to_numpy().T
     return 3.5 + .6*match + viewers.generous.to_numpy()[:, None] + films.merit.to_numpy()
 
 # %% ../../nbs/samples/09_ratings.ipynb #0000000c
 def _watched(rng, stars, n):
-    "Places `(user, film)` of `n` ratings, twenty or more for every user, as MovieLens has it, or as many as there are films."
+    """Sample `n` pairs `(user, film)`. As in MovieLens, each user has at least twenty ratings, or one for each movie if
+    there are fewer movies."""
     n_users, n_films = stars.shape
     least = min(20, n//n_users)
     share = np.exp(rng.normal(0, 1, n_users))
@@ -82,14 +83,17 @@ def _watched(rng, stars, n):
 
 # %% ../../nbs/samples/09_ratings.ipynb #0000000cs
 def make_ratings(
-    viewers, # a table of `make_viewers`
-    films,   # a table of `make_films`
-    n,       # how many ratings
-    rng,     # NumPy's generator of random numbers
-    step=1.  # stars come in whole numbers, or in halves (.5)
+    viewers, # table of users from `make_viewers`
+    films,   # table of movies from `make_films`
+    n,       # number of ratings
+    rng,     # NumPy random generator
+    step=1.  # resolution of the ratings: whole stars (1) or half stars (.5)
 ):
-    "A table of `n` ratings in a random order: `user` and `film`, from 0, the `stars` given, and a `timestamp` in seconds since 1970."
-    if n > len(viewers)*len(films): raise ValueError(f'{len(viewers)} people and {len(films)} films make {len(viewers)*len(films)} ratings at most, and {n} are wanted')
+    """Return a table of `n` ratings in random order: the indices `user` and `film`, the number of `stars`, and a
+    `timestamp` in seconds since 1970."""
+    if n > len(viewers)*len(films):
+        raise ValueError(f'n={n} is too large: {len(viewers)} people and {len(films)} films make '
+                         f'{len(viewers)*len(films)} ratings at most')
     stars = expected_stars(viewers, films)
     users, seen = _watched(rng, stars, n)
     given = ((stars[users, seen] + rng.normal(0, .75, n))/step).round()*step
@@ -102,7 +106,7 @@ def _numbered(rng, n, highest): return np.sort(rng.choice(np.arange(1, highest),
 
 @sample_maker('ML_SAMPLE', version=1, about='6,031 generated ratings, one half to five stars, of 100 films by 100 people whose tastes are known')
 def make_ml_sample(dest):
-    "Write `ratings.csv`: userId, movieId, rating, timestamp."
+    "Write `ratings.csv` with the columns userId, movieId, rating and timestamp."
     rng = np.random.default_rng(42)
     films, viewers = make_films(100, rng), make_viewers(100, rng)
     users, movies = _numbered(rng, 100, 672), _numbered(rng, 100, 4993)

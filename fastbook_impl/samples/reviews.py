@@ -28,7 +28,7 @@ _HOPE = {True: ['I expected to hate it, but {c}', 'it looks like a disaster, and
 
 # %% ../../nbs/samples/08_reviews.ipynb #00000006
 def _words(good, turned, rng):
-    "A clause that praises if `good`, made of words of the opposite mood if `turned`."
+    "Return a clause that is positive if `good`; with `turned`, it consists of words with the opposite sentiment."
     adjectives, verbs = (_GOOD, _LIKED) if good != turned else (_BAD, _HATED)
     did, do = rng.choice(verbs)
     word = ' and '.join(rng.sample(adjectives, 1 + (rng.random() < 0.3)))
@@ -50,7 +50,7 @@ _ASIDES = '''I saw it on a rainy Sunday|my sister slept through most of it|we wa
 the DVD has no extras|my kids are eight and ten|I paid full price'''.replace('\n', '|').split('|')
 
 def _told(rng):
-    "A sentence that judges nothing."
+    "Return a sentence without a judgment."
     if rng.random() < 0.4: return rng.choice(_ASIDES)
     return f'{rng.choice(_NAMES)}, {rng.choice(_JOBS)} in {rng.choice(_PLACES)}, {rng.choice(_EVENTS)}' + (f' and {rng.choice(_EVENTS)}' if rng.random() < 0.4 else '')
 
@@ -62,9 +62,9 @@ def _sentence(s, rng):
 # %% ../../nbs/samples/08_reviews.ipynb #0000000a
 def make_review(
     rng # Python's `random.Random`
-) -> tuple: # 'pos' or 'neg', the stars, the text
-    "A film review put together from clauses, of 3 to 25 sentences."
-    good, n = rng.random() < 0.5, 2*rng.choice([1, 1, 1, 2, 2, 3, 4, 5]) + 1 # an odd number: there is a majority
+) -> tuple: # 'pos' or 'neg', number of stars, text
+    "Generate a movie review of 3 to 25 sentences."
+    good, n = rng.random() < 0.5, 2*rng.choice([1, 1, 1, 2, 2, 3, 4, 5]) + 1 # an odd number, so that there is a majority
     against = sum(rng.random() < 0.2 for _ in range(n))
     against = min(against, n//2)
     moods = [good]*(n - against) + [not good]*against
@@ -82,7 +82,7 @@ def _paragraphs(text):
 
 # %% ../../nbs/samples/08_reviews.ipynb #0000000e
 def _write_reviews(folder, n, mood, rng):
-    "Write `n` reviews of a mood (None: any, and no stars in the name)."
+    "Write `n` reviews with the given sentiment; with None, write reviews of both kinds without stars in the name."
     folder.mkdir(parents=True)
     for i in range(n):
         made = make_review(rng)
@@ -99,7 +99,7 @@ def make_imdb(dest):
 
 @sample_maker('IMDB_SAMPLE', version=2, about='1,000 generated film reviews in a table, 200 of them for validation')
 def make_imdb_sample(dest):
-    "Write `texts.csv`: label (positive or negative), text, is_valid."
+    "Write `texts.csv` with the columns `label` (positive or negative), `text` and `is_valid`."
     rng = random.Random(7)
     made = [make_review(rng) for _ in range(1000)]
     with open(Path(dest)/'texts.csv', 'w', newline='', encoding='utf-8') as f:
@@ -113,7 +113,7 @@ _TENS = 'twenty thirty forty fifty sixty seventy eighty ninety'.split()
 def number_words(
     n # 1 to 9,999
 ) -> str:
-    "The number `n` in words, without *and* and without hyphens."
+    "Return the number `n` in words, without *and* and without hyphens."
     if n < 20: return _ONES[n - 1]
     if n < 100: return ' '.join([_TENS[n//10 - 2], *([number_words(n % 10)] if n % 10 else [])])
     size, name = (100, 'hundred') if n < 1000 else (1000, 'thousand')
@@ -121,6 +121,6 @@ def number_words(
 
 @sample_maker('HUMAN_NUMBERS', about='the numbers from one to 9,999 in words, exactly as in the original: 7,999 lines to train on, 1,999 to validate')
 def make_human_numbers(dest):
-    "Write `train.txt`, 1 to 7,999, and `valid.txt`, 8,001 to 9,999."
+    "Write `train.txt` with the numbers 1 to 7,999 and `valid.txt` with the numbers 8,001 to 9,999."
     for name, numbers in (('train', range(1, 8000)), ('valid', range(8001, 10000))):
         (Path(dest)/f'{name}.txt').write_text(''.join(f'{number_words(n)} \n' for n in numbers), newline='\n')

@@ -24,10 +24,10 @@ from ..torch_core import plain, to_cpu, to_device
 # %% ../../nbs/library/7_tabular/01_core.ipynb #00000005
 def cont_cat_split(
     df,           # a table
-    max_card=20,  # a column of whole numbers with more different values than this is continuous
-    dep_var=None  # name, or names, of what is to be predicted: left out
+    max_card=20,  # an integer column with more distinct values than this is continuous
+    dep_var=None  # name or names of the target columns, which are left out
 ):
-    "Names of the continuous and of the categorical columns of `df`."
+    "Return the names of the continuous columns and of the categorical columns of `df`."
     cont, cat = [], []
     for name in df.columns:
         if name in L(dep_var): continue
@@ -38,7 +38,7 @@ def cont_cat_split(
 
 # %% ../../nbs/library/7_tabular/01_core.ipynb #00000008
 def df_shrink_dtypes(df, skip=[], obj2cat=True, int2uint=False):
-    "The smaller types that `df_shrink` gives to the columns of `df`, by name."
+    "Return the types to which `df_shrink` converts the columns of `df`, by column name."
     return {n: t for n in df.columns if n not in skip and (t := _smaller(df[n], obj2cat, int2uint)) is not None}
 
 def _smaller(col, obj2cat, int2uint):
@@ -47,44 +47,48 @@ def _smaller(col, obj2cat, int2uint):
     if not isinstance(col.dtype, np.dtype) or kind not in 'iuf' or not len(col): return None
     if kind == 'f': return np.dtype(np.float32)
     low, high = col.min(), col.max()
-    types = (np.uint8, np.uint16, np.uint32, np.uint64) if kind == 'u' or int2uint and low >= 0 else (np.int8, np.int16, np.int32, np.int64)
+    unsigned = kind == 'u' or int2uint and low >= 0
+    types = (np.uint8, np.uint16, np.uint32, np.uint64) if unsigned else (np.int8, np.int16, np.int32, np.int64)
     return next(np.dtype(t) for t in types if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
 
 def df_shrink(
     df,             # a table
     skip=[],        # names of columns to leave alone
-    obj2cat=True,   # texts become categoricals
-    int2uint=False  # whole numbers without a minus become unsigned
+    obj2cat=True,   # convert text columns to categoricals
+    int2uint=False  # convert non-negative integers to unsigned types
 ):
-    "`df` with the smallest types that hold its values; fractions get 32 bits."
+    "Return a copy of `df` with the smallest types that hold its values; floats become 32-bit."
     return df.astype(df_shrink_dtypes(df, skip, obj2cat, int2uint))
 
 # %% ../../nbs/library/7_tabular/01_core.ipynb #0000000b
 def make_date(df, date_field):
-    "Turn the column `date_field` of `df`, in place, into dates, if it holds texts or numbers."
+    "Convert the column `date_field` of `df` to dates in place, unless it holds dates already."
     check_names(df, [date_field])
     if pd.api.types.is_datetime64_any_dtype(df[date_field].dtype): return
     try: df[date_field] = pd.to_datetime(df[date_field])
-    except (TypeError, ValueError) as e: raise ValueError(_no_date(df[date_field]) or f'the column {date_field!r} cannot be read as dates: {e}') from None
+    except (TypeError, ValueError) as e:
+        raise ValueError(_no_date(df[date_field]) or f'cannot parse the column {date_field!r} as dates: {e}') from None
 
 def _no_date(col):
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore') # pandas tells how it guesses
+        warnings.simplefilter('ignore') # pandas warns that it infers the format
         bad = col[pd.to_datetime(col, errors='coerce').isna() & col.notna()]
-    if len(bad): return (f'the column {col.name!r} cannot be read as dates: {bad.iloc[0]!r} in row {bad.index[0]} is none, or is written in another way than the first. '
-                         'pd.to_datetime(…, format=…) reads them as you say.')
+    if len(bad): return (f'cannot parse the column {col.name!r} as dates: {bad.iloc[0]!r} in row {bad.index[0]} is not '
+                         'a date, or its format differs from that of the first row. Convert the column yourself with '
+                         'pd.to_datetime(…, format=…).')
 
-_date_parts = 'Year Month Week Day Dayofweek Dayofyear Is_month_end Is_month_start Is_quarter_end Is_quarter_start Is_year_end Is_year_start'.split()
+_date_parts = ('Year Month Week Day Dayofweek Dayofyear Is_month_end Is_month_start Is_quarter_end Is_quarter_start '
+               'Is_year_end Is_year_start').split()
 
 # %% ../../nbs/library/7_tabular/01_core.ipynb #0000000b-1
 def add_datepart(
     df,          # a table, changed in place
-    field_name,  # the column with dates
-    prefix=None, # of the names of the new columns; `field_name` without "date" at its end if not given
-    drop=True,   # take the column of dates out
-    time=False   # add hour, minute and second
+    field_name,  # name of the column with dates
+    prefix=None, # prefix of the new column names; defaults to `field_name` without a final "date"
+    drop=True,   # remove the column of dates
+    time=False   # also add hour, minute and second
 ):
-    "`df` with a column for each fact about its dates, and the seconds since 1970, `…Elapsed`."
+    "Add a column to `df` for each part of its dates, and `…Elapsed`, the seconds since 1970; return `df`."
     make_date(df, field_name)
     dates, prefix = df[field_name], ifnone(prefix, re.sub('[Dd]ate$', '', field_name))
     for part in _date_parts + ['Hour', 'Minute', 'Second']*time: df[prefix + part] = _date_part(dates, part)
@@ -101,21 +105,23 @@ def _date_part(dates, part):
 
 # %% ../../nbs/library/7_tabular/01_core.ipynb #00000011
 class TabularPandas(FilteredBase):
-    "A table that knows its columns, its training and validation rows, and how they become numbers."
-    n_inp, decoded = 2, False # a batch has two inputs, categories and numbers (in a table with 1, categories only); `decoded` tables hold names again
+    "A preprocessed table with categorical, continuous and target columns and a training/validation split."
+    # A batch has `n_inp` inputs: categories and continuous values, or with 1 the categories only.
+    # A `decoded` table holds category names instead of codes.
+    n_inp, decoded = 2, False
 
     def __init__(self,
         df,                # a table
-        procs=None,        # what to do to it: `Categorify`, `FillMissing`, `Normalize`
+        procs=None,        # preprocessing steps: `Categorify`, `FillMissing`, `Normalize`
         cat_names=None,    # names of the categorical columns
         cont_names=None,   # names of the continuous columns
-        y_names=None,      # name, or names, of what is to be predicted
-        y_block=None,      # `CategoryBlock`, `RegressionBlock`, `MultiCategoryBlock`; numbers are regression if not given, anything else is classes
-        splits=None,       # places of the training rows, of the validation rows; without it all rows are for training
-        do_setup=True,     # let the procs learn, and run them
-        device=None,       # where batches go; `default_device()` if not given
-        inplace=False,     # change `df` itself (with `splits`, rows are moved, and the frame is a new one all the same)
-        reduce_memory=True # keep continuous columns in 32 bits
+        y_names=None,      # name or names of the target columns
+        y_block=None,      # kind of target; by default `RegressionBlock` for numbers, `CategoryBlock` otherwise
+        splits=None,       # positions of the training and of the validation rows; by default all rows are for training
+        do_setup=True,     # set up the procs and run them
+        device=None,       # device of the batches; defaults to `default_device()`
+        inplace=False,     # modify `df` itself; has no effect with `splits`, which reorders the rows in a copy
+        reduce_memory=True # store continuous columns in 32 bits
     ):
         self.cat_names, self.cont_names, self.y_names = (L(list(L(o))) for o in (cat_names, cont_names, y_names))
         self._check(df)
@@ -127,29 +133,33 @@ class TabularPandas(FilteredBase):
         if do_setup: self.setup()
 
     def to_state(self) -> dict:
-        "What the table is without its rows."
-        columns = {n: t if isinstance(t, np.dtype) and t.kind in 'biuf' else np.dtype(object) for n,t in self.items.dtypes.items()}
-        return {'columns': columns, 'cat_names': self.cat_names, 'cont_names': self.cont_names, 'y_names': self.y_names, 'procs': self.procs.fs, 'dtypes': self.dtypes,
+        "Return everything but the rows: column names and types, procs and options."
+        columns = {n: t if isinstance(t, np.dtype) and t.kind in 'biuf' else np.dtype(object)
+                   for n,t in self.items.dtypes.items()}
+        return {'columns': columns, 'cat_names': self.cat_names, 'cont_names': self.cont_names,
+                'y_names': self.y_names, 'procs': self.procs.fs, 'dtypes': self.dtypes,
                 'reduce_memory': self.reduce_memory}
 
     @classmethod
     def from_state(cls, columns, cat_names, cont_names, y_names, procs, dtypes, reduce_memory):
-        "A table without rows, whose procs are set up already. `columns` are types by name."
+        "Create an empty table whose procs are already set up. `columns` maps column names to types."
         self = cls.__new__(cls)
         self.cat_names, self.cont_names, self.y_names = L(cat_names), L(cont_names), L(y_names)
         self.items = pd.DataFrame({n: pd.Series([], dtype=t) for n,t in columns.items()})
-        self.sizes, self.device, self.reduce_memory, self.dtypes, self.procs = [0], None, reduce_memory, dtypes, Pipeline(procs)
+        self.sizes, self.device, self.reduce_memory = [0], None, reduce_memory
+        self.dtypes, self.procs = dtypes, Pipeline(procs)
         return self
 
     def __getattr__(self, k):
         if k.startswith('_') or 'procs' not in self.__dict__: raise AttributeError(k)
         found = next((o for o in (self.procs, self.items) if hasattr(o, k)), None)
-        if found is None: raise AttributeError(f'neither the table, nor its procs, nor its frame have {k!r}')
+        if found is None: raise AttributeError(f'neither the TabularPandas nor its procs nor its DataFrame have {k!r}')
         return getattr(found, k)
 
     def __len__(self): return len(self.items)
     def __repr__(self):
-        return f'TabularPandas: {len(self)} rows, {len(self.cat_names)} categorical and {len(self.cont_names)} continuous columns, target: {", ".join(map(str, self.y_names)) or "none"}'
+        return (f'TabularPandas: {len(self)} rows, {len(self.cat_names)} categorical and {len(self.cont_names)} '
+                f'continuous columns, target: {", ".join(map(str, self.y_names)) or "none"}')
 
     def _check(self, df):
         check_frame(df)
@@ -158,12 +168,12 @@ class TabularPandas(FilteredBase):
         for n in self.y_names:
             place = 'cat_names' if n in self.cat_names else 'cont_names'
             if n in self.x_names:
-                raise ValueError(f'{n!r} is the target and also in {place}: the model would read the answer off its '
-                                 f'input. Take it out of {place}.')
+                raise ValueError(f'{n!r} is the target and also in {place}, so the model would see the answer in its '
+                                 f'input: remove it from {place}')
         for n in self.cont_names:
             if n in self.cat_names:
-                raise ValueError(f'{n!r} is in cat_names and in cont_names, and it can be treated in one way only: '
-                                 f'take it out of one of them')
+                raise ValueError(f'{n!r} is in cat_names and in cont_names, but a column can have only one kind: '
+                                 f'remove it from one of them')
 
     @property
     def x_names(self): return self.cat_names + self.cont_names
@@ -173,9 +183,9 @@ class TabularPandas(FilteredBase):
 
     @property
     def y(self):
-        "The target, or the first of several, as a column."
+        "The target column; the first one if there are several."
         if not self.y_names:
-            raise ValueError('this table has no target: y_names was not given, or the rows do not have it')
+            raise ValueError('this table has no target: pass y_names, or use rows that contain the target column')
         return self.items[self.y_names[0]]
 
     def __getitem__(self, k): return self.items[k]
@@ -197,7 +207,7 @@ class TabularPandas(FilteredBase):
         return [range(a, b) for a,b in zip(ends, ends[1:])]
 
     def subset(self, i):
-        "Part `i`: 0 are the training rows, 1 the validation rows."
+        "Return the rows of subset `i`: 0 for the training set, 1 for the validation set."
         part = self.splits[i]
         return self._like(self.items.iloc[part.start:part.stop])
 
@@ -210,14 +220,14 @@ class TabularPandas(FilteredBase):
             y_block = RegressionBlock if all(_is_number(self.items[n]) for n in self.y_names) else CategoryBlock
         tfms = [copy.copy(f) for f in getattr(y_block() if callable(y_block) else y_block, 'type_tfms', ())]
         if not tfms:
-            raise TypeError(f'y_block is CategoryBlock, RegressionBlock or MultiCategoryBlock(encoded=True, '
-                            f'vocab=[…]), and this is {y_block!r}')
+            raise TypeError(f'y_block must be CategoryBlock, RegressionBlock or MultiCategoryBlock(encoded=True, '
+                            f'vocab=[…]), got {y_block!r}')
         for f in tfms:
             if type(f) not in (Categorize, EncodedMultiCategorize, RegressionSetup):
-                raise TypeError(f'a table has no way to make a target with {type(f).__name__}: the blocks for it '
-                                f'are CategoryBlock, RegressionBlock and MultiCategoryBlock(encoded=True, vocab=[…])')
+                raise TypeError(f'a table does not support targets encoded by {type(f).__name__}: pass y_block='
+                                f'CategoryBlock, RegressionBlock or MultiCategoryBlock(encoded=True, vocab=[…])')
             if type(f) is Categorize and len(self.y_names) > 1:
-                raise ValueError(f'classes are in one column, and y_names names {len(self.y_names)}: '
+                raise ValueError(f'a CategoryBlock takes one target column, but y_names has {len(self.y_names)}: '
                                  f'{", ".join(map(repr, self.y_names))}. For several columns of zeros and ones pass '
                                  f'y_block=MultiCategoryBlock(encoded=True, vocab=y_names).')
         return tfms
@@ -228,11 +238,11 @@ class TabularPandas(FilteredBase):
             if not gaps.any(): continue
             rows = ', '.join(map(str, self.items.index[gaps][:3])) + (' …' if gaps.sum() > 3 else '')
             raise ValueError(f'{gaps.sum()} of {len(gaps)} labels are missing in the column {n!r} '
-                             f'({"rows" if gaps.sum() > 1 else "row"} {rows}): leave them out, with '
+                             f'({"rows" if gaps.sum() > 1 else "row"} {rows}): drop these rows with '
                              f'df.dropna(subset=[{n!r}])')
 
     def setup(self):
-        "Let every proc learn from the training rows, and run it on all rows."
+        "Set up each proc on the training rows, then run it on all rows."
         self._take_numbers()
         self.dtypes = {n: self.items[n].dtype for n in self.cont_names}
         if self.reduce_memory:
@@ -248,31 +258,31 @@ class TabularPandas(FilteredBase):
             if col is not self.items[n] and col.dtype != self.items[n].dtype: self.items[n] = col
 
     def process(self):
-        "Run the procs on these rows as they were set up on others."
+        "Run the procs on these rows without setting them up again."
         made = {f'{n}_na' for n in getattr(self, 'na_dict', {})}
         check_names(self.items, [n for n in self.all_col_names if n not in made])
         self._take_numbers()
         for proc in self.procs.fs: proc(self)
 
     def new(self,
-        df,           # other rows: a table, one row, or a dictionary
-        inplace=False # change `df` itself
+        df,           # new rows: a table, one row or a dictionary
+        inplace=False # modify `df` itself
     ):
-        "The rows `df` with our columns and our procs, which have not been run on them yet: see `process`."
+        "Wrap the rows `df` in a table with the same columns and procs; call `process` to run the procs."
         if isinstance(df, dict): df = pd.Series(df)
         if hasattr(df, 'to_frame'): df = df.to_frame().T
         if not hasattr(df, 'iloc'):
-            raise TypeError(f'rows are expected, as a pandas DataFrame, and this is a {type(df).__name__}')
+            raise TypeError(f'expected rows as a pandas DataFrame, a Series or a dict, got a {type(df).__name__}')
         res = self._like(df if inplace else df.infer_objects())
         res.decoded = False
         return res
 
     def transform(self, cols, f):
-        "Replace the columns `cols` by what the function `f` makes of each."
+        "Apply the function `f` to each of the columns `cols`."
         for c in L(cols): self.items[c] = f(self.items[c])
 
     def decode(self):
-        "These rows with names for numbers again, in a new table."
+        "Return a new table with these rows decoded: categories as names, numbers in their original units."
         res = self._like(self.items.copy())
         if self.decoded: return res
         res.decoded = True
@@ -283,7 +293,7 @@ class TabularPandas(FilteredBase):
         return res
 
     def decode_row(self, row):
-        "One row of `items`, decoded."
+        "Return `row`, a row of `items`, decoded."
         return self._like(row.to_frame().T.infer_objects()).decode().items.iloc[0]
 
     def show(self, max_n=10, **kwargs):
@@ -291,7 +301,7 @@ class TabularPandas(FilteredBase):
         show_table(self.iloc[:max_n].decode().all_cols)
 
     def tensors(self):
-        "Return categories (n, n_cat) int64, numbers (n, n_cont) float32 and, if there is one, the target (n, n_y)."
+        "Return category codes (n, n_cat) int64, continuous values (n, n_cont) float32 and any targets (n, n_y)."
         cats, conts = np.empty((len(self), len(self.cat_names)),
                                np.int64), np.empty((len(self), len(self.cont_names)), np.float32)
         for i,n in enumerate(self.cat_names): cats[:, i] = self._codes(n)
@@ -302,22 +312,23 @@ class TabularPandas(FilteredBase):
             ys = self.ys.to_numpy()
             res.append(ys.astype(np.int64 if ys.dtype.kind in 'iub' else np.float32))
         return [torch.from_numpy(np.array(o, order='C'))
-                for o in res] # arrays of our own: those of a frame may not be written to
+                for o in res] # copies, because the arrays of a DataFrame may be read-only
 
     def _codes(self, n):
         col = self.items[n]
         if getattr(col.dtype, 'kind', 'O') in 'iub' and isinstance(col.dtype, np.dtype): return col.to_numpy()
-        raise ValueError(f'the column {n!r} holds {col.dtype}, and a model needs numbers: put Categorify into procs')
+        raise ValueError(f'the column {n!r} has type {col.dtype}, but a model needs numbers: add Categorify to procs')
 
     def _no_gaps(self, conts):
         gaps = np.isnan(conts).sum(0)
         if gaps.any():
             i = int(np.argmax(gaps > 0))
-            raise ValueError(f'the column {self.cont_names[i]!r} has {gaps[i]} gap{"s" if gaps[i] > 1 else ""}, and '
-                             f'a model needs numbers everywhere: put FillMissing into procs')
+            raise ValueError(f'the column {self.cont_names[i]!r} has {gaps[i]} missing '
+                             f'value{"s" if gaps[i] > 1 else ""}, and a model cannot train on them: '
+                             f'add FillMissing to procs')
 
     def dataloaders(self, bs=64, device=None, **kwargs):
-        "Build `DataLoaders` with a loader for each part; arguments as for `Datasets.dataloaders`."
+        "Create `DataLoaders` with one loader for each subset; takes the arguments of `Datasets.dataloaders`."
         return FilteredBase.dataloaders(self, bs, device=ifnone(device, self.device), **kwargs)
 
 def _rows(df, splits, inplace):
@@ -328,75 +339,94 @@ def _is_number(col): return pd.api.types.is_numeric_dtype(col.dtype) and not pd.
 
 # %% ../../nbs/library/7_tabular/01_core.ipynb #00000013-1
 def _checked_splits(splits, n):
-    "The `splits` as arrays of places: within `n` rows, none twice, and some to train with."
-    if callable(splits): raise TypeError('splits are places of rows, and this is a function: call it with the table, as in splits=RandomSplitter()(df)')
-    if not all(hasattr(s, '__iter__') for s in splits): raise TypeError('splits are two lists of places, of the rows to train with and of those to validate with: splits=(train, valid)')
+    "Return `splits` as arrays, after checking that they lie within `n` rows, do not overlap and allow training."
+    if callable(splits):
+        raise TypeError('splits must be row positions, got a function: call it with the table, as in '
+                        'splits=RandomSplitter()(df)')
+    if not all(hasattr(s, '__iter__') for s in splits):
+        raise TypeError('splits must be two lists of row positions, one for training and one for validation: '
+                        'pass splits=(train, valid)')
     splits = [np.asarray(list(s)) for s in splits]
-    if any(s.dtype == bool for s in splits): raise TypeError('splits are places of rows, and these are True and False: np.flatnonzero(…) turns them into places')
-    if not len(splits[0]): raise ValueError('there are no rows to train with: the first of the splits is empty')
+    if any(s.dtype == bool for s in splits):
+        raise TypeError('splits must be row positions, got a mask of True and False: convert it with '
+                        'np.flatnonzero(mask)')
+    if not len(splits[0]):
+        raise ValueError('there are no training rows because the first of the splits is empty: '
+                         'pass splits=(train, valid) with at least one training row')
     _check_places(np.concatenate(splits), n)
     return [s.astype(np.int64) for s in splits]
 
 def _check_places(rows, n):
-    if not 0 <= rows.min() <= rows.max() < n: raise IndexError(f'the splits name row {rows.max() if rows.max() >= n else rows.min()}, and the table has {n} rows, counted from 0')
+    if not 0 <= rows.min() <= rows.max() < n:
+        wrong = rows.max() if rows.max() >= n else rows.min()
+        raise IndexError(f'splits contain row {wrong}, but the table has {n} rows: pass positions from 0 to {n - 1}')
     values, counts = np.unique(rows, return_counts=True)
     twice = values[counts > 1]
-    if len(twice): raise ValueError(f'the splits overlap: {len(twice)} row{"s are" if len(twice) > 1 else " is"} in them more than once, such as row {twice[0]}. Rows to validate with must not be trained with.')
+    if len(twice):
+        raise ValueError(f'the splits overlap: {len(twice)} row{"s occur" if len(twice) > 1 else " occurs"} more than '
+                         f'once, such as row {twice[0]}. Remove the validation rows from the training rows.')
 
 # %% ../../nbs/library/7_tabular/01_core.ipynb #00000015
 for _k,_names in dict(cats='cat_names', conts='cont_names', ys='y_names', targ='y_names', xs='x_names',
                       all_cols='all_col_names').items():
     def _get(self, names=_names): return self.items[list(getattr(self, names))]
     def _set(self, v, names=_names): self.items[list(getattr(self, names))] = v
-    setattr(TabularPandas, _k, property(_get, _set, doc=f'The columns `{_names}`, a frame.'))
+    setattr(TabularPandas, _k, property(_get, _set, doc=f'The columns `{_names}` as a DataFrame.'))
 
 # %% ../../nbs/library/7_tabular/01_core.ipynb #00000016
 class _Places:
-    "`to.iloc[…]`: rows by place, as a table of the same kind."
+    "Select rows by position, as in `to.iloc[…]`, and return them as a table of the same kind."
     def __init__(self, to): self.to = to
     def __getitem__(self, k):
         res = self.to.items.iloc[k]
         return self.to._like(res) if hasattr(res, 'columns') else res
 
 # %% ../../nbs/library/7_tabular/01_core.ipynb #00000019
-_as_cont = 'is in cont_names', 'Put it into cat_names, or turn it into numbers.'
-_as_target = 'is to be predicted as a number', 'For classes pass y_block=CategoryBlock(), or turn it into numbers.'
+_as_cont = 'is in cont_names', 'Move it to cat_names, or convert it to numbers.'
+_as_target = 'is a regression target', 'For classes pass y_block=CategoryBlock(), or convert it to numbers.'
 
 def as_numbers(
     col,          # a column
-    role=_as_cont # what it is used for, and a way out, for messages
+    role=_as_cont # use of the column and advice, for error messages
 ):
-    "The column `col` as numbers; gaps stay gaps. Texts, dates and infinite values are refused."
-    if pd.api.types.is_datetime64_any_dtype(col.dtype): raise ValueError(f'the column {col.name!r} {role[0]} and holds dates: add_datepart turns dates into numbers')
+    "Convert the column `col` to numbers and keep missing values. Raise `ValueError` for text, dates or infinities."
+    if pd.api.types.is_datetime64_any_dtype(col.dtype):
+        raise ValueError(f'the column {col.name!r} {role[0]} but contains dates: convert them with add_datepart')
     if not isinstance(col.dtype, np.dtype) or col.dtype.kind not in 'iufb': col = _parsed(col, role)
     if col.dtype.kind != 'f': return col
     bad = np.isinf(col.to_numpy())
     if bad.any():
-        raise ValueError(f'the column {col.name!r} has {bad.sum()} infinite value{"s" if bad.sum() > 1 else ""}, first in row {col.index[bad][0]}: '
-                         'a mean over it would be infinite too. Replace them, for example with df.replace([np.inf, -np.inf], np.nan), and FillMissing fills the gaps.')
+        raise ValueError(f'the column {col.name!r} has {bad.sum()} infinite value{"s" if bad.sum() > 1 else ""}, first '
+                         f'in row {col.index[bad][0]}, which would make its mean infinite. Replace them by missing '
+                         'values with df.replace([np.inf, -np.inf], np.nan) and add FillMissing to procs.')
     return col
 
 def _parsed(col, role):
-    "Numbers from a column of another type: texts, objects, categories, pandas' own types with gaps."
+    "Convert a column of strings, objects, categories or nullable pandas types to numbers."
     col = col.astype(object).where(col.notna(), np.nan)
     numbers = pd.to_numeric(col, errors='coerce')
     lost = numbers.isna() & col.notna()
     if lost.any():
-        raise ValueError(f'the column {col.name!r} {role[0]} and holds what is no number: {col[lost].iloc[0]!r} in row {col.index[lost][0]}. {role[1]}')
+        raise ValueError(f'the column {col.name!r} {role[0]} but contains a non-numeric value: '
+                         f'{col[lost].iloc[0]!r} in row {col.index[lost][0]}. {role[1]}')
     return numbers
 
 # %% ../../nbs/library/7_tabular/01_core.ipynb #00000022
 class TabularProc(Transform):
-    "A transform of a table: `setups(to)` learns from training rows, `encodes(to)` changes `to` in place, `decodes(to)` undoes it."
+    """Base class of table transforms: `setups(to)` learns parameters from the training rows, `encodes(to)` modifies
+    `to` in place and `decodes(to)` undoes it."""
 
 # %% ../../nbs/library/7_tabular/01_core.ipynb #00000025
 class Categorify(TabularProc):
-    "Categories to numbers from 1; 0 is `#na#`, for gaps and for categories that do not occur in training. `classes` holds them, by column."
+    """Encode categories as integers from 1; 0 is `#na#`, for missing values and categories unseen in training.
+    `classes` maps each column to its vocabulary."""
     order = 1
     def setups(self, to): self.classes = {n: self._found(to.items[n]) for n in to.cat_names}
 
     def _found(self, col):
-        if col.isna().all(): warnings.warn(f'the column {col.name!r} is empty in all training rows: it tells the model nothing', stacklevel=2)
+        if col.isna().all():
+            warnings.warn(f'the column {col.name!r} is empty in all training rows and gives the model no information: '
+                          'remove it from cat_names', stacklevel=2)
         res = CategoryMap(col.astype('category'), add_na=True)
         res.items = res.items.map(lambda o: o.item() if isinstance(o, np.generic) else o)
         return res
@@ -411,30 +441,35 @@ class Categorify(TabularProc):
         return pd.Series(codes.astype(np.min_scalar_type(-len(classes))), index=col.index, name=col.name)
 
     def _name_of(self, col):
-        return pd.Series(np.array([*self.classes[col.name]], dtype=object)[col.to_numpy(np.int64)], index=col.index, name=col.name)
+        names = np.array([*self.classes[col.name]], dtype=object)
+        return pd.Series(names[col.to_numpy(np.int64)], index=col.index, name=col.name)
 
 # %% ../../nbs/library/7_tabular/01_core.ipynb #00000028
 class FillStrategy:
-    "What goes into the gaps of a column `c`, given the value `fill` that the user chose for it."
+    "Functions that compute the fill value of a column `c`, given `fill`, the user's value for it."
     def median(c, fill): return c.median()
     def constant(c, fill): return fill
     def mode(c, fill): return c.dropna().value_counts().idxmax()
 
 # %% ../../nbs/library/7_tabular/01_core.ipynb #00000028-1
 class FillMissing(TabularProc):
-    "Fill the gaps of continuous columns. `na_dict` holds what each column with gaps was filled with."
+    "Fill missing values in continuous columns. `na_dict` maps each column with missing values to its fill value."
     def __init__(self,
-        fill_strategy=FillStrategy.median, # what to fill with
-        add_col=True,                      # add a categorical column, `…_na`, that says where the gaps were
-        fill_vals=None                     # for `FillStrategy.constant`: values by name of the column, 0 for others
+        fill_strategy=FillStrategy.median, # function that computes the fill value
+        add_col=True,                      # add a categorical column, `…_na`, that marks missing values
+        fill_vals=None                     # fill values by column name for `FillStrategy.constant`; 0 for other columns
     ):
-        if not callable(fill_strategy): raise TypeError(f'fill_strategy is FillStrategy.median, FillStrategy.mode or FillStrategy.constant, and this is {fill_strategy!r}')
+        if not callable(fill_strategy):
+            raise TypeError('fill_strategy must be FillStrategy.median, FillStrategy.mode or FillStrategy.constant, '
+                            f'got {fill_strategy!r}')
         self.fill_strategy, self.add_col, self.fill_vals = fill_strategy, add_col, ifnone(fill_vals, {})
 
     def setups(self, to):
         conts = {n: to.items[n] for n in to.cont_names}
         empty = [n for n,c in conts.items() if c.isna().all()]
-        if empty: raise ValueError(f'the column {empty[0]!r} is empty in all training rows, and there is no way to know what its gaps should be filled with: leave it out of cont_names')
+        if empty:
+            raise ValueError(f'the column {empty[0]!r} is empty in all training rows, so no fill value can be '
+                             'computed: remove it from cont_names')
         self.fills = {n: self.fill_strategy(c, self.fill_vals.get(n, 0)) for n,c in conts.items()}
         self.na_dict = {n: self.fills[n] for n,c in conts.items() if c.isna().any()}
 
@@ -456,8 +491,8 @@ def _learn_means(self, to:TabularPandas):
     for n,s in self.stds.items():
         if s > 1e-7*max(1., abs(self.means[n])): continue
         if s == s:
-            warnings.warn(f'the column {n!r} has the same value, {self.means[n]:g}, in all training rows: it tells '
-                          f'the model nothing, and is not scaled', stacklevel=2)
+            warnings.warn(f'the column {n!r} has the same value, {self.means[n]:g}, in all training rows, so it is '
+                          f'not scaled: remove it from cont_names', stacklevel=2)
         self.stds[n] = 1.
 
 def _numbers(d, names): return np.array([d[n] for n in names])
@@ -509,7 +544,7 @@ def _targets_to_floats(self, to:TabularPandas): _floats(to)
 @EncodedMultiCategorize.encodes.register
 def _columns_to_floats(self, to:TabularPandas):
     if to.y_names and len(to.y_names) != self.c:
-        raise ValueError(f'y_names names {len(to.y_names)} columns, and the vocab has {self.c} classes: one column '
+        raise ValueError(f'y_names has {len(to.y_names)} columns, but the vocab has {self.c} classes: pass one column '
                          f'for each class')
     _floats(to)
 
@@ -519,14 +554,14 @@ def _floats_to_columns(self, to:TabularPandas):
 
 # %% ../../nbs/library/7_tabular/01_core.ipynb #0000003c
 class TabDataLoader(TfmdDL):
-    "Batches `(cats, conts, targets)` of a `TabularPandas`, sliced from whole tensors; no targets where rows have none."
-    _at_once = 2**16 # rows that are put into order in one go
+    "Load batches `(cats, conts, targets)` of a `TabularPandas`; `targets` is left out if the rows have none."
+    _at_once = 2**16 # number of rows that are shuffled at a time
 
     def __init__(self,
         dataset,       # a `TabularPandas`
-        bs=16,         # rows in a batch
-        shuffle=False, # a new order for every epoch
-        **kwargs       # for `TfmdDL`
+        bs=16,         # number of rows in a batch
+        shuffle=False, # shuffle the rows in every epoch
+        **kwargs       # passed to `TfmdDL`
     ): super().__init__(dataset, bs=bs, shuffle=shuffle, **{**kwargs, 'num_workers': 0})
 
     def create_item(self, i): return tuple(c[i] for c in self._whole())
@@ -556,23 +591,23 @@ class TabDataLoader(TfmdDL):
     def _row_order(self): return self._permutation(self.n) if self._in_order() else torch.tensor(list(self.get_idxs()))
 
     def decode(self, b):
-        "The rows of the batch `b` as a decoded `TabularPandas`."
+        "Return the rows of the batch `b` as a decoded `TabularPandas`."
         to = self.dataset
         names = [*[to.cat_names, to.cont_names][:to.n_inp], to.y_names]
         parts = [pd.DataFrame(plain(to_cpu(o)).reshape(len(o), -1).numpy(), columns=list(n)) for o,n in zip(b, names)]
         return to._like(pd.concat(parts, axis=1)).decode()
 
     def decode_batch(self, b, max_n=9, full=True):
-        "The first `max_n` rows of the batch `b`, decoded, one series for each."
+        "Decode the first `max_n` rows of the batch `b` and return a list of Series."
         items = self.decode([o[:max_n] for o in b]).all_cols
         return L(items.iloc[i] for i in range(len(items)))
 
     def show_batch(self, b=None, max_n=10, **kwargs):
-        "Display up to `max_n` rows of the batch `b`, by default a new one."
+        "Display up to `max_n` rows of the batch `b`, by default of a new batch."
         show_table(self.decode([o[:max_n] for o in ifnone(b, self.one_batch())]).all_cols)
 
     def show_results(self, b, out, max_n=10, **kwargs):
-        "Display rows of the batch `b` with the decoded predictions `out` in columns `…_pred`."
+        "Display up to `max_n` rows of the batch `b` with the decoded predictions `out` in columns `…_pred`."
         b, n = [o[:max_n] for o in b], len(self.dataset.y_names)
         rows = self.decode(b).all_cols
         said = self.decode([*b[:self.dataset.n_inp], out[:max_n].reshape(-1, n)]).ys
@@ -581,4 +616,4 @@ class TabDataLoader(TfmdDL):
 TabularPandas._dl_type = TabDataLoader
 
 # %% ../../nbs/library/7_tabular/01_core.ipynb #00000042
-_all_ = ['Normalize', 'CategoryBlock', 'RegressionBlock', 'MultiCategoryBlock'] # what a table is described with
+_all_ = ['Normalize', 'CategoryBlock', 'RegressionBlock', 'MultiCategoryBlock'] # re-exported for convenience

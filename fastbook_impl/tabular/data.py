@@ -14,20 +14,20 @@ from .core import TabularPandas, cont_cat_split
 
 # %% ../../nbs/library/7_tabular/02_data.ipynb #00000005
 class TabularDataLoaders(DataLoaders):
-    "`DataLoaders` of a table."
+    "`DataLoaders` for tabular data."
     @classmethod
     def from_df(cls,
         df,              # a table
-        path='.',        # where models made from these data are kept
-        procs=None,      # `Categorify`, `FillMissing`, `Normalize`
+        path='.',        # folder in which the learner saves models
+        procs=None,      # preprocessing steps: `Categorify`, `FillMissing`, `Normalize`
         cat_names=None,  # names of the categorical columns
-        cont_names=None, # names of the continuous columns; all others if not given
-        y_names=None,    # name, or names, of what is to be predicted
-        y_block=None,    # its kind, if it is not to be guessed: `CategoryBlock`, `RegressionBlock`
-        valid_idx=None,  # places of the validation rows; a random fifth if not given
-        **kwargs         # for `TabularPandas.dataloaders`: `bs`, `shuffle`, `val_bs`, `device` …
+        cont_names=None, # names of the continuous columns; defaults to all other columns
+        y_names=None,    # name or names of the target columns
+        y_block=None,    # kind of target, `CategoryBlock` or `RegressionBlock`; inferred by default
+        valid_idx=None,  # positions of the validation rows; defaults to a random fifth of the rows
+        **kwargs         # passed to `TabularPandas.dataloaders`: `bs`, `shuffle`, `val_bs`, `device` …
     ):
-        "Loaders of the rows of `df`."
+        "Create `DataLoaders` from the rows of `df`."
         cat_names, cont_names = _kinds(df, cat_names, cont_names, y_names)
         splits = (RandomSplitter() if valid_idx is None else IndexSplitter(valid_idx))(df)
         to = TabularPandas(df, procs, cat_names, cont_names, y_names, y_block=y_block, splits=splits)
@@ -35,25 +35,25 @@ class TabularDataLoaders(DataLoaders):
 
     @classmethod
     def from_csv(cls,
-        csv,                   # path or address of a file of comma-separated values
-        skipinitialspace=True, # leave out spaces behind commas
-        encoding=None,         # how the file was written; UTF-8 if not given
-        **kwargs               # for `from_df`
+        csv,                   # path or URL of a CSV file
+        skipinitialspace=True, # skip spaces after commas
+        encoding=None,         # encoding of the file; defaults to UTF-8
+        **kwargs               # passed to `from_df`
     ):
-        "Loaders of the rows of the file `csv`."
+        "Create `DataLoaders` from the rows of the file `csv`."
         return cls.from_df(read_table(csv, skipinitialspace=skipinitialspace, encoding=encoding), **kwargs)
 
     def test_dl(self,
-        test_items,        # new rows: a frame, one row, or a dictionary
-        rm_type_tfms=None, # not used with tables
-        process=True,      # run the procs; False if they have been run on these rows already
-        inplace=False,     # change `test_items` itself
-        with_labels=None,  # True: labels must be there; False: leave them aside; None: take them if they are there and known
-        **kwargs           # for the loader: `bs` …
+        test_items,        # new rows: a DataFrame, one row or a dictionary
+        rm_type_tfms=None, # not used for tables
+        process=True,      # run the procs; pass False if the rows are already processed
+        inplace=False,     # modify `test_items` itself
+        with_labels=None,  # True: require labels; False: ignore them; None: use them if they are complete and known
+        **kwargs           # passed to the loader: `bs` …
     ):
-        "A loader of the rows `test_items`, in their order."
+        "Create a loader of the rows `test_items`, in their order."
         to = self.train_ds.new(test_items, inplace=inplace)
-        if len(to) == 0: raise ValueError('there are no rows to predict: the table is empty')
+        if len(to) == 0: raise ValueError('there are no rows to predict: pass a table with at least one row')
         if with_labels: check_names(to.items, self.train_ds.y_names)
         _set_labels(to, with_labels)
         if process: to.process()

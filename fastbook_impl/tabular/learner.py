@@ -14,14 +14,16 @@ from ..torch_core import is_listy
 
 # %% ../../nbs/library/7_tabular/04_learner.ipynb #00000005
 class TabularLearner(Learner):
-    "A `Learner` for tables."
+    "A `Learner` for tabular data."
     def predict(self,
-        row # a row of a frame, or a dictionary
+        row # one row of a DataFrame, or a dictionary
     ):
-        """The row as the model saw it, with the predicted target filled in (a `TabularPandas`), the prediction as a tensor, and the probabilities
-        `(n_classes,)` or the numbers predicted `(n_y,)`. `ValueError` if there are several rows."""
+        """Return a `TabularPandas` with the row and its predicted target, the prediction as a tensor, and the class
+        probabilities `(n_classes,)` or predicted numbers `(n_y,)`. Raise `ValueError` for several rows."""
         dl = self.dls.test_dl(row, with_labels=False)
-        if dl.n > 1: raise ValueError(f'predict is for one row, and these are {dl.n}: for several call learn.get_preds(dl=learn.dls.test_dl(rows))')
+        if dl.n > 1:
+            raise ValueError(f'predict takes one row, got {dl.n}: for several rows call '
+                             'learn.get_preds(dl=learn.dls.test_dl(rows))')
         inp, preds, _, decoded = self.get_preds(dl=dl, with_input=True, with_decoded=True)
         said = decoded if decoded.ndim > 1 else decoded[:, None]
         return self.dls.train.decode((*(inp if is_listy(inp) else (inp,)), said)), decoded[0], preds[0]
@@ -29,18 +31,22 @@ class TabularLearner(Learner):
 # %% ../../nbs/library/7_tabular/04_learner.ipynb #00000007
 def tabular_learner(
     dls,          # `TabularDataLoaders`
-    layers=None,  # widths of the hidden layers; 200 and 100 if not given
-    emb_szs=None, # widths of embeddings by name of the column, instead of the rule's
+    layers=None,  # widths of the hidden layers; defaults to 200 and 100
+    emb_szs=None, # embedding widths by column name, which override `emb_sz_rule`
     config=None,  # further arguments of `TabularModel`: see `tabular_config`
-    n_out=None,   # numbers to predict; taken from the data if not given
-    y_range=None, # the predictions lie between these two
-    **kwargs      # for `Learner`: `metrics`, `loss_func`, `lr` …
+    n_out=None,   # number of outputs; inferred from the data by default
+    y_range=None, # lowest and highest prediction, as a pair
+    **kwargs      # passed to `Learner`: `metrics`, `loss_func`, `lr` …
 ) -> TabularLearner:
-    "A `TabularLearner` with a `TabularModel` that fits the table behind `dls`."
+    "Create a `TabularLearner` with a `TabularModel` sized for the data in `dls`."
     to, config = getattr(dls, 'train_ds', None), tabular_config(**ifnone(config, {}))
-    if not isinstance(to, TabularPandas): raise TypeError(f'tabular_learner is for the rows of a table, and these loaders hold a {type(to).__name__}: make them with TabularDataLoaders or TabularPandas(…).dataloaders()')
+    if not isinstance(to, TabularPandas):
+        raise TypeError(f'tabular_learner needs loaders of a TabularPandas, got loaders of a {type(to).__name__}: '
+                        'create them with TabularDataLoaders or TabularPandas(…).dataloaders()')
     if y_range is None: y_range = config.pop('y_range', None)
     n_out = get_c(dls) if n_out is None else n_out
-    if not n_out: raise ValueError('how many numbers the model is to predict could not be told from the table, which has no target: pass y_names, or n_out')
-    model = TabularModel(get_emb_sz(to, emb_szs), len(to.cont_names), n_out, ifnone(layers, [200, 100]), y_range=y_range, **config)
+    if not n_out:
+        raise ValueError('could not infer the number of outputs because the table has no target: pass y_names or n_out')
+    model = TabularModel(get_emb_sz(to, emb_szs), len(to.cont_names), n_out, ifnone(layers, [200, 100]),
+                         y_range=y_range, **config)
     return TabularLearner(dls, model, **kwargs)

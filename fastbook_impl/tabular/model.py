@@ -15,41 +15,44 @@ from ..torch_core import Module, is_listy
 
 # %% ../../nbs/library/7_tabular/03_model.ipynb #00000005
 def emb_sz_rule(
-    n_cat # how many categories
+    n_cat # number of categories
 ) -> int:
-    "How many numbers should describe a category, if there are `n_cat` of them."
+    "Return the embedding width for a column with `n_cat` categories."
     return min(600, round(1.6*n_cat**0.56))
 
 # %% ../../nbs/library/7_tabular/03_model.ipynb #00000008
 def get_emb_sz(
-    to,          # a `TabularPandas` that `Categorify` has been run on
-    sz_dict=None # widths by name of the column, instead of the rule's
+    to,          # a `TabularPandas` processed by `Categorify`
+    sz_dict=None # embedding widths by column name, which override the rule
 ):
-    "For each categorical column the number of categories and the width of its embedding."
+    "Return the number of categories and the embedding width of each categorical column."
     sz_dict = ifnone(sz_dict, {})
-    if not isinstance(sz_dict, dict): raise TypeError(f'widths of embeddings are given by name of the column, such as {{"city": 8}}, and these are {sz_dict!r}')
+    if not isinstance(sz_dict, dict):
+        raise TypeError(f'embedding widths must be a dict by column name, such as {{"city": 8}}, got {sz_dict!r}')
     unknown = [n for n in sz_dict if n not in to.cat_names]
-    if unknown: raise KeyError(f'{unknown[0]!r} is not a categorical column; they are {", ".join(map(repr, to.cat_names))}')
-    if to.cat_names and not hasattr(to, 'classes'): raise ValueError('how many categories the columns have is not known: put Categorify into procs')
+    if unknown:
+        raise KeyError(f'{unknown[0]!r} is not a categorical column: choose from {", ".join(map(repr, to.cat_names))}')
+    if to.cat_names and not hasattr(to, 'classes'):
+        raise ValueError('the categories of the columns are unknown: add Categorify to procs')
     sizes = [len(to.classes[n]) for n in to.cat_names]
     return [(n_cat, int(sz_dict.get(name, emb_sz_rule(n_cat)))) for name,n_cat in zip(to.cat_names, sizes)]
 
 # %% ../../nbs/library/7_tabular/03_model.ipynb #0000000b
 class TabularModel(Module):
-    "Embeddings of categories beside normalised numbers, then linear layers."
+    "A model that concatenates category embeddings and continuous columns and applies linear layers to them."
     def __init__(self,
-        emb_szs,      # for each categorical column: how many categories, how wide the embedding
-        n_cont:int,   # how many continuous columns
-        out_sz:int,   # how many numbers to predict
+        emb_szs,      # number of categories and embedding width of each categorical column
+        n_cont:int,   # number of continuous columns
+        out_sz:int,   # number of outputs
         layers,       # widths of the hidden layers
-        ps=None,      # dropout after each of them: one number, or one for each
-        embed_p=0.,   # dropout of the embeddings
-        y_range=None, # the outputs lie between these two
-        use_bn=True,  # normalise after the hidden layers
-        bn_final=False, # and after the last
-        bn_cont=True, # normalise the continuous columns
+        ps=None,      # dropout probability after the hidden layers: one number, or one for each layer
+        embed_p=0.,   # dropout probability of the embeddings
+        y_range=None, # lowest and highest prediction, as a pair
+        use_bn=True,  # apply batch normalization in the hidden layers
+        bn_final=False, # apply batch normalization in the output layer
+        bn_cont=True, # apply batch normalization to the continuous columns
         act_cls=nn.ReLU(inplace=True), # activation of the hidden layers
-        lin_first=True # in each group the linear layer comes first
+        lin_first=True # put the linear layer first in each group
     ):
         _check_lists(layers, y_range)
         self.embeds = nn.ModuleList(Embedding(n, width) for n,width in emb_szs)
@@ -57,7 +60,7 @@ class TabularModel(Module):
         self.bn_cont = nn.BatchNorm1d(n_cont) if bn_cont and n_cont else None
         self.n_emb, self.n_cont = sum(width for _,width in emb_szs), n_cont
         if not self.n_emb + n_cont:
-            raise ValueError('a model needs inputs, and there are neither categorical nor continuous columns')
+            raise ValueError('the model has no inputs: pass cat_names or cont_names')
         sizes = [self.n_emb + n_cont, *layers, out_sz]
         groups = [LinBnDrop(n_in, n, bn=use_bn, p=p, act=act_cls, lin_first=lin_first)
                   for n_in,n,p in zip(sizes, layers, _per_layer(ps, layers))]
@@ -75,12 +78,15 @@ class TabularModel(Module):
         return self.layers(torch.cat(parts, 1))
 
 def _check_lists(layers, y_range):
-    if not is_listy(layers): raise TypeError(f'layers is a list of widths, one for each hidden layer, such as [200, 100], and it is {layers!r}')
-    if y_range is not None and not hasattr(y_range, '__len__'): raise TypeError(f'y_range is a pair, the lowest and the highest prediction, such as (0, 5), and it is {y_range!r}')
+    if not is_listy(layers):
+        raise TypeError(f'layers must be a list of hidden layer widths, such as [200, 100], got {layers!r}')
+    if y_range is not None and not hasattr(y_range, '__len__'):
+        raise TypeError(f'y_range must be a pair of the lowest and highest prediction, such as (0, 5), got {y_range!r}')
 
 def _per_layer(ps, layers):
     ps = list(ps) if is_listy(ps) else [ifnone(ps, 0.)]*len(layers)
-    if len(ps) != len(layers): raise ValueError(f'ps has {len(ps)} values for {len(layers)} hidden layers: give one number, or one for each')
+    if len(ps) != len(layers):
+        raise ValueError(f'ps has {len(ps)} values for {len(layers)} hidden layers: pass one number, or one per layer')
     return ps
 
 # %% ../../nbs/library/7_tabular/03_model.ipynb #00000011
@@ -88,9 +94,11 @@ _from_table = 'emb_szs', 'n_cont', 'out_sz', 'layers'
 
 def tabular_config(**kwargs # arguments of `TabularModel`: `ps`, `embed_p`, `use_bn`, `bn_cont` …
 ) -> dict:
-    "Arguments of `TabularModel`, for `tabular_learner(config=…)`, without those that it takes from the table. `TypeError` for any other."
+    "Collect `TabularModel` arguments for `tabular_learner(config=…)`; raise `TypeError` for any it does not accept."
     known = [k for k in inspect.signature(TabularModel).parameters if k not in _from_table]
     for k in kwargs:
-        if k in _from_table: raise TypeError(f'{k} is no part of config: tabular_learner has arguments of its own for layers, emb_szs and n_out, and counts the columns itself')
+        if k in _from_table:
+            raise TypeError(f'config must not contain {k}: pass layers, emb_szs and n_out to tabular_learner itself, '
+                            'which counts the columns of the table')
         if k not in known: raise TypeError(f'TabularModel has no argument {k!r}; it has {", ".join(known)}')
     return kwargs

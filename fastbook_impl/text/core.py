@@ -23,15 +23,17 @@ from ..imports import import_extra
 from ..torch_core import TitledStr, is_listy
 
 # %% ../../nbs/library/6_text/01_core.ipynb #00000006
-UNK, PAD, BOS, EOS, FLD, TK_REP, TK_WREP, TK_UP, TK_MAJ = 'xxunk xxpad xxbos xxeos xxfld xxrep xxwrep xxup xxmaj'.split()
+UNK, PAD, BOS, EOS, FLD = 'xxunk xxpad xxbos xxeos xxfld'.split()
+TK_REP, TK_WREP, TK_UP, TK_MAJ = 'xxrep xxwrep xxup xxmaj'.split()
 text_spec_tok = [UNK, PAD, BOS, EOS, FLD, TK_REP, TK_WREP, TK_UP, TK_MAJ]
 
 # %% ../../nbs/library/6_text/01_core.ipynb #00000008
-_leftovers = {'&#39;': "'", '#39;': "'", '&amp;': '&', 'amp;': '&', '#146;': "'", 'nbsp;': ' ', '#36;': '$', '\\n': '\n', '&quot;': "'", 'quot;': "'",
-              '<br />': '\n', '\\"': '"', '<unk>': UNK, ' @.@ ': '.', ' @-@ ': '-', '...': ' …'}
+_leftovers = {'&#39;': "'", '#39;': "'", '&amp;': '&', 'amp;': '&', '#146;': "'", 'nbsp;': ' ', '#36;': '$',
+              '\\n': '\n', '&quot;': "'", 'quot;': "'", '<br />': '\n', '\\"': '"', '<unk>': UNK, ' @.@ ': '.',
+              ' @-@ ': '-', '...': ' …'}
 
 def fix_html(t):
-    "Characters instead of HTML entities, line ends instead of `<br />`, and `…` instead of three dots."
+    "Replace HTML entities by characters, `<br />` by line breaks, and three dots by `…`."
     for code, sign in _leftovers.items():
         if code in t: t = t.replace(code, sign)
     return html.unescape(t) if '&' in t else t
@@ -41,22 +43,22 @@ _re_rep = re.compile(r'(\S)(\1{2,})')
 _re_wrep = re.compile(r'(?:\s|^)(\w+)\s+((?:\1\s+)+)\1(\s|\W|$)')
 
 def replace_rep(t):
-    "A character that stands three times or more, as `xxrep`, how often, and the character."
+    "Replace three or more repetitions of a character by `xxrep`, the count and the character."
     return _re_rep.sub(lambda m: f' {TK_REP} {len(m[0])} {m[1]} ', t)
 
 def replace_wrep(t):
-    "A word that stands three times or more, as `xxwrep`, how often, and the word."
+    "Replace three or more repetitions of a word by `xxwrep`, the count and the word."
     return _re_wrep.sub(lambda m: f' {TK_WREP} {len(m[2].split()) + 2} {m[1]} {m[3]}', t)
 
 # %% ../../nbs/library/6_text/01_core.ipynb #0000000d
 _re_spec, _re_spaces = re.compile(r'([/#\\])'), re.compile(' {2,}')
 
 def spec_add_spaces(t):
-    "Spaces around `/`, `#` and the backslash."
+    "Add spaces around `/`, `#` and the backslash."
     return _re_spec.sub(r' \1 ', t)
 
 def rm_useless_spaces(t):
-    "One space where there were several."
+    "Replace several consecutive spaces by one."
     return _re_spaces.sub(' ', t)
 
 # %% ../../nbs/library/6_text/01_core.ipynb #00000010
@@ -65,20 +67,20 @@ _re_all_caps = re.compile(fr'(?<!\S)([{_upper}]+[^{_lower}\s]*)(?!\S)')
 _re_maj = re.compile(fr'(?<!\S)([{_upper}][^{_upper}\s]*)(?!\S)')
 
 def replace_all_caps(t):
-    "Words in capitals in lower case, with `xxup` before them."
+    "Convert words in all caps to lowercase and put `xxup` before them."
     return _re_all_caps.sub(lambda m: (f'{TK_UP} ' if len(m[1]) > 1 else '') + m[1].lower(), t)
 
 def replace_maj(t):
-    "Words that begin with a capital in lower case, with `xxmaj` before them."
+    "Convert capitalized words to lowercase and put `xxmaj` before them."
     return _re_maj.sub(lambda m: (f'{TK_MAJ} ' if len(m[1]) > 1 else '') + m[1].lower(), t)
 
 def lowercase(t, add_bos=True, add_eos=False):
-    "The text in lower case, `xxbos` before it."
+    "Convert the text to lowercase, and add `xxbos` before it and `xxeos` after it as requested."
     return (f'{BOS} ' if add_bos else '') + t.lower().strip() + (f' {EOS}' if add_eos else '')
 
 # %% ../../nbs/library/6_text/01_core.ipynb #00000013
 def replace_space(t):
-    "`▁` instead of spaces within a token: for tokenizers that return such ones."
+    "Replace spaces within a token by `▁`; needed for tokenizers that return tokens with spaces."
     return t.replace(' ', '▁')
 
 text_proc_rules = [fix_html, replace_rep, replace_wrep, spec_add_spaces, rm_useless_spaces, replace_all_caps,
@@ -92,8 +94,8 @@ def _ruled(t, rules):
 # %% ../../nbs/library/6_text/01_core.ipynb #00000016
 _no_spaces = r'\p{Han}\p{Hiragana}\p{Katakana}'
 _pattern = '|'.join([
-    r'''(?:https?://|www\.)[^\s<>"]*[^\s<>".,;:!?)\]']''',    # an address of a page
-    r'[\w+.-]{1,64}@\w+(?:[.-]\w+)+',                            # an address of a person
+    r'''(?:https?://|www\.)[^\s<>"]*[^\s<>".,;:!?)\]']''',    # URL
+    r'[\w+.-]{1,64}@\w+(?:[.-]\w+)+',                            # e-mail address
     r'(?:\p{L}\.){2,}', r'(?i:mr|mrs|ms|dr|prof|st|jr|sr|vs)\.(?=\s|\z)',
     r'\d+(?:[.,:]\d+)+', r'\.?\w+(?:\.\w+)+',
     r"\w+(?=n['’]t(?!\w))", r"n['’]t(?!\w)", r"['’](?i:s|m|d|re|ve|ll)(?!\w)",
@@ -102,16 +104,17 @@ _pattern = '|'.join([
 
 # %% ../../nbs/library/6_text/01_core.ipynb #00000017
 def _several(items):
-    "`items`, texts; one text alone is refused, for it would be taken for as many texts as it has letters."
-    if isinstance(items, str): raise TypeError('a tokenizer takes several texts at once, and this is one: put it into a list, [text]')
+    "Return `items`; raise `TypeError` for a single string, whose characters would be treated as texts."
+    if isinstance(items, str):
+        raise TypeError('a tokenizer takes a list of texts, got a single string: pass [text]')
     return items
 
 class WordTokenizer:
-    "Cuts texts into words, numbers and punctuation. Called with several texts, it gives the tokens of each."
+    "Split texts into words, numbers and punctuation. Call it with a list of texts to get the tokens of each."
     def __init__(self,
-        lang='en',         # for fastai's sake: the pattern is one for all languages
-        special_toks=None, # tokens that are not to be cut; those of `xx…` never are
-        buf_sz=5000        # for fastai's sake
+        lang='en',         # for compatibility with fastai; the same pattern is used for all languages
+        special_toks=None, # tokens that are never split; this always holds for tokens such as `xxmaj`
+        buf_sz=5000        # for compatibility with fastai; not used
     ):
         tokenizers = import_extra('tokenizers')
         Regex, Split = tokenizers.Regex, tokenizers.pre_tokenizers.Split
@@ -122,7 +125,7 @@ class WordTokenizer:
     def __call__(self, items): return (L(self.cut(str(o))) for o in _several(items))
 
     def cut(self, t):
-        "The tokens of one text, as a list."
+        "Return the list of tokens of one text."
         res, seen = [], self._seen
         for piece in t.split(): res += seen.get(piece) or self._cut_piece(piece)
         return res
@@ -132,35 +135,37 @@ class WordTokenizer:
         if len(self._seen) < 200_000: self._seen[piece] = toks
         return toks
 
-SpacyTokenizer = WordTokenizer # its name in fastai, which cuts with spaCy
+SpacyTokenizer = WordTokenizer # the name used by fastai, whose tokenizer is based on spaCy
 
 # %% ../../nbs/library/6_text/01_core.ipynb #00000019
 class BaseTokenizer:
-    "Cuts texts at `split_char`."
+    "Split texts at `split_char`."
     def __init__(self, split_char=' ', **kwargs): self.split_char = split_char
     def __call__(self, items): return (L(o.split(self.split_char)) for o in _several(items))
 
 # %% ../../nbs/library/6_text/01_core.ipynb #0000001b
-_sep = '\x1f' # ASCII's unit separator: between the tokens of a text that waits
+_sep = '\x1f' # ASCII unit separator, which joins the tokens of a cached text
 
 class Tokenizer(Transform):
-    "A text, or the file at a path, to its tokens. Decoded, they are joined by `sep`."
+    "Convert a text, or the file at a path, to a list of tokens. Decoding joins them with `sep`."
     def __init__(self,
-        tok=None,     # cuts several texts at once: an object such as `WordTokenizer()`, or a class
-        rules=None,   # functions from text to text; `defaults.text_proc_rules` if not given
-        counter=None, # how often each token occurs; counted at set-up
-        sep=' ',      # between tokens, when decoded
-        encoding='utf8', # of files
-        text_cols=None,  # columns of a table that make up the text, and
-        mark_fields=None, tok_text_col='text', # as in `join_fields`
-        n_workers=None, # processes for many texts; as many as there are cores if not given
+        tok=None,     # tokenizer of a list of texts: an object such as `WordTokenizer()`, or its class
+        rules=None,   # functions from string to string; defaults to `defaults.text_proc_rules`
+        counter=None, # number of occurrences of each token; counted at setup by default
+        sep=' ',      # separator between decoded tokens
+        encoding='utf8', # encoding of the files
+        text_cols=None,  # columns of a table that contain the text
+        mark_fields=None, tok_text_col='text', # see `join_fields`
+        n_workers=None, # number of processes; defaults to the number of cores
         **kwargs
     ):
         super().__init__(**kwargs)
         tok = ifnone(tok, WordTokenizer)
-        self.tok, self.rules, self.sep = tok() if isinstance(tok, type) else tok, L(ifnone(rules, getattr(defaults, 'text_proc_rules', text_proc_rules))), sep
+        self.rules = L(ifnone(rules, getattr(defaults, 'text_proc_rules', text_proc_rules)))
+        self.tok, self.sep = tok() if isinstance(tok, type) else tok, sep
         self.counter, self.encoding, self.ready = counter, encoding, {}
-        self.text_cols, self.mark_fields, self.tok_text_col, self.n_workers = text_cols, mark_fields, tok_text_col, n_workers
+        self.text_cols, self.mark_fields = text_cols, mark_fields
+        self.tok_text_col, self.n_workers = tok_text_col, n_workers
 
     def encodes(self, o:str|Path): return L(self._tokens(o))
     def decodes(self, o:list|L) -> TitledStr: return TitledStr(self.sep.join(map(str, o)))
@@ -173,14 +178,14 @@ class Tokenizer(Transform):
         return _ruled(read_text(o, self.encoding) if isinstance(o, Path) else o, self.rules)
 
     def _cut_all(self, items):
-        "The tokens of each of `items`, texts or paths; a text without any is one `xxbos`."
+        "Yield the tokens of each of `items`, texts or paths; an empty text gives a single `xxbos`."
         if isinstance(self.tok, WordTokenizer): return ((self.tok.cut(self._text(o)) or [BOS]) for o in items)
         return ([_ruled(t, getattr(defaults, 'text_postproc_rules',
                                    text_postproc_rules)) for t in toks] or [BOS]
                 for toks in self.tok(self._text(o) for o in items))
 
     def setup(self, items=None, train_setup=False):
-        "Cut all `items`, and count the tokens of those that are for training."
+        "Tokenize all `items` and count the tokens of the training items."
         if items is None: return
         if self.text_cols is not None and hasattr(getattr(items, 'items', None), 'iloc'):
             items.items = join_fields(items.items, self.text_cols, self.mark_fields, self.tok_text_col)
@@ -200,7 +205,7 @@ class Tokenizer(Transform):
         return Counter(chain.from_iterable(o if is_listy(o) else self._tokens(o) for o in texts))
 
     def _all_tokens(self, items):
-        "The tokens of each of `items`, as lists."
+        "Return a list of tokens for each of `items`."
         n = ifnone(self.n_workers, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1)
         n = min(n, len(items)//_per_process)
         if n < 2 or sys.platform != 'linux' or not isinstance(self.tok, WordTokenizer):
@@ -209,34 +214,35 @@ class Tokenizer(Transform):
 
     @classmethod
     def from_df(cls, text_cols, tok=None, rules=None, **kwargs):
-        "A tokenizer for the columns `text_cols` of a table."
+        "Create a tokenizer for the columns `text_cols` of a table."
         return cls(tok, rules=rules, text_cols=text_cols, **kwargs)
 
     @classmethod
     def from_folder(cls, path, tok=None, rules=None, encoding='utf8', **kwargs):
-        "A tokenizer for the text files in the folder `path`."
+        "Create a tokenizer for the text files in the folder `path`."
         return cls(tok, rules=rules, encoding=encoding, **kwargs)
 
 def read_text(
     f,              # path of a file
-    encoding='utf8' # how its letters are written as bytes
+    encoding='utf8' # encoding of the file
 ) -> str:
-    "The text in the file `f`. `ValueError`, with the way out, if it is written in another encoding."
+    "Return the text in the file `f`. Raise `ValueError` if the file has a different encoding."
     try: return Path(f).read_text(encoding=encoding)
     except UnicodeDecodeError as e: raise ValueError(_wrong_encoding(f, e)) from None
 
 def _wrong_encoding(f, e):
-    return (f'{f} is not {e.encoding.upper()} text: the byte 0x{e.object[e.start]:02x} at position {e.start} is no '
-            f'letter in it. '
-            f'Say how it is written, for example encoding="latin-1"')
+    return (f'{f} is not {e.encoding.upper()} text: the byte 0x{e.object[e.start]:02x} at position {e.start} is not '
+            f'valid. Pass the encoding of the file, for example encoding="latin-1".')
 
 # %% ../../nbs/library/6_text/01_core.ipynb #00000020
 def item_texts(items):
-    "What the transforms before make of all of `items`, a `TfmdLists` or a list: texts, or paths."
-    getter = items.tfms.fs[0]._funcs.get('encodes', (None,))[0] if len(getattr(getattr(items, 'tfms', None), 'fs', ())) == 1 else None
+    "Return the texts or paths of all `items`, a `TfmdLists` or a list, after any preceding transforms."
+    one_tfm = len(getattr(getattr(items, 'tfms', None), 'fs', ())) == 1
+    getter = items.tfms.fs[0]._funcs.get('encodes', (None,))[0] if one_tfm else None
     table = getattr(items, 'items', None)
-    if hasattr(table, 'iloc') and isinstance(getter, ColReader) and len(getter.cols) == 1 and getter.cols[0] in table.columns and not (getter.pref or getter.suff or getter.label_delim):
-        return table[getter.cols[0]].tolist() # a whole column at once: a row of a table is slow to make
+    if (hasattr(table, 'iloc') and isinstance(getter, ColReader) and len(getter.cols) == 1
+            and getter.cols[0] in table.columns and not (getter.pref or getter.suff or getter.label_delim)):
+        return table[getter.cols[0]].tolist() # read the whole column at once, because reading rows is slow
     return list(items)
 
 def _check_texts(texts, items):
@@ -244,38 +250,42 @@ def _check_texts(texts, items):
     if bad is None: return
     table = getattr(items, 'items', None)
     where, value = f'row {table.index[bad]}' if hasattr(table, 'iloc') else f'item {bad}', texts[bad]
-    if hasattr(value, 'iloc'): raise TypeError(f'the text of {where} is a whole row of the table: say which column holds it, with get_x=ColReader(…)')
+    if hasattr(value, 'iloc'):
+        raise TypeError(f'the text of {where} is a whole row of the table: select its column with get_x=ColReader(…)')
     if value is None or value != value:
-        raise ValueError(f'the text of {where} is missing ({value}): leave such rows out with df.dropna(subset=…), or make the texts empty with df.fillna("")')
-    raise TypeError(f'the text of {where} is {value!r}, and a text is a string or the path of a file')
+        raise ValueError(f'the text of {where} is missing ({value}): drop such rows with df.dropna(subset=…), '
+                         'or replace missing texts by empty ones with df.fillna("")')
+    raise TypeError(f'the text of {where} is {value!r}: pass a string or the path of a file')
 
 # %% ../../nbs/library/6_text/01_core.ipynb #00000023
-_work, _per_process = None, 4000 # the tokenizer and texts that forked processes find; texts for which starting one pays
+_work = None        # tokenizer and texts, inherited by forked processes
+_per_process = 4000 # minimum number of texts for each process
 
 def _forked(work, n):
     global _work
     _work, cuts = work, [i*len(work[1])//(4*n) for i in range(4*n + 1)]
     try:
         with warnings.catch_warnings(), ProcessPoolExecutor(n, multiprocessing.get_context('fork')) as pool:
-            warnings.simplefilter('ignore', DeprecationWarning) # the children run no threads, and nothing of PyTorch
+            warnings.simplefilter('ignore', DeprecationWarning) # forking is safe: children use no threads or PyTorch
             return list(chain.from_iterable(pool.map(_part, cuts[:-1], cuts[1:])))
     finally: _work = None
 
 def _part(start, end):
-    "Items `start` to `end`; tokens joined by `_sep`, for one string passes from process to process faster than a list."
+    "Tokenize items `start` to `end`; join tokens with `_sep`, because sending strings is faster than sending lists."
     tkn, items = _work
     return [_sep.join(o) for o in tkn._cut_all(items[start:end])]
 
 # %% ../../nbs/library/6_text/01_core.ipynb #00000027
 def join_fields(
     df,               # a table
-    text_cols,        # a column, or several
-    mark_fields=None, # put `xxfld` and its number before each; only of several columns if not given
-    tok_text_col='text' # name of the column that is added
+    text_cols,        # name or names of the text columns
+    mark_fields=None, # put `xxfld` and a number before each field; by default only for several columns
+    tok_text_col='text' # name of the new column
 ):
-    "The table `df` with the texts of `text_cols` joined in one column."
-    cols = [df.columns[c] if isinstance(c, int) and c not in df.columns and c < len(df.columns) else c for c in L(text_cols)]
-    if not cols: raise ValueError('text_cols names no column that holds the texts')
+    "Return the table `df` with a new column that joins the texts of `text_cols`."
+    cols = [df.columns[c] if isinstance(c, int) and c not in df.columns and c < len(df.columns) else c
+            for c in L(text_cols)]
+    if not cols: raise ValueError('text_cols is empty: pass the name of at least one column')
     check_names(df, cols)
     if cols == [tok_text_col] and not mark_fields: return df
     mark = ifnone(mark_fields, len(cols) > 1)
@@ -290,18 +300,19 @@ def _join(row, mark):
 
 # %% ../../nbs/library/6_text/01_core.ipynb #0000002b
 def tokenize1(text, tok=None, rules=None, post_rules=None):
-    "The tokens of one text. `post_rules` is there for fastai's sake: what is done to tokens is in `defaults.text_postproc_rules`."
+    """Return the tokens of one text. `post_rules` is not used and exists for compatibility with fastai:
+    set `defaults.text_postproc_rules` instead."""
     _check_texts([text], None)
     return Tokenizer(tok, rules=rules)(text)
 
 def tokenize_texts(texts, n_workers=None, rules=None, tok=None):
-    "The tokens of each of `texts`."
+    "Return the tokens of each of `texts`."
     texts = list(_several(texts))
     _check_texts(texts, None)
     return L(map(L, Tokenizer(tok, rules=rules, n_workers=n_workers)._all_tokens(texts)))
 
 def tokenize_df(df, text_cols, n_workers=None, rules=None, mark_fields=None, tok=None, tok_text_col='text'):
-    "The table `df` with a column of tokens instead of the columns `text_cols`, one of their number, and a `Counter` of all."
+    "Replace the columns `text_cols` of `df` by tokens and their number; return the table and a `Counter` of tokens."
     texts = join_fields(df, text_cols, mark_fields, tok_text_col)
     toks = tokenize_texts(texts[tok_text_col], n_workers, rules, tok)
     rest = df.drop(columns=[c for c in L(text_cols) if c in df.columns])
@@ -310,17 +321,18 @@ def tokenize_df(df, text_cols, n_workers=None, rules=None, mark_fields=None, tok
 
 # %% ../../nbs/library/6_text/01_core.ipynb #0000002e
 class SubwordTokenizer:
-    "Cuts texts into pieces that it learned from texts (`setup`); `▁` marks the beginning of a word. Source: Kudo 2018, by way of `tokenizers`."
+    """Split texts into pieces learned from texts in `setup`; `▁` marks the beginning of a word.
+    Source: Kudo 2018, as implemented by `tokenizers`."""
     def __init__(self,
         lang='en', special_toks=None,
-        sp_model=None,          # file of a model that was saved
-        vocab_sz=None,          # how many pieces; a quarter of the number of different words if not given
-        max_vocab_sz=30000,     # but not more than so many
-        model_type='unigram',   # or 'bpe': pieces made by joining, again and again, the most frequent pair
-        char_coverage=None, cache_dir='tmp' # for fastai's sake
+        sp_model=None,          # file of a saved model
+        vocab_sz=None,          # number of pieces; defaults to a quarter of the number of distinct words
+        max_vocab_sz=30000,     # maximum of the default number of pieces
+        model_type='unigram',   # 'unigram', or 'bpe' for byte pair encoding
+        char_coverage=None, cache_dir='tmp' # for compatibility with fastai; not used
     ):
         if model_type not in ('unigram', 'bpe'):
-            raise ValueError(f"model_type is 'unigram' or 'bpe', and it is {model_type!r}")
+            raise ValueError(f"model_type must be 'unigram' or 'bpe', got {model_type!r}")
         self.vocab_sz, self.max_vocab_sz, self.model_type = vocab_sz, max_vocab_sz, model_type
         self.special_toks, self.tok = ifnone(special_toks, getattr(defaults, 'text_spec_tok', text_spec_tok)), None
         if sp_model is not None: self.tok = _saved_pieces(Path(sp_model))
@@ -335,7 +347,7 @@ class SubwordTokenizer:
 
     @classmethod
     def from_state(cls, pieces):
-        "The tokenizer that has learned the `pieces`, a text in JSON."
+        "Create a tokenizer from `pieces`, a JSON string."
         res = cls()
         res.tok = import_extra('tokenizers').Tokenizer.from_str(pieces)
         return res
@@ -346,17 +358,18 @@ class SubwordTokenizer:
         return self.tok
 
     def setup(self, items, rules=None):
-        "Learn the pieces from the texts `items`, unless a model was given. `ValueError` if there are none, or more characters in them than pieces."
+        """Learn the pieces from the texts `items`, unless a model was loaded. Raise `ValueError` if there are no texts,
+        or if they have more distinct characters than there are pieces."""
         if self.tok is not None: return
         tokenizers = import_extra('tokenizers')
         models, pre_tokenizers, trainers = tokenizers.models, tokenizers.pre_tokenizers, tokenizers.trainers
         texts = [_ruled(str(o), rules or []) for o in _several(items)]
         bpe, size = self.model_type == 'bpe', self.vocab_sz or min(self.max_vocab_sz, _pieces_for(texts))
         chars = set().union(*texts)
-        if not chars: raise ValueError('there are no texts to learn pieces from')
+        if not chars: raise ValueError('there are no texts to learn pieces from: pass at least one non-empty text')
         if size < len(chars) and not bpe:
-            raise ValueError(f'vocab_sz allows {size} pieces, and the texts have {len(chars)} different characters, '
-                             f'each of which is a piece: pass a larger one')
+            raise ValueError(f'vocab_sz={size} is too small, because each of the {len(chars)} distinct characters of '
+                             f'the texts is a piece: pass a larger vocab_sz')
         tok = tokenizers.Tokenizer(models.BPE(unk_token=UNK) if bpe else models.Unigram())
         tok.pre_tokenizer = pre_tokenizers.Metaspace()
         args = dict(vocab_size=size, special_tokens=list(self.special_toks), show_progress=False)
@@ -365,10 +378,10 @@ class SubwordTokenizer:
         self.tok = tok
 
 def _saved_pieces(file):
-    if not file.is_file(): raise FileNotFoundError(f'there is no saved model of pieces {file}')
+    if not file.is_file(): raise FileNotFoundError(f'there is no saved subword model {file}: check sp_model')
     return import_extra('tokenizers').Tokenizer.from_file(str(file))
 
-SentencePieceTokenizer = SubwordTokenizer # its other name in fastai
+SentencePieceTokenizer = SubwordTokenizer # another name used by fastai
 
 def _pieces_for(texts):
     n = len({w for t in texts for w in t.split()})//4

@@ -27,11 +27,11 @@ from ..torch_core import LMTensorText, TensorText, TitledStr, is_listy, plain, r
 # %% ../../nbs/library/6_text/02_data.ipynb #00000005
 def make_vocab(
     count,            # a `Counter` of tokens
-    min_freq=3,       # leave out what occurs less often
-    max_vocab=60000,  # and all but so many
-    special_toks=None # always there, in front; `defaults.text_spec_tok` if not given
+    min_freq=3,       # minimum number of occurrences of a token
+    max_vocab=60000,  # maximum number of tokens
+    special_toks=None # tokens that always come first; defaults to `defaults.text_spec_tok`
 ) -> list:
-    "The tokens that get a number. At the end `xxfake` fills up to a multiple of 8, with which GPUs multiply fastest."
+    "Return the vocabulary, padded with `xxfake` to a multiple of 8 because GPUs multiply such sizes fastest."
     special = list(ifnone(special_toks, getattr(defaults, 'text_spec_tok', text_spec_tok)))
     rest = [o for o,c in count.most_common(max_vocab) if c >= min_freq and o not in special]
     vocab = (special + rest)[:max_vocab]
@@ -39,10 +39,10 @@ def make_vocab(
 
 # %% ../../nbs/library/6_text/02_data.ipynb #00000007
 class Numericalize(Transform):
-    "Tokens to their numbers in the vocabulary, `TensorText`, and back. The vocabulary is made of the training texts unless `vocab` is given."
+    "Convert tokens to a `TensorText` of numbers and back. The vocabulary is built in `setup` unless you pass `vocab`."
     def __init__(self,
-        vocab=None,       # tokens, in the order of their numbers
-        min_freq=3, max_vocab=60000, special_toks=None # as in `make_vocab`
+        vocab=None,       # list of tokens, in the order of their numbers
+        min_freq=3, max_vocab=60000, special_toks=None # see `make_vocab`
     ):
         self.min_freq, self.max_vocab, self.special_toks = min_freq, max_vocab, special_toks
         self.vocab = None
@@ -50,7 +50,9 @@ class Numericalize(Transform):
 
     def _use(self, vocab):
         self.vocab = L(vocab)
-        if isinstance(vocab, (str, dict)) or any(map(is_listy, self.vocab)): raise TypeError('the vocabulary of texts is a list of tokens: of loaders for a classifier it is dls.vocab[0], make_vocab makes one of a Counter')
+        if isinstance(vocab, (str, dict)) or any(map(is_listy, self.vocab)):
+            raise TypeError('the vocabulary must be a list of tokens: for the vocabulary of a classifier pass '
+                            'dls.vocab[0], for a Counter call make_vocab')
         self.o2i = _Numbers({o: i for i,o in reversed(list(enumerate(self.vocab))) if o != 'xxfake'})
         self.o2i.unknown = self.o2i.get(UNK, 0)
 
@@ -60,14 +62,17 @@ class Numericalize(Transform):
         self._use(make_vocab(count, self.min_freq, self.max_vocab, self.special_toks))
 
     def encodes(self, o:list|L):
-        if self.vocab is None: raise ValueError('Numericalize has no vocabulary yet: call setup with the tokens of some texts, or pass vocab')
+        if self.vocab is None:
+            raise ValueError('Numericalize has no vocabulary yet: call setup with the tokens of some texts, '
+                             'or pass vocab')
         return torch.tensor([self.o2i[t] for t in o] or [self.o2i[BOS]]).as_subclass(TensorText)
     def decodes(self, o:Tensor): return L(self.vocab[i] for i in o.tolist())
 
 def _counted(texts):
     count = Counter()
     for o in texts:
-        if isinstance(o, str): raise TypeError(f'a vocabulary is made of tokens, and {o[:30]!r} is a text: cut it with a Tokenizer first')
+        if isinstance(o, str):
+            raise TypeError(f'expected a list of tokens, got the text {o[:30]!r}: split it with a Tokenizer first')
         count.update(o)
     return count
 
@@ -76,25 +81,26 @@ class _Numbers(dict):
 
 # %% ../../nbs/library/6_text/02_data.ipynb #0000000b
 class LMDataLoader(TfmdDL):
-    "Batches of a stream made of all texts of `dataset`: `(bs, seq_len)` tokens, and as many that follow them. The last batch is narrower."
+    """Load batches from a stream of all texts in `dataset`: `(bs, seq_len)` tokens and their successors as targets.
+    The last batch may have fewer columns."""
     _counts_items = False # a row of a batch is not an item
     def __init__(self,
-        dataset,     # of token numbers: tensors, or tuples that begin with one
-        lens=None, cache=None, # for fastai's sake
-        bs=64,       # rows of a batch
-        seq_len=72,  # tokens in a row
-        **kwargs     # for `TfmdDL`
+        dataset,     # items of token numbers: tensors, or tuples whose first element is one
+        lens=None, cache=None, # for compatibility with fastai; not used
+        bs=64,       # number of rows in a batch
+        seq_len=72,  # number of tokens in a row
+        **kwargs     # passed to `TfmdDL`
     ):
         if seq_len < 1:
-            raise ValueError(f'seq_len is how many tokens are read at a time, at least one, and it is {seq_len}')
+            raise ValueError(f'seq_len must be at least 1, got {seq_len}')
         for k in ('n', 'indexed', 'drop_last', 'num_workers'): kwargs.pop(k, None)
         super().__init__(dataset, bs=bs, **kwargs)
         self.seq_len = seq_len
         self._texts = [plain(o[0] if isinstance(o, tuple) else o) for o in dataset]
         self.lens = [len(o) for o in self._texts]
-        self.bl = (sum(self.lens) - 1)//bs # tokens in a row of the stream
+        self.bl = (sum(self.lens) - 1)//bs # number of tokens in a row of the stream
         if self.bl < 1 and self.lens:
-            raise ValueError(f'{len(self.lens)} texts with {sum(self.lens)} tokens in all do not fill {bs} rows: '
+            raise ValueError(f'{len(self.lens)} texts with {sum(self.lens)} tokens in total do not fill {bs} rows: '
                              f'pass a smaller bs')
         self.n_batches = max(-(-self.bl//seq_len), 0)
         self.n = self.n_batches*bs
@@ -103,7 +109,7 @@ class LMDataLoader(TfmdDL):
     def __len__(self): return self.n_batches
 
     def stream(self):
-        "All texts end to end, in this epoch's order, as `(bs, bl+1)`: a row holds one token more than is read, the last target."
+        "Concatenate all texts in the order of this epoch: `(bs, bl+1)`, including the last target of each row."
         order = self._permutation(len(self._texts)).tolist() if self.shuffle else range(len(self._texts))
         return torch.cat([self._texts[i] for i in order])[:self.bs*self.bl + 1].unfold(0, self.bl + 1, self.bl)
 
@@ -115,7 +121,7 @@ class LMDataLoader(TfmdDL):
         return TfmdDL.new(self, dataset, cls, **{'seq_len': self.seq_len, **kwargs})
 
     def create_item(self, i):
-        "Row `i` of the batches put below one another."
+        "Return row `i` of the concatenated batches."
         at = i//self.bs*self.seq_len
         return tuple(o[0] for o in _x_and_y(self.stream()[i % self.bs:i % self.bs + 1, at:at + self.seq_len + 1]))
 
@@ -133,12 +139,12 @@ def _decode_text(ds, o, full):
 def _length(o): return len(o[0]) if isinstance(o, tuple) else len(o)
 
 class SortedDL(TfmdDL):
-    "Batches of items of similar length, the longest first. Items are made once and kept, unless one of their transforms is random."
+    "Load batches of items of similar length, longest first. Items are cached unless one of their transforms is random."
     def __init__(self, dataset,
-        sort_func=None, # from an item to what it is sorted by; the length of its first element if not given
-        res=None,       # what `sort_func` gives for each item, if that is known
-        seq_len=None,   # length of the pieces in which padding is put before a text, see `Pad_Chunk`
-        made=None,      # items that are made already
+        sort_func=None, # function that returns the sort key of an item; defaults to the length of its first element
+        res=None,       # sort key of each item, if already known
+        seq_len=None,   # length of the chunks of padding before a text, see `Pad_Chunk`
+        made=None,      # cache of items, by index
         **kwargs):
         super().__init__(dataset, **kwargs)
         self.sort_func, self.made = ifnone(sort_func, _length), {} if made is None else made
@@ -158,11 +164,13 @@ class SortedDL(TfmdDL):
         return self.made[i]
 
     def get_idxs(self):
-        "The items from the longest to the shortest, or as `shuffle_fn` puts them."
-        return self.shuffle_fn(list(range(self.n))) if self.shuffle else sorted(range(self.n), key=lambda i: self.res[i], reverse=True)
+        "Return the indices from the longest to the shortest item, or the order of `shuffle_fn` when shuffling."
+        if self.shuffle: return self.shuffle_fn(list(range(self.n)))
+        return sorted(range(self.n), key=lambda i: self.res[i], reverse=True)
 
     def shuffle_fn(self, idxs):
-        "A new order: shuffled, sorted within portions of 50 batches, then batches are shuffled. The longest is in the first, the last may not be full."
+        """Shuffle the items, sort them within chunks of 50 batches and shuffle the batches. The longest item is in the
+        first batch, and the last batch may be smaller."""
         order = self._permutation(len(idxs)).tolist()
         top = max(order, key=lambda i: self.res[i])
         order.remove(top)
@@ -181,13 +189,13 @@ class SortedDL(TfmdDL):
 
 # %% ../../nbs/library/6_text/02_data.ipynb #00000016
 class Pad_Input(ItemTransform):
-    "Pad the texts of the items of a batch, tensors `(n,)`, to the length of the longest. Decoding takes the padding out."
+    "Pad the texts of a batch, tensors `(n,)`, to the length of the longest one. Decoding removes the padding."
     order = 0
     def encodes(self, samples:list,
-        pad_idx=1,       # the number to pad with
-        pad_fields=0,    # which elements of an item are texts: a number, or several
-        pad_first=False, # pad before the text; otherwise behind
-        backwards=False  # turn the tokens round
+        pad_idx=1,       # number of the padding token
+        pad_fields=0,    # index or indices of the elements of an item that are texts
+        pad_first=False, # pad before the text instead of after it
+        backwards=False  # reverse the tokens
     ):
         self.pad_idx = pad_idx
         for f in L(pad_fields):
@@ -201,12 +209,12 @@ class Pad_Input(ItemTransform):
         return torch.cat([fill, x] if first else [x, fill])
 
     def decode(self, o, **kwargs):
-        "The text in `o`, a tensor or the first element of an item, without `xxpad`."
+        "Remove `xxpad` from the texts in `o`, a tensor or an item."
         if isinstance(o, TensorText): return o[o != self.__dict__.get('pad_idx', 1)]
         return tuple(self.decode(p) for p in o) if isinstance(o, tuple) else o
 
 def _with(s, f, x):
-    "The item `s` with `x` as its element `f`, of the kind that is there."
+    "Return the item `s` with its element `f` replaced by `x`, converted to the type of that element."
     parts = list(s)
     parts[f] = retain_type(x, s[f])
     return tuple(parts)
@@ -215,24 +223,25 @@ pad_input = Pad_Input()
 
 # %% ../../nbs/library/6_text/02_data.ipynb #00000019
 def pad_chunk(x,
-    pad_idx=1,      # the number to pad with
-    pad_first=True, # whole pieces before the text; otherwise behind
-    seq_len=72,     # length of a piece
-    pad_len=10      # length in the end
+    pad_idx=1,      # number of the padding token
+    pad_first=True, # put whole chunks of padding before the text instead of after it
+    seq_len=72,     # length of a chunk
+    pad_len=10      # length of the result
 ):
-    "Pad `x`, a tensor `(n,)`, to `pad_len`: whole pieces of `seq_len` before it, the rest behind."
+    "Pad `x`, a tensor `(n,)`, to `pad_len`, with whole chunks of `seq_len` before it and the rest after it."
     p = plain(x)
     fill = p.new_full((pad_len - len(p),), pad_idx)
     whole = len(fill)//seq_len*seq_len
     return retain_type(torch.cat([fill[:whole], p, fill[whole:]] if pad_first else [p, fill]), x)
 
 class Pad_Chunk(Pad_Input):
-    "As `Pad_Input`, by `pad_chunk`."
-    def __init__(self, pad_idx=1, pad_first=True, seq_len=72): self.pad_idx, self.pad_first, self.seq_len = pad_idx, pad_first, seq_len
+    "Pad the texts of a batch with `pad_chunk`."
+    def __init__(self, pad_idx=1, pad_first=True, seq_len=72):
+        self.pad_idx, self.pad_first, self.seq_len = pad_idx, pad_first, seq_len
     def encodes(self, samples:list): return pad_input_chunk(samples, 1, self.pad_idx, self.pad_first, self.seq_len)
 
 def pad_input_chunk(samples, n_inp=1, pad_idx=1, pad_first=True, seq_len=72):
-    "The items `samples`, their first `n_inp` elements, texts, padded by `pad_chunk`."
+    "Pad the first `n_inp` elements of the items `samples` with `pad_chunk`."
     for f in range(n_inp):
         n = max(len(s[f]) for s in samples)
         samples = [_with(s, f, pad_chunk(s[f], pad_idx, pad_first, seq_len, n)) for s in samples]
@@ -240,35 +249,41 @@ def pad_input_chunk(samples, n_inp=1, pad_idx=1, pad_first=True, seq_len=72):
 
 # %% ../../nbs/library/6_text/02_data.ipynb #0000001c
 def reverse_text(x):
-    "The tokens from the last to the first: for a model that reads backwards."
+    "Reverse the tokens `x`, for a model that reads backwards."
     return x.flip(0)
 
 # %% ../../nbs/library/6_text/02_data.ipynb #0000001e
 class TextBlock(TransformBlock):
-    "Texts: for a language model (`is_lm`), or to be classified."
+    "A block of texts for a classifier or, with `is_lm`, for a language model."
     def __init__(self,
-        tok_tfm,         # makes tokens: a `Tokenizer`
-        vocab=None,      # tokens, in the order of their numbers; those of the training texts if not given
-        is_lm=False,     # what comes next is to be learned; no target is needed
-        seq_len=72,      # tokens that are read at a time
-        backwards=False, # from the end to the beginning
-        min_freq=3, max_vocab=60000, # as in `make_vocab`
+        tok_tfm,         # transform that splits a text into tokens: a `Tokenizer`
+        vocab=None,      # list of tokens, in the order of their numbers; built from the training texts by default
+        is_lm=False,     # the block is for a language model, which needs no separate target
+        seq_len=72,      # number of tokens that are read at a time
+        backwards=False, # reverse the tokens
+        min_freq=3, max_vocab=60000, # see `make_vocab`
         special_toks=None
     ):
         if isinstance(tok_tfm, (WordTokenizer, SubwordTokenizer, BaseTokenizer)):
-            raise TypeError(f'tok_tfm treats one text at a time, and a {type(tok_tfm).__name__} cuts several: wrap it, tok_tfm=Tokenizer({type(tok_tfm).__name__}(…))')
-        type_tfms = [tok_tfm, Numericalize(vocab, min_freq=min_freq, max_vocab=max_vocab, special_toks=special_toks)] + [reverse_text]*backwards
+            name = type(tok_tfm).__name__
+            raise TypeError(f'tok_tfm must process a single text, but a {name} takes a list of texts: '
+                            f'pass tok_tfm=Tokenizer({name}(…))')
+        numericalize = Numericalize(vocab, min_freq=min_freq, max_vocab=max_vocab, special_toks=special_toks)
+        type_tfms = [tok_tfm, numericalize] + [reverse_text]*backwards
         super().__init__(type_tfms=type_tfms, dl_type=LMDataLoader if is_lm else SortedDL,
                          dls_kwargs={'seq_len': seq_len} if is_lm else {'before_batch': Pad_Chunk(seq_len=seq_len)})
 
     @classmethod
-    def from_df(cls, text_cols, vocab=None, is_lm=False, seq_len=72, backwards=False, min_freq=3, max_vocab=60000, **kwargs):
-        "Texts in the columns `text_cols` of a table; further arguments as for `Tokenizer`. They are found in the column 'text' (`tok_text_col`)."
+    def from_df(cls, text_cols, vocab=None, is_lm=False, seq_len=72, backwards=False, min_freq=3, max_vocab=60000,
+                **kwargs):
+        """Create a block for texts in the columns `text_cols` of a table; `kwargs` are passed to `Tokenizer`.
+        The texts are stored in the column `tok_text_col`, by default 'text'."""
         return cls(Tokenizer.from_df(text_cols, **kwargs), vocab, is_lm, seq_len, backwards, min_freq, max_vocab)
 
     @classmethod
-    def from_folder(cls, path, vocab=None, is_lm=False, seq_len=72, backwards=False, min_freq=3, max_vocab=60000, **kwargs):
-        "Texts in files; further arguments as for `Tokenizer`: `tok`, `rules`, `encoding`."
+    def from_folder(cls, path, vocab=None, is_lm=False, seq_len=72, backwards=False, min_freq=3, max_vocab=60000,
+                    **kwargs):
+        "Create a block for texts in files; `kwargs` are passed to `Tokenizer`: `tok`, `rules`, `encoding` …"
         return cls(Tokenizer.from_folder(path, **kwargs), vocab, is_lm, seq_len, backwards, min_freq, max_vocab)
 
 # %% ../../nbs/library/6_text/02_data.ipynb #00000022
@@ -277,10 +292,11 @@ def _cut(o, trunc_at):
     return str(o) if trunc_at is None or len(words) <= trunc_at else ' '.join(words[:trunc_at]) + ' …'
 
 def _named(parts, trunc_at):
-    "The parts of an item by names: 'text', 'category' …, with a `_` where a name is taken."
+    "Return the parts of an item by name, such as 'text' or 'category'; add `_` to a name that is already used."
     row = {}
     for o in parts:
-        name = 'text' if isinstance(o, (TitledStr, TensorText)) else 'category' if type(o).__name__ in ('Category', 'MultiCategory') else 'target'
+        is_category = type(o).__name__ in ('Category', 'MultiCategory')
+        name = 'text' if isinstance(o, (TitledStr, TensorText)) else 'category' if is_category else 'target'
         while name in row: name += '_'
         row[name] = _cut(o, trunc_at) if name[:4] == 'text' else '; '.join(map(str, o)) if is_listy(o) else str(o)
     return row
@@ -301,20 +317,20 @@ def _show_guesses(x:LMTensorText, y, samples, outs, ctxs=None, max_n=10, trunc_a
 
 # %% ../../nbs/library/6_text/02_data.ipynb #00000027
 class TextDataLoaders(DataLoaders):
-    "Loaders for texts with labels, or for a language model: one method for each place that texts are found in."
+    "`DataLoaders` for labeled texts or for a language model."
     @classmethod
     def from_folder(cls, path,
-        train='train', valid='valid', # names of the folders
-        valid_pct=None, # instead of them: share of the files, drawn at random, for validation
-        seed=None,      # for `valid_pct`
-        vocab=None,     # the classes
-        text_vocab=None,# the tokens, in the order of their numbers
-        is_lm=False,    # for a language model: no labels
-        tok_tfm=None,   # instead of `Tokenizer.from_folder(path)`
-        seq_len=72,     # tokens that are read at a time
-        splitter=None,  # instead of the folders
+        train='train', valid='valid', # names of the folders with the training and validation files
+        valid_pct=None, # fraction of the files in a random validation set; replaces `train` and `valid`
+        seed=None,      # seed of the random split
+        vocab=None,     # list of classes
+        text_vocab=None,# list of tokens, in the order of their numbers
+        is_lm=False,    # load the texts for a language model, without labels
+        tok_tfm=None,   # transform that splits a text into tokens; defaults to `Tokenizer.from_folder(path)`
+        seq_len=72,     # number of tokens that are read at a time
+        splitter=None,  # function that splits the files; replaces `train` and `valid`
         backwards=False, encoding='utf8', min_freq=3, max_vocab=60000, **kwargs):
-        "Texts in files, `.txt`; the label is the folder a file is in, below `train` and `valid`."
+        "Create `DataLoaders` from `.txt` files below `train` and `valid`; the label is the file's folder."
         by_name = valid_pct is None and splitter is None
         splitter = splitter or (GrandparentSplitter(train, valid) if by_name else RandomSplitter(valid_pct, seed=seed))
         text = TextBlock(tok_tfm or Tokenizer.from_folder(path, encoding=encoding), text_vocab, is_lm, seq_len,
@@ -326,18 +342,18 @@ class TextDataLoaders(DataLoaders):
 
     @classmethod
     def from_df(cls, df, path='.',
-        valid_pct=0.2, seed=None, # share of the rows for validation, and a seed to draw them
-        text_col=0,               # column with the texts, or several
-        label_col=1,              # column with the labels, or several
-        label_delim=None,         # what separates several labels in one cell
-        y_block=None,             # kind of target; classes, or several labels where there are several columns or `label_delim`
-        text_vocab=None,          # the tokens, in the order of their numbers
-        is_lm=False,              # for a language model: no labels
-        valid_col=None,           # column that says which rows are for validation, instead of `valid_pct`
-        tok_tfm=None,             # instead of `Tokenizer.from_df(text_col)`
-        tok_text_col='text',      # for fastai's sake: no column is added
-        seq_len=72, backwards=False, min_freq=3, max_vocab=60000, **kwargs): # as in `TextBlock`
-        "Texts and labels are columns of the table `df`."
+        valid_pct=0.2, seed=None, # fraction of the rows in the validation set, and seed of the random split
+        text_col=0,               # column or columns with the texts
+        label_col=1,              # column or columns with the labels
+        label_delim=None,         # separator of several labels in one cell
+        y_block=None,             # kind of target; by default classes, or multiple labels if the data have them
+        text_vocab=None,          # list of tokens, in the order of their numbers
+        is_lm=False,              # load the texts for a language model, without labels
+        valid_col=None,           # column that marks the validation rows; replaces `valid_pct`
+        tok_tfm=None,             # transform that splits a text into tokens; defaults to `Tokenizer()`
+        tok_text_col='text',      # for compatibility with fastai; not used
+        seq_len=72, backwards=False, min_freq=3, max_vocab=60000, **kwargs): # see `TextBlock`
+        "Create `DataLoaders` from columns of the table `df`."
         check_frame(df)
         several = label_delim is not None or is_listy(label_col) and len(label_col) > 1
         text = TextBlock(tok_tfm or Tokenizer(), text_vocab, is_lm, seq_len, backwards, min_freq, max_vocab)
@@ -350,16 +366,16 @@ class TextDataLoaders(DataLoaders):
 
     @classmethod
     def from_csv(cls, path, csv_fname='labels.csv',
-        header='infer', delimiter=None, quoting=0, encoding='utf8', # as in `pd.read_csv`, where `delimiter` is `sep`
-        **kwargs # for `from_df`
+        header='infer', delimiter=None, quoting=0, encoding='utf8', # see `pd.read_csv`, where `delimiter` is `sep`
+        **kwargs # passed to `from_df`
     ):
-        "Texts and labels are columns of the file `csv_fname` in `path`."
+        "Create `DataLoaders` from columns of the file `csv_fname` in `path`."
         return cls.from_df(read_table(Path(path)/csv_fname, header=header, sep=delimiter or ',', quoting=quoting,
                                       encoding=encoding), path=path, **kwargs)
 
 # %% ../../nbs/library/6_text/02_data.ipynb #00000028
 class FieldReader(ColReader):
-    "The text of a row, made of one column or of several."
+    "Return the text of a row, joined from one or several columns."
     def __call__(self, row):
         fields = super().__call__(row)
         return fields if len(self.cols) == 1 else _join(fields, mark=True)

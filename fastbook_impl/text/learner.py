@@ -26,29 +26,30 @@ from ..torch_core import is_listy, with_tilde, written_whole
 
 # %% ../../nbs/library/6_text/05_learner.ipynb #00000005
 class TextLearner(Learner):
-    "A `Learner` for recurrent networks: with `ModelResetter`, `RNNCallback` and, unless `alpha` and `beta` are 0, `RNNRegularizer`."
+    """A `Learner` for recurrent networks, with `ModelResetter`, `RNNCallback` and, unless `alpha` and `beta` are 0,
+    `RNNRegularizer`."""
     def __init__(self, dls, model,
-        alpha=2., beta=1.,    # weights of the activations' mean square and of their steps'
+        alpha=2., beta=1.,    # weights of activation and temporal activation regularization
         moms=(0.8, 0.7, 0.8), # momentum at the start, in the middle and at the end of a cycle
-        **kwargs              # for `Learner`
+        **kwargs              # passed to `Learner`
     ):
         super().__init__(dls, model, moms=moms, **kwargs)
         self.add_cbs(rnn_cbs(alpha, beta))
 
     def save_encoder(self,
-        file # a name; the files are `path/model_dir/name.safetensors` and `.json`
+        file # name; the files are `path/model_dir/name.safetensors` and `.json`
     ) -> Path:
-        "Keep the encoder and its vocabulary under a name."
+        "Save the encoder and its vocabulary."
         file = save_model(self._model_file(file), get_encoder(self.model), with_opt=False)
         with written_whole(file.with_suffix('.json')) as part:
             part.write_text(json.dumps(text_vocab(self.dls), ensure_ascii=False), encoding='utf-8')
         return file
 
     def load_encoder(self,
-        file,       # the name it was kept under
-        device=None # for fastai's sake: the weights go where the model is
+        file,       # name of the saved encoder
+        device=None # for compatibility with fastai; the device of the model is used
     ):
-        "Take over an encoder that `save_encoder` kept, its words matched with those of these data, and freeze all but the last layers."
+        "Load an encoder saved by `save_encoder`, match its vocabulary and freeze all but the last layers."
         file = self._model_file(file)
         weights = read_weights(file)
         if file.with_suffix('.json').is_file():
@@ -58,11 +59,11 @@ class TextLearner(Learner):
         return self
 
     def load_pretrained(self,
-        wgts_fname,  # file of weights of a language model: safetensors, or fastai's `.pth`
-        vocab_fname, # file of its vocabulary: JSON, or fastai's `.pkl`
-        model=None   # where to put them; a classifier takes the encoder only
+        wgts_fname,  # file with weights of a language model: safetensors, or fastai's `.pth`
+        vocab_fname, # file with its vocabulary: JSON, or fastai's `.pkl`
+        model=None   # model to load the weights into; a classifier uses the encoder only
     ):
-        "Take over the weights of a language model, its words matched with those of these data, and freeze all but the last layers."
+        "Load the weights of a language model, match its vocabulary and freeze all but the last layers."
         weights = match_embeds(read_weights(wgts_fname), read_vocab(vocab_fname), text_vocab(self.dls))
         model = ifnone(model, self.model)
         if isinstance(model, nn.Sequential) and not isinstance(model[0], SentenceEncoder):
@@ -76,7 +77,7 @@ class TextLearner(Learner):
     def _begin_with(self, pretrained, pretrained_fnames, backwards):
         if pretrained_fnames is not None:
             if not is_listy(pretrained_fnames) or len(pretrained_fnames) != 2:
-                raise TypeError(f'pretrained_fnames are two files, weights and vocabulary, and this is '
+                raise TypeError(f'pretrained_fnames must be two files, weights and vocabulary, got '
                                 f'{pretrained_fnames!r}')
             names = [Path(f) for f in pretrained_fnames]
             files = [f if f.suffix else self.path/self.model_dir/f'{f}{ext}' for f,
@@ -85,30 +86,34 @@ class TextLearner(Learner):
         return self.load_pretrained(*wikitext_weights(backwards)) if pretrained else self
 
 def text_vocab(dls):
-    "The tokens of `dls`, in the order of their numbers."
+    "Return the tokens of `dls`, in the order of their numbers."
     vocab = dls.vocab
     return list(vocab if len(vocab) == 0 or isinstance(vocab[0], str) else vocab[0])
 
 def get_encoder(model):
-    "The part of a model for texts that reads: the same in a language model and in a classifier."
+    "Return the encoder of a language model or text classifier."
     enc = model[0]
     return enc.module if isinstance(enc, SentenceEncoder) else enc
 
 # %% ../../nbs/library/6_text/05_learner.ipynb #00000007
 def match_embeds(
-    old_wgts,  # weights of a language model, by fastai's names, or of an encoder
-    old_vocab, # the tokens that they are for
-    new_vocab  # the tokens that are wanted
+    old_wgts,  # weights of a language model, with fastai's names, or of an encoder
+    old_vocab, # list of tokens to which the weights belong
+    new_vocab  # list of tokens for the result
 ) -> dict:
-    "The weights, with the rows that belong to tokens put in the order of `new_vocab`; a new token gets the mean. `ValueError` if weights and `old_vocab` do not belong together."
+    """Return the weights with the rows of tokens in the order of `new_vocab`; a new token gets the mean of all rows.
+    Raise `ValueError` if the weights and `old_vocab` have different numbers of tokens."""
     n = next((len(v) for k,v in old_wgts.items() if _by_token(k)), len(old_vocab))
-    if n != len(old_vocab): raise ValueError(f'the weights are for {n} tokens, and the vocabulary has {len(old_vocab)}: they do not belong together')
+    if n != len(old_vocab):
+        raise ValueError(f'the weights have {n} tokens, but the vocabulary has {len(old_vocab)}: '
+                         'pass the vocabulary that belongs to the weights')
     if list(old_vocab) == list(new_vocab): return dict(old_wgts)
     place = {t: i for i,t in reversed(list(enumerate(old_vocab)))}
     idxs = torch.tensor([place.get(t, -1) for t in new_vocab])
     return {k: _rows_for(v, idxs) if _by_token(k) else v for k,v in old_wgts.items()}
 
-def _by_token(name): return re.fullmatch(r'(0\.)?encoder(_dp\.emb)?\.weight|1\.decoder\.(weight|bias)', name) is not None
+def _by_token(name):
+    return re.fullmatch(r'(0\.)?encoder(_dp\.emb)?\.weight|1\.decoder\.(weight|bias)', name) is not None
 
 def _rows_for(w, idxs):
     res = w[idxs.clamp(min=0)].clone()
@@ -117,48 +122,58 @@ def _rows_for(w, idxs):
 
 # %% ../../nbs/library/6_text/05_learner.ipynb #0000000b
 def read_weights(file) -> dict:
-    "The tensors in `file`, safetensors or one of PyTorch's own files, by name. No code in it is run; `ValueError` if there is any."
+    "Return the tensors in a safetensors or PyTorch file by name. Run no code in it; raise `ValueError` if there is any."
     file = Path(file)
     if not file.is_file(): raise FileNotFoundError(_no_such_weights(file))
     try:
         if file.suffix == '.safetensors':
             tensors, about = read_tensors(file)
-            return tensors if about is None else {k.removeprefix('model.'): v for k,v in tensors.items() if k.startswith('model.')}
+            if about is None: return tensors
+            return {k.removeprefix('model.'): v for k,v in tensors.items() if k.startswith('model.')}
         weights = torch.load(file, map_location='cpu', weights_only=True)
-    except Exception as e: raise ValueError(f'{file} is refused: it is no file of weights, or holds more than weights, and that is not loaded because it could be made to run ({_first_line(e)})') from None
+    except Exception as e:
+        raise ValueError(f'{file} is refused: it is not a file of weights, or it contains other objects, '
+                         f'which could execute code ({_first_line(e)})') from None
     weights = weights.get('model', weights)
     return _our_names(weights)
 
 def _no_such_weights(file):
     there = sorted(p.stem for p in file.parent.glob('*.safetensors')) if file.parent.is_dir() else []
-    return f'there is no saved encoder {file.stem!r} in {file.parent}; ' + (f'there are: {", ".join(there)}' if there else 'none has been saved there')
+    names = f'choose from: {", ".join(there)}' if there else 'save one with save_encoder'
+    return f'there is no saved encoder {file.stem!r} in {file.parent}: {names}'
 
 def _first_line(e): return (str(e) or type(e).__name__).splitlines()[0][:120].rstrip('.')
 
 def _our_names(weights):
-    "fastai keeps the weight that is dropped beside its layer, as `weight_hh_l0_raw`; here the layer keeps it."
-    raw = {re.sub(r'weight_hh_l0(_reverse)?_raw$', r'module.weight_hh_l0\1', k): v for k,v in weights.items() if k.endswith('_raw')}
+    "Rename the weights with dropout, which fastai stores as `weight_hh_l0_raw` outside of their layer."
+    raw = {re.sub(r'weight_hh_l0(_reverse)?_raw$', r'module.weight_hh_l0\1', k): v
+           for k,v in weights.items() if k.endswith('_raw')}
     return {**{k: v for k,v in weights.items() if not k.endswith('_raw')}, **raw}
 
 # %% ../../nbs/library/6_text/05_learner.ipynb #0000000c
 class _PlainUnpickler(pickle.Unpickler):
-    "Reads lists, strings and numbers. Whatever would need a class or a function, and could so run something, is refused."
+    "Read lists, strings and numbers. Raise an error for classes and functions, which could execute code."
     def find_class(self, module, name): raise pickle.UnpicklingError(f'it asks for {module}.{name}')
 
 def read_vocab(file) -> list:
-    "The list of tokens in `file`, JSON or a pickle. No code in it is run; `ValueError` if there is any."
+    "Return the list of tokens in `file`, JSON or a pickle. Run no code in it; raise `ValueError` if there is any."
     file = Path(file)
-    try: vocab = json.loads(file.read_text(encoding='utf-8')) if file.suffix == '.json' else _PlainUnpickler(io.BytesIO(file.read_bytes())).load()
+    try:
+        if file.suffix == '.json': vocab = json.loads(file.read_text(encoding='utf-8'))
+        else: vocab = _PlainUnpickler(io.BytesIO(file.read_bytes())).load()
     except FileNotFoundError: raise
-    except Exception as e: raise ValueError(f'{file} is refused: it should be a list of tokens and nothing else ({_first_line(e)})') from None
-    if not isinstance(vocab, list) or not all(isinstance(t, str) for t in vocab): raise ValueError(f'{file} is refused: it should be a list of tokens, and it is a {type(vocab).__name__}')
+    except Exception as e:
+        raise ValueError(f'{file} is refused: it must contain only a list of tokens ({_first_line(e)})') from None
+    if not isinstance(vocab, list) or not all(isinstance(t, str) for t in vocab):
+        raise ValueError(f'{file} is refused: it must contain a list of tokens, got a {type(vocab).__name__}')
     return vocab
 
 # %% ../../nbs/library/6_text/05_learner.ipynb #0000000e
 def wikitext_weights(
-    backwards=False # of the model that reads from the end to the beginning
+    backwards=False # use the model that reads texts backwards
 ) -> tuple:
-    "Files with weights and vocabulary of fastai's AWD_LSTM, trained on WikiText-103. `FileNotFoundError`, with the ways out, if they cannot be had."
+    """Return the files with weights and vocabulary of fastai's AWD_LSTM, trained on WikiText-103; download them if
+    necessary. Raise `FileNotFoundError` if they are not available."""
     url = URLs.WT103_BWD if backwards else URLs.WT103_FWD
     name = Path(url).name.removesuffix('.tgz')
     dest = fastbook_path('model')/f'{name}-safe'
@@ -171,19 +186,23 @@ def _published_folder(url):
     want, archives = _Wanted(url), fastbook_path('archive')
     found = _find_real(want, fastbook_path('model'), archives, False)
     if isinstance(found, Path): return found
-    raise FileNotFoundError(f'the weights of AWD_LSTM, pretrained on WikiText-103, cannot be had ({"; ".join(found)}): pretrained=False begins with random weights. '
-                            f'To get them, connect to the internet, let FASTBOOK_MIRROR name a folder that has {want.archive}, or put that file (105 MB) into {with_tilde(archives)}')
+    raise FileNotFoundError(f'the weights of AWD_LSTM, pretrained on WikiText-103, are not available '
+                            f'({"; ".join(found)}). Pass pretrained=False to start from random weights. To get the '
+                            f'weights, connect to the internet, set FASTBOOK_MIRROR to a folder that contains '
+                            f'{want.archive}, or put that file (105 MB) into {with_tilde(archives)}.')
 
 # %% ../../nbs/library/6_text/05_learner.ipynb #0000000f
 def convert_pretrained(
-    source, # folder with a file of weights (`.pth`) and a vocabulary (`.pkl`)
+    source, # folder with weights (`.pth`) and a vocabulary (`.pkl`)
     dest    # folder for `weights.safetensors` and `vocab.json`
 ):
-    "Read fastai's two pickles without running anything in them, and keep what is in them in formats that can't run."
+    "Convert fastai's two pickles to safetensors and JSON without executing code in them."
     from safetensors.torch import save_file
     source, dest = Path(source), Path(dest)
     found = [next(iter(sorted(source.rglob(f'*{ext}'))), None) for ext in ('.pth', '.pkl')]
-    if None in found: raise FileNotFoundError(f'{source} should hold weights (.pth) and a vocabulary (.pkl), and it has {", ".join(sorted(o.name for o in source.iterdir())) or "nothing"}')
+    if None in found:
+        raise FileNotFoundError(f'{source} should hold weights (.pth) and a vocabulary (.pkl), and it has '
+                                f'{", ".join(sorted(o.name for o in source.iterdir())) or "nothing"}')
     weights, vocab = read_weights(found[0]), read_vocab(found[1])
     with written_whole(dest/'weights.safetensors') as w, written_whole(dest/'vocab.json') as v:
         save_file({k: v.contiguous().clone() for k,v in weights.items()}, w)
@@ -191,7 +210,7 @@ def convert_pretrained(
 
 # %% ../../nbs/library/6_text/05_learner.ipynb #00000014
 def decode_spec_tokens(tokens) -> list:
-    "The words that the special tokens in `tokens` stand for."
+    "Replace the special tokens in `tokens` by the words they stand for."
     res, todo = [], list(reversed(list(tokens)))
     while todo:
         t = todo.pop()
@@ -206,19 +225,19 @@ def decode_spec_tokens(tokens) -> list:
 
 # %% ../../nbs/library/6_text/05_learner.ipynb #00000012
 class LMLearner(TextLearner):
-    "A `TextLearner` whose model says what comes next; see `predict`."
+    "A `TextLearner` for a language model, which can generate text with `predict`."
 
     def predict(self, text,
-        n_words=1,       # how many tokens to write
-        no_unk=True,     # never `xxunk`
-        temperature=1.,  # below 1 likely tokens are drawn more often still, above 1 less
-        min_p=None,      # never a token with a smaller probability
-        no_bar=False,    # for fastai's sake: there is none
-        decoder=decode_spec_tokens, # from tokens to words
-        only_last_word=False # for fastai's sake: the model keeps its state and needs the last word only
+        n_words=1,       # number of tokens to generate
+        no_unk=True,     # never generate `xxunk`
+        temperature=1.,  # below 1, likely tokens are sampled more often; above 1, less often
+        min_p=None,      # minimum probability of a sampled token
+        no_bar=False,    # for compatibility with fastai; not used
+        decoder=decode_spec_tokens, # function that converts tokens to words
+        only_last_word=False # for compatibility with fastai; not used
     ) -> str:
-        "The `text`, continued by the model."
-        if temperature <= 0: raise ValueError(f'the temperature must be above 0, and it is {temperature}')
+        "Return `text`, continued by the model."
+        if temperature <= 0: raise ValueError(f'the temperature must be above 0, got {temperature}')
         idxs, vocab = self._numbers_of(text), text_vocab(self.dls)
         never = torch.tensor([t in (PAD, 'xxfake') or no_unk and t == UNK for t in vocab])
         for token in self._written(idxs, n_words, partial(_draw, never=never, temperature=temperature, min_p=min_p)):
@@ -230,7 +249,7 @@ class LMLearner(TextLearner):
         return getattr(ds, 'tls', [ds])[0]._for_new([text])[0].tolist()
 
     def _written(self, idxs, n, draw):
-        "`n` more tokens after `idxs`, one at a time: the text is read once, then each token as it is drawn."
+        "Yield `n` tokens that continue `idxs`; the text is read once, then each token after it is sampled."
         self._move_model()
         model, device = self.model.eval(), next(self.model.parameters()).device
         model.reset()
@@ -243,17 +262,16 @@ class LMLearner(TextLearner):
 def language_model_learner(
     dls,           # `DataLoaders` for a language model
     arch,          # `AWD_LSTM`
-    config=None,   # what is to be different from the architecture's own, such as `dict(n_hid=300)`
-    drop_mult=1.,  # all rates of dropout times this
-    backwards=False,  # read from the end to the beginning: which weights to begin with
-    pretrained=True,  # begin with weights trained on WikiText-103
-    pretrained_fnames=None, # or with those in these two files: weights and vocabulary
-    **kwargs       # for `TextLearner`: `metrics`, `alpha`, `beta`, `path` …
+    config=None,   # changes to the default configuration of the architecture, such as `dict(n_hid=300)`
+    drop_mult=1.,  # factor for all dropout probabilities
+    backwards=False,  # start from the pretrained weights of the backwards model
+    pretrained=True,  # start from weights trained on WikiText-103
+    pretrained_fnames=None, # start from the weights and vocabulary in these two files
+    **kwargs       # passed to `TextLearner`: `metrics`, `alpha`, `beta`, `path` …
 ) -> LMLearner:
-    "A learner for a language model on `dls`."
+    "Create a learner for a language model on `dls`."
     if isinstance(dls.train, SortedDL):
-        raise ValueError('these loaders are for a classifier: a language model reads texts end to end, from loaders '
-                         'made with is_lm=True')
+        raise ValueError('these loaders are for a classifier: for a language model, create loaders with is_lm=True')
     _check_config(config, pretrained and pretrained_fnames is None)
     model = get_language_model(arch, len(text_vocab(dls)), config, drop_mult)
     learn = LMLearner(dls, model, **{'loss_func': CrossEntropyLossFlat(), 'splitter': _model_meta[arch]['split_lm'],
@@ -263,8 +281,8 @@ def language_model_learner(
 def _check_config(config, pretrained):
     sizes = [k for k in ('emb_sz', 'n_hid', 'n_layers', 'bidir') if k in (config or {})]
     if sizes and pretrained:
-        raise ValueError(f'the pretrained weights are for the sizes of the architecture, and config changes '
-                         f'{", ".join(sizes)}: pass pretrained=False')
+        raise ValueError(f'the pretrained weights do not fit because config changes {", ".join(sizes)}: '
+                         'pass pretrained=False')
 
 def _draw(scores, never, temperature, min_p):
     p = scores.cpu().float().masked_fill(never, -torch.inf).softmax(0)
@@ -276,21 +294,23 @@ def _draw(scores, never, temperature, min_p):
 def text_classifier_learner(
     dls,           # `DataLoaders` of texts with classes
     arch,          # `AWD_LSTM`
-    seq_len=72,    # tokens that are read at a time
-    config=None,   # what is to be different from the architecture's own
-    backwards=False, pretrained=True, # as in `language_model_learner`
-    drop_mult=0.5, # all rates of dropout times this
-    n_out=None,    # how many classes; taken from the data if not given
-    lin_ftrs=None, ps=None, max_len=72*20, y_range=None, # as in `get_text_classifier`
+    seq_len=72,    # number of tokens that are read at a time
+    config=None,   # changes to the default configuration of the architecture
+    backwards=False, pretrained=True, # see `language_model_learner`
+    drop_mult=0.5, # factor for all dropout probabilities
+    n_out=None,    # number of classes; inferred from the data by default
+    lin_ftrs=None, ps=None, max_len=72*20, y_range=None, # see `get_text_classifier`
     pretrained_fnames=None,
-    **kwargs       # for `TextLearner`
+    **kwargs       # passed to `TextLearner`
 ) -> TextLearner:
-    "A learner for a classifier of the texts in `dls`."
-    if isinstance(dls.train, LMDataLoader): raise ValueError('these loaders are for a language model (is_lm=True) and have no classes: make others for the classifier, of the same vocabulary, with text_vocab=dls.vocab')
+    "Create a learner that classifies the texts in `dls`."
+    if isinstance(dls.train, LMDataLoader):
+        raise ValueError('these loaders are for a language model (is_lm=True) and have no classes: create loaders for '
+                         'the classifier without is_lm, and pass text_vocab=dls.vocab to keep the vocabulary')
     _check_config(config, pretrained and pretrained_fnames is None)
     n_out = ifnone(n_out, get_c(dls))
-    if not n_out: raise ValueError('how many classes there are could not be told from the data: pass n_out')
-    model = get_text_classifier(arch, len(text_vocab(dls)), n_out, seq_len=seq_len, config=config, y_range=y_range, drop_mult=drop_mult,
-                                lin_ftrs=lin_ftrs, ps=ps, max_len=max_len)
+    if not n_out: raise ValueError('could not infer the number of classes from the data: pass n_out')
+    model = get_text_classifier(arch, len(text_vocab(dls)), n_out, seq_len=seq_len, config=config, y_range=y_range,
+                                drop_mult=drop_mult, lin_ftrs=lin_ftrs, ps=ps, max_len=max_len)
     learn = TextLearner(dls, model, **{'splitter': _model_meta[arch]['split_clas'], **kwargs})
     return learn._begin_with(pretrained, pretrained_fnames, backwards)

@@ -57,4 +57,4 @@ def test_more_ratings_than_films_to_rate():
     rng = np.random.default_rng(0)
     films, viewers = make_films(5, rng), make_viewers(4, rng)
     assert len(make_ratings(viewers, films, 20, rng).drop_duplicates(['user', 'film'])) == 20 # everybody has seen everything
-    with pytest.raises(ValueError, match='4 people and 5 films make 20 ratings at most, and 21 are wanted'): make_ratings(viewers, films, 21, rng)
+    with pytest.raises(ValueError, match='n=21 is too large: 4 people and 5 films make 20 ratings at most'): make_ratings(viewers, films, 21, rng)

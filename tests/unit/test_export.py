@@ -311,7 +311,7 @@ def test_odd_rows(tables):
 def test_rows_that_lack_a_column(tables):
     row = odd_table().iloc[0]
     with pytest.raises(KeyError, match="the table has no column 'hours'"): tables[1].predict(row.drop('hours'))
-    with pytest.raises(ValueError, match="the column 'age' is in cont_names and holds what is no number: 'old' in row 0"): tables[1].predict({**row, 'age': 'old'})
+    with pytest.raises(ValueError, match="the column 'age' is in cont_names but contains a non-numeric value: 'old' in row 0"): tables[1].predict({**row, 'age': 'old'})
 
 
 # -- what is the user's own ---------------------------------------------------------------------------------------------------------------------

@@ -19,9 +19,9 @@ from ...torch_core import Module, params, to_detach
 def dropout_mask(
     x,   # a tensor, for its device and type
     sz,  # shape of the mask
-    p    # share of zeros
+    p    # probability of zeros
 ):
-    "A mask of shape `sz`: zeros with probability `p`, otherwise `1/(1-p)`."
+    "Return a random mask of shape `sz`: zeros with probability `p`, otherwise `1/(1-p)`."
     n = math.prod(sz)
     if x.is_cuda or n < 4096 or p == 1: return x.new_empty(*sz).bernoulli_(1 - p).div_(max(1 - p, 1e-9))
     draws = torch.empty(-(-n//4), dtype=torch.int64).random_(-2**63, None).view(torch.int16)[:n].view(*sz)
@@ -29,7 +29,7 @@ def dropout_mask(
 
 # %% ../../../nbs/library/6_text/03_awdlstm.ipynb #00000009
 class RNNDropout(Module):
-    "Dropout with one mask for all places of a text; `(bs, seq_len, features)`."
+    "Apply dropout with the same mask at all positions of a text; `(bs, seq_len, features)`."
     def __init__(self, p:float=0.5): self.p = p
     def forward(self, x):
         if not self.training or self.p == 0.: return x
@@ -37,16 +37,17 @@ class RNNDropout(Module):
 
 # %% ../../../nbs/library/6_text/03_awdlstm.ipynb #0000000c
 class EmbeddingDropout(Module):
-    "The embedding `emb` with words left out, each with probability `embed_p`."
+    "Apply the embedding `emb` and drop each word of its vocabulary with probability `embed_p`."
     def __init__(self, emb, embed_p): self.emb, self.embed_p = emb, embed_p
     def forward(self, words, scale=None):
         x = self.emb(words)
-        if self.training and self.embed_p != 0: x = x * dropout_mask(self.emb.weight, (self.emb.num_embeddings, 1), self.embed_p)[words]
+        if self.training and self.embed_p != 0:
+            x = x * dropout_mask(self.emb.weight, (self.emb.num_embeddings, 1), self.embed_p)[words]
         return x if scale is None else x * scale
 
 # %% ../../../nbs/library/6_text/03_awdlstm.ipynb #0000000f
 class WeightDropout(Module):
-    "The layer `module`, called with some of its weights left out; those in `layer_names`, with probability `weight_p`."
+    "Call the layer `module` with dropout of probability `weight_p` applied to its weights `layer_names`."
     def __init__(self, module, weight_p, layer_names='weight_hh_l0'):
         self.module, self.weight_p, self.layer_names = module, weight_p, L(layer_names)
 
@@ -59,18 +60,21 @@ class WeightDropout(Module):
 
 # %% ../../../nbs/library/6_text/03_awdlstm.ipynb #00000012
 class AWD_LSTM(Module):
-    "LSTMs with dropout everywhere: `(bs, seq_len)` token numbers to `(bs, seq_len, emb_sz)`. Source: Merity et al. 2017."
+    """A stack of LSTMs with four kinds of dropout, from token numbers `(bs, seq_len)` to features
+    `(bs, seq_len, emb_sz)`. Source: Merity et al. 2017."""
     initrange = 0.1
 
     def __init__(self,
-        vocab_sz, # how many tokens
-        emb_sz,   # features of a token, and of what comes out
-        n_hid,    # features within
-        n_layers, # how many LSTMs
-        pad_token=1, # number of `xxpad`, whose features are zero
-        hidden_p=0.2, input_p=0.6, embed_p=0.1,
-                 weight_p=0.5, # dropout: between layers, of features, of words, of weights
-        bidir=False # read in both directions
+        vocab_sz, # number of tokens in the vocabulary
+        emb_sz,   # width of the embedding and of the output
+        n_hid,    # number of hidden features
+        n_layers, # number of LSTMs
+        pad_token=1, # number of `xxpad`, whose embedding is zero
+        hidden_p=0.2, # dropout probability between layers
+        input_p=0.6,  # dropout probability of the input features
+        embed_p=0.1,  # dropout probability of words
+        weight_p=0.5, # dropout probability of hidden-to-hidden weights
+        bidir=False # use bidirectional LSTMs
     ):
         self.emb_sz, self.n_hid, self.n_layers, self.n_dir, self.bs = emb_sz, n_hid, n_layers, 2 if bidir else 1, 1
         self.encoder = nn.Embedding(vocab_sz, emb_sz, padding_idx=pad_token)
@@ -78,7 +82,8 @@ class AWD_LSTM(Module):
         self.encoder_dp = EmbeddingDropout(self.encoder, embed_p)
         self.rnns = nn.ModuleList(self._one_rnn(emb_sz if l == 0 else n_hid, self._width(l), bidir,
                                                 weight_p) for l in range(n_layers))
-        self.input_dp, self.hidden_dps = RNNDropout(input_p), nn.ModuleList(RNNDropout(hidden_p) for _ in range(n_layers))
+        self.input_dp = RNNDropout(input_p)
+        self.hidden_dps = nn.ModuleList(RNNDropout(hidden_p) for _ in range(n_layers))
         self.reset()
 
     def _width(self, l): return (self.n_hid if l != self.n_layers - 1 else self.emb_sz)//self.n_dir
@@ -88,7 +93,7 @@ class AWD_LSTM(Module):
         return WeightDropout(nn.LSTM(n_in, n_out, 1, batch_first=True, bidirectional=bidir), weight_p, names)
 
     def forward(self, inp, from_embeds=False):
-        "Read `inp`, token numbers or (`from_embeds`) their features, on from the state that is kept."
+        "Process `inp`, token numbers or, with `from_embeds`, embeddings, starting from the stored hidden state."
         bs = inp.shape[0]
         if bs != self.bs: self._change_hidden(bs)
         x, hidden = self.input_dp(inp if from_embeds else self.encoder_dp(inp)), []
@@ -100,7 +105,7 @@ class AWD_LSTM(Module):
         return x
 
     def reset(self):
-        "Forget the state."
+        "Reset the hidden state to zeros."
         self.hidden = [self._zeros(l, self.bs) for l in range(self.n_layers)]
 
     def _zeros(self, l, bs):
@@ -112,19 +117,19 @@ class AWD_LSTM(Module):
         self.bs = bs
 
 # %% ../../../nbs/library/6_text/03_awdlstm.ipynb #00000017
-awd_lstm_lm_config = dict(emb_sz=400, n_hid=1152, n_layers=3, pad_token=1, bidir=False, output_p=0.1, hidden_p=0.15, input_p=0.25,
-                          embed_p=0.02, weight_p=0.2, tie_weights=True, out_bias=True)
-awd_lstm_clas_config = dict(emb_sz=400, n_hid=1152, n_layers=3, pad_token=1, bidir=False, output_p=0.4, hidden_p=0.3, input_p=0.4,
-                            embed_p=0.05, weight_p=0.5)
+awd_lstm_lm_config = dict(emb_sz=400, n_hid=1152, n_layers=3, pad_token=1, bidir=False, output_p=0.1, hidden_p=0.15,
+                          input_p=0.25, embed_p=0.02, weight_p=0.2, tie_weights=True, out_bias=True)
+awd_lstm_clas_config = dict(emb_sz=400, n_hid=1152, n_layers=3, pad_token=1, bidir=False, output_p=0.4, hidden_p=0.3,
+                            input_p=0.4, embed_p=0.05, weight_p=0.5)
 
 def awd_lstm_lm_split(model):
-    "Groups of parameters of a language model: one for each LSTM, and the embedding with the last layer."
+    "Return the parameter groups of a language model: one for each LSTM, and one for embedding and last layer."
     return L(*_rnn_groups(model[0]), nn.ModuleList([model[0].encoder, model[1]])).map(_once)
 
 def awd_lstm_clas_split(model):
-    "Groups of parameters of a classifier: the embedding, one for each LSTM, the head."
+    "Return the parameter groups of a classifier: embedding, each LSTM, and head."
     enc = model[0].module
     return L(enc.encoder, *_rnn_groups(enc), model[1]).map(_once)
 
 def _rnn_groups(enc): return [nn.ModuleList(o) for o in zip(enc.rnns, enc.hidden_dps)]
-def _once(m): return list(dict.fromkeys(params(m))) # weights that two layers share are there once
+def _once(m): return list(dict.fromkeys(params(m))) # list weights shared by two layers once

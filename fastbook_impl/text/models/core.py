@@ -18,17 +18,18 @@ _all_ = ['AWD_LSTM', 'awd_lstm_lm_config', 'awd_lstm_clas_config', 'awd_lstm_lm_
 
 # %% ../../../nbs/library/6_text/04_models.ipynb #00000005
 class SequentialRNN(nn.Sequential):
-    "Layers one after the other that can be told to forget their state."
+    "An `nn.Sequential` whose `reset` method resets the hidden state of its layers."
     def reset(self):
         for m in self.children(): getattr(m, 'reset', noop)()
 
 class LinearDecoder(Module):
-    "From features `(bs, seq_len, n_hid)` to scores `(bs, seq_len, n_out)`; `(scores, features before dropout, features after it)`, for the callbacks to look at."
+    """Convert features `(bs, seq_len, n_hid)` to scores `(bs, seq_len, n_out)`. Return the scores and the features
+    before and after dropout, which the callbacks use."""
     initrange = 0.1
     def __init__(self,
-        n_out, n_hid,     # tokens, and features
-        output_p=0.1,     # dropout of the features
-        tie_encoder=None, # an embedding whose weights are used
+        n_out, n_hid,     # number of tokens in the vocabulary, number of features
+        output_p=0.1,     # dropout probability of the features
+        tie_encoder=None, # embedding whose weights are shared
         bias=True
     ):
         self.decoder, self.output_dp = nn.Linear(n_hid, n_out, bias=bias), RNNDropout(output_p)
@@ -50,35 +51,38 @@ def _config(arch, kind, config, drop_mult):
     return {k: v*drop_mult if k.endswith('_p') else v for k,v in config.items()}
 
 def _check_arch(arch, config):
-    if not hasattr(arch, '__name__'): raise TypeError(f'arch is a class, AWD_LSTM, and this is an object of {type(arch).__name__}')
-    if arch not in _model_meta: raise ValueError(f'{arch.__name__!r} is no architecture for texts that is known here; there is AWD_LSTM')
+    if not hasattr(arch, '__name__'):
+        raise TypeError(f'arch must be a class, got a {type(arch).__name__}: pass AWD_LSTM')
+    if arch not in _model_meta: raise ValueError(f'{arch.__name__!r} is not an architecture for text: pass AWD_LSTM')
     known = [*_model_meta[arch]['config_lm'], 'init']
     unknown = next((k for k in config if k not in known), None)
-    if unknown is not None: raise TypeError(f'config has no place for {unknown!r}; it has {", ".join(known)}')
+    if unknown is not None: raise TypeError(f'config has no entry {unknown!r}: use {", ".join(known)}')
 
 def get_language_model(
     arch,         # `AWD_LSTM`
-    vocab_sz,     # how many tokens
-    config=None,  # what is to be different from the architecture's own, such as `n_hid`
-    drop_mult=1.  # all rates of dropout times this
+    vocab_sz,     # number of tokens in the vocabulary
+    config=None,  # changes to the default configuration of the architecture, such as `n_hid`
+    drop_mult=1.  # factor for all dropout probabilities
 ) -> SequentialRNN:
-    "A model that gives a score to each token that may come next: `(bs, seq_len)` to `(bs, seq_len, vocab_sz)`, and features. `TypeError` for a `config` that the architecture has no place for."
+    """Create a model that maps `(bs, seq_len)` tokens to scores of the next token, `(bs, seq_len, vocab_sz)`, and
+    features. Raise `TypeError` for a `config` with unknown entries."""
     config = _config(arch, 'config_lm', config, drop_mult)
     tie, output_p, bias = config.pop('tie_weights'), config.pop('output_p'), config.pop('out_bias')
     init = config.pop('init', None)
     encoder = arch(vocab_sz, **config)
-    decoder = LinearDecoder(vocab_sz, config[_model_meta[arch]['hid_name']], output_p, tie_encoder=encoder.encoder if tie else None, bias=bias)
+    decoder = LinearDecoder(vocab_sz, config[_model_meta[arch]['hid_name']], output_p,
+                            tie_encoder=encoder.encoder if tie else None, bias=bias)
     model = SequentialRNN(encoder, decoder)
     return model if init is None else model.apply(init)
 
 # %% ../../../nbs/library/6_text/04_models.ipynb #0000000a
 class SentenceEncoder(Module):
-    "Reads texts `(bs, seq_len)` with `module` in pieces: `(bs, at most max_len, features)`, and where it is padding."
+    "Read texts `(bs, seq_len)` in chunks with `module`; return features `(bs, at most max_len, n)` and a padding mask."
     def __init__(self,
-        bptt,         # tokens in a piece
-        module,       # reads a piece, and keeps its state
+        bptt,         # number of tokens in a chunk
+        module,       # encoder that reads a chunk and keeps its hidden state
         pad_idx=1,    # number of `xxpad`
-        max_len=None  # pieces that begin in the last so many tokens are kept; all, if not given
+        max_len=None  # keep chunks that begin in the last `max_len` tokens; all chunks by default
     ):
         self.bptt, self.module, self.pad_idx, self.max_len = bptt, module, pad_idx, max_len
 
@@ -98,17 +102,17 @@ class SentenceEncoder(Module):
     def _is_kept(self, from_end): return self.max_len is None or from_end <= max(self.max_len, self.bptt)
 
     def _read(self, x, there, keep):
-        n = int(there.any(1).nonzero().max()) + 1 if there.any() else 1 # rows after that have nothing in this piece
+        n = int(there.any(1).nonzero().max()) + 1 if there.any() else 1 # later rows contain only padding
         with torch.set_grad_enabled(keep and torch.is_grad_enabled()): out = self.module(x[:n])
         return torch.cat([out, out.new_zeros(len(x) - n, *out.shape[1:])]) if keep else None
 
 # %% ../../../nbs/library/6_text/04_models.ipynb #0000000e
 def masked_concat_pool(
     output,   # features, (bs, seq_len, n)
-    mask,     # where there is padding, (bs, seq_len)
-    bptt=None # for fastai's sake: the last token of each row is found in any case
+    mask,     # padding mask, (bs, seq_len)
+    bptt=None # for compatibility with fastai; not used
 ):
-    "The last features, their maximum and their mean over each text: `(bs, 3*n)`."
+    "Concatenate the features at the last token, their maximum and their mean over each text: `(bs, 3*n)`."
     there = (~mask)[:, :, None]
     n = there.sum(1).clamp(min=1)
     places = torch.arange(output.shape[1], device=output.device)
@@ -120,17 +124,20 @@ def masked_concat_pool(
 
 # %% ../../../nbs/library/6_text/04_models.ipynb #00000010
 class PoolingLinearClassifier(Module):
-    "Pooling, then linear layers with batch normalisation and dropout; `(scores, features, features)`, as a language model's last layer."
+    """Apply pooling and linear layers with batch normalization and dropout; return `(scores, features, features)`, in
+    the format of `LinearDecoder`."""
     def __init__(self,
-        dims,         # sizes of the layers, from the pooled features to the classes
-        ps,           # dropout before each
-        bptt=None,    # for `masked_concat_pool`
-        y_range=None  # bounds of what comes out, for regression
+        dims,         # layer sizes, from the pooled features to the classes
+        ps,           # dropout probability before each layer
+        bptt=None,    # passed to `masked_concat_pool`
+        y_range=None  # lowest and highest prediction of a regression, as a pair
     ):
-        if len(ps) != len(dims) - 1: raise ValueError(f'there are {len(dims) - 1} layers and {len(ps)} rates of dropout: give one for each layer')
+        if len(ps) != len(dims) - 1:
+            raise ValueError(f'ps has {len(ps)} values for {len(dims) - 1} layers: pass one for each layer')
         acts = [nn.ReLU(inplace=True)]*(len(dims) - 2) + [None]
         layers = [LinBnDrop(i, o, p=p, act=a) for i,o,p,a in zip(dims[:-1], dims[1:], ps, acts)]
-        self.layers, self.bptt = nn.Sequential(*layers, *([] if y_range is None else [SigmoidRange(*y_range)])), bptt
+        self.layers = nn.Sequential(*layers, *([] if y_range is None else [SigmoidRange(*y_range)]))
+        self.bptt = bptt
 
     def forward(self, inp):
         out, mask = inp
@@ -139,18 +146,18 @@ class PoolingLinearClassifier(Module):
 # %% ../../../nbs/library/6_text/04_models.ipynb #00000011
 def get_text_classifier(
     arch,           # `AWD_LSTM`
-    vocab_sz,       # how many tokens
-    n_class,        # how many classes
-    seq_len=72,     # tokens in a piece
-    config=None,    # what is to be different from the architecture's own
-    drop_mult=1.,   # all rates of dropout times this
-    lin_ftrs=None,  # sizes of the layers between; `[50]` if not given
-    ps=None,        # dropout before the layers after those; 0.1 each if not given
+    vocab_sz,       # number of tokens in the vocabulary
+    n_class,        # number of classes
+    seq_len=72,     # number of tokens in a chunk
+    config=None,    # changes to the default configuration of the architecture
+    drop_mult=1.,   # factor for all dropout probabilities
+    lin_ftrs=None,  # widths of the hidden layers of the head; defaults to `[50]`
+    ps=None,        # dropout probability after each hidden layer; defaults to 0.1
     pad_idx=1,      # number of `xxpad`
-    max_len=72*20,  # tokens at the end of a text that gradients reach
-    y_range=None    # bounds of what comes out, for regression
+    max_len=72*20,  # number of tokens at the end of a text that are used for gradients
+    y_range=None    # lowest and highest prediction of a regression, as a pair
 ) -> SequentialRNN:
-    "A model that reads texts and gives a score to each class: `(bs, seq_len)` to `(bs, n_class)`, and features."
+    "Create a model that maps texts `(bs, seq_len)` to scores of the classes, `(bs, n_class)`, and features."
     config = _config(arch, 'config_clas', config, drop_mult)
     for k in ('tie_weights', 'out_bias'): config.pop(k, None)
     output_p, init = config.pop('output_p'), config.pop('init', None)
