@@ -80,7 +80,7 @@ def test_callbacks_of_one_fit_are_gone_after_it_also_when_it_fails():
 
 @pytest.mark.parametrize('lr', [0, -1., float('nan'), float('inf'), slice(0., 1.)])
 def test_a_learning_rate_that_teaches_nothing_is_refused(lr):
-    with pytest.raises(ValueError, match='the learning rate must be a number above 0, and it is'): line_learner().fit(1, lr)
+    with pytest.raises(ValueError, match=r'learning rate must be above 0, got .*lr_find\(\)'): line_learner().fit(1, lr)
 
 
 def test_a_training_set_smaller_than_a_batch_is_named():
@@ -94,7 +94,7 @@ def test_an_empty_training_set_is_named():
 
 
 def test_a_loss_of_the_wrong_shape_is_named():
-    with pytest.raises(ValueError, match=r'MSELoss returned 16 numbers of shape \(16, 1\), and training needs one: take their mean'):
+    with pytest.raises(ValueError, match=r'MSELoss returned 16 .*shape \(16, 1\).*mean'):
         line_learner(loss_func=nn.MSELoss(reduction='none')).fit(1, 0.1)
 
 
@@ -106,13 +106,13 @@ def test_a_metric_of_the_wrong_shape_is_named():
 def test_shapes_that_do_not_fit_are_told_with_the_batch():
     learn = line_learner()
     learn.model = nn.Linear(3, 1)
-    with pytest.raises(RuntimeError, match=r'these shapes do not fit together: inputs \(16, 1\), targets \(16, 1\)'): learn.fit(1, 0.1)
+    with pytest.raises(RuntimeError, match=r'shapes.* inputs \(16, 1\), targets \(16, 1\)'): learn.fit(1, 0.1)
 
 
 def test_predictions_and_targets_that_do_not_fit_are_told_with_the_batch():
     learn = line_learner(loss_func=nn.BCEWithLogitsLoss())
     learn.model = nn.Linear(1, 2)
-    with pytest.raises(ValueError, match=r'these shapes do not fit together: inputs \(16, 1\), predictions \(16, 2\), targets \(16, 1\)'): learn.fit(1, 0.1)
+    with pytest.raises(ValueError, match=r'shapes.* inputs \(16, 1\), predictions \(16, 2\), targets \(16, 1\)'): learn.fit(1, 0.1)
 
 
 def test_running_out_of_memory_names_the_knob():
