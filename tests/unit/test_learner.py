@@ -190,7 +190,7 @@ def test_saving_on_a_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch):
         with open(self, 'wb') as f: f.write(b'half a fi')
         raise OSError(28, 'No space left on device')
     monkeypatch.setattr(Path, 'write_bytes', full)
-    with pytest.raises(OSError, match='could not be saved to .*No space left on device.*What was there before is untouched'): learn.save('model')
+    with pytest.raises(OSError, match='could not save the model to .*No space left on device.*existing file is unchanged'): learn.save('model')
     assert file.read_bytes() == good and [f.name for f in file.parent.iterdir()] == [file.name]
 
 
@@ -202,7 +202,7 @@ def test_a_disk_that_really_fills_up(tmp_path):
     was = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
-        with pytest.raises(OSError, match='could not be saved'): save_model(file, nn.Linear(400, 400))
+        with pytest.raises(OSError, match='could not save the model'): save_model(file, nn.Linear(400, 400))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, was)
@@ -217,16 +217,16 @@ def test_a_pickle_is_refused_and_not_run(tmp_path):
     file = tmp_path/'model.safetensors'
     for content in (pickle.dumps(Evil()), b'', b'\0'*100):
         file.write_bytes(content)
-        with pytest.raises(ValueError, match='is not a file of weights that can be read'): load_model(file, nn.Linear(1, 1))
+        with pytest.raises(ValueError, match='is not a readable safetensors file'): load_model(file, nn.Linear(1, 1))
     torch.save(Evil(), file)
-    with pytest.raises(ValueError, match='Only safetensors are loaded'): load_model(file, nn.Linear(1, 1))
+    with pytest.raises(ValueError, match='Only safetensors files are loaded'): load_model(file, nn.Linear(1, 1))
     assert not made.exists()
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path):
     save_model(tmp_path/'m.safetensors', nn.Linear(2, 1))
     with pytest.raises(ValueError, match=r'weight has shape \(1, 2\) in the file and \(1, 3\) in the model'): load_model(tmp_path/'m.safetensors', nn.Linear(3, 1))
-    with pytest.raises(FileNotFoundError, match="there is no saved model 'n' in .*; there are: m"): load_model(tmp_path/'n.safetensors', nn.Linear(2, 1))
+    with pytest.raises(FileNotFoundError, match="no saved model 'n' in .*; available models: m"): load_model(tmp_path/'n.safetensors', nn.Linear(2, 1))
 
 
 def test_tied_weights_are_saved_and_come_back(tmp_path):

@@ -400,7 +400,7 @@ def test_an_encoder_kept_and_matched(tmp_path):
         assert torch.equal(a, b)
     assert not get_encoder(learn.model).encoder.weight.requires_grad and learn.model[1].layers[0][2].weight.requires_grad
     with pytest.raises(FileNotFoundError, match="there is no saved encoder 'encoder' in .*; there are: enc"): learn.load_encoder('encoder')
-    with pytest.raises(ValueError, match='enc.safetensors does not fit this model'): text_classifier_learner(learn.dls, AWD_LSTM, config={**SMALL, 'n_hid': 30}, pretrained=False).load_encoder('enc')
+    with pytest.raises(ValueError, match='enc.safetensors does not match this model'): text_classifier_learner(learn.dls, AWD_LSTM, config={**SMALL, 'n_hid': 30}, pretrained=False).load_encoder('enc')
 
 
 def test_pretrained_weights_that_cannot_be_had(home, monkeypatch):
