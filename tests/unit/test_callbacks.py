@@ -175,7 +175,7 @@ def test_plot_sched():
 
 @pytest.mark.parametrize('lr', [0, -1., float('nan')])
 def test_no_such_rate(lr):
-    with pytest.raises(ValueError, match='^the learning rate must be a number above 0'): line().fit_one_cycle(1, lr)
+    with pytest.raises(ValueError, match='^the learning rate must be above 0, got'): line().fit_one_cycle(1, lr)
 
 
 # the learning rate finder ---------------------------------------------------------------------------------------------
@@ -313,7 +313,7 @@ def test_best_is_kept_between_fits_if_asked(tmp_path):
 
 def test_unknown_monitor(tmp_path):
     for cb in (TrackerCallback, SaveModelCallback, EarlyStoppingCallback, ReduceLROnPlateau):
-        with pytest.raises(ValueError, match=f"^{cb.__name__} was asked to monitor 'acc', but the columns are: train_loss, valid_loss, mae$"):
+        with pytest.raises(ValueError, match=f"^{cb.__name__} cannot monitor 'acc': the columns are train_loss, valid_loss, mae$"):
             line(path=tmp_path, metrics=mae).fit(1, cbs=cb(monitor='acc'))
 
 def test_early_stopping(tmp_path, capsys):
@@ -362,7 +362,7 @@ def test_nan_ends_the_fit_before_it_reaches_the_weights(capsys):
     learn.fit(3, .01, cbs=TerminateOnNaNCallback())
     assert len(learn.recorder.losses) == 3 and weights(learn.model).isfinite().all()
     assert capsys.readouterr().out == ('The loss became nan in epoch 1 of 3, batch 4 of 10, with a learning rate of 0.01: '
-                                       'the fit ends here, the weights are those before this batch\n')
+                                       'the fit ends here, with the weights from before this batch\n')
     learn.loss_func = lambda p, t: F.mse_loss(p, t)/0.
     learn.fit(1, .01, cbs=TerminateOnNaNCallback)
     assert 'The loss became inf' in capsys.readouterr().out
@@ -674,12 +674,12 @@ def test_the_loss_function_comes_back_after_an_error():
     assert learn.loss_func is was
 
 def test_a_loss_that_cannot_be_blended():
-    with pytest.raises(TypeError, match='^blends need the loss of each item: give the loss function an argument reduction, which can be "none"$'):
+    with pytest.raises(TypeError, match='need a per-item loss: .*argument reduction.*"none"$'):
         classes(loss_func=lambda p, t: F.cross_entropy(p, t)).fit(1, 1e-2, cbs=MixUp())
 
 @pytest.mark.parametrize('alpha', [0, -1, float('nan')])
 def test_no_such_alpha(alpha):
-    with pytest.raises(ValueError, match=f'^alpha must be above 0, and it is {alpha}$'): MixUp(alpha)
+    with pytest.raises(ValueError, match=f'^alpha must be above 0, got {alpha}$'): MixUp(alpha)
 
 
 # all of them ----------------------------------------------------------------------------------------------------------
