@@ -77,7 +77,7 @@ def read_tensors(
             tensors = {k: f.get_tensor(k).clone() for k in f.keys()} # not views of the file, which may change
     except Exception as e:
         raise ValueError(f'{file} is not a readable safetensors file: {e}. Only safetensors files are loaded. '
-                         'Pickles (.pth, .pkl) are refused because loading one can run code.') from None
+                         'Pickles (.pth, .pkl) are refused, because loading a pickle can run code.') from None
     if not {'fastbook_impl', 'sha256'} & header.keys(): return tensors, None
     return tensors, _checked_description(file, header, tensors)
 
