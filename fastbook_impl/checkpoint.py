@@ -17,7 +17,7 @@ from .optimizer import optimizer_kind, state_misfit
 _version = 2
 
 def _contents(model, opt) -> tuple:
-    "Return the tensors and the description to save."
+    "Return the tensors to save and their description."
     shared = set()
     tensors = {f'model.{k}': _unshared(v, shared) for k,v in model.state_dict().items() if isinstance(v, Tensor)}
     about = {'format': 'fastbook_impl', 'version': _version}
@@ -30,7 +30,7 @@ def _contents(model, opt) -> tuple:
     return tensors, {**about, 'optimizer': optimizer_kind(opt), 'numbers': numbers, **saved}
 
 def _unshared(t, shared) -> Tensor:
-    "Return `t` for saving; a copy if its memory is in `shared`, because safetensors refuses shared memory."
+    "Return `t`, or a copy if its memory is in `shared`, because safetensors rejects shared memory."
     t = plain(t).detach().contiguous()
     at = t.untyped_storage().data_ptr()
     if at in shared: return t.clone()
@@ -38,37 +38,37 @@ def _unshared(t, shared) -> Tensor:
     return t
 
 def _names(model, opt) -> list:
-    "Name each parameter of `opt` as `model` does; those that are not in the model get numbers."
+    "List the names that `model` gives to the parameters of `opt`. Parameters outside the model get numbers."
     names = {p: name for name,p in model.named_parameters()}
     return [names.get(p, f'outside_{i}') for i,p in enumerate(opt.params())]
 
 # %% ../nbs/library/4_learner/03_checkpoint.ipynb #00000006
 def save_model(
     file,               # path of the file
-    model:nn.Module,    # the model whose weights are saved
-    opt=None,           # its optimizer
-    with_opt:bool=True  # save what the optimizer remembers
+    model:nn.Module,    # model whose weights are saved
+    opt=None,           # optimizer of the model
+    with_opt:bool=True  # save the optimizer state, if `opt` is given
 ) -> Path:
-    "Save the weights of `model` in `file` as safetensors. If that fails, what was there before is untouched."
+    "Save the weights of `model` in `file` as safetensors. If saving fails, an existing file is left unchanged."
     from safetensors.torch import save
     file = Path(file)
     tensors, about = _contents(model, opt if with_opt else None)
     text = json.dumps(about)
     try:
         header = {'fastbook_impl': text, 'sha256': tensors_checksum(tensors, text)}
-        # not `save_file`, which writes to a temporary file of its own that stays when the process is killed
+        # not `save_file`, which leaves its own temporary file behind if the process is killed
         with written_whole(file) as part: part.write_bytes(save(tensors, metadata=header))
     except Exception as e:
-        raise OSError(f'the model could not be saved to {file}: {e}. What was there before is untouched.') from None
+        raise OSError(f'could not save the model to {file}: {e}. An existing file is unchanged.') from None
     return file
 
 # %% ../nbs/library/4_learner/03_checkpoint.ipynb #00000008
 def read_tensors(
     file # a safetensors file
 ) -> tuple:
-    """Read the tensors in `file` by name, and the description that `save_model` added, None for files from elsewhere.
+    """Read the tensors in `file` by name, and the description from `save_model` (None for files from other sources).
 
-    Raises `ValueError` for a file that is damaged, of another version, or no safetensors file."""
+    Raise `ValueError` if the file is damaged, has another version, or is not a safetensors file."""
     from safetensors import safe_open
     file = Path(file)
     try:
@@ -76,8 +76,8 @@ def read_tensors(
             header = f.metadata() or {}
             tensors = {k: f.get_tensor(k).clone() for k in f.keys()} # not views of the file, which may change
     except Exception as e:
-        raise ValueError(f'{file} is not a file of weights that can be read: {e}. Only safetensors are loaded. '
-                         'A pickle (.pth, .pkl) is not, because loading one can run code.') from None
+        raise ValueError(f'{file} is not a readable safetensors file: {e}. Only safetensors files are loaded. '
+                         'Pickles (.pth, .pkl) are refused, because loading a pickle can run code.') from None
     if not {'fastbook_impl', 'sha256'} & header.keys(): return tensors, None
     return tensors, _checked_description(file, header, tensors)
 
@@ -90,18 +90,18 @@ def _checked_description(file, header, tensors) -> dict:
         raise ValueError(f'{file} has no checksum: it was saved by an earlier version of fastbook_impl. '
                          'Train and save the model again.')
     if isinstance(version, int) and version > _version:
-        raise ValueError(f'{file} was saved as version {version}, and this fastbook_impl reads version {_version}: '
+        raise ValueError(f'{file} was saved as version {version}, but this fastbook_impl reads version {_version}: '
                          'update fastbook_impl')
     if version != _version or header.get('sha256') != tensors_checksum(tensors, text):
-        raise ValueError(f'{file} is damaged, its checksum is wrong: restore it from a copy, or save the model again')
+        raise ValueError(f'{file} is damaged (wrong checksum): restore it from a copy, or save the model again')
     return about
 
 # %% ../nbs/library/4_learner/03_checkpoint.ipynb #0000000a
 def load_weights(
-    model:nn.Module,  # takes the weights
+    model:nn.Module,  # model to load the weights into
     weights:dict,     # tensors by name
-    strict:bool=True, # every weight must be there, and no other
-    file='the file'   # named in errors
+    strict:bool=True, # require exactly the weights of the model
+    file='the file'   # file name for error messages
 ):
     "Load `weights` into `model` after checking names, shapes and types."
     _check_weights(model, weights, strict, file)
@@ -117,18 +117,18 @@ def _check_weights(model, weights, strict, file):
         elif weights[k].dtype != own[k].dtype:
             wrong.append(f'{k} is {weights[k].dtype} in the file and {own[k].dtype} in the model')
     lacking, extra = [k for k in own if k not in weights], [k for k in weights if k not in own]
-    if strict and lacking: wrong.append(f'{len(lacking)} weights are not in the file, such as {lacking[0]}')
-    if strict and extra: wrong.append(f'{len(extra)} weights of the file have no place in the model, such as {extra[0]}')
-    if own and len(lacking) == len(own): wrong.append('no weight in the file has a name that the model knows')
-    if wrong: raise ValueError(f'{Path(file).name} does not fit this model: ' + '; '.join(wrong[:3]))
+    if strict and lacking: wrong.append(f'{len(lacking)} weights are missing from the file, such as {lacking[0]}')
+    if strict and extra: wrong.append(f'{len(extra)} weights in the file are not in the model, such as {extra[0]}')
+    if own and len(lacking) == len(own): wrong.append('no weight in the file has the name of a weight in the model')
+    if wrong: raise ValueError(f'{Path(file).name} does not match this model: ' + '; '.join(wrong[:3]))
 
 # %% ../nbs/library/4_learner/03_checkpoint.ipynb #0000000c
 def _optimizer_state(model, opt, tensors, about, strict, file):
-    "Return the state for `opt.load_state_dict`, of what fits; `ValueError` if `strict` and something does not."
+    "Return the matching state for `opt.load_state_dict`. Raise `ValueError` for a mismatch if `strict`."
     kind, own = about['optimizer'], optimizer_kind(opt)
     if kind != own and strict:
-        raise ValueError(f'{file.name} holds the state of the optimizer {kind}, and the optimizer here is {own}: '
-                         'load it with with_opt=False')
+        raise ValueError(f'{file.name} contains the state of the optimizer {kind}, but this optimizer is {own}: '
+                         'load the model with with_opt=False')
     if kind != own: return None
     places, state, wrong = {name: i for i,name in enumerate(_names(model, opt))}, {}, []
     for name,s in _by_parameter(tensors, about).items():
@@ -140,7 +140,8 @@ def _optimizer_state(model, opt, tensors, about, strict, file):
         wrong.append(f'the saved optimizer has {len(hypers)} parameter groups, this one has {len(opt.hypers)}')
         hypers = [dict(h) for h in opt.hypers]
     if wrong and strict:
-        raise ValueError(f'{file.name} does not fit this optimizer: {"; ".join(wrong[:3])}. Load it with with_opt=False')
+        raise ValueError(f'{file.name} does not match this optimizer: {"; ".join(wrong[:3])}. '
+                         'Load the model with with_opt=False')
     own_values = {k: v for k,v in about.items() if k not in ('format', 'version', 'optimizer', 'numbers', 'hypers')}
     return {**own_values, 'state': state, 'hypers': hypers}
 
@@ -155,13 +156,13 @@ def _by_parameter(tensors, about) -> dict:
 # %% ../nbs/library/4_learner/03_checkpoint.ipynb #0000000d
 def load_model(
     file,                # path of the file
-    model:nn.Module,     # takes the weights
-    opt=None,            # takes its state, if there is one in the file
-    with_opt:bool=True,  # whether to look for it
+    model:nn.Module,     # model to load the weights into
+    opt=None,            # optimizer to load the state into, if the file contains one
+    with_opt:bool=True,  # load the optimizer state
     device=None,         # not needed: weights go to the device of the model
-    strict:bool=True     # everything in the file must fit, and every weight must be there
+    strict:bool=True     # require that the weights in the file and in the model match exactly
 ):
-    "Load weights that `save_model` wrote. Everything is checked first: if something does not fit, nothing changes."
+    "Load weights written by `save_model`. Check everything first: if something does not match, nothing changes."
     file = Path(file)
     if not file.is_file(): raise FileNotFoundError(_missing(file))
     tensors, about = read_tensors(file)
@@ -172,7 +173,7 @@ def load_model(
         try: state = _optimizer_state(model, opt, tensors, about, strict, file)
         except (AttributeError, KeyError, TypeError) as e:
             about_it = f'{type(e).__name__}: {e}'
-            raise ValueError(f'{file}: the description of the optimizer makes no sense ({about_it})') from None
+            raise ValueError(f'{file}: the description of the optimizer is invalid ({about_it})') from None
     model.load_state_dict(weights, strict=strict)
     if state is not None: opt.load_state_dict(state)
 
@@ -180,7 +181,7 @@ def _missing(file) -> str:
     there = sorted(p.stem for p in file.parent.glob('*.safetensors')) if file.parent.is_dir() else []
     others = [file.with_name(file.stem + ext) for ext in ('', '.pth', '.pkl', '.pt')]
     other = next((p for p in others if p.is_file() and p.suffix != '.safetensors'), None)
-    text = f'there is no saved model {file.stem!r} in {file.parent}; '
-    text += f'there are: {", ".join(there)}' if there else 'none has been saved there'
+    text = f'no saved model {file.stem!r} in {file.parent}; '
+    text += f'available models: {", ".join(there)}' if there else 'the folder contains no saved models'
     if other is None: return text
-    return f'{text}; {other.name} is not loaded, because it is not a safetensors file, and loading a pickle could run code'
+    return f'{text}; {other.name} is not a safetensors file and is refused, because loading a pickle can run code'

@@ -20,11 +20,15 @@ from .torch_core import is_listy, plain
 # %% ../nbs/library/8_inference/06_export.ipynb #00000007
 @patch
 def export(self:Learner,
-    fname='export.pkl', # below `learn.path`; the name is the book's, the file is no pickle
+    fname='export.pkl', # name of the file in `learn.path`; the book uses this name, but the file is not a pickle
 ) -> Path:
-    "Keep all that leads from an item to its prediction in one file without code, for `load_learner`. The optimizer and the data are not in it."
+    """Save everything that prediction needs in one file without code, for `load_learner`.
+
+    The file contains neither the optimizer nor the data."""
     text = sys.modules.get('fastbook_impl.text.learner')
-    if text and isinstance(self, text.LMLearner): raise TypeError('a learner that writes texts is not exported: keep it with learn.save(), or its encoder with learn.save_encoder()')
+    if text and isinstance(self, text.LMLearner):
+        raise TypeError('a language model learner cannot be exported: '
+                        'save it with learn.save(), or its encoder with learn.save_encoder()')
     w, was = Writer(), self.model.training
     self.model.eval()
     try: model, tensors = describe_model(w, self.model)
@@ -37,14 +41,18 @@ def export(self:Learner,
 
 # %% ../nbs/library/8_inference/06_export.ipynb #00000013
 def to_onnx(
-    learn,      # a learner, or one that `load_learner` made
+    learn,      # a `Learner`, or the result of `load_learner`
     file,       # path of the file
-    xb=None,    # a tuple of inputs, for their shapes; two items of the validation set if not given
-    tol=1e-3    # largest difference between both results, as a fraction of the largest activation (or of 1)
+    xb=None,    # tuple of inputs, for their shapes; two items of the validation set if not given
+    tol=1e-3    # largest allowed difference between both results, as a fraction of the largest activation (or of 1)
 ) -> float:
-    "Write the model of `learn` as ONNX for batches of any size, run it with ONNX Runtime, and return the largest difference. `ImportError` with the way out if that is not installed."
+    """Write the model of `learn` as ONNX for batches of any size, and run it with ONNX Runtime.
+
+    Return the largest difference. Raise `ImportError` if a package is missing, `ValueError` if the results differ."""
     try: import onnx, onnxscript, onnxruntime
-    except ImportError as e: raise ImportError(f'{e.name} is not installed, and ONNX needs it: pip install onnx onnxscript onnxruntime') from None
+    except ImportError as e:
+        raise ImportError(f'{e.name} is not installed, but the ONNX export needs it: '
+                          'pip install onnx onnxscript onnxruntime') from None
     model, file = learn.model.eval(), Path(file)
     if xb is None: xb = tuple(plain(learn.dls.valid.one_batch()))[:learn.dls.n_inp]
     xb = tuple(o[:2].cpu() for o in xb)
@@ -54,7 +62,9 @@ def to_onnx(
     session = onnxruntime.InferenceSession(str(file))
     got = session.run(None, {i.name: o.numpy() for i, o in zip(session.get_inputs(), xb)})[0]
     diff = float((torch.from_numpy(got) - want).abs().max()/want.abs().max().clamp(min=1))
-    if diff > tol: raise ValueError(f'ONNX Runtime gives other answers than the model: they differ by up to {diff:.2g} of the largest')
+    if diff > tol:
+        raise ValueError(f'ONNX Runtime and the model give different results: they differ by {diff:.2g} of the '
+                         'largest activation')
     return diff
 
 # %% ../nbs/library/8_inference/06_export.ipynb #00000015

@@ -14,7 +14,7 @@ from .torch_core import TensorMask, Tensor, get_grid, is_listy, plain
 
 # %% ../nbs/library/4_learner/13_interpret.ipynb #00000005
 class Interpretation:
-    "Predictions, targets and losses of every item of a data set, in the order of the data set."
+    "Hold the predictions, targets and losses of all items of a data set, in the order of the data set."
     def __init__(self, learn, dl, preds, targs, decoded, losses):
         self.learn, self.dl, self.preds, self.targs, self.decoded, self.losses = learn, dl, preds, targs, decoded, losses
 
@@ -23,26 +23,26 @@ class Interpretation:
         learn,    # a trained `Learner`
         ds_idx=1, # 1: the validation set; 0: the training set
         dl=None,  # another loader
-        act=None  # activation; the loss function's own if not given
+        act=None  # activation function; that of the loss function if not given
     ):
-        "Have the model judge every item of a data set."
+        "Compute the predictions and losses of a learner for all items of a data set."
         dl = learn._ordered(learn.dls[ds_idx] if dl is None else dl)
         return cls(learn, dl, *learn.get_preds(dl=dl, with_decoded=True, with_loss=True, act=act))
 
     @property
     def vocab(self):
         vocab = getattr(self.dl, 'vocab', None)
-        several = isinstance(vocab, L) and len(vocab) and isinstance(vocab[-1], (CategoryMap, list, L)) # texts have one, too
+        several = isinstance(vocab, L) and len(vocab) and isinstance(vocab[-1], (CategoryMap, list, L)) # texts also have a vocab
         return vocab[-1] if several else vocab
 
     def __len__(self): return len(self.losses)
 
     def top_losses(self,
-        k=None,       # how many; all if not given
-        largest=True, # False: those it is most right about
-        items=False   # return the items too: file names, rows
+        k=None,       # number of items; all if not given
+        largest=True, # False: return the smallest losses
+        items=False   # also return the items: file names, rows
     ):
-        "The `k` largest losses and the indices of their items."
+        "Return the `k` largest losses and the indices of their items."
         losses, idxs = self.losses.topk(min(k or len(self), len(self)), largest=largest)
         return (losses, idxs, L(self._item(int(i)) for i in idxs)) if items else (losses, idxs)
 
@@ -51,11 +51,11 @@ class Interpretation:
         return items.iloc[i] if hasattr(items, 'iloc') else items[i]
 
     def plot_top_losses(self,
-        k,            # how many items, or a list of their indices
-        largest=True, # False: those it is most right about
+        k,            # number of items, or a list of indices
+        largest=True, # False: draw the items with the smallest losses
         nrows=None, ncols=None, figsize=None, **kwargs # for the grid and for drawing
     ):
-        "Draw the items with the largest losses: prediction / target / loss / probability."
+        "Draw the items with the largest losses, titled prediction / target / loss / probability."
         idxs = torch.tensor(list(k)) if is_listy(k) else self.top_losses(k, largest)[1]
         pictures, targs = self._decoded(idxs, self.targs)
         preds = self._decoded(idxs, self.decoded)[1]
@@ -63,7 +63,7 @@ class Interpretation:
         for i,ax,x,t,p in zip(idxs.tolist(), axs, pictures, targs, preds): self._draw(ax, i, x, t, p, **kwargs)
 
     def _decoded(self, idxs, values):
-        "Inputs of the items `idxs`, and their `values` (targets or decoded predictions) turned back into words."
+        "Return the decoded inputs and `values` (targets or decoded predictions) of the items `idxs`."
         order = idxs.tolist()
         dl = self.dl.new(get_idxs=lambda: order, shuffle=False, drop_last=False, bs=len(order))
         b = dl.one_batch()
@@ -85,7 +85,7 @@ class Interpretation:
         return f' / {float(p.max()):.2f}' if p is not None and p.ndim == 1 and self.vocab is not None else ''
 
     def show_results(self, idxs, **kwargs):
-        "Draw the items `idxs` with targets and predictions."
+        "Draw the items `idxs` with their targets and predictions."
         idxs = list(idxs) if is_listy(idxs) else [idxs]
         dl = self.dl.new(get_idxs=lambda: idxs, shuffle=False, drop_last=False, bs=len(idxs))
         pick = lambda o: tuple(p[idxs] for p in o) if is_listy(o) else o[idxs]
@@ -97,27 +97,28 @@ def _words(o):
 
 # %% ../nbs/library/4_learner/13_interpret.ipynb #0000000b
 class ClassificationInterpretation(Interpretation):
-    "An `Interpretation` of a classifier: confusion matrix, most confused classes, a report."
+    "Interpret a classifier: confusion matrix, most confused classes, classification report."
     def __init__(self, *args):
         super().__init__(*args)
         if self.vocab is None:
-            raise ValueError('these data have no classes (no vocab): Interpretation.from_learner works for any target')
+            raise ValueError('the data has no classes (no vocab): use Interpretation.from_learner, '
+                             'which works for any target')
         if not isinstance(self.targs, Tensor) or self.targs.is_floating_point():
-            raise ValueError('a confusion matrix needs one class for each item; with several labels per item use '
-                             'Interpretation.from_learner, or look at each label by itself')
+            raise ValueError('a confusion matrix needs one class per item: for several labels per item, use '
+                             'Interpretation.from_learner or look at each label separately')
 
     def confusion_matrix(self) -> np.ndarray:
-        "Counts, `(n_classes, n_classes)`: true classes in rows, predicted ones in columns."
+        "Return the counts `(n_classes, n_classes)`: true classes in rows, predicted classes in columns."
         n = len(self.vocab)
         return torch.bincount(self.targs.flatten()*n + self.decoded.flatten(), minlength=n*n).reshape(n, n).numpy()
 
     def plot_confusion_matrix(self,
-        normalize=False,         # shares of each row instead of counts
+        normalize=False,         # show the fractions of each row instead of counts
         title='Confusion matrix',
         cmap='Blues',
-        norm_dec=2,              # decimals of the shares
-        plot_txt=True,           # write the numbers
-        **kwargs                 # for `plt.figure`: `figsize`, `dpi`
+        norm_dec=2,              # number of decimals of the fractions
+        plot_txt=True,           # write the numbers into the cells
+        **kwargs                 # passed to `plt.figure`: `figsize`, `dpi`
     ):
         "Draw the confusion matrix."
         cm = self.confusion_matrix()
@@ -133,9 +134,9 @@ class ClassificationInterpretation(Interpretation):
         fig.tight_layout()
 
     def most_confused(self,
-        min_val=1 # leave out what happened less often
+        min_val=1 # smallest count to include
     ):
-        "What was taken for what and how often, the most frequent first: `(actual, predicted, count)`."
+        "List the confused classes as `(actual, predicted, count)`, the most frequent first."
         cm = self.confusion_matrix()
         np.fill_diagonal(cm, 0)
         rows = [(self.vocab[i], self.vocab[j], int(cm[i, j])) for i,j in zip(*np.where(cm >= max(1, min_val)))]

@@ -28,7 +28,7 @@ from .callback.progress import ProgressCallback
 
 # %% ../nbs/library/4_learner/04_learner.ipynb #0000000d
 class TrainingLoop:
-    "The events of a training, in their order. `Learner` adds data, model and everything else."
+    "Run the training loop and call its events. `Learner` adds the data, the model and everything else."
 
     def _do_fit(self):
         try:
@@ -52,7 +52,7 @@ class TrainingLoop:
         with torch.no_grad(): self._with_events(self.all_batches, 'validate', CancelValidException)
 
     def all_batches(self):
-        "Train on every batch of `self.dl`, or validate it."
+        "Train or validate on every batch of `self.dl`."
         self.n_iter, self.n_inp = len(self.dl), getattr(self.dls, 'n_inp', None)
         with hold_interrupts(): batches = iter(self.dl)
         try:
@@ -61,7 +61,7 @@ class TrainingLoop:
             with hold_interrupts(): del batches # ends the loader's worker processes
 
     def one_batch(self, i:int, b):
-        "Train on the batch `b`, number `i` of this pass, or validate it."
+        "Train or validate on the batch `b`, which has index `i` in this pass."
         self.iter = i
         self.xb, self.yb = self._split(b, self.n_inp)
         self._with_events(self._do_one_batch, 'batch', CancelBatchException)
@@ -82,7 +82,7 @@ class TrainingLoop:
         self.pred = self.model(*self.xb)
 
     def do_loss(self):
-        "Compute `loss_grad`, from which the backward pass starts, and `loss`, the same number without its graph."
+        "Compute `loss_grad`, where the backward pass starts, and `loss`, the same value detached from the graph."
         self.loss_grad = self.loss_func(self.pred, *self.yb)
         self.loss = self.loss_grad.detach()
 
@@ -95,7 +95,7 @@ class TrainingLoop:
         self.opt.step()
 
     def _with_events(self, f, event, cancel):
-        "Run `f` between `before_event` and `after_event`. Whatever happens, `cleanup_event` comes last."
+        "Run `f` between `before_event` and `after_event`. Always call `cleanup_event` last, even after an error."
         try:
             try:
                 self._begin(event)
@@ -113,7 +113,7 @@ class TrainingLoop:
             if cb.run: method()
 
     def _begin(self, event):
-        "Call `before_event` of every callback, and remember which of them have to clean up."
+        "Call `before_event` of every callback, and record which callbacks must clean up."
         key = f'before_{event}', self.training
         if key not in self._handlers: self._handlers[key] = find_starters(self.cbs, event, self.training)
         for cb,before,cleanup in self._handlers[key]:
@@ -122,7 +122,7 @@ class TrainingLoop:
             if before: before()
 
     def _clean_up(self, *events, of=None):
-        "Call the clean-ups of `events` that are due, the last one first; only those of the callback `of` if given."
+        "Call the pending clean-ups of `events` in reverse order. If `of` is given, call only those of that callback."
         if not any(self._active.get(event) for event in events): return
         with hold_interrupts():
             for event in events:
@@ -137,15 +137,15 @@ class TrainingLoop:
 _levels = 'step backward batch validate train epoch fit'.split()  # innermost first
 
 def _is_interrupt(e) -> bool:
-    "Whether `e` is Ctrl-C, or says that the same Ctrl-C ended a loader's worker process."
+    "Return whether `e` is Ctrl-C, or reports that the same Ctrl-C ended a loader's worker process."
     if isinstance(e, KeyboardInterrupt): return True
     if not (isinstance(e, RuntimeError) and 'DataLoader worker' in str(e)): return False
     while e is not None and not isinstance(e, KeyboardInterrupt): e = e.__cause__ or e.__context__
     return e is not None
 
 def _not_one_number(f, loss) -> str:
-    return (f'the loss function {getattr(f, "__name__", type(f).__name__)} returned {loss.numel()} numbers of shape '
-            f'{tuple(loss.shape)}, and training needs one: take their mean')
+    return (f'the loss function {getattr(f, "__name__", type(f).__name__)} returned {loss.numel()} values of shape '
+            f'{tuple(loss.shape)}, but training needs a single value: take their mean')
 
 # %% ../nbs/library/4_learner/04_learner.ipynb #00000012
 def norm_bias_params(
@@ -160,17 +160,17 @@ def norm_bias_params(
 
 # %% ../nbs/library/4_learner/04_learner.ipynb #0000001a
 class FitInterrupted(KeyboardInterrupt):
-    "A fit was interrupted. Shown as one line in a notebook."
+    "Report that a fit was interrupted. A notebook shows it as one line."
     def _render_traceback_(self): return [str(self)]
 
 # %% ../nbs/library/4_learner/04_learner.ipynb #0000001c
 def _add_note(e, note):
-    "Add a line to the error `e`. Before Python 3.11, which has notes, the line goes into the message."
+    "Add a note to the error `e`. Before Python 3.11, which introduced notes, append it to the message."
     if hasattr(e, 'add_note'): e.add_note(note)
     elif isinstance(e, Exception): e.args = (f'{e}\n{note}', *e.args[1:])
 
 def _explain(e, learn):
-    "Add advice to the error `e` if PyTorch raised it, about memory or shapes."
+    "Add advice to the error `e` if it is about memory, or if PyTorch raised it about shapes."
     text = str(e)
     if 'out of memory' in text.lower(): _add_note(e, _memory_advice(learn))
     elif ('shape' in text or 'size' in text) and _raised_by_torch(e): _add_note(e, _shapes(learn))
@@ -189,11 +189,11 @@ def _raised_by_torch(e) -> bool:
 def _shapes(learn) -> str:
     def shapes(ts): return ', '.join(str(tuple(o.shape)) for o in ts if isinstance(o, Tensor))
     pred = f', predictions {tuple(learn.pred.shape)}' if isinstance(learn.pred, Tensor) else ''
-    return f'these shapes do not fit together: inputs {shapes(learn.xb)}{pred}, targets {shapes(learn.yb)}'
+    return f'these shapes do not match: inputs {shapes(learn.xb)}{pred}, targets {shapes(learn.yb)}'
 
 # %% ../nbs/library/4_learner/04_learner.ipynb #0000000c1
 class _Session:
-    "The state of a learner at the beginning of a session, and the callbacks that come and go with it."
+    "Save the state of a learner at the beginning of a session, and add and remove the session's callbacks."
     _kept = 'dl n_iter n_inp iter xb yb pred loss loss_grad training epoch n_epoch start_epoch'.split()
 
     def __init__(self, learn, cbs, removed):
@@ -207,12 +207,12 @@ class _Session:
     def open(self):
         learn = self.learn
         learn._session = self
-        if self.outer is not None: learn._active = {} # the clean-ups of the session around this one are not ours
+        if self.outer is not None: learn._active = {} # leave the clean-ups of the outer session alone
         learn.remove_cbs(self.removed)
         learn.add_cbs(self.added)
 
     def close(self):
-        "Put the learner back in order. A second call does nothing."
+        "Restore the state of the learner. A second call does nothing."
         learn = self.learn
         with hold_interrupts():
             if learn._session is not self: return
@@ -245,25 +245,25 @@ def _as_list(o): return list(o) if is_listy(o) or inspect.isgenerator(o) else []
 class Learner(TrainingLoop):
     """Train a model on data with a loss function and an optimizer, and predict with it.
 
-    More methods come with other modules: `fit_one_cycle`, `fit_flat_cos`, `fit_sgdr`, `fine_tune` and `lr_find`
+    Other modules add more methods: `fit_one_cycle`, `fit_flat_cos`, `fit_sgdr`, `fine_tune` and `lr_find`
     (`callback.schedule`), `to_fp16`, `to_bf16` and `to_fp32` (`callback.fp16`), `summary` (`callback.hook`),
     `export` (`export`)."""
     def __init__(self,
         dls,                         # `DataLoaders` with a training and a validation loader
-        model:nn.Module,             # takes the inputs of a batch, returns predictions
-        loss_func=None,              # `loss_func(preds, *targets)` returns one number; the one of the data if not given
+        model:nn.Module,             # model that maps the inputs of a batch to predictions
+        loss_func=None,              # returns one number for `(preds, *targets)`; inferred from the data if not given
         opt_func=Adam,               # `opt_func(groups, lr=…)` returns an optimizer
-        lr=1e-3,                     # learning rate for a `fit` without one
-        splitter=trainable_params,   # splits the model into groups of parameters
+        lr=1e-3,                     # default learning rate of `fit`
+        splitter=trainable_params,   # function that splits the model into parameter groups
         cbs=None,                    # callbacks in addition to the default ones
-        metrics=None,                # functions `f(preds, *targets)`, or `Metric`s, or several of them
-        path=None,                   # folder for everything that is saved; `dls.path` if not given
-        model_dir='models',          # folder for models, below `path`
-        wd=None,                     # weight decay; the optimizer's own if not given
+        metrics=None,                # a function `f(preds, *targets)` or a `Metric`, or a list of them
+        path=None,                   # folder for all saved files; `dls.path` if not given
+        model_dir='models',          # folder for models, inside `path`
+        wd=None,                     # weight decay; the optimizer's default if not given
         wd_bn_bias:bool=False,       # apply weight decay to biases and normalization layers, too
         train_bn:bool=True,          # train normalization layers even when frozen
         moms=(0.95, 0.85, 0.95),     # momentum at the start, in the middle and at the end of a cycle
-        default_cbs:bool=True        # add the callbacks that every training needs
+        default_cbs:bool=True        # add the default callbacks
     ):
         self.dls, self.model, self.opt_func, self.splitter = dls, model, opt_func, splitter
         self.loss_func = _loss_of(dls) if loss_func is None else loss_func
@@ -271,8 +271,8 @@ class Learner(TrainingLoop):
         self.path, self.model_dir = Path(path if path is not None else getattr(dls, 'path', '.')), model_dir
         self.metrics, self.opt, self.training, self.logger = metrics, None, False, print
         self.n_epoch, self.epoch, self.start_epoch, self.n_inp, self.pred = 1, 0, 0, None, None
-        self._handlers = {}                # who hears which event
-        self._active, self._failed = {}, [] # clean-ups that are due, errors of clean-ups
+        self._handlers = {}                # handlers of each event
+        self._active, self._failed = {}, [] # pending clean-ups, errors of clean-ups
         self._session = self._fitting = self._interrupted = None
         self._lock = threading.RLock()
         self.cbs = L()
@@ -291,21 +291,21 @@ class Learner(TrainingLoop):
 
     @property
     def x(self):
-        "Input of the current batch, or a tuple of several."
+        "Return the input of the current batch, or a tuple if there are several."
         return self.xb[0] if len(self.xb) == 1 else self.xb
     @property
     def y(self):
-        "Target of the current batch, or a tuple of several."
+        "Return the target of the current batch, or a tuple if there are several."
         return self.yb[0] if len(self.yb) == 1 else self.yb
     @property
     def smooth_loss(self):
-        "Training loss, smoothed over the batches of this fit."
+        "Return the training loss, smoothed over the batches of this fit."
         return self.recorder.smooth_loss.value
 
     # callbacks
 
     def add_cb(self, cb):
-        "Add the callback `cb`, an object or a class."
+        "Add the callback `cb`, which can be an object or a class."
         cb = cb() if isinstance(cb, type) else cb
         self.cbs.append(cb)
         self._handlers.clear()
@@ -314,7 +314,7 @@ class Learner(TrainingLoop):
         return self
 
     def remove_cb(self, cb):
-        "Remove the callback `cb`, or all of a class. A callback with a clean-up to do does it first."
+        "Remove the callback `cb`, or all callbacks of a class. Run their pending clean-ups first."
         for o in [o for o in self.cbs if (isinstance(o, cb) if isinstance(cb, type) else o is cb)]:
             self._clean_up(*_levels, of=o)
             if self.__dict__.get(o.name) is o: delattr(self, o.name)
@@ -352,12 +352,12 @@ class Learner(TrainingLoop):
         finally: self.add_cbs([cb for cb in cbs if cb not in self.cbs])
 
     def no_bar(self):
-        "Temporarily print the recorder's rows instead of showing table and progress bar, in a `with` block."
+        "Temporarily print the recorder's rows instead of a table and a progress bar, in a `with` block."
         return self.removed_cbs([cb for cb in self.cbs if isinstance(cb, ProgressCallback)])
 
     @contextmanager
     def no_logging(self):
-        "Temporarily show nothing at all, in a `with` block."
+        "Temporarily print and display nothing, in a `with` block."
         was, self.logger = self.logger, lambda row: None
         try:
             with self.no_bar(): yield self
@@ -366,49 +366,49 @@ class Learner(TrainingLoop):
     # the optimizer
 
     def create_opt(self):
-        "Create the optimizer for the groups of parameters that `splitter` makes of the model."
+        "Create the optimizer for the parameter groups that `splitter` returns."
         self.opt = self.opt_func(self.splitter(self.model), lr=self.lr)
         if not self.wd_bn_bias: self.opt.no_wd.update(norm_bias_params(self.model))
         if self.train_bn: self.opt.force_train.update(norm_bias_params(self.model, with_bias=False))
 
     def freeze_to(self, n:int):
-        "Freeze the groups of parameters before group `n`."
+        "Freeze the parameter groups before group `n`."
         if self.opt is None: self.create_opt()
         self.opt.freeze_to(n)
         self.opt.clear_state()
 
     def freeze(self):
-        "Freeze all groups but the last. With a pretrained model, that trains only the head."
+        "Freeze all parameter groups but the last. With a pretrained model, only the head is then trained."
         self.freeze_to(-1)
 
     def unfreeze(self):
-        "Train all groups."
+        "Unfreeze all parameter groups."
         self.freeze_to(0)
 
     # training
 
     def fit(self,
         n_epoch:int,           # number of epochs
-        lr=None,               # learning rate: a number, a slice over the groups, or one for each
+        lr=None,               # learning rate: a number, a slice over the parameter groups, or one number per group
         wd=None,               # weight decay
         cbs=None,              # callbacks for this fit only
         reset_opt:bool=False,  # create a new optimizer
-        start_epoch:int=0      # skip the epochs before this one
+        start_epoch:int=0      # index of the first epoch to run; earlier ones are skipped
     ):
-        "Train for `n_epoch` epochs, validating after each. Ctrl-C raises `FitInterrupted` once everything is in order."
+        "Train for `n_epoch` epochs and validate after each. Ctrl-C raises `FitInterrupted` after the clean-up."
         self._check_can_train(n_epoch, lr)
         self._interrupted = None
         try: self._in_session(lambda: self._fit(n_epoch, lr, wd, reset_opt, start_epoch), cbs)
         except (Exception, KeyboardInterrupt) as e:
             if self._interrupted is None and not _is_interrupt(e): raise
-            # an error that is not the interrupt comes from an event after it, such as `after_fit`
+            # an error other than the interrupt comes from a later event, such as `after_fit`
             cause = e if isinstance(e, Exception) and not _is_interrupt(e) else None
             raise FitInterrupted(self._interruption()) from cause
         if self._interrupted is not None: raise FitInterrupted(self._interruption())
 
     def _interruption(self) -> str:
         place = self._interrupted or 'at the beginning or the end of the fit'
-        return f'Interrupted {place}. The model keeps what it has learned, the recorder what it has seen.'
+        return f'Interrupted {place}. The model keeps its weights, and the recorder keeps its history.'
 
     def _fit(self, n_epoch, lr, wd, reset_opt, start_epoch):
         self._fitting = threading.get_ident()
@@ -426,12 +426,12 @@ class Learner(TrainingLoop):
 
     def _check_can_train(self, n_epoch, lr):
         if n_epoch < 0 or n_epoch != int(n_epoch):
-            raise ValueError(f'the number of epochs must be a whole number, and it is {n_epoch}')
+            raise ValueError(f'the number of epochs must be a whole number of at least 0, got {n_epoch}')
         given = self.lr if lr is None else lr
         rates = (given.start, given.stop) if isinstance(given, slice) else _as_list(given)
         for r in rates:
             if r is None or math.isfinite(r) and r > 0: continue
-            raise ValueError(f'the learning rate must be a number above 0, and it is {r}: learn.lr_find() suggests one')
+            raise ValueError(f'the learning rate must be above 0, got {r}: learn.lr_find() suggests one')
         train = self.dls.train
         if isinstance(train, DataLoader) and train.n is not None and len(train) == 0:
             raise ValueError('there is nothing to train on: ' + train._why_empty())
@@ -442,13 +442,13 @@ class Learner(TrainingLoop):
         return f'in {"" if self.training else "the validation of "}{epoch}, batch {self.iter + 1} of {self.n_iter}'
 
     def _alone(self):
-        "Return the lock that keeps other threads out. It is an error to wait for a fit in another thread."
+        "Return the lock that excludes other threads. Raise `RuntimeError` if another thread is training."
         if self._fitting in (None, threading.get_ident()): return self._lock
         raise RuntimeError('this learner is training in another thread: wait for the fit to end, '
                            'or predict with a copy (learn.export, then load_learner)')
 
     def _in_session(self, f, cbs=None, removed=()):
-        "Return `f()`, called with the callbacks `cbs` and without `removed`. Put the learner in order however it ends."
+        "Return `f()`, called with the callbacks `cbs` and without `removed`. Always restore the learner afterwards."
         with self._alone():
             session = _Session(self, cbs, removed)
             try:
@@ -459,13 +459,13 @@ class Learner(TrainingLoop):
                     finally: session.close()
                 finally: session.close() # in case an interrupt kept the first call from starting
             except BaseException as e:
-                while self._failed: _add_note(e, f'A clean-up failed, too: {self._failed.pop(0)!r}')
+                while self._failed: _add_note(e, f'A clean-up also failed: {self._failed.pop(0)!r}')
                 raise
         if self._failed: raise self._failed.pop(0)
         return res
 
     def _split(self, b, n_inp=None):
-        "Split the batch `b` into inputs and targets, as plain tensors. Without `n_inp` only the last is a target."
+        "Split the batch `b` into inputs and targets, as plain tensors. Without `n_inp`, only the last is a target."
         if not is_listy(b): b = (b,)
         device = getattr(self.dls, 'device', None)
         if device is not None and not isinstance(self.dl, DataLoader): b = to_device(b, device)
@@ -479,7 +479,7 @@ class Learner(TrainingLoop):
         dl=None,      # another loader, or a list of batches
         cbs=None      # callbacks for this call only
     ):
-        "Compute loss and metrics on a data set, without training."
+        "Compute the loss and the metrics on a data set, without training."
         if dl is None: dl = self._ordered(self.dls[ds_idx])
         self._in_session(lambda: self._validate(dl), cbs)
         return getattr(self, 'recorder', None) and L(m.value for m in self.recorder.active)
@@ -494,19 +494,19 @@ class Learner(TrainingLoop):
     def _move_model(self): move_model(self.model, getattr(self.dls, 'device', None))
 
     def _ordered(self, dl):
-        "Return the loader `dl` without shuffling and with its last batch."
+        "Return the loader `dl` without shuffling and including its last, incomplete batch."
         if not isinstance(dl, DataLoader) or not (dl.shuffle or dl.drop_last): return dl
         return dl.new(shuffle=False, drop_last=False)
 
     def get_preds(self,
         ds_idx:int=1,             # 1: the validation set; 0: the training set
         dl=None,                  # another loader, or a list of batches such as `[(x, y)]`
-        with_input:bool=False,    # return the inputs first
-        with_decoded:bool=False,  # return decoded predictions, too
-        with_loss:bool=False,     # return the loss of every item last
-        act=None,                 # activation; the loss function's own if not given
-        inner:bool=False,         # called within a fit: leave the model on its device
-        reorder:bool=True,        # in the order of the data set, even if the loader sorts
+        with_input:bool=False,    # also return the inputs, first
+        with_decoded:bool=False,  # also return decoded predictions
+        with_loss:bool=False,     # also return the loss of each item, last
+        act=None,                 # activation function; that of the loss function if not given
+        inner:bool=False,         # True inside a fit: leave the model on its device
+        reorder:bool=True,        # return results in the order of the data set, even if the loader sorts
         cbs=None,                 # callbacks for this call only
         concat_dim:int=0          # axis along which batches are joined
     ) -> tuple:
@@ -530,11 +530,11 @@ class Learner(TrainingLoop):
 
     @contextmanager
     def _item_losses(self):
-        "Temporarily let the loss function return a number for each item, not their mean."
+        "Temporarily make the loss function return one value per item instead of their mean."
         f = self.loss_func
         if not hasattr(f, 'reduction') and 'reduction' not in inspect.signature(f).parameters:
             name = getattr(f, '__name__', type(f).__name__)
-            raise ValueError(f'per-item loss is unavailable: {name} has no argument reduction that could be set to "none"')
+            raise ValueError(f'per-item loss is unavailable: {name} has no argument reduction to set to "none"')
         reduction = getattr(f, 'reduction', None)
         try:
             with NoneReduce(f) as self.loss_func: yield
@@ -543,9 +543,9 @@ class Learner(TrainingLoop):
             if reduction is not None: f.reduction = reduction
 
     def predict(self,
-        item,                   # what the data set is made from: a file name, an image, a row
-        rm_type_tfms=None,      # leave out the first so many steps that make an item
-        with_input:bool=False   # return the decoded input first
+        item,                   # one source item, as in the data set: a file name, an image, a row
+        rm_type_tfms=None,      # number of item-creating steps to skip at the beginning
+        with_input:bool=False   # also return the decoded input, first
     ) -> tuple:
         "Predict one `item`. Return the decoded prediction, the prediction as a tensor, and the probabilities."
         with self._alone():
@@ -562,12 +562,12 @@ class Learner(TrainingLoop):
         ds_idx:int=1,        # 1: the validation set; 0: the training set
         dl=None,             # another loader
         n:int=4,             # number of augmented copies
-        item_tfms=None,      # item transforms instead of the training set's
-        batch_tfms=None,     # batch transforms instead of the training set's
-        beta=0.25,           # weight of the plain version; None returns the two apart
+        item_tfms=None,      # item transforms; those of the training set if not given
+        batch_tfms=None,     # batch transforms; those of the training set if not given
+        beta=0.25,           # weight of the plain version; None returns both predictions separately
         use_max:bool=False   # take the largest prediction instead of the mean
     ) -> tuple:
-        "Average predictions over `n` augmented versions and the plain one. Return them with the targets."
+        "Average the predictions over `n` augmented copies and the plain one. Return them with the targets."
         dl = self._ordered(self.dls[ds_idx] if dl is None else dl)
         plain_preds, targs = self.get_preds(dl=dl)
         augmented = self.dls.augmented(dl, item_tfms, batch_tfms)
@@ -579,11 +579,11 @@ class Learner(TrainingLoop):
     def show_results(self,
         ds_idx:int=1,       # 1: the validation set; 0: the training set
         dl=None,            # another loader
-        max_n:int=9,        # number of items
-        shuffle:bool=True,  # random items, not the first ones
-        **kwargs            # for the drawing: `nrows`, `ncols`, `figsize`, …
+        max_n:int=9,        # maximum number of items
+        shuffle:bool=True,  # show random items instead of the first ones
+        **kwargs            # passed to the plotting function: `nrows`, `ncols`, `figsize`, …
     ):
-        "Show items with their targets and the predictions of the model."
+        "Show items with their targets and the model's predictions."
         dl = self.dls[ds_idx].new(shuffle=shuffle, drop_last=False) if dl is None else dl
         b = dl.one_batch()
         _, _, decoded = self.get_preds(dl=[b], with_decoded=True)
@@ -592,19 +592,19 @@ class Learner(TrainingLoop):
     # saving and loading
 
     def save(self,
-        file,               # a name; the file is `path/model_dir/name.safetensors`
-        with_opt:bool=True  # save the state of the optimizer, to continue later
+        file,               # name of the model; the file is `path/model_dir/name.safetensors`
+        with_opt:bool=True  # also save the optimizer state, to continue training later
     ) -> Path:
-        "Save the weights of the model, and the state of the optimizer, under a name. Return the path of the file."
+        "Save the weights of the model and the state of the optimizer under a name. Return the path of the file."
         return save_model(self._model_file(file), self.model, self.opt, with_opt)
 
     def load(self,
-        file,                # the name under which `save` wrote it
+        file,                # name that was passed to `save`
         device=None,         # not needed: weights go to the device of the model
-        with_opt:bool=True,  # load the state of the optimizer, too
-        strict:bool=True     # everything in the file must fit, and every weight must be there
+        with_opt:bool=True,  # also load the optimizer state
+        strict:bool=True     # require that the weights in the file and in the model match exactly
     ):
-        "Load weights written by `save`. If something does not fit, nothing changes."
+        "Load weights written by `save`. If something does not match, nothing changes."
         if with_opt and self.opt is None: self.create_opt()
         load_model(self._model_file(file), self.model, self.opt, with_opt, device, strict)
         return self
@@ -622,7 +622,7 @@ def _loss_of(dls):
     return loss
 
 def _fixed_order(dl) -> tuple:
-    "Ask a loader that decides its own order once, so that its order can be undone."
+    "Fix the order of a loader that chooses its own. Return the loader and the indices that undo the order."
     if not isinstance(dl, DataLoader): return dl, None
     if type(dl).get_idxs is DataLoader.get_idxs and 'get_idxs' not in dl.__dict__: return dl, None
     idxs = list(dl.get_idxs())

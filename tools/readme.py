@@ -40,7 +40,7 @@ def chapter_row(path):
 
 
 def chapter_map(root):
-    rows = ['| | chapter | what comes of it | module |', '| --- | --- | --- | --- |', *map(chapter_row, chapters(root))]
+    rows = ['| | chapter | outcome | module |', '| --- | --- | --- | --- |', *map(chapter_row, chapters(root))]
     return MAP + '\n' + '\n'.join(rows)
 
 

@@ -26,20 +26,20 @@ class CancelFitException(Exception): "End this fit."
 
 # %% ../../nbs/library/4_learner/01_callback_core.ipynb #00000007
 class Callback:
-    "Base class of callbacks. Methods are named after events, and attributes that it lacks are read from `self.learn`."
-    order = 0          # lower is called earlier
+    "Base class of callbacks. Methods are named after events, and missing attributes are read from `self.learn`."
+    order = 0          # position among callbacks; lower values are called earlier
     learn = None       # the learner, set when the callback is added
-    run = True         # False: not called until the end of this fit
+    run = True         # set to False to disable the callback until the end of this fit
     run_train = True   # called for training batches
     run_valid = True   # called for validation batches
-    remove_on_fetch = False # left out while predictions are collected
+    remove_on_fetch = False # removed while predictions are collected
 
     def __init__(self, **kwargs):
         for k,v in kwargs.items(): setattr(self, k, v)
 
     @property
     def name(self) -> str:
-        "Name of the learner's attribute that holds this callback: the class name without `Callback`, in snake case."
+        "Return the learner attribute that holds this callback: the class name in snake case, without `Callback`."
         return camel2snake(type(self).__name__.removesuffix('Callback') or 'Callback')
 
     def __getattr__(self, k):
@@ -56,7 +56,7 @@ _batch_events = {f'{when}_{what}' for when in ('before', 'after', 'after_cancel'
                  for what in ('batch', 'pred', 'loss', 'backward', 'step')}
 
 def sort_by_run(cbs) -> L:
-    "Sort `cbs` by their `order`; equals stay in the order in which they were added."
+    "Sort `cbs` by their `order`. Callbacks of equal order keep the sequence in which they were added."
     return L(sorted(cbs, key=lambda cb: cb.order))
 
 def find_handlers(
@@ -64,7 +64,7 @@ def find_handlers(
     event:str,     # name of the event
     training:bool  # whether the batches are training batches
 ) -> list:
-    "List the callbacks that have a method `event`, each with that method, in the order in which they run."
+    "List `(callback, method)` for each callback that has a method `event`, in the order in which they run."
     return [(cb, getattr(cb, event)) for cb in sort_by_run(cbs) if _hears(cb, event, training)]
 
 def find_starters(
@@ -83,18 +83,18 @@ def _hears(cb, event, training) -> bool:
 
 # %% ../../nbs/library/4_learner/01_callback_core.ipynb #0000000d
 def move_model(model:nn.Module, device):
-    "Move `model` to `device` unless all of it is there. Looking is cheaper than a move that moves nothing."
+    "Move `model` to `device` unless it is there already. Checking is faster than an unnecessary `model.to`."
     if device is None: return
     tensors = itertools.chain(model.parameters(), model.buffers())
     if any(t.device != torch.device(device) for t in tensors): model.to(device)
 
 def eval_mode(model:nn.Module):
-    "Switch `model` to evaluation mode unless it is there."
+    "Switch `model` to evaluation mode unless it is in that mode already."
     if any(m.training for m in model.modules()): model.eval()
 
 # %% ../../nbs/library/4_learner/01_callback_core.ipynb #0000000e
 class TrainEvalCallback(Callback):
-    "Set the model to training or evaluation mode, which it keeps after a fit, and update `train_iter` and `pct_train`."
+    "Set training or evaluation mode, and update `train_iter` and `pct_train`. A fit ends in evaluation mode."
     order, run_valid = -10, False
 
     def before_fit(self):
@@ -121,10 +121,10 @@ class TrainEvalCallback(Callback):
 class GatherPredsCallback(Callback):
     "Collect predictions and targets of a validation pass on the CPU, and optionally inputs and losses."
     def __init__(self,
-        with_input:bool=False, # keep the inputs
-        with_loss:bool=False,  # keep the loss of every item; the loss function must not average
-        with_preds:bool=True,  # keep the predictions
-        with_targs:bool=True,  # keep the targets
+        with_input:bool=False, # collect the inputs
+        with_loss:bool=False,  # collect the loss of each item; the loss function must not average
+        with_preds:bool=True,  # collect the predictions
+        with_targs:bool=True,  # collect the targets
         concat_dim:int=0       # axis along which batches are joined
     ):
         self.with_input, self.with_loss, self.concat_dim = with_input, with_loss, concat_dim
@@ -140,7 +140,7 @@ class GatherPredsCallback(Callback):
             self.losses.append(_per_item(to_detach(self.loss_grad), len(self.preds[-1])))
 
     def all_tensors(self) -> list:
-        "Return inputs, predictions, targets and losses, as far as they were collected."
+        "Return those of the inputs, predictions, targets and losses that were collected."
         res = [self._joined(self.preds) if self.with_preds else None,
                self._joined(self.targets) if self.with_targs and self.targets else None]
         if self.with_input: res.insert(0, self._joined(self.inputs))

@@ -15,14 +15,14 @@ from .recorder import format_time
 
 # %% ../../nbs/library/4_learner/05_callback_progress.ipynb #00000005
 def format_row(row) -> list:
-    "The values of a row as strings: six decimals for floats."
+    "Convert the values of a row to strings, with six decimals for floats."
     return [f'{v:.6f}' if isinstance(v, float) else str(v) for v in row]
 
 # %% ../../nbs/library/4_learner/05_callback_progress.ipynb #00000008
 class NotebookDisplay:
-    "A table with a progress bar below it, updated in place in the output of a notebook cell."
+    "Show a table with a progress bar below it, updated in place in the output of a notebook cell."
     def __init__(self,
-        header=() # names of the columns; without them there is no table
+        header=() # names of the columns; empty for no table
     ):
         self.header, self.rows, self.bar, self.handle = list(header), [], '', None
 
@@ -32,7 +32,7 @@ class NotebookDisplay:
         self.draw()
 
     def show_bar(self, done:int, total:int, comment:str):
-        "Show a bar with `done` of `total` filled, and `comment` beside it."
+        "Show a bar with `done` of `total` steps filled, and `comment` beside it."
         style = 'width:300px;height:16px;vertical-align:middle'
         self.bar = f'<progress value="{done}" max="{total}" style="{style}"></progress> {html.escape(comment)}'
         self.draw()
@@ -43,18 +43,18 @@ class NotebookDisplay:
         if self.handle is not None: self.draw()
 
     def draw(self):
-        "Display table and bar, or update what is displayed."
+        "Display the table and the bar, or update them."
         from IPython.display import display
         data = {'text/html': self.as_html(), 'text/plain': self.as_text()}
         if self.handle is None: self.handle = display(data, raw=True, display_id=True)
         else: self.handle.update(data, raw=True)
 
     def close(self):
-        "Leave the table and remove the bar."
+        "Remove the bar and keep the table."
         self.hide_bar()
 
     def as_html(self) -> str:
-        "Table and bar as HTML."
+        "Return the table and the bar as HTML."
         def cells(tag, row): return ''.join(f'<{tag}>{html.escape(o)}</{tag}>' for o in row)
         if not self.header: return f'<div>{self.bar}</div>' if self.bar else ''
         head = f'<thead><tr style="text-align:left">{cells("th", self.header)}</tr></thead>'
@@ -63,12 +63,12 @@ class NotebookDisplay:
         return f'{table}<div>{self.bar}</div>' if self.bar else table
 
     def as_text(self) -> str:
-        "The table as lines of text."
+        "Return the table as lines of text."
         return '\n'.join(' '.join(f'{o:<12}' for o in r).rstrip() for r in [self.header, *self.rows] if r)
 
 # %% ../../nbs/library/4_learner/05_callback_progress.ipynb #0000000b
 class TerminalDisplay:
-    "A line of text for each row, and a tqdm bar during a pass if `bars`."
+    "Print a line of text for each row, and show a tqdm bar during a pass if `bars`."
     def __init__(self,
         header=(),       # names of the columns, printed first
         bars:bool=True   # show progress bars
@@ -81,7 +81,7 @@ class TerminalDisplay:
         print(' '.join(f'{o:<{self.width}}' for o in row).rstrip(), flush=True)
 
     def show_bar(self, done:int, total:int, comment:str):
-        "Show a bar with `done` of `total` filled, and `comment` beside it."
+        "Show a bar with `done` of `total` steps filled, and `comment` beside it."
         if not self.bars: return
         from tqdm import tqdm
         if self.bar is None:
@@ -101,13 +101,13 @@ class TerminalDisplay:
 
 # %% ../../nbs/library/4_learner/05_callback_progress.ipynb #0000000c
 def make_display(header=()):
-    "The display that fits where the program runs."
+    "Return the display for the current environment: notebook or terminal."
     return NotebookDisplay(header) if in_notebook() else TerminalDisplay(header, bars=sys.stderr.isatty())
 
 # %% ../../nbs/library/4_learner/05_callback_progress.ipynb #00000010
 class ProgressCallback(Callback):
-    "Show the recorder's table, and a progress bar while batches go by."
-    order, patience, pause = 60, 0.3, 0.1   # seconds before a bar appears, seconds between two updates
+    "Show the recorder's table, and a progress bar during each pass."
+    order, patience, pause = 60, 0.3, 0.1   # `patience`: seconds before a bar appears; `pause`: seconds between updates
 
     def before_fit(self):
         self.old_logger = self.learn.logger
@@ -146,7 +146,7 @@ class ProgressCallback(Callback):
 
 # %% ../../nbs/library/4_learner/05_callback_progress.ipynb #0000001a
 class ShowGraphCallback(Callback):
-    "Plot training and validation loss in a notebook, updated after every epoch."
+    "Plot training and validation loss in a notebook, and update the plot after every epoch."
     order, run_valid = 65, False
 
     def before_fit(self): self.handle = None
@@ -166,11 +166,11 @@ class ShowGraphCallback(Callback):
 
 # %% ../../nbs/library/4_learner/05_callback_progress.ipynb #0000001d
 class CSVLogger(Callback):
-    "Write the recorder's rows to a CSV file as they come."
+    "Write each row of the recorder to a CSV file immediately."
     order = 61
 
     def __init__(self,
-        fname='history.csv',  # file below `learn.path`
+        fname='history.csv',  # path of the file, relative to `learn.path`
         append:bool=False     # add to the file instead of replacing it
     ):
         self.fname, self.append, self.file, self.old_logger = Path(fname), append, None, None
@@ -201,12 +201,12 @@ class CSVLogger(Callback):
 
 # %% ../../nbs/library/4_learner/05_callback_progress.ipynb #00000020
 def progress_bar(
-    gen,          # what to go through
-    total=None,   # how many there are; `len(gen)` if not given
+    gen,          # iterable to loop over
+    total=None,   # number of items; `len(gen)` if not given
     display=True, # show the bar
-    leave=True,   # leave it there at the end
-    comment=''    # in front of it
+    leave=True,   # keep the bar after the last item
+    comment=''    # text in front of the bar
 ):
-    "The items of `gen`, with a bar that shows how far one is."
+    "Iterate over `gen` with a progress bar."
     from tqdm.auto import tqdm
     return tqdm(gen, total=total, disable=not display, leave=leave, desc=comment or None)

@@ -16,15 +16,15 @@ from .core import Callback, CancelFitException
 class Recorder(Callback):
     """Record losses, learning rates and metrics of a fit.
 
-    `losses`, `lrs` have an entry for each training batch. `values` has a row `[train_loss, valid_loss, *metrics]`
-    for each epoch, and `iters` the number of training batches before the end of that epoch."""
+    `losses` and `lrs` have one entry per training batch. `values` has one row `[train_loss, valid_loss, *metrics]`
+    per epoch, and `iters` holds the number of training batches up to the end of that epoch."""
     order, remove_on_fetch = 50, True
 
     def __init__(self,
-        add_time:bool=True,       # a column with the duration of each epoch
-        train_metrics:bool=False, # compute the metrics on training batches, too
+        add_time:bool=True,       # add a column with the duration of each epoch
+        train_metrics:bool=False, # also compute the metrics on training batches
         valid_metrics:bool=True,  # compute the metrics on the validation set
-        beta:float=0.98           # smoothing of the training loss: weight of what came before
+        beta:float=0.98           # smoothing factor of the training loss: weight of the previous average
     ):
         self.add_time, self.train_metrics, self.valid_metrics = add_time, train_metrics, valid_metrics
         self.loss, self.smooth_loss = AvgLoss(), AvgSmoothLoss(beta)
@@ -78,15 +78,15 @@ class Recorder(Callback):
         if all(p.isfinite().all() for p in self.model.parameters()): return False
         first = next(i for i,o in enumerate(self.losses) if math.isnan(float(o)))
         print(f'The loss became NaN at batch {first + 1}, with a learning rate of {self.lrs[first]:.2g}, '
-              'and so did the weights: the fit ends here. '
+              'and the weights are no longer finite: the fit ends here. '
               'Create a new model and train it with a lower learning rate (learn.lr_find() suggests one). '
-              'If it happens at once, look for NaN in the data.')
+              'If it happens in the first batches, look for NaN in the data.')
         return True
 
     def plot_loss(self,
-        skip_start:int=5,        # leave out this many batches at the beginning
-        with_valid:bool=True,    # draw the validation loss, too
-        log:bool=False,          # logarithmic axis
+        skip_start:int=5,        # number of batches to skip at the beginning
+        with_valid:bool=True,    # also plot the validation loss
+        log:bool=False,          # use a logarithmic loss axis
         show_epochs:bool=False,  # mark the ends of the epochs
         ax=None                  # axes to draw on; a new figure if not given
     ):
@@ -118,8 +118,8 @@ class Recorder(Callback):
 
 # %% ../../nbs/library/4_learner/02_callback_recorder.ipynb #00000006
 def format_time(
-    t:float # seconds
+    t:float # duration in seconds
 ) -> str:
-    "Format a duration as `mm:ss`, or as `h:mm:ss` from one hour on."
+    "Format a duration as `mm:ss`, or as `h:mm:ss` if it is an hour or longer."
     h, m, s = int(t)//3600, int(t)//60 % 60, int(t) % 60
     return f'{h}:{m:02}:{s:02}' if h else f'{m:02}:{s:02}'

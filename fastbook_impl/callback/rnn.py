@@ -9,11 +9,11 @@ from ..torch_core import is_listy
 
 # %% ../../nbs/library/4_learner/12_callback_rnn.ipynb #00000005
 class ModelResetter(Callback):
-    "Call the model's `reset` before training, before validation, and at the end. `AttributeError` if it has none."
+    "Call the model's `reset` before training, before validation and at the end of a fit."
     def _reset(self):
         if not hasattr(self.model, 'reset'):
-            raise AttributeError('ModelResetter calls the method reset of the model, to make it forget its state, '
-                                 f'and {type(self.model).__name__} has none')
+            raise AttributeError(f'ModelResetter needs a model with a method reset, but {type(self.model).__name__} '
+                                 'has none: add reset() to clear the hidden state')
         self.model.reset()
     before_train = before_validate = _reset
 
@@ -22,27 +22,34 @@ class ModelResetter(Callback):
 
 # %% ../../nbs/library/4_learner/12_callback_rnn.ipynb #00000007
 class RNNCallback(Callback):
-    "Of a model's `(predictions, raw_out, out)` leaves the first to the loss and keeps the others, activations `(bs, seq_len, features)` before and after dropout."
+    """Pass only the predictions of a model's `(predictions, raw_out, out)` to the loss.
+
+    Store `raw_out` and `out`, the activations `(bs, seq_len, features)` before and after dropout."""
     raw_out = out = None
     def after_pred(self):
         if is_listy(self.pred): self.learn.pred, self.raw_out, self.out = [o[-1] if is_listy(o) else o for o in self.pred]
 
 class RNNRegularizer(Callback):
-    "Adds `alpha` times the mean square of the activations and `beta` times that of their steps to the loss. Source: Merity et al. 2017."
+    """Add `alpha` times the mean square of the activations and `beta` times that of their changes to the loss.
+
+    Source: Merity et al. 2017."""
     order, run_valid, raw_out, out = RNNCallback.order + 1, True, None, None
     def __init__(self, alpha=0., beta=0.): self.alpha, self.beta = alpha, beta
 
     def after_pred(self):
-        if is_listy(self.pred): RNNCallback.after_pred(self) # as in the book, where it comes without the other
+        if is_listy(self.pred): RNNCallback.after_pred(self) # the book uses it without `RNNCallback`
         elif hasattr(self.learn, 'rnn'): self.raw_out, self.out = self.rnn.raw_out, self.rnn.out
 
     def after_loss(self):
         if not self.training: return
-        if self.out is None: raise ValueError(f'RNNRegularizer needs a model that returns (predictions, raw_out, out), and {type(self.model).__name__} returns predictions only')
+        if self.out is None:
+            raise ValueError('RNNRegularizer needs a model that returns (predictions, raw_out, out), '
+                             f'but {type(self.model).__name__} returns only predictions')
         if self.alpha: self.learn.loss_grad = self.learn.loss_grad + self.alpha*self.out.float().pow(2).mean()
         h = self.raw_out
-        if self.beta and h.shape[1] > 1: self.learn.loss_grad = self.learn.loss_grad + self.beta*(h[:, 1:] - h[:, :-1]).float().pow(2).mean()
+        if self.beta and h.shape[1] > 1:
+            self.learn.loss_grad = self.learn.loss_grad + self.beta*(h[:, 1:] - h[:, :-1]).float().pow(2).mean()
 
 def rnn_cbs(alpha=0., beta=0.):
-    "All callbacks that training a recurrent network needs."
+    "List the callbacks for training a recurrent network."
     return [ModelResetter(), RNNCallback()] + ([RNNRegularizer(alpha, beta)] if alpha or beta else [])

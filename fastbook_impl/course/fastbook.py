@@ -17,7 +17,7 @@ from ..vision.all import *
 
 # %% ../../nbs/library/9_course/01_fastbook.ipynb #00000004
 def setup_book():
-    "Make pictures, tables and arrays fit a notebook page. Safe to call anywhere and more than once."
+    "Adapt images, tables and arrays to a notebook page. It is safe to call this anywhere and more than once."
     plt.rc('image', cmap='Greys')
     plt.rc('figure', dpi=90)
     pd.set_option('display.max_columns', 100)
@@ -27,10 +27,10 @@ def setup_book():
 
 # %% ../../nbs/library/9_course/01_fastbook.ipynb #00000008
 def _read_dot(source):
-    "The nodes `{name: attributes}` and edges `[(from, to, attributes)]` of the DOT statements `source`."
+    "Parse DOT statements into nodes `{name: attributes}` and edges `[(from, to, attributes)]`."
     from fastbook_impl.imports import import_extra
     with redirect_stdout(io.StringIO()) as said, warnings.catch_warnings():
-        warnings.simplefilter('ignore', DeprecationWarning)     # pydot calls its own parser by old names
+        warnings.simplefilter('ignore', DeprecationWarning)     # pydot uses deprecated names of its parser
         graphs = import_extra('pydot').graph_from_dot_data(f'digraph {{\n{source}\n}}')
     if not graphs: raise ValueError(f'gv cannot read this as a graph:\n{said.getvalue().strip() or source}')
     edges = [(_bare(e.get_source()), _bare(e.get_destination()), _attrs(e)) for e in graphs[0].get_edges()]
@@ -43,12 +43,13 @@ def _read_dot(source):
 def _attrs(o): return {k: _bare(v) for k,v in o.get_attributes().items()}
 
 def _bare(s):
-    if not isinstance(s, str): raise ValueError('gv draws arrows between single nodes only, not between groups in braces')
+    if not isinstance(s, str):
+        raise ValueError('gv draws arrows between single nodes only, not between groups in braces: write one arrow each')
     return s[1:-1] if len(s) > 1 and s[0] == s[-1] == '"' else s
 
 # %% ../../nbs/library/9_course/01_fastbook.ipynb #0000000c
 def _leads(a, b, edges):
-    "Whether one can get from node `a` to node `b` along `edges`."
+    "Return whether a path along `edges` leads from node `a` to node `b`."
     reached, new = set(), {a}
     while new:
         reached |= new
@@ -56,7 +57,7 @@ def _leads(a, b, edges):
     return b in reached
 
 def _split_edges(edges):
-    "The edges that run forwards, and those that close a circle or are marked `constraint=false`."
+    "Split `edges` into forward edges and those that close a cycle or are marked `constraint=false`."
     forward, back = [], []
     for a,b,at in edges:
         backwards = at.get('constraint') == 'false' or _leads(b, a, forward)
@@ -64,7 +65,7 @@ def _split_edges(edges):
     return forward, back
 
 def _columns(nodes, forward):
-    "The column of each node, counted from 0 at the left."
+    "Return the column of each node, counted from 0 on the left."
     col = dict.fromkeys(nodes, 0)
     for _ in nodes:
         for a,b,_ in forward: col[b] = max(col[b], col[a]+1)
@@ -75,7 +76,10 @@ def _columns(nodes, forward):
 
 # %% ../../nbs/library/9_course/01_fastbook.ipynb #00000010
 def _grid(nodes, forward):
-    "The columns, each a list from top to bottom of node names and stand-ins, and the chain of them that each forward edge runs through."
+    """Return the columns and the chains.
+
+    A column lists node names and placeholders from top to bottom.
+    A chain lists those that a forward edge runs through."""
     col = _columns(nodes, forward)
     chains = [[a, *[(i, c) for c in range(col[a]+1, col[b])], b] for i,(a,b,_) in enumerate(forward)]
     grid = [[n for n in nodes if col[n] == c] + [(i, c) for i,ch in enumerate(chains) if (i, c) in ch]
@@ -96,7 +100,7 @@ def _sort_column(column, beside, links):
 _LETTER, _ROW, _GAP = 7.8, 62, 46
 
 def _size(node, name):
-    "Width and height of a node in pixels."
+    "Return the width and height of a node in pixels."
     if not isinstance(name, str): return 0, 0
     label = node.get('label', name)
     pad = 20 if node.get('shape') in _BOXES else 36
@@ -106,7 +110,7 @@ def _size(node, name):
 _BOXES = {'box', 'rect', 'rectangle', 'square', 'box3d', 'plaintext', 'none'}
 
 def _places(nodes, forward, grid):
-    "Where the middle of each node and stand-in is: `{name: (x, y)}`, with y = 0 halfway down."
+    "Return the centers `{name: (x, y)}` of all nodes and placeholders, with y = 0 in the vertical middle."
     places, x = {}, 0
     for c,column in enumerate(grid):
         w = max(_size(nodes.get(n, {}), n)[0] for n in column)
@@ -119,7 +123,7 @@ def _places(nodes, forward, grid):
 _PEN = 'fill="none" stroke="#333" stroke-width="1.2"'
 
 def _draw_node(name, node, x, y):
-    "SVG of one node with its middle at `(x, y)`."
+    "Return the SVG of one node with its center at `(x, y)`."
     w, h = _size(node, name)
     shape, left, top = node.get('shape', 'ellipse'), x-w/2, y-h/2
     label = html.escape(node.get('label', name))
@@ -140,7 +144,7 @@ def _label(text, x, y):
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="middle" font-size="12.5" {halo}>{html.escape(text)}</text>'
 
 def _draw_forward(chain, attrs, nodes, places):
-    "SVG of an edge through all the places of `chain`."
+    "Return the SVG of an edge through all positions of `chain`."
     points = []
     for n in chain:
         (x, y), half = places[n], _size(nodes.get(n, {}), n)[0]/2
@@ -155,7 +159,7 @@ def _draw_forward(chain, attrs, nodes, places):
 
 # %% ../../nbs/library/9_course/01_fastbook.ipynb #0000001a
 def _draw_back(a, b, attrs, nodes, places):
-    "SVG of the arc from `a` to `b`, and the y of its furthest point."
+    "Return the SVG of the arc from `a` to `b`, and the y coordinate of its furthest point."
     side = 1 if places[b][1] > 0 else -1
     (x0, y0), (x1, y1) = ((places[n][0], places[n][1] + side*_size(nodes[n], n)[1]/2) for n in (a, b))
     if side < 0: y0, y1 = (y - 6*(nodes[n].get('shape') == 'box3d') for y,n in ((y0, a), (y1, b)))
@@ -169,16 +173,16 @@ def _draw_back(a, b, attrs, nodes, places):
 
 # %% ../../nbs/library/9_course/01_fastbook.ipynb #0000001b
 class Drawing:
-    "An SVG picture: a notebook shows it, `print` shows the text it was made from."
+    "Hold an SVG drawing. A notebook shows the drawing, and `print` shows its source."
     def __init__(self,
-        svg:str,    # the picture
-        source:str, # what it was made from
+        svg:str,    # the drawing as SVG
+        source:str, # text that the drawing was made from
     ): self.svg, self.source = svg, source
     def _repr_svg_(self): return self.svg
     def __repr__(self): return self.source
 
 def _page(body, left, top, right, bottom):
-    "The SVG page around `body`, with a margin."
+    "Wrap `body` in an SVG page with a margin."
     x, y, w, h = left-12, top-12, right-left+24, bottom-top+24
     tip = '<marker id="tip" viewBox="0 0 10 8" refX="9.5" refY="4" markerWidth="9" markerHeight="8" orient="auto"><path d="M0 0 10 4 0 8z" fill="#333"/></marker>'
     return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{w:.0f}" height="{h:.0f}" viewBox="{x:.1f} {y:.1f} {w:.1f} {h:.1f}"'
@@ -187,12 +191,13 @@ def _page(body, left, top, right, bottom):
 
 # %% ../../nbs/library/9_course/01_fastbook.ipynb #0000001d
 def gv(
-    s:str # DOT statements, without the `digraph { }` around them
+    s:str # DOT statements, without the enclosing `digraph { }`
 ) -> Drawing:
-    """Draw a small directed graph from left to right; needs no Graphviz.
+    """Draw a small directed graph from left to right, without Graphviz.
 
-    Node attributes: `label`, `shape` (`ellipse`, `box`, `box3d`, `plaintext`), `width` and `height` in inches. Edge attributes: `label`,
-    and `constraint=false` for an arc that does not order the nodes. Anything else is ignored. Raises `ValueError` if `s` cannot be read."""
+    Node attributes are `label`, `shape` (`ellipse`, `box`, `box3d`, `plaintext`), and `width` and `height` in inches.
+    Edge attributes are `label`, and `constraint=false` for an arc that does not order the nodes. Other attributes are
+    ignored. Raise `ValueError` if `s` cannot be parsed."""
     nodes, edges = _read_dot(s)
     forward, back = _split_edges(edges)
     grid, chains = _grid(nodes, forward)
@@ -206,13 +211,13 @@ def gv(
 
 # %% ../../nbs/library/9_course/01_fastbook.ipynb #00000028
 def plot_function(
-    f,                    # takes a tensor and returns one of the same shape
-    tx=None, ty=None,     # what stands on the axes; 'x' and the function's name if not given
-    title=None,           # written above
-    min=-2, max=2,        # the range of x
-    figsize=(6,4)         # inches
+    f,                    # function that maps a tensor to a tensor of the same shape
+    tx=None, ty=None,     # labels of the axes; 'x' and the function's name if not given
+    title=None,           # title of the plot
+    min=-2, max=2,        # range of x
+    figsize=(6,4)         # width and height in inches
 ):
-    "Plot `f` over `min`…`max`."
+    "Plot `f` from `min` to `max`."
     x = torch.linspace(min, max, 200)
     name = getattr(f, '__name__', '<lambda>')
     fig, ax = plt.subplots(figsize=figsize)
@@ -229,12 +234,12 @@ def _as_file(image):
     return file
 
 def image_cat():
-    "A picture of a cat, 480 pixels wide, as an open JPEG file."
+    "Return an image of a cat, 480 pixels wide, as an open JPEG file."
     from fastbook_impl.samples.pets import draw_pet
     return _as_file(draw_pet('Maine_Coon', 6, (480, 400), 'sitting', 'fence')[0])
 
 def image_bear():
-    "A picture of a bear, 480 pixels wide, as an open JPEG file."
+    "Return an image of a bear, 480 pixels wide, as an open JPEG file."
     from fastbook_impl.samples.pets import Breed, Coat, draw_pet
     fur = Coat('6b4526', '4a2f1a', '8a6238', muzzle='a57c50', tail='6b4526', nose='2a2020')
     bear = Breed('bear', (fur,), ears='button', ear=.55, skull=(1.1, 1.15, 1.05), muzzle=.7, fluff=.7, ruff=.3, legs=.8, girth=1.4, head=.9, tail='stub')
@@ -242,12 +247,12 @@ def image_bear():
 
 # %% ../../nbs/library/9_course/01_fastbook.ipynb #0000002a5
 def draw_tree(
-    t,           # a fitted decision tree of scikit-learn's
-    df,          # the table it was fitted to, for the names of the columns
+    t,           # a fitted scikit-learn decision tree
+    df,          # table that the tree was fitted to, for the column names
     size=10,     # width in inches
-    ratio=0.6,   # height to width
-    precision=0, # decimals of the numbers
-    **kwargs     # for `sklearn.tree.plot_tree`: `max_depth` …
+    ratio=0.6,   # ratio of height to width
+    precision=0, # number of decimals
+    **kwargs     # passed to `sklearn.tree.plot_tree`: `max_depth` …
 ):
     "Draw a decision tree."
     from sklearn.tree import plot_tree
@@ -256,10 +261,10 @@ def draw_tree(
 
 def cluster_columns(
     df,              # a table of numbers
-    figsize=(10, 6), # inches
-    font_size=12     # of the names
+    figsize=(10, 6), # width and height in inches
+    font_size=12     # font size of the column names
 ):
-    "Draw which columns of `df` put the rows into nearly the same order, the most similar joined first."
+    "Draw a dendrogram of the columns of `df` by rank correlation, with the most similar columns joined first."
     from scipy.cluster.hierarchy import dendrogram, linkage
     from scipy.spatial.distance import squareform
     unlike = 1 - df.rank().corr().fillna(0).to_numpy()
@@ -272,11 +277,11 @@ def cluster_columns(
 RESULT_MIME = 'application/vnd.fastbook.result+json'
 
 def chapter_result(
-    trained:str, # what was trained, in a phrase
-    result:str,  # the headline figure with its name, such as 'accuracy 0.988'
-    **metrics,   # every figure of the story, name=number; a tensor of one element will do
+    trained:str, # short description of the trained model
+    result:str,  # main result with its name, such as 'accuracy 0.988'
+    **metrics,   # all results as name=number, or a tensor of one element
 ):
-    "Say what a chapter trained and how well. May be called several times: each call is a row of the table that `make course` ends in."
+    "Report what a chapter trained and how well. Each call adds a row to the table that `make course` prints."
     sentence = f'{trained}: {result}'
     metrics = {k: v.item() if hasattr(v, 'item') else v for k,v in metrics.items()}
     if not in_notebook(): return print(sentence)
@@ -285,7 +290,7 @@ def chapter_result(
 
 # %% ../../nbs/library/9_course/01_fastbook.ipynb #0000002d-2
 class _Widgets(LazyModule):
-    "`ipywidgets` with the `FileUpload` of `vision.widgets`, loaded at first use."
+    "Load `ipywidgets`, with the `FileUpload` of `vision.widgets`, at first use."
     def _load(self):
         if self._loaded is None:
             import importlib

@@ -21,13 +21,13 @@ _all_ = ['ModelFileError', 'MissingName']
 
 # %% ../../nbs/library/8_inference/04_learner.ipynb #00000005
 class InferenceLearner:
-    "A model with what leads from an item to its answer; see `load_learner`."
+    "Predict with a trained model and its transforms. Created by `load_learner`."
     def __init__(self,
-        model:nn.Module, # in evaluation mode from now on
-        dls,             # `DataLoaders` whose data sets are empty
-        loss_func=None,  # for its `activation` and `decodes`
+        model:nn.Module, # trained model, which is switched to evaluation mode
+        dls,             # `DataLoaders` with empty data sets
+        loss_func=None,  # loss function, used for its `activation` and `decodes`
         kind:str='',     # 'table', 'text' or ''
-        made_with=None,  # versions, a dictionary
+        made_with=None,  # dictionary of the package versions at export
         path='.'         # folder of the file
     ):
         self.model, self.dls, self.loss_func, self.kind, self.made_with, self.path = model.eval(), dls, loss_func, kind, made_with, Path(path)
@@ -36,15 +36,15 @@ class InferenceLearner:
     def __repr__(self): return f'{type(self).__name__}: {type(self.model).__name__} with {sum(p.numel() for p in self.model.parameters()):,} weights, made with {self.made_with}'
 
     def to(self, device):
-        "Predict on `device` from now on."
+        "Move the model and the loaders to `device`."
         self.model.to(device)
         self.dls.to(device)
         return self
 
     def predict(self,
-        item,              # what the data set was made from: a file name, an image or its bytes, a text, a row
-        rm_type_tfms=None, # leave out the first so many steps that make an item
-        with_input=False   # return the decoded input first
+        item,              # one source item, as in the data set: a file name, an image or its bytes, a text, a row
+        rm_type_tfms=None, # number of item-creating steps to skip at the beginning
+        with_input=False   # also return the decoded input, first
     ):
         "Return the decoded prediction, the prediction as a tensor, and the probabilities (or activations) for `item`."
         with self._lock:
@@ -59,19 +59,21 @@ class InferenceLearner:
 
     def get_preds(self,
         ds_idx=1,           # not used: the data sets are empty
-        dl=None,            # a loader, as `learn.dls.test_dl(items)` makes it
-        with_input=False,   # return the inputs first
-        with_decoded=False, # return decoded predictions too
-        act=None            # activation; the loss function's own if not given
+        dl=None,            # loader of the items, such as `learn.dls.test_dl(items)`
+        with_input=False,   # also return the inputs, first
+        with_decoded=False, # also return decoded predictions
+        act=None            # activation function; that of the loss function if not given
     ):
-        "Return predictions and targets (None if there are none) of the items of `dl`: `(inputs)`, `preds`, `targs`, `(decoded)`."
+        """Return the predictions and targets of the items of `dl`: `(inputs)`, `preds`, `targs`, `(decoded)`.
+
+        `targs` is None if the items have no targets."""
         if dl is None: raise ValueError('a loaded learner has no data of its own: pass dl=learn.dls.test_dl(items)')
         idxs, xs, preds, ys = list(dl.get_idxs()), [], [], []
         with self._lock:
             for b in dl.new(get_idxs=lambda: idxs):
                 x = self._inputs(b)
                 xs.append(x); preds.append(to_cpu(self._forward(x))); ys.append(tuple(plain(b if is_listy(b) else (b,)))[len(x):])
-            order = torch.tensor(idxs).argsort() # texts come sorted by their length
+            order = torch.tensor(idxs).argsort() # text loaders sort by length
             xs, preds, ys = (_in_order(o, order) for o in (xs, preds, ys))
             preds, decoded = self._answers(preds, act)
         return tuple([xs]*with_input + [preds, ys] + [decoded]*with_decoded)
@@ -87,7 +89,7 @@ class InferenceLearner:
 
     def _forward(self, xb):
         with torch.no_grad(): preds = self.model(*xb)
-        return preds[0] if self.kind == 'text' else preds # a text model returns features too
+        return preds[0] if self.kind == 'text' else preds # a text model also returns features
 
     def _answers(self, preds, act=None):
         act = getattr(self.loss_func, 'activation', noop) if act is None else act
@@ -95,7 +97,7 @@ class InferenceLearner:
         return preds, getattr(self.loss_func, 'decodes', noop)(preds)
 
     def _decodes_alone(self):
-        "Whether targets can be decoded without their inputs."
+        "Return whether targets can be decoded without their inputs."
         dl = self.dls.train
         return isinstance(dl.dataset, Datasets) and isinstance(dl.kinds, tuple) and not any(isinstance(f, ItemTransform) for pipe in (dl.after_item, dl.after_batch) for f in pipe.fs)
 
@@ -108,27 +110,29 @@ class InferenceLearner:
 def _first(o): return tuple(p[0] for p in o) if isinstance(o, tuple) else o[0]
 
 def _in_order(batches, order):
-    "Return the items of `batches` in one piece, in the order of the data set; a tuple of one element as that element."
+    "Concatenate `batches` in the order of the data set. Unwrap a tuple of one element."
     res = apply(lambda t: t[order], to_concat([to_cpu(b) for b in batches]))
     return res if isinstance(res, Tensor) or len(res) > 1 else res[0] if len(res) else None
 
 # %% ../../nbs/library/8_inference/04_learner.ipynb #00000009
 def load_learner(
-    fname,      # a file that `learn.export` wrote
-    cpu=True,   # False: predict on the default device, a GPU if there is one
-    names=None  # your own functions and classes that the learner needs, by name
+    fname,      # path of a file that `learn.export` wrote
+    cpu=True,   # predict on the CPU; False: on the default device, a GPU if there is one
+    names=None  # dictionary of your own functions and classes that the learner needs, by name
 ) -> InferenceLearner:
-    """Load the learner in the file `fname`, ready to predict. The file holds no code, and nothing it says is run. Raise `ModelFileError` if it is damaged, of another kind or version,
-    and `MissingName` (a `NameError` too) if something is missing in `names`."""
+    """Load an exported learner, ready to predict, without running any code from the file.
+
+    Raise `ModelFileError` if the file is damaged or of another kind or version, and `MissingName` (also a `NameError`)
+    if a function or class is missing from `names`."""
     fname = Path(fname)
     about, tensors = read_export(fname)
     reader = Reader(names or {}, fname)
     try:
         model = read_model(reader, about, tensors)
         dls, loss = reader.loaders(about['data']), reader.value('any', about['loss'])
-        if loss is not None and not callable(loss): raise ValueError('its loss is no function')
+        if loss is not None and not callable(loss): raise ValueError('its loss is not a function')
         kind, made_with = about['kind'], about['made_with']
-        if kind not in ('', 'text', 'table') or not isinstance(made_with, dict): raise ValueError('its kind makes no sense')
+        if kind not in ('', 'text', 'table') or not isinstance(made_with, dict): raise ValueError('its kind is invalid')
         learn = InferenceLearner(model, dls, loss, kind, made_with, fname.parent)
     except (KeyboardInterrupt, SystemExit): raise
     except BaseException as e: raise refused(fname, e) from None # Rust's panics are not Exceptions

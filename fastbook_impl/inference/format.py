@@ -12,18 +12,18 @@ import torch
 
 # %% ../../nbs/library/8_inference/01_format.ipynb #00000005
 class ModelFileError(ValueError):
-    "A model file is refused: it is damaged, of another kind, or asks for something a model does not need."
+    "Refuse a model file that is damaged, is of another kind, or asks for something that no model needs."
 
 class MissingName(ModelFileError, NameError):
-    "A model file needs a function or class of yours that was not handed over."
+    "Report that a model file needs one of the user's functions or classes that was not passed."
 
 # %% ../../nbs/library/8_inference/01_format.ipynb #00000007
 FILE_KIND, VERSION = 'fastbook_impl learner', 2
 _CHECKSUM = re.compile(rb'"checksum":"([0-9a-f]{64})"')
 
 def file_checksum(
-    head:bytes, # the header, with its length in front
-    parts       # the bytes that follow it, in pieces
+    head:bytes, # header, preceded by its length
+    parts       # chunks of the bytes that follow the header
 ) -> str:
     "Return the SHA-256 of `head` and `parts`, counting the checksum inside `head` as zeros."
     at, head, sha = _CHECKSUM.search(head), memoryview(head), hashlib.sha256()
@@ -37,7 +37,9 @@ MAX_HEADER, MAX_TENSORS, MAX_DIMS = 64_000_000, 100_000, 16
 def read_export(
     file # path of a file that `learn.export` wrote
 ) -> tuple:
-    "Return the description and the tensors by name. Raise `ModelFileError` if the file is damaged, of another kind or version, and `FileNotFoundError` if it is missing."
+    """Return the description and the tensors by name.
+
+    Raise `FileNotFoundError` if it is missing, `ModelFileError` if it is damaged or of another kind or version."""
     file, tensors = Path(file), {}
     if not file.is_file(): raise FileNotFoundError(_no_file(file))
     with open(file, 'rb') as f:
@@ -45,26 +47,29 @@ def read_export(
         try:
             head = _header(f, size)
             texts, places = _places(head, size - len(head))
-            if file_checksum(head, _filled(f, places, tensors)) != texts['checksum']: raise ValueError('its checksum is wrong')
+            found = file_checksum(head, _filled(f, places, tensors))
+            if found != texts['checksum']: raise ValueError('its checksum is wrong')
             return _description(texts), tensors
         except Exception as e: raise refused(file, e) from None
 
 def refused(file, e:BaseException) -> ModelFileError:
-    "Return the error for `file`, in which reading failed with `e`: one line that names the file and the reason."
+    "Turn the error `e` from reading `file` into a `ModelFileError` with one line that names the file and the reason."
     if isinstance(e, MissingName): return e
     if isinstance(e, ModelFileError): return ModelFileError(f'{file} {e}')
     why = str(e) or type(e).__name__
-    if not isinstance(e, (ValueError, OSError)): why = f'its description makes no sense: {type(e).__name__} {e}'
+    if not isinstance(e, (ValueError, OSError)): why = f'its description is invalid: {type(e).__name__} {e}'
     why = why.splitlines()[0][:200]
-    return ModelFileError(f'{file} is no exported learner, or it is damaged ({why}): export it again with learn.export(), or download it again')
+    return ModelFileError(f'{file} is not an exported learner, or it is damaged ({why}): '
+                          'export it again with learn.export(), or download it again')
 
 def _no_file(file):
     there = sorted(p.name for p in file.parent.glob('*.pkl')) if file.parent.is_dir() else []
-    return f'there is no file {file}; ' + (f'this folder has {", ".join(there)}' if there else 'learn.export() writes export.pkl into learn.path')
+    return f'there is no file {file}; ' + (f'this folder contains {", ".join(there)}' if there else
+                                           'learn.export() writes export.pkl into learn.path')
 
 # %% ../../nbs/library/8_inference/01_format.ipynb #0000000c
 def _header(f, size):
-    "Return the header, with its length in front."
+    "Return the header, preceded by its length."
     start = f.read(8)
     if _is_pickle(start, f):
         raise ModelFileError('is a pickle, and is not loaded: loading one runs the code in it, whoever wrote it. Export the learner again with learn.export(), which writes a file without code')
@@ -76,7 +81,10 @@ def _header(f, size):
     return head
 
 def _is_pickle(start, f):
-    "Binary pickles begin with byte 0x80 and a version, PyTorch's are in a zip archive, and old ones are text that ends with a full stop."
+    """Return whether the file is a pickle.
+
+    Binary pickles begin with the byte 0x80 and a version, PyTorch's are zip archives, and old ones are text that ends
+    with a period."""
     if start[:1] == b'\x80' and start[1:2] in (b'\x02', b'\x03', b'\x04', b'\x05') and start[2:8] != b'\0'*6: return True
     if start[:4] == b'PK\x03\x04': return True
     f.seek(-min(len(start), 1), 2)
@@ -90,17 +98,20 @@ _DTYPES = {'F64': torch.float64, 'F32': torch.float32, 'F16': torch.float16, 'BF
            'I8': torch.int8, 'I16': torch.int16, 'I32': torch.int32, 'I64': torch.int64, 'U8': torch.uint8, 'U16': torch.uint16, 'U32': torch.uint32, 'U64': torch.uint64}
 
 def _places(head, size):
-    "Return the texts in the header, and the name, dtype and shape of each tensor in the order of the file. They must fill `size` bytes."
+    """Return the strings in the header, and the name, dtype and shape of each tensor in the order of the file.
+
+    Raise `ValueError` unless the tensors fill exactly `size` bytes."""
     told = json.loads(str(memoryview(head)[8:], 'utf-8'))
     texts, end = told.pop('__metadata__'), 0
-    if len(told) > MAX_TENSORS: raise ValueError(f'it has {len(told)} tensors, and {MAX_TENSORS} are allowed')
+    if len(told) > MAX_TENSORS: raise ValueError(f'it has {len(told)} tensors, but at most {MAX_TENSORS} are allowed')
     told = sorted(told.items(), key=lambda o: o[1]['data_offsets'])
     for k, t in told:
         shape = t['shape']
-        if len(shape) > MAX_DIMS or not all(type(n) is int and n >= 0 for n in shape): raise ValueError(f'the shape of {k[:50]} is impossible')
+        if len(shape) > MAX_DIMS or not all(type(n) is int and n >= 0 for n in shape):
+            raise ValueError(f'the shape of {k[:50]} is invalid')
         start, end = end, end + math.prod(shape)*_DTYPES[t['dtype']].itemsize
-        if t['data_offsets'] != [start, end]: raise ValueError(f'the place of {k[:50]} does not fit')
-    if end != size: raise ValueError(f'its tensors should have {end} bytes, and have {size}')
+        if t['data_offsets'] != [start, end]: raise ValueError(f'the offsets of {k[:50]} are invalid')
+    if end != size: raise ValueError(f'its tensors should have {end} bytes, but have {size}')
     return texts, [(k, _DTYPES[t['dtype']], t['shape']) for k, t in told]
 
 def _filled(f, places, tensors):
@@ -108,29 +119,29 @@ def _filled(f, places, tensors):
     for name, dtype, shape in places:
         t = tensors[name] = torch.empty(shape, dtype=dtype)
         part = t.reshape(-1).view(torch.uint8).numpy()
-        if f.readinto(part) < len(part): raise ValueError('it was cut short just now')
+        if f.readinto(part) < len(part): raise ValueError('it was truncated while it was read')
         yield part
 
 # %% ../../nbs/library/8_inference/01_format.ipynb #0000000f
 def _description(texts):
-    if texts.get('kind') != FILE_KIND: raise ValueError('it holds something else')
+    if texts.get('kind') != FILE_KIND: raise ValueError('it contains something else')
     about = json.loads(texts['learner'], parse_constant=_no_constant)
     version = about['version']
     if type(version) is int and version != VERSION:
         way = 'export the learner again with learn.export()' if version < VERSION else 'update this package'
-        raise ModelFileError(f'has version {version} of the format, and this package reads version {VERSION}: {way}')
-    if version != VERSION: raise ValueError('its version makes no sense')
+        raise ModelFileError(f'has version {version} of the format, but this package reads version {VERSION}: {way}')
+    if version != VERSION: raise ValueError('its version is invalid')
     return about
 
 def _no_constant(name): raise ValueError(f'its description has the number {name}')
 
 # %% ../../nbs/library/8_inference/01_format.ipynb #00000014
 def write_export(
-    file,        # path to write to
-    about:dict,  # the description
-    tensors:dict # by name, on the CPU and contiguous
+    file,        # path of the file
+    about:dict,  # description of the learner
+    tensors:dict # tensors by name, contiguous and on the CPU
 ) -> Path:
-    "Write the description and the tensors to `file` with a checksum. If that fails, what was there before is untouched."
+    "Write the description and the tensors to `file` with a checksum. If writing fails, an existing file is unchanged."
     from safetensors.torch import save
     from fastbook_impl.torch_core import written_whole
     file, meta = Path(file), {'kind': FILE_KIND, 'checksum': '0'*64, 'learner': json.dumps(about, ensure_ascii=False, allow_nan=False)}
@@ -141,5 +152,6 @@ def write_export(
     head = head[:at.start(1)] + file_checksum(head, [rest]).encode() + head[at.end(1):]
     try:
         with written_whole(file) as part, open(part, 'wb') as f: f.writelines([head, rest])
-    except OSError as e: raise OSError(f'the learner could not be exported to {file}: {e.strerror}. What was there before is untouched.') from None
+    except OSError as e:
+        raise OSError(f'could not export the learner to {file}: {e.strerror}. An existing file is unchanged.') from None
     return file

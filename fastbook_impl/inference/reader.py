@@ -29,7 +29,7 @@ def _int(low, high): return lambda v: _need(type(v) is int and low <= v <= high,
 def _str(most): return lambda v: _need(type(v) is str and len(v) <= most, v, f'a text of at most {most} letters')
 
 def read_float(v):
-    "A number; `{'float': 'nan'}` and the like are those that JSON lacks."
+    "Read a number. Numbers that JSON lacks are written as `{'float': 'nan'}`, `'inf'` or `'-inf'`."
     if type(v) is dict: return float(_need(v.get('float') in ('nan', 'inf', '-inf') and len(v) == 1, v, 'a number')['float'])
     return _need(type(v) in (int, float), v, 'a number')
 
@@ -38,7 +38,7 @@ def _several(one, most=8): return lambda v: tuple(one(o) for o in v) if type(v) 
 def read_scalar(v): return v if v is None or type(v) in (bool, str) else read_float(v)
 
 def read_data(v):
-    "Anything made of numbers, texts, lists, tuples and dictionaries."
+    "Read any combination of numbers, strings, lists, tuples and dictionaries."
     if type(v) is list: return [read_data(o) for o in v]
     if type(v) is not dict or 'float' in v: return read_scalar(v)
     _need(len(v) == 1 and set(v) <= {'tuple', 'dict'}, v, 'plain data')
@@ -78,17 +78,18 @@ PLAIN = {'int': _int40, 'few': _few, 'pixels': _pixels, 'bool': lambda v: _need(
 MAX_OBJECTS, MAX_DEPTH = 100_000, 60
 
 def needs(file, name:str) -> str:
-    "Return the message that `name`, a function or class of yours, is missing."
+    "Return the message that `name`, one of the user's functions or classes, is missing."
     arg = f"'{name}'" if name.isidentifier() else repr(name)
-    return f'{file.name} needs your {name} for this, and code is not kept in the file: define or import it, and load with load_learner({file.name!r}, names={{{arg}: …}})'
+    return (f'{file.name} needs your {name}, and the file contains no code: '
+            f'define or import it, and load the file with load_learner({file.name!r}, names={{{arg}: …}})')
 
 class NotGiven:
-    "In place of a function of yours that was not handed over."
+    "Stand in for one of the user's functions that was not passed. Raise `MissingName` when called."
     def __init__(self, file, name): self.file, self.__name__ = file, name
     def __call__(self, *args, **kwargs): raise MissingName(needs(self.file, self.__name__))
 
 def constructor_names(cls) -> list:
-    "Return the names of the arguments that `cls` is made from: those of its `from_state`, or else of its constructor."
+    "Return the argument names of the `from_state` of `cls` if it has one, or else of its constructor."
     own = cls.from_state if own_state(cls) else None
     params = list(inspect.signature(own or cls.__init__).parameters.values())[0 if own else 1:]
     return [p.name for p in params if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
@@ -97,18 +98,18 @@ _OBJECT, _FUNCTION = {'class', 'yours', 'same'}, {'function', 'your_function', '
 _NAMES = {'module': 'a layer', 'fn': 'a function', 'object': 'an object'}
 
 class Reader:
-    "Make the objects of a description: `reader.value(kind, v)`."
+    "Create the objects of a description with `reader.value(kind, v)`."
     def __init__(self,
-        names, # your functions and classes, by name
+        names, # the user's functions and classes, by name
         file   # path of the file, for messages
     ):
         self.names, self.file = names, file
         self.made, self.depth, self.count = [], 0, 0
-        self.must = True     # every function has to be there
-        self.on_meta = False # layers are made on the meta device, and only there
+        self.must = True     # missing functions are errors
+        self.on_meta = False # True while layers are created on the meta device, the only place where they may be
 
     def value(self, kind:str, v):
-        "Return what `v` stands for in a field of this `kind`."
+        "Return the value that `v` describes in a field of the given `kind`."
         if kind[-1] in '?~': return None if v is None else self.value(kind[:-1], v)
         if kind[0] == '[': return [self.value(kind[1:-1], o) for o in read_list(v)]
         if kind[0] == '{': return {read_scalar(k): self.value(kind[1:-1], o) for k, o in pairs(v)}
@@ -131,7 +132,8 @@ class Reader:
         _need(type(v) is dict, v, 'an object')
         if 'same' in v: return self.made[_int(0, len(self.made) - 1)(v['same'])]
         self.depth, self.count = self.depth + 1, self.count + 1
-        if self.depth > MAX_DEPTH or self.count > MAX_OBJECTS: raise ValueError(f'it has more than {MAX_OBJECTS} objects, or more than {MAX_DEPTH} within one another')
+        if self.depth > MAX_DEPTH or self.count > MAX_OBJECTS:
+            raise ValueError(f'it has more than {MAX_OBJECTS} objects, or more than {MAX_DEPTH} nested in each other')
         v = dict(v)
         steps, cls = v.pop('transform', None), self._your_class(v.pop('yours')) if 'yours' in v else None
         o = self._by_constructor(cls, v) if cls is not None and 'class' not in v else self._by_spec(v, cls)
@@ -141,7 +143,7 @@ class Reader:
         return o
 
     def _by_constructor(self, cls, v):
-        "Call the constructor, or `from_state`, of your class `cls` with the fields it names."
+        "Call the constructor, or `from_state`, of the user's class `cls` with the fields that it names."
         fields = _need(type(v.get('fields')) is dict and len(v) == 1, v, 'fields')['fields']
         for k in fields: _need(k in constructor_names(cls), k, f'an argument of {cls.__name__}')
         fields = {k: self.value('any', x) for k, x in fields.items()}
@@ -156,7 +158,8 @@ class Reader:
         if issubclass(cls, nn.Module) and not self.on_meta and spec.home != 'fastbook_impl.losses': raise ValueError(f'it has the layer {name} outside the model')
         layers = v.pop('layers', None) if spec.make == 'layers' else None
         asked = [n for n, f in spec.fields.items() if f.kind not in CONSTANTS]
-        if set(v) != set(asked): raise ValueError(f'its {name} should have the fields {asked}, and has {[str(k)[:50] for k in v][:20]}')
+        if set(v) != set(asked):
+            raise ValueError(f'its {name} should have the fields {asked}, but has {[str(k)[:50] for k in v][:20]}')
         values = {n: CONSTANTS[f.kind]() if f.kind in CONSTANTS else self.value(f.kind, v[n]) for n, f in spec.fields.items()}
         if spec.make == 'call': return cls(**values)
         if spec.make == 'state': return cls.from_state(**values)
@@ -172,7 +175,7 @@ class Reader:
         raise MissingName(needs(self.file, name))
 
     def function(self, v):
-        "Return a function: one of the list, one of yours, or one of these with arguments given beforehand."
+        "Return a function: one from the registry, one of the user's, or one of these with bound arguments."
         if 'using_attr' in v: return using_attr(self.value('fn', v['using_attr']), PLAIN['attribute'](v.get('attr')))
         if 'partial' in v: return partial(self.value('fn', v['partial']), *map(read_data, read_list(v['args'])), **{PLAIN['word'](k): read_data(x) for k, x in pairs(v['kwargs'])})
         if 'function' in v: return listed(FUNCTIONS, v['function'])
@@ -180,7 +183,7 @@ class Reader:
         return self._your(name) if self.must or name in self.names else NotGiven(self.file, PLAIN['word'](name))
 
     def type(self, v):
-        "Return a type of items. One of yours that was not handed over is `Unknown`."
+        "Return a type of items. One of the user's types that was not passed becomes `Unknown`."
         if type(v) is dict: t = self.names.get(PLAIN['word'](v['yours']), Unknown)
         else: t = listed(TYPES, v)
         return t if isinstance(t, type) else Unknown
@@ -189,7 +192,7 @@ class Reader:
         "Return the loaders that `v` describes, without items."
         cls, dl = listed(LOADERS, v['class']), listed(LOADERS, v['loader'])
         pipes = {k: self.value('[object]', v[k]) for k in ('after_item', 'before_batch', 'after_batch')}
-        self.must = False # the functions that look up labels are not called
+        self.must = False # prediction does not call the functions that look up labels
         try: ds = self.value('TabularPandas', v['table']) if 'table' in v else self._lists(v)
         finally: self.must = True
         dl = dl(ds, bs=None if v['bs'] is None else _int40(v['bs']), do_setup=False, **pipes)
@@ -207,7 +210,7 @@ class Reader:
 
 # %% ../../nbs/library/8_inference/03_reader.ipynb #0000000b
 def own_state(cls) -> bool:
-    "Whether your class `cls` has its own way to be kept: `to_state()` and `from_state(**state)`."
+    "Return whether the user's class `cls` defines its own `to_state()` and `from_state(**state)`."
     return hasattr(cls, 'from_state') and getattr(cls.from_state, '__func__', None) is not Transform.from_state.__func__
 
 def _layer_name(name): return _need(type(name) is str and re.fullmatch('[A-Za-z0-9][A-Za-z0-9_]{0,99}', name) is not None and name, name, 'the name of a layer')
@@ -225,7 +228,7 @@ def _assembled(cls, spec, values, layers):
     return o
 
 def _set_steps(o, v):
-    "Set what a transform may do differently from its class: its place among others, the items it is for, whether tuples are one thing."
+    "Set the attributes in which a transform may differ from its class: order, split index and handling of tuples."
     _need(isinstance(o, Transform) and type(v) is dict and set(v) <= {'order', 'split_idx', 'takes_tuples'}, v, 'order, split_idx or takes_tuples')
     if 'order' in v: o.order = read_float(v['order'])
     if 'split_idx' in v: o.split_idx = None if v['split_idx'] is None else _int(0, 1)(v['split_idx'])
@@ -233,7 +236,9 @@ def _set_steps(o, v):
 
 # %% ../../nbs/library/8_inference/03_reader.ipynb #0000000d
 def places(model:nn.Module):
-    "Yield the module, the attribute, the full name and the tensor of each parameter and buffer of `model`. A parametrized weight counts as what it computes."
+    """Yield the module, the attribute, the full name and the tensor of each parameter and buffer of `model`.
+
+    A parametrized weight is represented by the tensor that it computes."""
     for prefix, m in model.named_modules():
         if '.parametrizations' in f'.{prefix}': continue
         own = {**dict(m.named_parameters(recurse=False, remove_duplicate=False)), **dict(m.named_buffers(recurse=False, remove_duplicate=False))}
@@ -243,7 +248,9 @@ def places(model:nn.Module):
 _FILLS = {getattr(torch.Tensor, f'{k}_') for k in 'uniform normal fmod mul add sub div zero fill copy bernoulli random clamp erfinv'.split()}
 
 class _NothingToFill(TorchFunctionMode):
-    "Skip what fills new weights with numbers: the meta device has none, and PyTorch imports its compiler for some of it, which takes a second."
+    """Skip the initialization of new weights.
+
+    The meta device has no numbers to fill. For some initializers PyTorch imports its compiler, which takes a second."""
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         fills = func in _FILLS or getattr(func, '__module__', '') == 'torch.nn.init'
@@ -260,7 +267,7 @@ def skeleton(reader:Reader, v) -> nn.Module:
     return model
 
 def read_model(reader:Reader, about:dict, tensors:dict) -> nn.Module:
-    "Build the model of the description `about` and put the `tensors` in, after checking that each fits. They are used, not copied."
+    "Build the model of the description `about`, check the `tensors` against it, and insert them without copying."
     model, tied, last = skeleton(reader, about['model']), dict(pairs(about['tied'])), set(read_list(about['channels_last']))
     found = list(places(model))
     _check_fit({name: t for _, _, name, t in found}, tied, tensors)
@@ -269,19 +276,26 @@ def read_model(reader:Reader, about:dict, tensors:dict) -> nn.Module:
         source = tied.get(name, name)
         if source not in params:
             x = tensors.pop(source)
-            if source in last: x = x.clone(memory_format=torch.channels_last) # also of a 1x1 kernel, whose strides tell PyTorch which sum to take
+            # also for 1x1 kernels, because the strides select the order of sums
+            if source in last: x = x.clone(memory_format=torch.channels_last)
             params[source] = nn.Parameter(x, requires_grad=x.is_floating_point()) if isinstance(t, nn.Parameter) else x
         setattr(m, attr, params[source])
     for prefix, m in model.named_modules():
         lost = [k for k, x in vars(m).items() if isinstance(x, torch.Tensor) and x.is_meta]
-        if lost: raise ValueError(f'the layer {prefix or "of the model"} keeps a tensor in its attribute {lost[0]}: make it a buffer, with register_buffer')
+        if lost:
+            raise ValueError(f'the layer {prefix or "of the model"} keeps a tensor in its attribute {lost[0]}: '
+                             'make it a buffer, with register_buffer')
     return model
 
 def _check_fit(wanted, tied, tensors):
     missing = [n for n in wanted if tied.get(n, n) not in tensors]
     extra = set(tensors) - {tied.get(n, n) for n in wanted}
-    if missing or extra: raise ValueError(f'its weights are not those of its layers: {"it lacks " + missing[0] if missing else "nothing takes " + min(extra)[:100]}')
+    if missing or extra:
+        what = f'{missing[0]} is missing' if missing else f'no layer has a weight {min(extra)[:100]}'
+        raise ValueError(f'its weights do not match its layers: {what}')
     for n, t in wanted.items():
         x = tensors[tied.get(n, n)]
-        if t.shape != x.shape: raise ValueError(f'the weight {n} has the shape {tuple(x.shape)}, and its layer needs {tuple(t.shape)}')
-        if t.dtype != x.dtype and not (t.is_floating_point() and x.is_floating_point()): raise ValueError(f'the weight {n} is {x.dtype}, and its layer needs {t.dtype}')
+        if t.shape != x.shape:
+            raise ValueError(f'the weight {n} has the shape {tuple(x.shape)}, but its layer needs {tuple(t.shape)}')
+        if t.dtype != x.dtype and not (t.is_floating_point() and x.is_floating_point()):
+            raise ValueError(f'the weight {n} is {x.dtype}, but its layer needs {t.dtype}')

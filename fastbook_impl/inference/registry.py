@@ -13,32 +13,32 @@ from torch import nn
 
 # %% ../../nbs/library/8_inference/02_registry.ipynb #00000005
 class Field(NamedTuple):
-    "The type of a field, and the attribute it is read from when a learner is exported."
+    "Define the type of a field, and the attribute that holds it when a learner is exported."
     kind:str
     attr:str
 
 class Spec(NamedTuple):
-    "What a model file may say about one class."
-    name:str    # in the file
+    "Specify what a model file may contain about one class."
+    name:str    # name in the file
     home:str    # module of the class
-    make:str    # 'call', 'state', 'parts' or 'layers'
-    fields:dict # name -> Field
+    make:str    # how to create an object: 'call', 'state', 'parts' or 'layers'
+    fields:dict # name → Field
 
     def load(self) -> type:
         "Import the class."
         return getattr(importlib.import_module(self.home), self.name.rpartition('.')[2])
 
     def values(self, o) -> dict:
-        "Return the fields of the object `o`. An optional attribute that it does not have is None."
+        "Return the fields of the object `o`, with None for an optional attribute that it lacks."
         if self.make == 'state': return o.to_state()
         if self.name == 'TimmBody': return timm_fields(o)
         return {n: attrgetter(f.attr)(o) if f.kind[-1] != '~' else getattr(o, f.attr, None) for n, f in self.fields.items() if f.kind not in CONSTANTS}
 
-CONSTANTS = {'off': lambda: False, 'none': lambda: None} # fields that are the same in every loaded object, and not in the file
-SPECS = {} # by the name in a file
+CONSTANTS = {'off': lambda: False, 'none': lambda: None} # fields with a fixed value, which are not in the file
+SPECS = {} # specifications by their names in a file
 
 def register(home, make, table, prefix=''):
-    "Read the lines of `table`: names of classes, then fields, `name:kind` or `name:kind=attribute`."
+    "Register the lines of `table`: names of classes, then fields `name:kind` or `name:kind=attribute`."
     for line in table.strip().splitlines():
         classes, *fields = line.split()
         fields = {n: Field(kind.partition('=')[0], kind.partition('=')[2] or n) for n, _, kind in (f.partition(':') for f in fields)}
@@ -145,7 +145,7 @@ EmbeddingNN embeds:module emb_drop:module bn_cont:module? n_emb:int n_cont:int l
 
 # %% ../../nbs/library/8_inference/02_registry.ipynb #0000000b
 class BasicBlock(nn.Module):
-    "torchvision's block of two convolutions with a shortcut. Source: He et al., 2015."
+    "Compute torchvision's block of two convolutions with a shortcut. Source: He et al., 2015."
     def forward(self, x):
         out = self.relu(self.bn1(self.conv1(x)))
         return self._joined(self.bn2(self.conv2(out)), x)
@@ -155,13 +155,13 @@ class BasicBlock(nn.Module):
         return self.relu(out)
 
 class Bottleneck(BasicBlock):
-    "torchvision's block of three convolutions with a shortcut. Source: He et al., 2015."
+    "Compute torchvision's block of three convolutions with a shortcut. Source: He et al., 2015."
     def forward(self, x):
         out = self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))))
         return self._joined(self.bn3(self.conv3(out)), x)
 
 class TimmBody(nn.Module):
-    "The features of the timm architecture `name`, with random weights."
+    "Compute the features of the timm architecture `name`, created with random weights."
     def __init__(self, name, in_chans):
         super().__init__()
         import timm
@@ -170,7 +170,7 @@ class TimmBody(nn.Module):
     def forward(self, x): return self.model.forward_features(x)
 
 def timm_fields(body) -> dict:
-    "Return the name of the timm architecture inside `body`, and how many channels its images have."
+    "Return the name of the timm architecture in `body`, and its number of input channels."
     from fastbook_impl.layers import in_channels
     return {'name': body.model.default_cfg['architecture'], 'in_chans': in_channels(body)}
 
@@ -290,22 +290,23 @@ _LOADERS = {
 
 def _by_name(lists): return {name: home for home, names in lists.items() for name in names.split()}
 FUNCTIONS, TYPES, LOADERS = map(_by_name, (_FUNCTIONS, _TYPES, _LOADERS))
-ATTRIBUTES = ('name', 'stem', 'suffix', 'parent') # what may be asked of an item by name
+ATTRIBUTES = ('name', 'stem', 'suffix', 'parent') # attributes of an item that a file may name
 
 def listed(names, name):
-    "Import what `name` stands for in one of the three lists above."
-    if type(name) is not str or name not in names: raise ValueError(f'it asks for {str(name)[:100]!r}, which no learner needs')
+    "Import the object that `name` refers to in `names`, one of the three dictionaries above."
+    if type(name) is not str or name not in names:
+        raise ValueError(f'it asks for {str(name)[:100]!r}, which no learner needs')
     return attrgetter(name)(importlib.import_module(names[name]))
 
 # %% ../../nbs/library/8_inference/02_registry.ipynb #00000012
 from abc import ABC
 
 class Row(ABC):
-    "Any row of a table."
+    "Match any row of a table."
     @classmethod
     def __subclasshook__(cls, c): return hasattr(c, 'iloc') and not hasattr(c, 'columns') if cls is Row else NotImplemented
 
-class Unknown: "A type that is not known here."
+class Unknown: "Stand in for a type that is not known here."
 
 # %% ../../nbs/library/8_inference/02_registry.ipynb #00000015
 def _name_of(cls):

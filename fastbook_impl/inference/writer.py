@@ -24,10 +24,12 @@ from .registry import CONSTANTS, FUNCTIONS, LOADERS, SPECS, TYPES, listed, spec_
 from ..torch_core import is_listy, plain
 
 # %% ../../nbs/library/8_inference/05_writer.ipynb #00000005
-_TUPLES = ('data', 'any') # kinds in which a tuple stays one
+_TUPLES = ('data', 'any') # kinds that preserve tuples
 
 def plain_value(v, tuples=True):
-    "Return `v` as JSON can hold it: numbers, texts, lists, and wrapped tuples, dictionaries and infinite numbers. `TypeError` for anything else."
+    """Convert `v` to JSON: numbers, strings, lists, and wrapped tuples, dictionaries and infinite numbers.
+
+    Raise `TypeError` for anything else."""
     if isinstance(v, (np.generic, IntEnum)): v = v.item() if isinstance(v, np.generic) else int(v)
     if v is None or type(v) in (bool, int): return v
     if isinstance(v, str): return str(v)
@@ -35,18 +37,19 @@ def plain_value(v, tuples=True):
     if isinstance(v, tuple) and tuples: return {'tuple': [plain_value(o) for o in v]}
     if isinstance(v, (list, tuple, L)): return [plain_value(o, tuples) for o in v]
     if isinstance(v, dict): return {'dict': [[plain_value(k), plain_value(o)] for k, o in v.items()]}
-    raise TypeError(f'{v!r:.100} is a {type(v).__name__}, and a file without code holds numbers, texts, lists, tuples and dictionaries')
+    raise TypeError(f'{v!r:.100} is a {type(v).__name__}, but a file without code can contain only numbers, strings, '
+                    'lists, tuples and dictionaries')
 
 _SPECIAL = {'regex': lambda v: [v.pattern, int(v.flags)], 'array': lambda v: [list(v.shape), plain_value(plain(v).cpu().float().flatten().tolist())], 'dtype': lambda v: v.str if isinstance(v, np.dtype) and v.kind in 'biuf' else str(v),
             'param': lambda v: list(v.shape), 'size': lambda v: list(v)[::-1], 'has': lambda v: v is not None, 'scalar': lambda v: os.fspath(v) if isinstance(v, PurePath) else plain_value(v)}
 
 # %% ../../nbs/library/8_inference/05_writer.ipynb #00000008
 class Writer:
-    "Describe objects: `writer.value(kind, o)`. `yours` collects your functions and classes by name."
+    "Describe objects with `writer.value(kind, o)`. `yours` collects the user's functions and classes by name."
     def __init__(self): self.yours, self._seen, self._alive = {}, {}, []
 
     def value(self, kind:str, v):
-        "Return what stands for `v` in a field of this `kind`."
+        "Return the description of `v` in a field of the given `kind`."
         if kind[-1] in '?~': return None if v is None else self.value(kind[:-1], v)
         if kind[0] == '[': return [self.value(kind[1:-1], o) for o in v]
         if kind[0] == '{': return [[plain_value(k), self.value(kind[1:-1], o)] for k, o in v.items()]
@@ -81,31 +84,35 @@ class Writer:
         return res
 
     def _getter(self, o):
-        "A `lambda` is asked for by its place, `get_x` or `get_y`."
+        "Describe the function of a getter. A `lambda` is named after its place, `get_x` or `get_y`."
         f = o.to_state()['f']
         return self.function(f, o.to_state()['place']) if getattr(f, '__name__', '') == '<lambda>' else self.value('fn', f)
 
     def _of_yours(self, o, cls):
-        if isinstance(o, torch.jit.ScriptModule): raise TypeError('a model compiled with torch.jit is not exported: export the one it was made of')
+        if isinstance(o, torch.jit.ScriptModule):
+            raise TypeError('a model compiled with torch.jit cannot be exported: export the original model')
         name = self._your_name(cls)
         if own_state(cls): return {'yours': name, 'fields': {k: self.value('any', v) for k, v in o.to_state().items()}}
-        for base in cls.__mro__[1:]: # a constructor that is inherited takes what it takes there
+        for base in cls.__mro__[1:]: # an inherited constructor takes the fields of its base class
             spec = spec_of(base) if cls.__init__ is base.__init__ else None
             if spec is not None: return {'yours': name, **self._fields(o, spec)}
         args = constructor_names(cls)
         lost = next((k for k in args if not hasattr(o, k)), None)
         if lost is not None:
-            raise TypeError(f'{name} cannot be made again from a file: its constructor takes {lost!r}, and the object has no attribute of that name. Keep it (self.{lost} = {lost}), '
-                            f'or give {name} the methods to_state(), which returns a dictionary, and from_state(**state), a class method')
+            raise TypeError(f'{name} cannot be rebuilt from a file: its constructor takes {lost!r}, but the object has '
+                            f'no attribute of that name. Store it (self.{lost} = {lost}), or give {name} the methods '
+                            'to_state(), which returns a dictionary, and from_state(**state), a class method')
         return {'yours': name, 'fields': {k: self.value('any', getattr(o, k)) for k in args}}
 
     def _your_name(self, o, name=None):
         name = name or getattr(o, '__name__', type(o).__name__)
-        if self.yours.setdefault(name, o) is not o: raise ValueError(f'two things of yours are both named {name}, and are asked for by name when the file is loaded: give one of them another name')
+        if self.yours.setdefault(name, o) is not o:
+            raise ValueError(f'two of your functions or classes are both named {name}, but the file looks them up '
+                             'by name: rename one of them')
         return name
 
     def function(self, f, name=None):
-        "Describe the function `f`: one of the list, one of yours, or one of these with arguments given beforehand."
+        "Describe the function `f`: one from the registry, one of the user's, or one of these with bound arguments."
         if isinstance(f, partial) and f.func is _USING_ATTR and len(f.args) == 2: return {'using_attr': self.value('fn', f.args[0]), 'attr': self.value('attribute', f.args[1])}
         if isinstance(f, partial):
             return {'partial': self.value('fn', f.func), 'args': [plain_value(a) for a in f.args], 'kwargs': [[k, plain_value(v)] for k, v in f.keywords.items()]}
@@ -127,18 +134,18 @@ def _synonyms(name):
     return [f, getattr(torch, name, f), getattr(nn.functional, name, f)] if FUNCTIONS[name].startswith('torch') else [f]
 
 def _steps(f):
-    "Return what the transform `f` does differently from its class."
+    "Return the attributes in which the transform `f` differs from its class."
     return {'transform': steps} if (steps := {k: plain_value(v) for k, v in vars(f).items() if k in ('order', 'split_idx', 'takes_tuples') and v != getattr(type(f), k)}) else {}
 
 # %% ../../nbs/library/8_inference/05_writer.ipynb #0000000d
 def describe_model(w:Writer, model:nn.Module) -> tuple:
-    "Return the description of `model` and its tensors by name. Raise `TypeError` if the model could not be built again from them."
+    "Return the description of `model` and its tensors by name. Raise `TypeError` if they cannot rebuild the model."
     found, first, tensors, last = list(places(model)), {}, {}, []
     about = {'model': w.value('module', model)}
     for _, _, name, t in found:
         if first.setdefault(id(t), name) != name: continue
         t = plain(t).detach().cpu()
-        # the strides of a 1x1 kernel are contiguous in both orders: ask which it has
+        # the strides of a 1x1 kernel are contiguous in both orders, so compare them explicitly
         if t.ndim == 4 and t.stride() == torch.empty(t.shape, device='meta', memory_format=torch.channels_last).stride(): last.append(name)
         t = t.contiguous()
         tensors[name] = t if t.untyped_storage().nbytes() == t.nbytes else t.clone()
@@ -147,14 +154,17 @@ def describe_model(w:Writer, model:nn.Module) -> tuple:
     return about, tensors
 
 def _prove(model, about, names):
-    if 'forward' in vars(model): raise TypeError('the forward of this model was replaced on the object, which a file cannot hold: write a class')
+    if 'forward' in vars(model):
+        raise TypeError('the forward of this model was replaced on the object, which a file cannot contain: '
+                        'define a class with this forward')
     try: again = skeleton(Reader(names, PurePath('the file')), about['model'])
-    except Exception as e: raise TypeError(f'the model cannot be built again from its description ({e})') from None
+    except Exception as e: raise TypeError(f'the model cannot be rebuilt from its description ({e})') from None
     old, new = _structure(model), _structure(again)
     wrong = next((k for k in {**old, **new} if old.get(k) != new.get(k)), None)
     if wrong is not None:
-        raise TypeError(f'the model cannot be built again from its description: {wrong or "the whole"} is {old.get(wrong, "not there")}, and would become {new.get(wrong, "nothing")}. '
-                        'If its class is yours, to_state() and from_state(**state) say how to make it')
+        raise TypeError(f'the model cannot be rebuilt from its description: {wrong or "the whole"} is '
+                        f'{old.get(wrong, "not there")}, and would become {new.get(wrong, "nothing")}. '
+                        'If its class is your own, define to_state() and from_state(**state)')
 
 def _structure(model):
     "Return the class of each layer and the shape of each weight, by name."
@@ -166,12 +176,12 @@ def _structure(model):
 
 # %% ../../nbs/library/8_inference/05_writer.ipynb #00000011
 def needed(fs) -> list:
-    "Return those of the transforms `fs` that do something to validation items."
+    "Return those of the transforms `fs` that affect validation items."
     found = [f.for_validation() if isinstance(f, Transform) else f for f in fs]
     return [o for o in found if o is not None]
 
 def describe_loaders(w:Writer, dls) -> dict:
-    "Describe the loaders `dls` without their items: those of the validation set, if there is one."
+    "Describe the loaders `dls` without their items, based on the validation loader if there is one."
     loaders = list(dls)[:2]
     dl = loaders[-1]
     if not isinstance(dl, TfmdDL) or type(dl).__name__ not in LOADERS: raise TypeError(_no_way(dl))
@@ -185,7 +195,7 @@ def describe_loaders(w:Writer, dls) -> dict:
     return {**res, 'n_inp': ds.n_inp if isinstance(ds, Datasets) else None, 'kinds': _kinds(w, dl.kinds)}
 
 def is_table(ds) -> bool:
-    "Whether the data set `ds` is a `TabularPandas`."
+    "Return whether the data set `ds` is a `TabularPandas`."
     return hasattr(ds, 'cont_names') and spec_of(type(ds)) is not None
 
 def _pipe(w, pipe):
@@ -197,5 +207,5 @@ def _kinds(w, kinds):
     return None if kinds is None else w.type(kinds)
 
 def _no_way(o):
-    return (f'a learner is exported with the way from an item to a batch, and these loaders ({type(o).__name__}) do not know it: '
-            'make them with a DataBlock or Datasets, or keep the weights alone with learn.save()')
+    return (f'these loaders ({type(o).__name__}) cannot be exported, because they do not define how an item becomes a '
+            'batch: create them with a DataBlock or Datasets, or save only the weights with learn.save()')

@@ -92,8 +92,8 @@ def test_combined_schedules():
     g = combine_scheds([.2, .3, .5], [SchedNo(i, i) for i in range(3)])
     assert [g(p) for p in (0., .19, .21, .49, .51, .99, 1., 1.0000001)] == [0, 0, 1, 1, 2, 2, 2, 2]
 
-@pytest.mark.parametrize('pcts,n,text', [([.5, .6], 2, r'^shares of the time must not be negative and add up to 1, and these are \[0.5, 0.6\]$'),
-                                         ([-.5, 1.5], 2, 'must not be negative'), ([.5, .5], 3, '^2 shares were given for 3 schedules$')])
+@pytest.mark.parametrize('pcts,n,text', [([.5, .6], 2, r'add up to 1, got \[0.5, 0.6\]'),
+                                         ([-.5, 1.5], 2, r'at least 0.*got \[-0.5, 1.5\]'), ([.5, .5], 3, '2 fractions for 3 schedules')])
 def test_shares_that_do_not_add_up(pcts, n, text):
     with pytest.raises(ValueError, match=text): combine_scheds(pcts, [SchedNo(1, 1)]*n)
 
@@ -165,7 +165,7 @@ def test_any_hyperparameter_can_be_scheduled():
 def test_plot_sched():
     import matplotlib.pyplot as plt
     learn = line()
-    with pytest.raises(ValueError, match='^nothing was scheduled yet: train with fit_one_cycle, or with ParamScheduler among the callbacks$'): learn.recorder.plot_sched()
+    with pytest.raises(ValueError, match='no schedule.*fit_one_cycle or a ParamScheduler'): learn.recorder.plot_sched()
     learn.fit_one_cycle(1, .1)
     learn.recorder.plot_sched()
     assert [ax.get_ylabel() for ax in plt.gcf().axes] == ['lr', 'mom']
@@ -175,7 +175,7 @@ def test_plot_sched():
 
 @pytest.mark.parametrize('lr', [0, -1., float('nan')])
 def test_no_such_rate(lr):
-    with pytest.raises(ValueError, match='^the learning rate must be a number above 0'): line().fit_one_cycle(1, lr)
+    with pytest.raises(ValueError, match='^the learning rate must be above 0, got'): line().fit_one_cycle(1, lr)
 
 
 # the learning rate finder ---------------------------------------------------------------------------------------------
@@ -253,13 +253,13 @@ def test_lr_find_draws():
     plt.close('all')
 
 def test_lr_find_too_short_to_tell():
-    with pytest.raises(ValueError, match='^lr_find saw 6 batches, up to a learning rate of .*, which is too few to suggest a rate: '
-                                         'try a smaller start_lr, or a larger num_it$'):
+    with pytest.raises(ValueError, match='^lr_find ran 6 batches, up to a learning rate of .* too few to suggest a rate: .*'
+                                         'smaller start_lr or a larger num_it$'):
         line().lr_find(num_it=3, show_plot=False)
 
 def test_lr_find_of_a_loss_that_is_nan_from_the_start():
     learn = line(loss_func=lambda p, t: (p-t).mean()*float('nan'))
-    with pytest.raises(ValueError, match='^lr_find saw 1 batches'): learn.lr_find(show_plot=False)
+    with pytest.raises(ValueError, match='^lr_find ran 1 batches'): learn.lr_find(show_plot=False)
     assert weights(learn.model).isfinite().all()
 
 def test_lr_find_with_other_callbacks():
@@ -313,7 +313,7 @@ def test_best_is_kept_between_fits_if_asked(tmp_path):
 
 def test_unknown_monitor(tmp_path):
     for cb in (TrackerCallback, SaveModelCallback, EarlyStoppingCallback, ReduceLROnPlateau):
-        with pytest.raises(ValueError, match=f"^{cb.__name__} was asked to monitor 'acc', but the columns are: train_loss, valid_loss, mae$"):
+        with pytest.raises(ValueError, match=f"^{cb.__name__} cannot monitor 'acc': the columns are train_loss, valid_loss, mae$"):
             line(path=tmp_path, metrics=mae).fit(1, cbs=cb(monitor='acc'))
 
 def test_early_stopping(tmp_path, capsys):
@@ -362,7 +362,7 @@ def test_nan_ends_the_fit_before_it_reaches_the_weights(capsys):
     learn.fit(3, .01, cbs=TerminateOnNaNCallback())
     assert len(learn.recorder.losses) == 3 and weights(learn.model).isfinite().all()
     assert capsys.readouterr().out == ('The loss became nan in epoch 1 of 3, batch 4 of 10, with a learning rate of 0.01: '
-                                       'the fit ends here, the weights are those before this batch\n')
+                                       'the fit ends here, with the weights from before this batch\n')
     learn.loss_func = lambda p, t: F.mse_loss(p, t)/0.
     learn.fit(1, .01, cbs=TerminateOnNaNCallback)
     assert 'The loss became inf' in capsys.readouterr().out
@@ -674,12 +674,12 @@ def test_the_loss_function_comes_back_after_an_error():
     assert learn.loss_func is was
 
 def test_a_loss_that_cannot_be_blended():
-    with pytest.raises(TypeError, match='^blends need the loss of each item: give the loss function an argument reduction, which can be "none"$'):
+    with pytest.raises(TypeError, match='need a per-item loss: .*argument reduction.*"none"$'):
         classes(loss_func=lambda p, t: F.cross_entropy(p, t)).fit(1, 1e-2, cbs=MixUp())
 
 @pytest.mark.parametrize('alpha', [0, -1, float('nan')])
 def test_no_such_alpha(alpha):
-    with pytest.raises(ValueError, match=f'^alpha must be above 0, and it is {alpha}$'): MixUp(alpha)
+    with pytest.raises(ValueError, match=f'^alpha must be above 0, got {alpha}$'): MixUp(alpha)
 
 
 # all of them ----------------------------------------------------------------------------------------------------------

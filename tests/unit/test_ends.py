@@ -434,7 +434,7 @@ def test_the_same_error_comes_out_of_the_fit(tmp_path):
     error = Strange(7, 3)
     with pytest.raises(Strange, match='7: size 3') as e: Setup('plain', tmp_path).learn.fit(1, cbs=raising('after_loss', error))
     assert e.value is error and error.code == 7
-    if sys.version_info >= (3, 11): assert 'these shapes do not fit together' in error.__notes__[0]
+    if sys.version_info >= (3, 11): assert 'these shapes do not match: inputs' in error.__notes__[0]
 
 
 def test_validation_after_an_exception_in_mixup_tells_the_truth(tmp_path):

@@ -159,7 +159,7 @@ def test_several_labels(pics, tmp_path):
     learn = Learner(block.dataloaders(df, bs=4), small(3), loss_func=BCEWithLogitsLossFlat(thresh=.4), path=tmp_path)
     inf = round_trip(learn, pics[:3], tmp_path)  # paths need no get_x
     assert list(inf.dls.vocab) == ['big', 'blue', 'red'] and inf.loss_func.thresh == .4
-    with pytest.raises(Exception, match="export.pkl needs your shortest for this, and code is not kept in the file"): inf.predict(df.iloc[0])
+    with pytest.raises(Exception, match="export.pkl needs your shortest, and the file contains no code"): inf.predict(df.iloc[0])
     given = load_learner(tmp_path/'export.pkl', names={'shortest': shortest})
     same(given.predict(df.iloc[0]), learn.predict(df.iloc[0]))
 
@@ -216,7 +216,7 @@ def test_texts_with_pieces_of_words(tmp_path):
 def test_what_writes_texts_is_refused(tmp_path):
     from fastbook_impl.text.learner import LMLearner
     learn = LMLearner.__new__(LMLearner)
-    with pytest.raises(TypeError, match='a learner that writes texts is not exported: keep it with learn.save'): learn.export()
+    with pytest.raises(TypeError, match='a language model learner cannot be exported: save it with learn.save'): learn.export()
 
 
 @pytest.mark.parametrize('y', ['class', 'number'])
@@ -319,7 +319,7 @@ def test_rows_that_lack_a_column(tables):
 def test_layers_of_ones_own(pics, tmp_path):
     learn = Learner(dls_of(pics), nn.Sequential(*small(8), Mine(8), Lambda(torch.sigmoid)), loss_func=CrossEntropyLossFlat(), path=tmp_path)
     round_trip(learn, pics[:2], tmp_path, names={'Mine': Mine})
-    with pytest.raises(NameError, match=r"export.pkl needs your Mine for this, and code is not kept in the file: define or import it, and load with load_learner\('export.pkl', names=\{'Mine': …\}\)"):
+    with pytest.raises(NameError, match=r"export.pkl needs your Mine, .*load_learner\('export.pkl', names=\{'Mine': …\}\)"):
         load_learner(tmp_path/'export.pkl')
 
 
@@ -337,13 +337,13 @@ def test_transforms_of_ones_own(pics, tmp_path):
 
 def test_two_things_of_one_name(pics, tmp_path):
     learn = Learner(dls_of(pics), nn.Sequential(*small(2), Lambda(lambda x: x), Lambda(lambda x: -x)), loss_func=CrossEntropyLossFlat(), path=tmp_path)
-    with pytest.raises(ValueError, match='two things of yours are both named <lambda>'): learn.export()
+    with pytest.raises(ValueError, match='two of your .* are both named <lambda>'): learn.export()
 
 
 def test_loaders_that_know_no_way(tmp_path):
     dl = DataLoader([(torch.rand(3), 0), (torch.rand(3), 1)], bs=2)
     learn = Learner(DataLoaders(dl, dl), nn.Linear(3, 2), loss_func=CrossEntropyLossFlat(), path=tmp_path)
-    with pytest.raises(TypeError, match=r'these loaders \(DataLoader\) do not know it: make them with a DataBlock or Datasets, or keep the weights alone with learn.save\(\)'): learn.export()
+    with pytest.raises(TypeError, match=r'these loaders \(DataLoader\) cannot be exported.*: create them with a DataBlock or Datasets, or save only the weights with learn.save\(\)'): learn.export()
     assert not (tmp_path/'export.pkl').exists()
 
 
@@ -409,7 +409,7 @@ def test_the_attack_works(tmp_path):
 
 @pytest.mark.parametrize('name', ['export.pkl', 'model.pth', 'model.pt', 'model.safetensors', 'model'])
 def test_pickles_are_refused_by_load_learner(attack, tmp_path, name):
-    with pytest.raises(ValueError, match='is a pickle, and is not loaded: loading one runs the code in it|is no exported learner'): load_learner(attack(tmp_path/name))
+    with pytest.raises(ValueError, match='is a pickle, and is not loaded: loading one runs the code in it|is not an exported learner'): load_learner(attack(tmp_path/name))
     if name != 'model' and name != 'model.safetensors':
         with pytest.raises(ValueError, match='is a pickle, and is not loaded'): load_learner(tmp_path/name)
 
@@ -553,7 +553,7 @@ def test_a_file_that_changes_while_it_is_read(large, tmp_path, monkeypatch):
             if change == 'length': os.truncate(file, file.stat().st_size - 1)
             else: file.write_bytes(file.read_bytes()[:-4] + b'oops')
             return right(head, size)
-        with monkeypatch.context() as m, pytest.raises(ValueError, match='its checksum is wrong' if change == 'weights' else 'it was cut short just now'):
+        with monkeypatch.context() as m, pytest.raises(ValueError, match='its checksum is wrong' if change == 'weights' else 'it was truncated while it was read'):
             m.setattr(inference_file, '_places', meanwhile)
             load_learner(file)
 
@@ -573,20 +573,20 @@ def header_of(tensors, texts={}):
                                            ({'a': []}, 0), ({'a': {'shape': 1}}, 0)])
 def test_headers_that_promise_too_much(tmp_path, tensors, size):
     (tmp_path/'bad.pkl').write_bytes(header_of(tensors) + bytes(size))
-    with pytest.raises(ValueError, match='is no exported learner, or it is damaged') as e: load_learner(tmp_path/'bad.pkl')
+    with pytest.raises(ValueError, match='is not an exported learner, or it is damaged') as e: load_learner(tmp_path/'bad.pkl')
     assert 'checksum' not in str(e.value) and '\n' not in str(e.value)
 
 
 def test_no_such_file(tmp_path):
     with pytest.raises(FileNotFoundError, match='export.pkl; learn.export'): load_learner(tmp_path/'export.pkl')
     (tmp_path/'other.pkl').write_bytes(b'')
-    with pytest.raises(FileNotFoundError, match='this folder has other.pkl'): load_learner(tmp_path/'export.pkl')
+    with pytest.raises(FileNotFoundError, match='this folder contains other.pkl'): load_learner(tmp_path/'export.pkl')
     with pytest.raises(ValueError, match='it does not begin with a header'): load_learner(tmp_path/'other.pkl')
 
 
 def test_saved_weights_are_no_learner(pics, tmp_path):
     file = Learner(dls_of(pics), small(2), path=tmp_path).save('m')
-    with pytest.raises(ValueError, match='is no exported learner, or it is damaged'): load_learner(file)
+    with pytest.raises(ValueError, match='is not an exported learner, or it is damaged'): load_learner(file)
 
 
 # -- another process ----------------------------------------------------------------------------------------------------------------------------
@@ -633,7 +633,7 @@ def test_onnx(pics, tmp_path):
     learn = Learner(dls_of(pics), small(2), path=tmp_path)
     try: import onnx, onnxruntime, onnxscript
     except ImportError:
-        with pytest.raises(ImportError, match='is not installed, and ONNX needs it: pip install onnx onnxscript onnxruntime'): to_onnx(learn, tmp_path/'m.onnx')
+        with pytest.raises(ImportError, match='is not installed, .*: pip install onnx onnxscript onnxruntime'): to_onnx(learn, tmp_path/'m.onnx')
     else:
         assert to_onnx(learn, tmp_path/'m.onnx') < 1e-4
         session, x = onnxruntime.InferenceSession(str(tmp_path/'m.onnx')), learn.dls.valid.one_batch()[0][:1]

@@ -80,7 +80,7 @@ def test_callbacks_of_one_fit_are_gone_after_it_also_when_it_fails():
 
 @pytest.mark.parametrize('lr', [0, -1., float('nan'), float('inf'), slice(0., 1.)])
 def test_a_learning_rate_that_teaches_nothing_is_refused(lr):
-    with pytest.raises(ValueError, match='the learning rate must be a number above 0, and it is'): line_learner().fit(1, lr)
+    with pytest.raises(ValueError, match=r'learning rate must be above 0, got .*lr_find\(\)'): line_learner().fit(1, lr)
 
 
 def test_a_training_set_smaller_than_a_batch_is_named():
@@ -94,7 +94,7 @@ def test_an_empty_training_set_is_named():
 
 
 def test_a_loss_of_the_wrong_shape_is_named():
-    with pytest.raises(ValueError, match=r'MSELoss returned 16 numbers of shape \(16, 1\), and training needs one: take their mean'):
+    with pytest.raises(ValueError, match=r'MSELoss returned 16 .*shape \(16, 1\).*mean'):
         line_learner(loss_func=nn.MSELoss(reduction='none')).fit(1, 0.1)
 
 
@@ -106,13 +106,13 @@ def test_a_metric_of_the_wrong_shape_is_named():
 def test_shapes_that_do_not_fit_are_told_with_the_batch():
     learn = line_learner()
     learn.model = nn.Linear(3, 1)
-    with pytest.raises(RuntimeError, match=r'these shapes do not fit together: inputs \(16, 1\), targets \(16, 1\)'): learn.fit(1, 0.1)
+    with pytest.raises(RuntimeError, match=r'shapes.* inputs \(16, 1\), targets \(16, 1\)'): learn.fit(1, 0.1)
 
 
 def test_predictions_and_targets_that_do_not_fit_are_told_with_the_batch():
     learn = line_learner(loss_func=nn.BCEWithLogitsLoss())
     learn.model = nn.Linear(1, 2)
-    with pytest.raises(ValueError, match=r'these shapes do not fit together: inputs \(16, 1\), predictions \(16, 2\), targets \(16, 1\)'): learn.fit(1, 0.1)
+    with pytest.raises(ValueError, match=r'shapes.* inputs \(16, 1\), predictions \(16, 2\), targets \(16, 1\)'): learn.fit(1, 0.1)
 
 
 def test_running_out_of_memory_names_the_knob():
@@ -190,7 +190,7 @@ def test_saving_on_a_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch):
         with open(self, 'wb') as f: f.write(b'half a fi')
         raise OSError(28, 'No space left on device')
     monkeypatch.setattr(Path, 'write_bytes', full)
-    with pytest.raises(OSError, match='could not be saved to .*No space left on device.*What was there before is untouched'): learn.save('model')
+    with pytest.raises(OSError, match='could not save the model to .*No space left on device.*existing file is unchanged'): learn.save('model')
     assert file.read_bytes() == good and [f.name for f in file.parent.iterdir()] == [file.name]
 
 
@@ -202,7 +202,7 @@ def test_a_disk_that_really_fills_up(tmp_path):
     was = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
-        with pytest.raises(OSError, match='could not be saved'): save_model(file, nn.Linear(400, 400))
+        with pytest.raises(OSError, match='could not save the model'): save_model(file, nn.Linear(400, 400))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, was)
@@ -217,16 +217,16 @@ def test_a_pickle_is_refused_and_not_run(tmp_path):
     file = tmp_path/'model.safetensors'
     for content in (pickle.dumps(Evil()), b'', b'\0'*100):
         file.write_bytes(content)
-        with pytest.raises(ValueError, match='is not a file of weights that can be read'): load_model(file, nn.Linear(1, 1))
+        with pytest.raises(ValueError, match='is not a readable safetensors file'): load_model(file, nn.Linear(1, 1))
     torch.save(Evil(), file)
-    with pytest.raises(ValueError, match='Only safetensors are loaded'): load_model(file, nn.Linear(1, 1))
+    with pytest.raises(ValueError, match='Only safetensors files are loaded'): load_model(file, nn.Linear(1, 1))
     assert not made.exists()
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path):
     save_model(tmp_path/'m.safetensors', nn.Linear(2, 1))
     with pytest.raises(ValueError, match=r'weight has shape \(1, 2\) in the file and \(1, 3\) in the model'): load_model(tmp_path/'m.safetensors', nn.Linear(3, 1))
-    with pytest.raises(FileNotFoundError, match="there is no saved model 'n' in .*; there are: m"): load_model(tmp_path/'n.safetensors', nn.Linear(2, 1))
+    with pytest.raises(FileNotFoundError, match="no saved model 'n' in .*; available models: m"): load_model(tmp_path/'n.safetensors', nn.Linear(2, 1))
 
 
 def test_tied_weights_are_saved_and_come_back(tmp_path):
