@@ -17,7 +17,7 @@ from ..samples.core import find_sample
 from ..imports import in_notebook
 
 # %% ../../nbs/library/9_course/04_claims.ipynb #00000005
-_KNOWN = { # name → what it is, who made it, license
+_KNOWN = { # name → contents, creator, license
     'PETS': ('photographs of cats and dogs', 'Oxford-IIIT Pet (Parkhi et al., 2012)', 'CC BY-SA 4.0'),
     'MNIST': ('handwritten digits', 'MNIST (LeCun et al., 1998)', 'CC BY-SA 3.0'),
     'MNIST_SAMPLE': ('handwritten 3s and 7s', 'MNIST (LeCun et al., 1998)', 'CC BY-SA 3.0'),
@@ -38,13 +38,13 @@ _KNOWN = { # name → what it is, who made it, license
 
 @dataclass(frozen=True)
 class DataCard:
-    "What a data set is and where it comes from."
-    name: str      # as in `URLs`, or the name of the folder
-    what: str      # what its items are
-    n_files: int
-    origin: str    # who made it, and from where this copy was taken
-    license: str
-    generated: bool # drawn or written by a program on this machine
+    "Describe a data set and its origin."
+    name: str      # name in `URLs`, or name of the folder
+    what: str      # description of the items
+    n_files: int   # number of files
+    origin: str    # creator, and source of this copy
+    license: str   # license of the data
+    generated: bool # True if a program on this machine generated the data
 
     def __str__(self) -> str:
         kind = 'generated here, no evidence for claims about real data' if self.generated else 'real'
@@ -52,11 +52,12 @@ class DataCard:
     __repr__ = __str__
 
 def data_card(
-    path: str | Path # the folder that `untar_data` returned, or one inside it
+    path: str | Path # folder that `untar_data` returned, or a folder inside it
 ) -> DataCard:
     "Describe the data set at `path`."
     path = Path(path).absolute()
-    if not path.exists(): raise FileNotFoundError(f'there is no data at {path}: untar_data(URLs.PETS) returns the folder of a data set')
+    if not path.exists():
+        raise FileNotFoundError(f'there is no data at {path}: pass the folder that untar_data(URLs.PETS) returns')
     note = next((o for o in cached_data() if path.is_relative_to(o['folder'])), {})
     folder = Path(note.get('folder', path))
     n_files = sum(f.is_file() for f in folder.rglob('*')) if folder.is_dir() else 1
@@ -70,7 +71,7 @@ def data_card(
     return DataCard(name, what, n_files, f'{maker}, {where}', license, False)
 
 def _name_in_urls(note: dict[str, Any], folder: Path) -> str:
-    "The name in `URLs` of the archive that the note beside a folder speaks of; otherwise the folder's own name."
+    "Return the name in `URLs` of the archive in the note beside a folder, or else the name of the folder."
     said = (str(note.get('name') or ''), str(note.get('archive') or ''), str(note.get('address') or '').rpartition('/')[2])
     names = {str(getattr(URLs, k)).rpartition('/')[2]: k for k in dir(URLs) if k[0] != '_'}
     for s in said:
@@ -82,29 +83,29 @@ def _name_in_urls(note: dict[str, Any], folder: Path) -> str:
 CLAIM_MIME = 'application/vnd.fastbook.claim+json'
 
 class ClaimFailed(AssertionError):
-    "A number does not keep the bound that was claimed for it."
+    "Report that a number is outside its claimed bounds."
 
 @dataclass(frozen=True)
 class Claim:
-    "A number, the bound claimed for it, and the data it was measured on."
-    name: str
-    value: float
-    at_least: float | None
-    at_most: float | None
-    data: str                 # '' if it was not said
-    spread: tuple[float, ...] # one value for each seed; empty if there was one run
-    checked: bool             # False: the claim needs real data, and the data are generated
+    "Hold a measured number, its claimed bounds, and the data it was measured on."
+    name: str                 # statement of the claim
+    value: float              # measured number
+    at_least: float | None    # lower bound
+    at_most: float | None     # upper bound
+    data: str                 # description of the data; '' if not given
+    spread: tuple[float, ...] # one value per seed; empty for a single run
+    checked: bool             # False if the claim needs real data and the data is generated
 
     @property
     def holds(self) -> bool:
-        "Whether the value keeps its bounds; NaN never does."
+        "Return whether the value is within its bounds. NaN never is."
         above = self.at_least is None or self.value >= self.at_least
         below = self.at_most is None or self.value <= self.at_most
         return above and below and not math.isnan(self.value)
 
     @property
     def bound(self) -> str:
-        "The bound, in words."
+        "Return the bounds as text."
         bounds = [f'at least {_short(self.at_least)}'] if self.at_least is not None else []
         return ' and '.join(bounds + ([f'at most {_short(self.at_most)}'] if self.at_most is not None else []))
 
@@ -119,19 +120,21 @@ def _short(x: float) -> str: return f'{x:.4g}'
 
 # %% ../../nbs/library/9_course/04_claims.ipynb #00000009
 def claim(
-    name: str,                         # what is claimed, such as 'fine-tuning beats training from scratch, in points of accuracy'
-    value: float | Sequence[float],    # the measured number, or one for each seed: then their mean is checked
+    name: str,                         # the claim, such as 'accuracy gained by fine-tuning, in points'
+    value: float | Sequence[float],    # measured number, or one number per seed, whose mean is checked
     *,
-    at_least: float | None = None,     # the bound, or both
-    at_most: float | None = None,
-    data=None,                         # the folder of the data, its `DataCard`, or a few words
-    spread: Sequence[float] | None = None, # values of single seeds, if `value` is computed from them
-    needs_real: bool = False           # check on real data only
+    at_least: float | None = None,     # lower bound
+    at_most: float | None = None,      # upper bound; at least one of the two is required
+    data=None,                         # folder of the data, its `DataCard`, or a short description
+    spread: Sequence[float] | None = None, # values of the single seeds, if `value` is computed from them
+    needs_real: bool = False           # check the bound only on real data
 ) -> float:
-    "Print a measured number, check it against its bound, and leave it for `make course` to list. Raises `ClaimFailed`."
-    if at_least is None and at_most is None: raise ValueError(f'claim {name!r} has no bound: pass at_least, at_most or both')
+    "Print a measured number, check its bounds, and record it for `make course`. Raise `ClaimFailed` outside them."
+    if at_least is None and at_most is None:
+        raise ValueError(f'claim {name!r} has no bound: pass at_least, at_most or both')
     values = [_number(o) for o in value] if _is_sequence(value) else []
-    if _is_sequence(value) and not values: raise ValueError(f'claim {name!r} has no value: an empty list of seeds was passed')
+    if _is_sequence(value) and not values:
+        raise ValueError(f'claim {name!r} has no value: the list is empty, pass one number per seed')
     number = sum(values)/len(values) if values else _number(value)
     card = data_card(data) if isinstance(data, (str, Path)) and Path(data).exists() else data
     checked = not (needs_real and getattr(card, 'generated', False))
@@ -153,7 +156,7 @@ def _data_name(card) -> str:
     return f'{card.name} ({"generated" if card.generated else "real"}, {card.n_files:,} files)'
 
 def _report(made: Claim):
-    "Show a claim; as data too, for `make course` in a notebook, and for the file that `FASTBOOK_CLAIMS` names."
+    "Show a claim, and record its data in the notebook output and in the file named by `FASTBOOK_CLAIMS`."
     about = dict(asdict(made), holds=made.holds, bound=made.bound)
     if named := os.environ.get('FASTBOOK_CLAIMS'):
         with open(named, 'a', encoding='utf-8') as f: f.write(json.dumps(about) + '\n')
