@@ -93,7 +93,9 @@ def combined_cos(
 
 # %% ../../nbs/library/4_learner/06_callback_schedule.ipynb #0000000f
 class ParamScheduler(Callback):
-    "Set optimizer hyperparameters by schedules during a fit. Restore their previous values afterwards."
+    """Set optimizer hyperparameters by schedules during a fit.
+
+    A complete fit leaves the last values. A fit that ends early leaves the values from before it."""
     order, run_valid = 60, False
 
     def __init__(self,
@@ -102,7 +104,7 @@ class ParamScheduler(Callback):
         self.scheds = scheds
 
     def before_fit(self):
-        self.hps = {p: [] for p in self.scheds}
+        self.hps, self.ended_early = {p: [] for p in self.scheds}, False
         self.old = [{p: h[p] for p in self.scheds if p in h} for h in self.opt.hypers]
 
     def before_batch(self): self._update_val(self.pct_train)
@@ -113,7 +115,10 @@ class ParamScheduler(Callback):
     def after_batch(self):
         for p in self.scheds: self.hps[p].append(self.opt.hypers[-1][p])
 
+    def after_cancel_fit(self): self.ended_early = True
+
     def after_fit(self):
+        if not self.ended_early: self.old = ()
         if hasattr(self.learn, 'recorder') and 'hps' in self.__dict__: self.recorder.hps = self.hps
 
     def cleanup_fit(self):

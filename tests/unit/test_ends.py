@@ -445,15 +445,19 @@ def test_validation_after_an_exception_in_mixup_tells_the_truth(tmp_path):
     assert list(setup.learn.validate()) == before
 
 
-def test_a_schedule_ends_with_its_fit(tmp_path):
+@pytest.mark.parametrize('error', [KeyError('x'), KeyboardInterrupt()], ids=['exception', 'interrupt'])
+def test_a_schedule_that_ends_early_leaves_the_values_from_before(tmp_path, error):
     learn = Setup('plain', tmp_path).learn
     learn.create_opt()
-    mom = learn.opt.hypers[-1]['mom']
-    for error in (None, KeyError('x'), KeyboardInterrupt()):
-        cbs = [raising('after_step', error, at=3)] if error else []
-        try: learn.fit_one_cycle(1, 1e-2, cbs=cbs)
-        except (KeyError, KeyboardInterrupt): pass
-        assert learn.opt.hypers[-1]['mom'] == mom
+    before = dict(learn.opt.hypers[-1])
+    with pytest.raises(type(error)): learn.fit_one_cycle(1, 1e-2, cbs=raising('after_step', error, at=3))
+    assert learn.opt.hypers[-1]['mom'] == before['mom']
+
+
+def test_a_complete_schedule_leaves_its_last_values(tmp_path):
+    learn = Setup('plain', tmp_path).learn
+    learn.fit_one_cycle(1, 1e-2)
+    assert learn.opt.hypers[-1]['mom'] == learn.recorder.hps['mom'][-1] and learn.opt.hypers[-1]['lr'] == learn.recorder.hps['lr'][-1]
 
 
 def test_a_fit_begins_without_gradients(tmp_path):

@@ -285,7 +285,7 @@ def test_links_lead_to_the_exercise_from_wherever_a_notebook_runs(tmp_path, monk
     (tmp_path/'exercises').mkdir()
     for folder, expected in (tmp_path, 'exercises/04'), (tmp_path/'exercises', '04'), (tmp_path.parent, '../exercises/04'):
         monkeypatch.chdir(folder)
-        assert progress.link(find('4.4')) == f'{expected}_mnist_basics.ipynb#4.4-The-odd-ones,-doubled'
+        assert progress.link(find('4.4')) == f'{expected}_mnist_basics.ipynb#4.4-The-odd-numbers,-doubled'
 
 
 def test_a_notebook_shows_a_button_whose_click_is_a_hint(home, monkeypatch):
