@@ -64,7 +64,7 @@ def test_a_wrong_name_is_told(tmp_path, capsys):
 
 def test_the_table_has_a_row_for_each_result_and_each_failure():
     runs = [course.Run('01_a', 1.26, [dict(trained='one', result='accuracy 0.5'), dict(trained='another', result='loss 2')]),
-            course.Run('02_b', 2., []), course.Run('03_c', 3., [], 'cell 2: NameError: no x\n    x')]
+            course.Run('02_b', 2., []), course.Run('03_c', 3., [], error='cell 2: NameError: no x\n    x')]
     assert course.table(runs).splitlines()[2:] == [
         '01_a     one               accuracy 0.5                 1.3',
         '         another           loss 2',
