@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGE = 'fastbook_impl'
 MAX_DEPTH = 3
-CACHES = re.compile(r'\.(_found|_caches|_told|_silent|_device|_loaded|__slotnames__|_orig_\w+)\b|^environment KMP_')
+CACHES = re.compile(r'\.(_found|_caches|_told|_silent|_device|_loaded|__slotnames__|_orig_\w+)\b|^environment KMP_|\.parallel\._pools\b')
 TEMPORARY = re.compile(r'\.Tensor\w+\.(rotate|zoom|warp|flip_batch|dihedral_batch|brightness|contrast|saturation|hue)$')
 CONSTANTS = (int, float, str, bytes, bool, type(None), type(...))
 

@@ -7,7 +7,7 @@ import pytest
 
 FAST = """library/1_core/02_torch_core library/2_data/06_transforms library/2_data/07_core library/2_data/08_block library/5_vision/01_core
 library/7_tabular/01_core library/7_tabular/02_data library/6_text/01_core library/6_text/02_data library/6_text/06_all library/9_course/02_cli
-checks/00b_progress""".split()
+checks/00d_progress""".split()
 
 
 def run(root, notebooks):
@@ -54,7 +54,7 @@ def test_what_is_left_behind_is_found(root, tmp_path):
 def test_the_same_code_run_again_is_no_change(root, tmp_path):
     good = write_notebook(tmp_path/'good.ipynb',
         'from fastcore.basics import patch\nfrom PIL import Image\nfrom fastbook_impl.data.transforms import Transform, ToTensor',
-        '@patch\ndef to_thumb(self:Image.Image, h, w=None):\n    "A copy that fits into `h` rows and `w` columns (`h` as well if not given), of the same shape."\n'
+        '@patch\ndef to_thumb(self:Image.Image, h, w=None):\n    "Return a copy with the same aspect ratio that fits into `h` rows and `w` columns (`h` columns by default)."\n'
         '    res = self.copy()\n    res.thumbnail((h if w is None else w, h))\n    return res',
         'class Thing: pass\n@ToTensor.encodes.register\ndef _thing(self, o:Thing): return 1\nassert ToTensor()(Thing()) == 1')
     code, said = run(root, [good])
