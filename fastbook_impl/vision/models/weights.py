@@ -33,10 +33,8 @@ class WrongWeightsError(ValueError): "A weights file is damaged, was modified, o
 # %% ../../../nbs/library/5_vision/05_weights.ipynb #00000007
 def sha256(file: str | Path) -> str:
     "Return the SHA-256 hash of a file in hexadecimal."
-    digest = hashlib.sha256()
-    with open(file, 'rb') as f:
-        while block := f.read(2**20): digest.update(block)
-    return digest.hexdigest()
+    from pooch import file_hash
+    return file_hash(str(file), 'sha256')
 
 def named_hash(file: str | Path) -> str:
     "Return the partial SHA-256 hash at the end of the file's name, or an empty string."
