@@ -411,10 +411,22 @@ def _check_part(part, answer, seeds, ref):
     try:
         if isinstance(part, FunctionPart):
             for i,seed in enumerate(seeds): part.check(answer, seed, ref, None if i else printed)
-        else: part.check(answer, 0, ref)
+        else:
+            _check_size(answer)
+            part.check(answer, 0, ref)
     except NotYet as e: return str(e), printed.getvalue()
     except (Exception, SystemExit) as e: return f'it cannot be compared with what is right: {type(e).__name__}', printed.getvalue()
     return '', printed.getvalue()
+
+_MAX_VALUES = 100_000 # in a list that a reader gives as an answer
+
+def _check_size(x, depth=4):
+    "Refuse a list that is too long to be read value by value, such as `range(10**12)`."
+    if not is_list(x) or depth == 0: return
+    try: n = len(x)
+    except OverflowError: n = math.inf
+    if n > _MAX_VALUES: raise NotYet(f'a list has {n:,} values, which is more than any exercise asks for')
+    for o in x: _check_size(o, depth-1)
 
 # %% ../../nbs/checks/00_engine.ipynb #0000001e
 def _each(f, x):

@@ -493,7 +493,7 @@ ODD = {'fraction': Fraction(1, 3), 'decimal': Decimal('0.1'), 'decimal nan': Dec
        'inf': math.inf, 'complex': 1j, 'bytes': b'abc', 'series': pd.Series([1, 2]), 'table': pd.DataFrame({'a': [1]}), 'time': np.datetime64('2020-01-01'), 'module': math,
        'deep': eval('['*50 + ']'*50), 'set': {1, 'a'}, 'frozen': frozenset([1]), 'dict': {1: 2}, 'dict of odd': {Evil(): 1}, 'L': L(1, 2), 'empty tensor': torch.tensor([]),
        'sparse': torch.eye(2).to_sparse(), 'half': torch.ones(2, dtype=torch.bfloat16), 'meta': torch.empty(2, device='meta'), 'objects': np.array([None, 'a'], dtype=object),
-       'structured': np.zeros(2, dtype=[('a', int)]), 'surrogate': '\ud800', 'range': range(10**12), 'NotImplemented': NotImplemented, 'error': ValueError('x')}
+       'structured': np.zeros(2, dtype=[('a', int)]), 'surrogate': '\ud800', 'range': range(10**12), 'endless range': range(10**30), 'NotImplemented': NotImplemented, 'error': ValueError('x')}
 SAMPLE = ALL[::6]
 
 
