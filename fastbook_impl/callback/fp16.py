@@ -20,6 +20,21 @@ class AMPMode(Enum):
     "Name the 16-bit type that `MixedPrecision` uses."
     FP16, BF16 = 'fp16', 'bf16'
 
+def _autocast_state(kind):
+    "Return what `torch.autocast` changes for devices of this `kind`: on or off, the type, the cache, the depth of nesting."
+    torch.autocast_increment_nesting()
+    return (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind), torch.is_autocast_cache_enabled(),
+            torch.autocast_decrement_nesting())
+
+def _restore_autocast(kind, enabled, dtype, cached, depth):
+    "Undo an `autocast` that was left half-way. With a depth too large, torch would keep old 16-bit weights forever."
+    torch.set_autocast_enabled(kind, enabled)
+    torch.set_autocast_dtype(kind, dtype)
+    torch.set_autocast_cache_enabled(cached)
+    torch.autocast_increment_nesting()
+    while torch.autocast_decrement_nesting() > depth: pass
+    if depth == 0: torch.clear_autocast_cache()
+
 class MixedPrecision(Callback):
     "Run the forward pass in 16 bits where that is safe, and scale the loss for `float16`."
     order = 10
@@ -44,7 +59,7 @@ class MixedPrecision(Callback):
         self.use_fp16 = self._wants_fp16(self.kind)
         self.autocast = torch.autocast(self.kind, dtype=torch.float16 if self.use_fp16 else torch.bfloat16)
         steps = {k: self.learn.__dict__.get(k) for k in ('do_forward', 'do_step')}
-        self.replaced.append((steps, torch.is_autocast_enabled(self.kind)))
+        self.replaced.append((steps, _autocast_state(self.kind)))
         self.learn.do_forward = self._forward
         if self.use_fp16 and self.training: self.learn.do_step = self._scaled_step
 
@@ -68,11 +83,11 @@ class MixedPrecision(Callback):
 
     def _restore_steps(self):
         if not self.replaced: return
-        steps, enabled = self.replaced.pop()
+        steps, state = self.replaced.pop()
         for k,step in steps.items():
             self.learn.__dict__.pop(k, None)
             if step is not None: setattr(self.learn, k, step)
-        torch.set_autocast_enabled(self.kind, enabled) # Ctrl-C may have interrupted the exit from autocast
+        _restore_autocast(self.kind, *state) # Ctrl-C may have interrupted the way into autocast, or out of it
     cleanup_train = cleanup_validate = _restore_steps
 
 # %% ../../nbs/library/4_learner/08_callback_fp16.ipynb #00000011

@@ -498,6 +498,7 @@ def test_autocast_is_left_as_it_was_also_by_an_interrupt_on_its_way_in(tmp_path,
     monkeypatch.setattr(torch.autocast, '__enter__', interrupted_enter)
     with pytest.raises(FitInterrupted): setup.fit()
     assert not torch.is_autocast_enabled('cpu')
+    assert torch.autocast_increment_nesting() == 1 and torch.autocast_decrement_nesting() == 0
 
 
 # threads --------------------------------------------------------------------------------------------------------------

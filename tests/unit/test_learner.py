@@ -100,7 +100,7 @@ def test_a_loss_of_the_wrong_shape_is_named():
 
 def test_a_metric_of_the_wrong_shape_is_named():
     def error(preds, targs): return (preds - targs).abs()
-    with pytest.raises(ValueError, match="the metric 'error' gave 16 numbers"): line_learner(metrics=error).fit(1, 0.1)
+    with pytest.raises(ValueError, match="the metric 'error' returned 16 numbers"): line_learner(metrics=error).fit(1, 0.1)
 
 
 def test_shapes_that_do_not_fit_are_told_with_the_batch():
