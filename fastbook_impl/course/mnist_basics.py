@@ -12,7 +12,7 @@ from ..torch_core import tensor
 
 # %% ../../nbs/04_mnist_basics.ipynb #0000001f
 def load_images(
-    folder, # `Path` of a folder of grayscale images, all of one size
+    folder, # `Path` of a folder of grayscale images, all of the same size
 ) -> torch.Tensor:
     """Load the images in `folder`, sorted by name, as one tensor `(n, height, width)`.
 
@@ -24,20 +24,20 @@ def mnist_distance(
     a, # images, `(..., height, width)`
     b  # images to compare them with, broadcast against `a`
 ) -> torch.Tensor:
-    "Return the mean absolute difference of the pixels, one number per image."
-    return (a - b).abs().flatten(-2).mean(-1)
+    "Return the mean absolute difference between the pixels of `a` and `b`, one number per image."
+    return (a - b).abs().mean(dim=(-2, -1))
 
 # %% ../../nbs/04_mnist_basics.ipynb #0000006b
 def init_params(
-    size,          # shape: an integer or a tuple
+    size,          # shape of the result, an integer or a tuple
     std:float=1.0  # standard deviation of the random numbers
 ) -> torch.Tensor:
-    "Return random parameters around 0, with gradients switched on."
+    "Return normally distributed parameters with mean 0 that require gradients."
     return (std*torch.randn(size)).requires_grad_()
 
 # %% ../../nbs/04_mnist_basics.ipynb #0000007c
 def sigmoid(x:torch.Tensor) -> torch.Tensor:
-    "Squeeze each number of `x` into the range 0…1, as `torch.sigmoid` does."
+    "Map each element of `x` to the interval (0, 1), as `torch.sigmoid` does."
     return 1/(1 + torch.exp(-x))
 
 # %% ../../nbs/04_mnist_basics.ipynb #0000007f
@@ -45,7 +45,7 @@ def mnist_loss(
     predictions, # the model's outputs before the sigmoid, `(bs, 1)`
     targets      # 1 for a 3, 0 for a 7, `(bs, 1)`
 ) -> torch.Tensor:
-    "Return the mean distance between confidence and target: 0 is perfect, and 0.5 is guessing."
+    "Return the mean absolute difference between confidence and target: 0 is perfect, and 0.5 is a guess."
     return (targets - sigmoid(predictions)).abs().mean()
 
 def batch_accuracy(
@@ -57,10 +57,10 @@ def batch_accuracy(
 
 # %% ../../nbs/04_mnist_basics.ipynb #00000091
 class LinearModel:
-    "Compute `xb@weights + bias`: every output is a weighted sum of all inputs, as in `nn.Linear`."
+    "Compute `xb@weights + bias`, one weighted sum of all inputs for each output, as `nn.Linear` does."
     def __init__(self,
-        in_features:int, # numbers in an input, such as the pixels of an image
-        out_features:int # numbers in an output
+        in_features:int, # number of values in an input, such as the pixels of an image
+        out_features:int # number of values in an output
     ):
         std = in_features**-0.5
         self.weights = init_params((in_features, out_features), std)
@@ -71,7 +71,7 @@ class LinearModel:
 
 # %% ../../nbs/04_mnist_basics.ipynb #00000094
 class BasicOptim:
-    "Plain gradient descent: subtract `lr` times its gradient from each parameter."
+    "Subtract `lr` times the gradient from each parameter: plain gradient descent."
     def __init__(self,
         params,  # the tensors to change
         lr:float # learning rate
@@ -80,20 +80,20 @@ class BasicOptim:
     @torch.no_grad()
     def step(self):
         "Move each parameter against its gradient."
-        for p in self.params: p.sub_(p.grad, alpha=self.lr)
+        for p in self.params: p -= self.lr*p.grad
 
     def zero_grad(self):
-        "Remove the gradients."
+        "Clear the gradients."
         for p in self.params: p.grad = None
 
 # %% ../../nbs/04_mnist_basics.ipynb #00000097
 class SimpleLearner:
-    "Train `model` by gradient descent and report the metric after each epoch."
+    "Train `model` by gradient descent and record the metric after each epoch."
     def __init__(self,
         data_loaders,          # object whose `train` and `valid` yield batches `xb, yb`
-        model,                 # function of `xb` with a method `parameters()`
-        loss_func=mnist_loss,  # function of predictions and targets that training minimizes
-        metric=batch_accuracy  # function of predictions and targets for people to read
+        model,                 # callable that maps `xb` to predictions, with a method `parameters()`
+        loss_func=mnist_loss,  # loss to minimize, a function of predictions and targets
+        metric=batch_accuracy  # metric to report, a function of predictions and targets
     ):
         self.data_loaders, self.model = data_loaders, model
         self.loss_func, self.metric = loss_func, metric
@@ -115,7 +115,7 @@ class SimpleLearner:
         return sum(n*value.item() for n, value in batches)/sum(n for n, _ in batches)
 
     def train_model(self, epochs, learning_rate, show=True):
-        "Train for `epochs`. `values` keeps the metric after each, and the last one is printed."
+        "Train for `epochs` epochs, append the metric after each to `values`, and print the last one if `show`."
         for _ in range(epochs):
             self.train_epoch(learning_rate)
             self.values.append(self.validate_epoch())
@@ -123,11 +123,11 @@ class SimpleLearner:
 
 # %% ../../nbs/04_mnist_basics.ipynb #000000a8
 class SimpleNet:
-    "Two linear layers with a ReLU between them: the smallest neural network."
+    "A neural network with one hidden layer: two linear layers with a ReLU between them."
     def __init__(self,
-        in_features:int,  # numbers in an input
-        out_features:int, # numbers in an output
-        hidden:int=30     # activations between the layers
+        in_features:int,  # number of values in an input
+        out_features:int, # number of values in an output
+        hidden:int=30     # number of activations in the hidden layer
     ):
         self.layer1 = LinearModel(in_features, hidden)
         self.layer3 = LinearModel(hidden, out_features)
