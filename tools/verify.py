@@ -112,6 +112,15 @@ def check_lint(root):
     return Count(failed=max(1, len(found)))
 
 
+def check_types(root):
+    "Run pyright over the package; each file with an error counts as failed."
+    res = subprocess.run([sys.executable, '-m', 'basedpyright', '--level', 'error'], cwd=root, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if res.returncode == 0: return Count(passed=1)
+    say(res.stdout.rstrip())
+    found = {m[1] for m in re.finditer(r'^ +(.+?\.py):\d+:\d+ - error', res.stdout, re.M)}
+    return Count(failed=max(1, len(found)))
+
+
 # --- stage 4: nbdev_test -------------------------------------------------------------------------------------------------
 
 def share_cores():
@@ -207,6 +216,7 @@ def hear_interrupts():
 def stages(mode, root, copy, tmp, env):
     "The stages of a run, by name, in order."
     every = {'export': lambda: check_export(root, copy), 'clean': lambda: check_clean(root, copy), 'lint': lambda: check_lint(root),
+             'types': lambda: check_types(root),
              'notebooks': lambda: run_notebooks(root, env, 'slow' if mode == 'long' else ''),
              'pytest': lambda: run_pytest(root, env, tmp/'pytest.xml', mode)}
     if mode == 'quick': del every['notebooks']
