@@ -241,7 +241,7 @@ def test_timm_missing(monkeypatch):
         return real(name, *args, **kwargs)
     monkeypatch.setattr(builtins, '__import__', without)
     ft.timm_config.cache_clear()
-    with pytest.raises(ImportError, match="'resnet43' .*timm is not installed: pip install timm; without quotes, resnet34"):
+    with pytest.raises(ImportError, match=r"'resnet43' .*timm is not installed: run pip install .fastbook_impl\[timm\].; without quotes, resnet34"):
         create_body('resnet43', pretrained=False)
 
 
