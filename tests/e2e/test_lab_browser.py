@@ -1,7 +1,9 @@
 """A reader uses the course in JupyterLab: the real server and a real browser.
 
+`make test` runs the home page from top to bottom and opens notebooks; a whole chapter, kernels that end and uploads are for `make test-long`.
+
     FASTBOOK_SHOTS=shots pytest tests/e2e/test_lab_browser.py        # keep the screenshots
-    FASTBOOK_LAB_NOTEBOOKS='15_arch_details.ipynb' FASTBOOK_LAB_MINUTES=15 pytest tests/e2e/test_lab_browser.py    # run another notebook, with more time
+    FASTBOOK_LAB_NOTEBOOKS='15_arch_details.ipynb' FASTBOOK_LAB_MINUTES=15 pytest tests/e2e/test_lab_browser.py    # run another notebook as well, with more time
 """
 import json
 import os
@@ -19,7 +21,7 @@ import pytest
 
 from browsing import MINUTES, Lab, Notebook, small_notebook, wait_until_idle
 
-NOTEBOOKS = os.environ.get('FASTBOOK_LAB_NOTEBOOKS', '04_mnist_basics.ipynb').split()
+NOTEBOOKS = os.environ.get('FASTBOOK_LAB_NOTEBOOKS', '').split()
 PATIENCE = int(os.environ.get('FASTBOOK_LAB_MINUTES', 5))  # for a notebook as a whole
 
 
@@ -97,7 +99,7 @@ def test_a_link_into_an_open_chapter_arrives_at_its_section(server, page, shots)
 
 # --- a tour ends with few kernels and unchanged files -------------------------------------------------------------------------
 
-AUTOSAVE, UNUSED = 2, 20  # seconds
+AUTOSAVE, UNUSED = 2, 10  # seconds
 
 
 @pytest.fixture(scope='module')
@@ -165,6 +167,7 @@ def put(server, name, notebook):
     urllib.request.urlopen(urllib.request.Request(server.at(f'api/contents/{name}'), body, method='PUT'), timeout=10).close()
 
 
+@pytest.mark.slow
 def test_a_kernel_that_ended_comes_back_when_a_cell_is_run_and_stays(visited, page):
     small_notebook(visited.folder/'small.ipynb', one='print(6*7)')
     visited.open(page, 'small.ipynb')
@@ -179,8 +182,8 @@ def test_a_kernel_that_ended_comes_back_when_a_cell_is_run_and_stays(visited, pa
 
 # --- a chapter is run ---------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('name', NOTEBOOKS)
-def test_a_chapter_runs_from_top_to_bottom(server, page, shots, name):
+@pytest.mark.parametrize('name', ['index.ipynb', *NOTEBOOKS, pytest.param('04_mnist_basics.ipynb', marks=pytest.mark.slow)])
+def test_a_notebook_runs_from_top_to_bottom(server, page, shots, name):
     server.open(page, name)
     run_all(page)
     wait_until_run(page, server.folder/name)
@@ -244,6 +247,7 @@ VBox([btn_upload, lbl_got])
 """
 
 
+@pytest.mark.slow
 def test_a_large_photograph_is_uploaded(server, page, tmp_path):
     "A telephone's pictures have up to 15 MB or so; a server that is not told takes 10, and says nothing about more."
     small_notebook(server.folder/'upload.ipynb', upload=UPLOAD)
