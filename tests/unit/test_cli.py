@@ -93,6 +93,7 @@ def test_data_on_the_disk(folder, capsys):
     assert main(['data']) == 0 and 'no data sets' in capsys.readouterr().out.splitlines()[-1]
 
 
+@pytest.mark.medium
 def test_it_is_installed_as_a_command(folder):
     command = sys.executable.rpartition('/')[0] + '/fastbook'
     done = subprocess.run([command, 'progress', '04'], capture_output=True, text=True)

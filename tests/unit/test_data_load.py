@@ -289,6 +289,7 @@ def gone(pids, seconds=5):
     return False
 
 
+@pytest.mark.medium
 @pytest.mark.skipif(sys.platform != 'linux', reason='looks into /proc')
 @pytest.mark.parametrize('how', ['killed', 'left', 'interrupted'])
 def test_no_worker_outlives_the_main_process(tmp_path, how):

@@ -521,6 +521,7 @@ print(*load(file))
 '''
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize('n', [6, pytest.param(30, marks=pytest.mark.slow)])
 def test_memory_is_that_of_the_file(large, tiny, tmp_path, n):
     "Weights are in memory once; and whatever a damaged file claims, it does not get more than twice its size."
@@ -607,7 +608,8 @@ def in_new_process(file, item):
     return float(seconds), rest
 
 
-@pytest.mark.parametrize('kind', ['resnet', 'unet', 'text'])
+@pytest.mark.medium
+@pytest.mark.parametrize('kind', ['unet', pytest.param('resnet', marks=pytest.mark.slow), pytest.param('text', marks=pytest.mark.slow)])
 def test_nothing_that_trains_is_imported(pics, tmp_path, kind):
     if kind == 'resnet': learn = vision_learner(dls_of(pics), resnet18, pretrained=False, path=tmp_path)
     elif kind == 'unet':

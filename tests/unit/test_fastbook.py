@@ -148,6 +148,7 @@ def test_chapter_result_in_a_terminal(capsys):
     assert capsys.readouterr().out == 'a coin: heads 0.500\n'
 
 
+@pytest.mark.medium
 def test_chapter_result_in_a_notebook():
     from nbclient import NotebookClient
     from nbformat.v4 import new_code_cell, new_notebook
@@ -159,6 +160,7 @@ def test_chapter_result_in_a_notebook():
                            RESULT_MIME: {'trained': 'a coin', 'result': 'heads 0.500', 'metrics': {'heads': 0.5, 'throws': 2}}}
 
 
+@pytest.mark.medium
 def test_a_star_import_brings_what_the_book_uses():
     names = '''setup_book gv plot_function untar_data URLs Path L DataLoader DataLoaders Learner SGD Image array tensor first
         np pd plt matplotlib torch nn F partial math random re string show_image show_images'''.split()

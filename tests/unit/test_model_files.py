@@ -271,6 +271,7 @@ print(json.dumps([seconds, {k: as_plain(v) for k, v in said.items()}, sorted(our
 TRAINS = ('.learner', '.optimizer', '.callback', '.export', '.metrics', '.writer', '.interpret')
 
 
+@pytest.mark.medium
 def test_every_kind_predicts_to_the_last_bit_where_nothing_trains(folder):
     "All kinds in one new process, because importing PyTorch takes longer than the rest."
     want, jobs = {}, []
@@ -305,6 +306,7 @@ def test_many_threads(folder, kind):
 
 # -- the fuzzer ---------------------------------------------------------------------------------------------------------------------------------
 
+@pytest.mark.medium
 @pytest.mark.parametrize('n', [300, pytest.param(5000, marks=pytest.mark.slow)])
 def test_fuzzed_descriptions(folder, n):
     "Structured mutations with a right checksum: the file is refused with the one error, or it is a model like others, and the canary never sings."
@@ -323,6 +325,7 @@ def test_fuzzed_descriptions(folder, n):
     assert counts['ends']['refused'] > n/3 and counts['ends'].get('same', 0) > 0
 
 
+@pytest.mark.medium
 def test_the_canary_sings():
     "What the fuzzer watches for is seen: the attacks, run by hand."
     res = subprocess.run([sys.executable, str(HERE/'fuzz_model_files.py'), 'canary'], capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(HERE.parent)})
