@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from torch import nn
 
-from browsing import AppServer
+from browsing import PATIENCE, AppServer
 from fastbook_impl.callback.schedule import fit_one_cycle  # noqa: F401 (becomes a method of learners)
 from fastbook_impl.data.external import URLs, untar_data
 from fastbook_impl.layers import ConvLayer
@@ -66,7 +66,7 @@ class Visitor:
     def __init__(self, browser, app, **context):
         self.context = browser.new_context(**context)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(60_000)
+        self.page.set_default_timeout(PATIENCE)
         self.page.goto(app.address())
         self.classify_button.wait_for()
 
@@ -297,7 +297,7 @@ def test_a_page_that_is_closed_or_reloaded_frees_its_place(browser, app):
     page = context.new_page()
     for _ in range(5):
         page.goto(app.address())
-        page.get_by_role('button', name='Classify').wait_for(timeout=60_000)
+        page.get_by_role('button', name='Classify').wait_for(timeout=PATIENCE)
     context.close()
 
 
@@ -310,5 +310,5 @@ def test_somebody_without_the_token_can_type_it(browser, app, shots):
     page.screenshot(path=shots/'app-10-login.png')
     page.locator('#password_input').fill(token)
     page.keyboard.press('Enter')
-    page.get_by_role('button', name='Classify').wait_for(timeout=60_000)
+    page.get_by_role('button', name='Classify').wait_for(timeout=PATIENCE)
     context.close()

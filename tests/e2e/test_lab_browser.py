@@ -19,10 +19,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from browsing import MINUTES, Lab, Notebook, small_notebook, wait_until_idle
+from browsing import MINUTES, PATIENCE, Lab, Notebook, small_notebook, wait_until_idle
 
 NOTEBOOKS = os.environ.get('FASTBOOK_LAB_NOTEBOOKS', '').split()
-PATIENCE = int(os.environ.get('FASTBOOK_LAB_MINUTES', 5))  # for a notebook as a whole
+LAB_MINUTES = int(os.environ.get('FASTBOOK_LAB_MINUTES', 5))  # for a notebook as a whole
 
 
 @pytest.fixture(scope='module')
@@ -38,7 +38,7 @@ def server(root, tmp_path_factory):
 @pytest.fixture(scope='module')
 def page(browser):
     page = browser.new_page(viewport=dict(width=1280, height=2400))  # (tall: paging through a notebook takes fewer pages)
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(PATIENCE)
     return page
 
 
@@ -99,7 +99,7 @@ def test_a_link_into_an_open_chapter_arrives_at_its_section(server, page, shots)
 
 # --- a tour ends with few kernels and unchanged files -------------------------------------------------------------------------
 
-AUTOSAVE, UNUSED = 2, 10  # seconds
+AUTOSAVE, UNUSED = 2, 20  # seconds
 
 
 @pytest.fixture(scope='module')
@@ -134,13 +134,12 @@ def wait_until(true, seconds, what):
         time.sleep(0.2)
 
 
-def test_notebooks_that_were_only_opened_are_unchanged_and_their_kernels_end(visited, page):
+def test_notebooks_that_were_only_opened_are_unchanged(visited, page):
     for file in sorted(visited.folder.glob('*.ipynb')):
         before = file.stat().st_mtime_ns
         visited.open(page, file.name)
         wait_until(lambda: file.stat().st_mtime_ns > before, 60, f'{file.name} was not saved')
     assert git(visited.folder, 'status', '--porcelain', '--untracked-files=no') == ''
-    wait_until(lambda: kernels(visited) == 0, UNUSED + 30, 'unused kernels are still there')
 
 
 def test_what_a_reader_changed_is_saved_and_nothing_else(visited):
@@ -172,7 +171,7 @@ def test_a_kernel_that_ended_comes_back_when_a_cell_is_run_and_stays(visited, pa
     small_notebook(visited.folder/'small.ipynb', one='print(6*7)')
     visited.open(page, 'small.ipynb')
     page.get_by_text('No Kernel', exact=True).wait_for(timeout=(UNUSED + 60)*1000)
-    assert kernels(visited) == 0
+    wait_until(lambda: kernels(visited) == 0, UNUSED + 30, 'unused kernels of other notebooks are still there')
     notebook = Notebook(page)
     notebook.run('one')
     assert '42' in notebook.said('one')
@@ -197,7 +196,7 @@ def run_all(page):
     page.locator('.lm-Menu-item[data-command="runmenu:run-all"]').click()
 
 
-def wait_until_run(page, path, minutes=PATIENCE):
+def wait_until_run(page, path, minutes=LAB_MINUTES):
     "Wait until the kernel rests and the saved notebook shows a number, or an error, where each cell was run."
     end = time.time() + minutes*MINUTES
     while time.time() < end:
