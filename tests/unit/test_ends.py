@@ -289,7 +289,7 @@ def interrupted_process(tmp_path, seconds):
         assert process.stdout.readline() == 'begins\n', process.communicate()[1]
         time.sleep(seconds)
         os.killpg(process.pid, signal.SIGINT)
-        return process.communicate(timeout=60)
+        return process.communicate(timeout=600)
     finally:
         process.kill()
         process.wait()

@@ -595,10 +595,10 @@ def test_saved_weights_are_no_learner(pics, tmp_path):
 
 SCRIPT = '''
 import sys, time, torch
-start = time.perf_counter()
+start = time.process_time()
 from fastbook_impl.inference import load_learner
 said = load_learner(sys.argv[1]).predict(sys.argv[2])
-print(time.perf_counter() - start, said[2].tolist(), sorted(m for m in sys.modules if m.startswith('fastbook_impl')), 'torchvision' in sys.modules)
+print(time.process_time() - start, said[2].tolist(), sorted(m for m in sys.modules if m.startswith('fastbook_impl')), 'torchvision' in sys.modules)
 '''
 
 
@@ -620,7 +620,7 @@ def test_nothing_that_trains_is_imported(pics, tmp_path, kind):
     seconds, rest = in_new_process(shaken(learn).export(), item)
     assert str(learn.predict(item)[2].tolist()) in rest and rest.strip().endswith('False')
     assert not any(m in rest for m in ("'fastbook_impl.learner'", 'fastbook_impl.optimizer', 'fastbook_impl.callback', '.export', 'vision.learner', 'text.learner', 'metrics'))
-    assert seconds < 30  # on a busy machine; it is a fraction of a second otherwise
+    assert seconds < 10  # of the processor, so that a busy machine does not matter; it is about one
 
 
 def test_the_book_s_lines(pics, tmp_path):
