@@ -408,7 +408,7 @@ def test_whatever_does_not_end_is_stopped(monkeypatch, name):
     monkeypatch.setattr(limits, 'SECONDS', 0.3)
     start = time.monotonic()
     assert 'still running after 0.3 seconds' in judge(half_of_it, BLOCKED[name]).message
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60  # each would take 100 seconds or more
 
 
 @needs_fork
