@@ -68,6 +68,7 @@ def test_progress_show_hint_solution_skip_and_reset(folder, capsys):
     assert main(['reset', 'all']) == 0 and read_progress() == {}
 
 
+@pytest.mark.medium
 def test_a_folder_to_work_in(folder, capsys):
     assert main(['start']) == main(['update']) == main(['start', 'mine']) == 0
     assert (folder/'work'/'exercises'/'04_mnist_basics.ipynb').exists() and (folder/'mine'/'exercises').exists()

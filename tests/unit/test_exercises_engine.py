@@ -374,6 +374,7 @@ def test_odd_numbers_of_exercises(number, sentence):
 def test_an_answer_that_ends_the_program_does_not(): assert 'SystemExit' in judge(half_of_it, lambda x: sys.exit()).message
 
 
+@pytest.mark.medium
 def test_a_loop_without_an_end_is_stopped_where_interrupts_are_ignored():
     "As in what a script starts in the background."
     code = """

@@ -145,6 +145,7 @@ def test_layers_are_only_in_the_model(tiny):
     with pytest.raises(ModelFileError, match='outside the model'): load_learner(forged(tiny[0], lambda a: first_step(a, {'yours': 'Step', 'fields': {'x': huge}})), names={**NAMES, 'Step': Step})
 
 
+@pytest.mark.medium
 def test_nesting_and_counts_have_limits(tiny):
     def nested(n):
         m = RELU
