@@ -123,7 +123,7 @@ def test_street_scenes_label_by_label(mirror, tmp_path, monkeypatch):
     """468 frames with six labels, a fifth of them held out at random, two epochs on a frozen pretrained body.
 
     An answer that ignores the image has the frequency of the label as its average precision. Three of the labels are on nearly
-    every frame and leave little to gain. For the others, the gain was at least 0.21 with each seed; the mean gain 0.20.
+    every frame and leave little to gain. For the others, the gain was at least 0.21 with each of three seeds, and the mean gain 0.19.
     """
     monkeypatch.setenv('FASTBOOK_MIRROR', str(mirror))
     monkeypatch.setenv('FASTBOOK_DATA', 'real')
