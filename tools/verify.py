@@ -178,9 +178,12 @@ SKIPPED_MARKS = {'quick': 'not slow and not medium', 'usual': 'not slow', 'long'
 
 
 def run_pytest(root, env, report, mode='usual'):
-    "Run pytest, the work shared out by pytest-xdist: a process that is done takes tests from one that is not."
+    """Run pytest, the work shared out by pytest-xdist: a process that is done takes tests from one that is not.
+
+    There is one process more than for notebooks, because tests with servers and browsers wait for a third of their time.
+    """
     env, workers = for_side_by_side(env)
-    cmd = [sys.executable, '-m', 'pytest', '-n', str(workers), '--dist', 'worksteal', '--junitxml', str(report), '-m', SKIPPED_MARKS[mode]]
+    cmd = [sys.executable, '-m', 'pytest', '-n', str(workers + 1), '--dist', 'worksteal', '--junitxml', str(report), '-m', SKIPPED_MARKS[mode]]
     code = subprocess.run(cmd, cwd=root, env=env).returncode
     if code < 0 or code > 5: say(f'  pytest was stopped in the middle (exit code {code})')
     say(slowest('tests', test_seconds(report)))

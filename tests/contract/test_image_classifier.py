@@ -232,6 +232,7 @@ def test_the_worst_images_are_drawn_in_rows(trained):
 
 # rates
 
+@pytest.mark.medium
 def test_the_finder_returns_a_rate_for_each_suggestion_and_leaves_the_weights(loaders):
     learner = vision_learner(loaders, resnet18, pretrained=False)
     last = learner.model[1][-1].weight
@@ -273,6 +274,7 @@ def test_half_precision_trains_a_deeper_network(loaders):
     assert hasattr(learner, 'mixed_precision') and 0 <= learner.recorder.values[-1][2] <= 1
 
 
+@pytest.mark.medium
 def test_a_loss_and_a_metric_can_be_given(toy_shelves):
     learner = vision_learner(ImageDataLoaders.from_folder(toy_shelves, item_tfms=Resize(32), bs=8), resnet18, pretrained=False, loss_func=F.cross_entropy, metrics=accuracy)
     silent(learner, learner.fit_one_cycle, 6, .01)

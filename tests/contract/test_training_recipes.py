@@ -48,6 +48,7 @@ def test_a_normalized_batch_is_near_zero_in_every_channel(loaders):
     assert mean.shape == spread.shape == (3,) and mean.abs().max() < 2 and 0 < spread.min() < spread.max() < 2
 
 
+@pytest.mark.medium
 def test_a_learner_goes_on_with_larger_images(loaders_of):
     learner = fitted(Learner(loaders_of(9, 24), xresnet18(n_out=3), loss_func=CrossEntropyLossFlat(), metrics=accuracy), 1, 3e-3)
     before = learner.model[0][0].weight.detach().clone()

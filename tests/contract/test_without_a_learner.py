@@ -2,6 +2,8 @@
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = '''
 import sys
 from fastbook_impl.vision.all import *
@@ -65,6 +67,7 @@ print('images', len(files), 'round', loop.round, 'batches', len(loop.losses))
 '''
 
 
+@pytest.mark.medium
 def test_everything_is_written_by_the_reader_in_a_script(tmp_path, toy_shelves):
     (tmp_path/'by_hand.py').write_text(SCRIPT)
     done = subprocess.run([sys.executable, str(tmp_path/'by_hand.py'), str(toy_shelves)], capture_output=True, text=True, timeout=300)

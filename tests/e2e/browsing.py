@@ -15,6 +15,7 @@ TOOLS = Path(__file__).resolve().parent.parent.parent/'tools'
 BROWSER_ARGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
                 '--disable-component-update', '--disable-sync']
 MINUTES = 60
+PATIENCE = 3*MINUTES*1000  # milliseconds that a page may take on a busy machine; nothing waits once it is there
 
 
 def free_port():

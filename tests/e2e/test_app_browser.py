@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from torch import nn
 
-from browsing import AppServer
+from browsing import PATIENCE, AppServer
 from fastbook_impl.callback.schedule import fit_one_cycle  # noqa: F401 (becomes a method of learners)
 from fastbook_impl.data.external import URLs, untar_data
 from fastbook_impl.layers import ConvLayer
@@ -66,7 +66,7 @@ class Visitor:
     def __init__(self, browser, app, **context):
         self.context = browser.new_context(**context)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(60_000)
+        self.page.set_default_timeout(PATIENCE)
         self.page.goto(app.address())
         self.classify_button.wait_for()
 
@@ -140,6 +140,7 @@ def test_a_visitor_who_chose_nothing_and_then_a_text_file_gets_an_answer_in_the_
     visitor.shoot(shots/'app-3-good.png')
 
 
+@pytest.mark.slow
 def test_a_photo_of_39_megapixels_gets_an_answer(visitor, pets, tmp_path, shots):
     "The file has about 15 MB, more than such a server accepts by default."
     small = np.asarray(Image.open(pets/'Bengal_40.jpg').convert('RGB').resize((760, 520))).repeat(10, 0).repeat(10, 1)
@@ -152,6 +153,7 @@ def test_a_photo_of_39_megapixels_gets_an_answer(visitor, pets, tmp_path, shots)
     visitor.shoot(shots/'app-4-large.png')
 
 
+@pytest.mark.slow
 def test_an_image_with_too_many_pixels_and_a_format_that_is_not_offered_are_refused(visitor, pets, tmp_path, shots):
     "The first file has 50 kB, and would take 164 MB as pixels."
     Image.new('L', (6400, 6400)).save(tmp_path/'bomb.png')
@@ -164,6 +166,7 @@ def test_an_image_with_too_many_pixels_and_a_format_that_is_not_offered_are_refu
     visitor.shoot(shots/'app-9-refused.png')
 
 
+@pytest.mark.slow
 def test_a_file_that_is_too_large_does_not_leave_the_browser(visitor, pets, tmp_path, shots):
     "The page keeps a file of more than 40 MB, which would break the connection, and goes on working."
     visitor.told('JPEG, PNG or WebP, at most 40 MB and 40 megapixels.')
@@ -181,6 +184,7 @@ def test_a_file_that_is_too_large_does_not_leave_the_browser(visitor, pets, tmp_
     assert next(iter(visitor.classify())) == 'pug'
 
 
+@pytest.mark.slow
 def test_on_a_phone(browser, app, pets, shots):
     "At a width of 390 points, nothing is cut off, nothing scrolls sideways, and buttons are large enough for a thumb."
     visitor = Visitor(browser, app, viewport=dict(width=390, height=844), device_scale_factor=2, is_mobile=True, has_touch=True)
@@ -207,6 +211,7 @@ def no_model(home):
 
 
 @needs_weights
+@pytest.mark.slow
 def test_without_a_model_of_chapter_2_the_pretrained_network_names_the_group_of_ten_photographs(browser, app, no_model, real_pets, shots):
     "As in a fresh clone. A cat breed's file begins with a capital letter; one breed in three is of dogs."
     files = sorted((real_pets/'images').glob('*.jpg'))
@@ -262,6 +267,7 @@ importlib.util.find_spec = lambda name, package=None: None if name == 'timm' els
     app.close()
 
 
+@pytest.mark.slow
 def test_with_no_network_at_all_it_says_what_to_do(browser, app_without_timm, no_model, shots):
     visitor = Visitor(browser, app_without_timm)
     visitor.told('timm is not installed. Install the course with make setup, or run chapter 2')
@@ -284,16 +290,18 @@ def test_a_pickle_is_refused_on_the_page(browser, app, no_model, tmp_path, shots
     assert not (tmp_path/'created').exists()
 
 
+@pytest.mark.slow
 def test_a_page_that_is_closed_or_reloaded_frees_its_place(browser, app):
     "There are three places, and the page is loaded five times."
     context = browser.new_context()
     page = context.new_page()
     for _ in range(5):
         page.goto(app.address())
-        page.get_by_role('button', name='Classify').wait_for(timeout=60_000)
+        page.get_by_role('button', name='Classify').wait_for(timeout=PATIENCE)
     context.close()
 
 
+@pytest.mark.slow
 def test_somebody_without_the_token_can_type_it(browser, app, shots):
     context = browser.new_context()
     page = context.new_page()
@@ -302,5 +310,5 @@ def test_somebody_without_the_token_can_type_it(browser, app, shots):
     page.screenshot(path=shots/'app-10-login.png')
     page.locator('#password_input').fill(token)
     page.keyboard.press('Enter')
-    page.get_by_role('button', name='Classify').wait_for(timeout=60_000)
+    page.get_by_role('button', name='Classify').wait_for(timeout=PATIENCE)
     context.close()

@@ -204,6 +204,7 @@ def test_websockets_check_host_origin_and_cookie(private):
 
 # --- how much they get ---------------------------------------------------------------------------------------------------
 
+@pytest.mark.slow
 def test_beyond_the_number_of_places_a_page_says_so(tmp_path, request):
     "Six people come at once, and two of them get in."
     public = Served(tmp_path, '--public', '--Voila.ip=127.0.0.1', '--AppKernels.max_kernels=2', '--AppKernels.gone_timeout=3', '--AppKernels.cull_interval=1')
@@ -228,6 +229,7 @@ def test_a_page_that_is_closed_ends_its_kernel(private):
     assert not private.kernels()
 
 
+@pytest.mark.slow
 def test_a_kernel_ends_soon_without_a_page_and_later_with_an_idle_one(private):
     cookie = cookie_of(private.visit(**HERE)[2])
     visited = time.time()

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from browsing import Lab, Notebook, small_notebook
+from browsing import PATIENCE, Lab, Notebook, small_notebook
 from fastbook_impl.data.external import URLs, untar_data
 
 BREEDS = dict(Bengal=110, american_pit_bull_terrier=4, pug=6) # so many of each; those whose number can be divided by three are for validation, if they are not pit bulls
@@ -80,7 +80,7 @@ class Person(Notebook):
 @pytest.fixture
 def person(server, browser, shots):
     page = browser.new_page(viewport=dict(width=1280, height=900))
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(PATIENCE)
     server.open(page, 'clean.ipynb')
     yield Person(page, shots)
     page.close()

@@ -1,7 +1,9 @@
 """A reader uses the course in JupyterLab: the real server and a real browser.
 
+`make test` runs the home page from top to bottom and opens notebooks; a whole chapter, kernels that end and uploads are for `make test-long`.
+
     FASTBOOK_SHOTS=shots pytest tests/e2e/test_lab_browser.py        # keep the screenshots
-    FASTBOOK_LAB_NOTEBOOKS='15_arch_details.ipynb' FASTBOOK_LAB_MINUTES=15 pytest tests/e2e/test_lab_browser.py    # run another notebook, with more time
+    FASTBOOK_LAB_NOTEBOOKS='15_arch_details.ipynb' FASTBOOK_LAB_MINUTES=15 pytest tests/e2e/test_lab_browser.py    # run another notebook as well, with more time
 """
 import json
 import os
@@ -17,10 +19,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from browsing import MINUTES, Lab, Notebook, small_notebook, wait_until_idle
+from browsing import MINUTES, PATIENCE, Lab, Notebook, small_notebook, wait_until_idle
 
-NOTEBOOKS = os.environ.get('FASTBOOK_LAB_NOTEBOOKS', '04_mnist_basics.ipynb').split()
-PATIENCE = int(os.environ.get('FASTBOOK_LAB_MINUTES', 5))  # for a notebook as a whole
+NOTEBOOKS = os.environ.get('FASTBOOK_LAB_NOTEBOOKS', '').split()
+LAB_MINUTES = int(os.environ.get('FASTBOOK_LAB_MINUTES', 5))  # for a notebook as a whole
 
 
 @pytest.fixture(scope='module')
@@ -36,7 +38,7 @@ def server(root, tmp_path_factory):
 @pytest.fixture(scope='module')
 def page(browser):
     page = browser.new_page(viewport=dict(width=1280, height=2400))  # (tall: paging through a notebook takes fewer pages)
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(PATIENCE)
     return page
 
 
@@ -132,13 +134,12 @@ def wait_until(true, seconds, what):
         time.sleep(0.2)
 
 
-def test_notebooks_that_were_only_opened_are_unchanged_and_their_kernels_end(visited, page):
+def test_notebooks_that_were_only_opened_are_unchanged(visited, page):
     for file in sorted(visited.folder.glob('*.ipynb')):
         before = file.stat().st_mtime_ns
         visited.open(page, file.name)
         wait_until(lambda: file.stat().st_mtime_ns > before, 60, f'{file.name} was not saved')
     assert git(visited.folder, 'status', '--porcelain', '--untracked-files=no') == ''
-    wait_until(lambda: kernels(visited) == 0, UNUSED + 30, 'unused kernels are still there')
 
 
 def test_what_a_reader_changed_is_saved_and_nothing_else(visited):
@@ -165,11 +166,12 @@ def put(server, name, notebook):
     urllib.request.urlopen(urllib.request.Request(server.at(f'api/contents/{name}'), body, method='PUT'), timeout=10).close()
 
 
+@pytest.mark.slow
 def test_a_kernel_that_ended_comes_back_when_a_cell_is_run_and_stays(visited, page):
     small_notebook(visited.folder/'small.ipynb', one='print(6*7)')
     visited.open(page, 'small.ipynb')
     page.get_by_text('No Kernel', exact=True).wait_for(timeout=(UNUSED + 60)*1000)
-    assert kernels(visited) == 0
+    wait_until(lambda: kernels(visited) == 0, UNUSED + 30, 'unused kernels of other notebooks are still there')
     notebook = Notebook(page)
     notebook.run('one')
     assert '42' in notebook.said('one')
@@ -179,8 +181,8 @@ def test_a_kernel_that_ended_comes_back_when_a_cell_is_run_and_stays(visited, pa
 
 # --- a chapter is run ---------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('name', NOTEBOOKS)
-def test_a_chapter_runs_from_top_to_bottom(server, page, shots, name):
+@pytest.mark.parametrize('name', ['index.ipynb', *NOTEBOOKS, pytest.param('04_mnist_basics.ipynb', marks=pytest.mark.slow)])
+def test_a_notebook_runs_from_top_to_bottom(server, page, shots, name):
     server.open(page, name)
     run_all(page)
     wait_until_run(page, server.folder/name)
@@ -194,7 +196,7 @@ def run_all(page):
     page.locator('.lm-Menu-item[data-command="runmenu:run-all"]').click()
 
 
-def wait_until_run(page, path, minutes=PATIENCE):
+def wait_until_run(page, path, minutes=LAB_MINUTES):
     "Wait until the kernel rests and the saved notebook shows a number, or an error, where each cell was run."
     end = time.time() + minutes*MINUTES
     while time.time() < end:
@@ -244,6 +246,7 @@ VBox([btn_upload, lbl_got])
 """
 
 
+@pytest.mark.slow
 def test_a_large_photograph_is_uploaded(server, page, tmp_path):
     "A telephone's pictures have up to 15 MB or so; a server that is not told takes 10, and says nothing about more."
     small_notebook(server.folder/'upload.ipynb', upload=UPLOAD)

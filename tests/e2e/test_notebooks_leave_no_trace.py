@@ -1,9 +1,12 @@
 "Notebooks run one after the other in one process, as `nbdev_test` does it: none changes anything for those that come after."
+import os
 import subprocess
 import sys
 
 import nbformat
 import pytest
+
+import verify
 
 FAST = """library/1_core/02_torch_core library/2_data/06_transforms library/2_data/07_core library/2_data/08_block library/5_vision/01_core
 library/7_tabular/01_core library/7_tabular/02_data library/6_text/01_core library/6_text/02_data library/6_text/06_all library/9_course/02_cli
@@ -64,3 +67,21 @@ def test_the_same_code_run_again_is_no_change(root, tmp_path):
 def test_a_notebook_that_fails_is_told(root, tmp_path):
     code, said = run(root, [write_notebook(tmp_path/'fails.ipynb', 'assert 1 == 2')])
     assert code == 1 and 'FAILED' in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('seed, workers', [(1, 0), (2, 1), (3, 2), (4, 4)])
+def test_plain_nbdev_test_passes_in_any_order(root, tmp_path, seed, workers):
+    "As a reader runs it: from the root of the repository, without a variable of ours, and with an empty cache."
+    env = {k: v for k, v in os.environ.items() if not k.startswith(('FASTBOOK_', 'OMP_', 'MKL_'))}
+    cmd = [sys.executable, 'tests/e2e/shuffled_nbdev.py', str(seed), str(workers)]
+    res = subprocess.run(cmd, cwd=root, env=dict(env, HOME=str(tmp_path)), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert res.returncode == 0, res.stdout
+    assert res.stdout.count('- Completed ') == len(verify.notebooks(root))
+
+
+def test_the_order_of_notebooks_depends_on_the_seed_alone():
+    from shuffled_nbdev import shuffled
+    names = [f'{i}.ipynb' for i in range(20)]
+    assert shuffled(1)(names) == shuffled(1)(names[::-1]) != shuffled(2)(names)
+    assert sorted(shuffled(2)(names)) == sorted(names)

@@ -103,6 +103,7 @@ def test_a_contender_that_fails_is_told_and_the_others_go_on(monkeypatch, capsys
     assert [len(results[c]) for c in ('plain', 'ours', 'fastai')] == [2, 0, 2]
 
 
+@pytest.mark.medium
 def test_the_worker_writes_what_the_work_returns(tmp_path):
     answer = tmp_path/'answer.json'
     options = json.dumps({'run': 3})

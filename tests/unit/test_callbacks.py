@@ -684,6 +684,7 @@ def test_no_such_alpha(alpha):
 
 # all of them ----------------------------------------------------------------------------------------------------------
 
+@pytest.mark.medium
 def test_imports_stay_light():
     code = ("import sys\nfor m in 'schedule tracker fp16 hook training mixup'.split(): __import__(f'fastbook_impl.callback.{m}')\n"
             "print([m for m in ('sklearn', 'scipy', 'matplotlib.pyplot', 'pandas', 'torchvision') if m in sys.modules])")
@@ -695,6 +696,7 @@ def test_everything_together():
     assert learn.recorder.values[-1][2] > .8 and copy.copy(learn.activation_stats.stats)
 
 
+@pytest.mark.medium
 def test_the_finder_needs_no_other_import():
     code = 'from fastbook_impl.callback.schedule import *; from fastbook_impl.learner import Learner; Learner.lr_find, Learner.no_logging'
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stderr == ''

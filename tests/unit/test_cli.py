@@ -68,6 +68,7 @@ def test_progress_show_hint_solution_skip_and_reset(folder, capsys):
     assert main(['reset', 'all']) == 0 and read_progress() == {}
 
 
+@pytest.mark.medium
 def test_a_folder_to_work_in(folder, capsys):
     assert main(['start']) == main(['update']) == main(['start', 'mine']) == 0
     assert (folder/'work'/'exercises'/'04_mnist_basics.ipynb').exists() and (folder/'mine'/'exercises').exists()
@@ -93,6 +94,7 @@ def test_data_on_the_disk(folder, capsys):
     assert main(['data']) == 0 and 'no data sets' in capsys.readouterr().out.splitlines()[-1]
 
 
+@pytest.mark.medium
 def test_it_is_installed_as_a_command(folder):
     command = sys.executable.rpartition('/')[0] + '/fastbook'
     done = subprocess.run([command, 'progress', '04'], capture_output=True, text=True)

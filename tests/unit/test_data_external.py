@@ -634,7 +634,7 @@ def test_two_processes_at_once(a_mirror, home, tmp_path):
     processes = [script(code) for _ in range(2)]
     wait_for(lambda: len(list(tmp_path.glob('ready-*'))) == 2)
     (tmp_path/'go').touch()
-    outs = [o.communicate(timeout=60) for o in processes]
+    outs = [o.communicate(timeout=600) for o in processes]
     assert [o.returncode for o in processes] == [0, 0], outs
     ends = {o[0].splitlines()[-1] for o in outs}  # before it, the one that waits may say so
     assert len(ends) == 1 and ends.pop().endswith('mnist_tiny 500')

@@ -50,6 +50,7 @@ def test_format_of_the_text_files(small):
     assert [len(o.split()) for o in lines] == [3, 3, 3, 0, 3, 0] and all(o.endswith(' ') for o in lines if o)
 
 
+@pytest.mark.medium
 def test_the_books_code(small):
     from fastbook_impl.vision.all import DataBlock, FuncSplitter, ImageBlock, PILImage, PointBlock, aug_transforms, tensor
     path = small

@@ -289,6 +289,7 @@ def gone(pids, seconds=5):
     return False
 
 
+@pytest.mark.medium
 @pytest.mark.skipif(sys.platform != 'linux', reason='looks into /proc')
 @pytest.mark.parametrize('how', ['killed', 'left', 'interrupted'])
 def test_no_worker_outlives_the_main_process(tmp_path, how):
@@ -301,7 +302,7 @@ def test_no_worker_outlives_the_main_process(tmp_path, how):
     try:
         if how == 'killed': p.kill()
         if how == 'interrupted': os.killpg(p.pid, signal.SIGINT)  # as a terminal does: to all of them
-        out, err = p.communicate(timeout=30)
+        out, err = p.communicate(timeout=600)
         assert gone(pids), 'a worker is left'
         assert how == 'killed' or (p.returncode == 0 and 'Error' not in err), err
         assert ('interrupted' in out) == (how == 'interrupted')

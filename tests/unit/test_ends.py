@@ -289,7 +289,7 @@ def interrupted_process(tmp_path, seconds):
         assert process.stdout.readline() == 'begins\n', process.communicate()[1]
         time.sleep(seconds)
         os.killpg(process.pid, signal.SIGINT)
-        return process.communicate(timeout=60)
+        return process.communicate(timeout=600)
     finally:
         process.kill()
         process.wait()
@@ -300,6 +300,7 @@ def check_workers(tmp_path, seconds):
     assert 'FitInterrupted Interrupted' in out and 'workers left: 0' in out and out.endswith('trains again\n') and 'KeyboardInterrupt' not in err, out + err
 
 
+@pytest.mark.medium
 def test_ctrl_c_of_a_terminal_reaches_the_workers_too(tmp_path):
     check_workers(tmp_path, 1.3)
 

@@ -374,6 +374,7 @@ def test_odd_numbers_of_exercises(number, sentence):
 def test_an_answer_that_ends_the_program_does_not(): assert 'SystemExit' in judge(half_of_it, lambda x: sys.exit()).message
 
 
+@pytest.mark.medium
 def test_a_loop_without_an_end_is_stopped_where_interrupts_are_ignored():
     "As in what a script starts in the background."
     code = """
@@ -385,7 +386,7 @@ try:
         while True: pass
 except NotYet as e: print(e)
 print(signal.getsignal(signal.SIGINT) == signal.SIG_IGN)"""
-    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60).stdout.splitlines()
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=600).stdout.splitlines()
     assert out == ['it was still running after 0.1 seconds: is there a loop that does not end?', 'True']
 
 
@@ -408,7 +409,7 @@ def test_whatever_does_not_end_is_stopped(monkeypatch, name):
     monkeypatch.setattr(limits, 'SECONDS', 0.3)
     start = time.monotonic()
     assert 'still running after 0.3 seconds' in judge(half_of_it, BLOCKED[name]).message
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60  # each would take 100 seconds or more
 
 
 @needs_fork

@@ -510,7 +510,7 @@ def change(at, new):
         f.seek(at); f.write(new)
     return old
 changes = [(0, n.to_bytes(8, 'little')) for n in (size - 8, size - 9, size//2, 20_000_000, 2**40)] + [(size - 1, b'?'), (size//2, b'??')]
-changes += [(rng.randrange(len(head)), rng.randbytes(1)) for _ in range(30)] + [(head.index(b'2048', i), b'9999') for i in (0, len(head)//2)]
+changes += [(rng.randrange(len(head)), rng.randbytes(1)) for _ in range(int(sys.argv[3]))] + [(head.index(b'2048', i), b'9999') for i in (0, len(head)//2)]
 for at, new in changes:
     old = change(at, new)
     if old != new: print(*load(file))
@@ -521,14 +521,16 @@ print(*load(file))
 '''
 
 
-def test_memory_is_that_of_the_file(large, tiny, tmp_path):
+@pytest.mark.medium
+@pytest.mark.parametrize('n', [6, pytest.param(30, marks=pytest.mark.slow)])
+def test_memory_is_that_of_the_file(large, tiny, tmp_path, n):
     "Weights are in memory once; and whatever a damaged file claims, it does not get more than twice its size."
     file = tmp_path/'copy.pkl'
     file.write_bytes(large.read_bytes())
     size, root = file.stat().st_size, Path(__file__).parent.parent.parent
-    out = subprocess.run([sys.executable, '-c', MEMORY, str(tiny[0]), str(file)], capture_output=True, text=True, check=True, cwd=root).stdout
+    out = subprocess.run([sys.executable, '-c', MEMORY, str(tiny[0]), str(file), str(n)], capture_output=True, text=True, check=True, cwd=root).stdout
     said = [(l.split()[0], int(l.split()[1])/size) for l in out.splitlines()]
-    assert size > 40_000_000 and said[0][0] == said[-2][0] == 'loaded' and {s for s, _ in said[1:-2]} == {said[-1][0]} == {'refused'} and len(said) > 30
+    assert size > 40_000_000 and said[0][0] == said[-2][0] == 'loaded' and {s for s, _ in said[1:-2]} == {said[-1][0]} == {'refused'} and len(said) >= n + 7
     assert .9 < said[0][1] < 1.5 and said[-2][1] < 1.5, said
     assert max(m for _, m in said) < 2, said
 
@@ -593,10 +595,10 @@ def test_saved_weights_are_no_learner(pics, tmp_path):
 
 SCRIPT = '''
 import sys, time, torch
-start = time.perf_counter()
+start = time.process_time()
 from fastbook_impl.inference import load_learner
 said = load_learner(sys.argv[1]).predict(sys.argv[2])
-print(time.perf_counter() - start, said[2].tolist(), sorted(m for m in sys.modules if m.startswith('fastbook_impl')), 'torchvision' in sys.modules)
+print(time.process_time() - start, said[2].tolist(), sorted(m for m in sys.modules if m.startswith('fastbook_impl')), 'torchvision' in sys.modules)
 '''
 
 
@@ -606,7 +608,8 @@ def in_new_process(file, item):
     return float(seconds), rest
 
 
-@pytest.mark.parametrize('kind', ['resnet', 'unet', 'text'])
+@pytest.mark.medium
+@pytest.mark.parametrize('kind', ['unet', pytest.param('resnet', marks=pytest.mark.slow), pytest.param('text', marks=pytest.mark.slow)])
 def test_nothing_that_trains_is_imported(pics, tmp_path, kind):
     if kind == 'resnet': learn = vision_learner(dls_of(pics), resnet18, pretrained=False, path=tmp_path)
     elif kind == 'unet':
@@ -617,7 +620,7 @@ def test_nothing_that_trains_is_imported(pics, tmp_path, kind):
     seconds, rest = in_new_process(shaken(learn).export(), item)
     assert str(learn.predict(item)[2].tolist()) in rest and rest.strip().endswith('False')
     assert not any(m in rest for m in ("'fastbook_impl.learner'", 'fastbook_impl.optimizer', 'fastbook_impl.callback', '.export', 'vision.learner', 'text.learner', 'metrics'))
-    assert seconds < 30  # on a busy machine; it is a fraction of a second otherwise
+    assert seconds < 10  # of the processor, so that a busy machine does not matter; it is about one
 
 
 def test_the_book_s_lines(pics, tmp_path):

@@ -148,17 +148,19 @@ def test_chapter_result_in_a_terminal(capsys):
     assert capsys.readouterr().out == 'a coin: heads 0.500\n'
 
 
+@pytest.mark.medium
 def test_chapter_result_in_a_notebook():
     from nbclient import NotebookClient
     from nbformat.v4 import new_code_cell, new_notebook
     code = "from fastbook_impl.fastbook import *\nchapter_result('a coin', f'heads {0.5:.3f}', heads=tensor(0.5), throws=2)"
     nb = new_notebook(cells=[new_code_cell(code)])
-    NotebookClient(nb, timeout=120, kernel_name='python3').execute()
+    NotebookClient(nb, timeout=600, kernel_name='python3').execute()
     [out] = [o for o in nb.cells[0].outputs if o.output_type != 'stream']
     assert out['data'] == {'text/plain': 'a coin: heads 0.500',
                            RESULT_MIME: {'trained': 'a coin', 'result': 'heads 0.500', 'metrics': {'heads': 0.5, 'throws': 2}}}
 
 
+@pytest.mark.medium
 def test_a_star_import_brings_what_the_book_uses():
     names = '''setup_book gv plot_function untar_data URLs Path L DataLoader DataLoaders Learner SGD Image array tensor first
         np pd plt matplotlib torch nn F partial math random re string show_image show_images'''.split()

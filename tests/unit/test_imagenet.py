@@ -102,14 +102,27 @@ def test_what_is_missing_is_named(monkeypatch):
 def test_nothing_is_missing_where_the_package_is_installed(home): assert missing() == ''
 
 
-@needs_package
-def test_on_600_photographs_of_pets_it_names_a_dog_for_each_dog_and_a_cat_for_nine_cats_in_ten(classifier, real_pets):
-    "The figures are in docs/application.md. A cat breed's file begins with a capital letter."
+def groups_named(classifier, files):
+    "Count the files whose group is named, and all files, by group. A cat breed's file begins with a capital letter."
     right, all_of = Counter(), Counter()
-    for file in sorted((real_pets/'images').glob('*.jpg')):
+    for file in files:
         group = 'cat' if file.name[0].isupper() else 'dog'
         all_of[group] += 1
         right[group] += classifier.predict(file, 1)[0].group == group
+    return right, all_of
+
+
+@needs_package
+def test_of_60_photographs_of_pets_it_names_a_dog_for_each_dog_and_a_cat_for_most_cats(classifier, real_pets):
+    right, all_of = groups_named(classifier, sorted((real_pets/'images').glob('*.jpg'))[::10])
+    assert all_of == {'cat': 40, 'dog': 20} and right['dog'] == 20 and right['cat'] >= 34
+
+
+@pytest.mark.slow
+@needs_package
+def test_on_600_photographs_of_pets_it_names_a_dog_for_each_dog_and_a_cat_for_nine_cats_in_ten(classifier, real_pets):
+    "The figures are in docs/application.md."
+    right, all_of = groups_named(classifier, sorted((real_pets/'images').glob('*.jpg')))
     assert all_of == {'cat': 400, 'dog': 200}
     claim('a network trained on ImageNet names a breed of dogs for photographs of dogs', right['dog']/200, at_least=0.99, data=real_pets)
     claim('a network trained on ImageNet names a kind of cat for photographs of cats', right['cat']/400, at_least=0.90, data=real_pets)

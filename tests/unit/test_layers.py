@@ -214,6 +214,7 @@ def test_small_layers_print_what_they_do():
     assert repr(ly.PartialLambda(F.leaky_relu, negative_slope=.2)) == 'PartialLambda(func=leaky_relu, negative_slope=0.2)'
     assert repr(ly.ResizeBatch(2, 3)) == 'ResizeBatch(2, 3)' and repr(ly.View(-1)) == 'View(-1)'
 
+@pytest.mark.medium
 def test_import_stays_light():
     code = "import sys, fastbook_impl.layers; print([m for m in ('sklearn', 'scipy', 'matplotlib', 'pandas', 'torchvision') if m in sys.modules])"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'

@@ -166,6 +166,7 @@ def test_any_pytorch_loss_can_be_wrapped(rows):
     assert torch.allclose(loss(x, y), F.multi_margin_loss(x, y, margin=.5))
     assert repr(loss) == 'FlattenedLoss of MultiMarginLoss()' and copy.deepcopy(loss)(x, y) == loss(x, y)
 
+@pytest.mark.medium
 def test_import_stays_light():
     code = "import sys, fastbook_impl.losses; print([m for m in ('sklearn', 'scipy', 'matplotlib', 'pandas', 'torchvision') if m in sys.modules])"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'

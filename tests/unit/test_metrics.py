@@ -232,6 +232,7 @@ def test_half_precision_predictions(binary):
 def test_a_metric_called_directly():
     assert M.F1Score()(torch.tensor([1, 1, 0]), torch.tensor([1, 0, 0])) == pytest.approx(2/3)
 
+@pytest.mark.medium
 def test_scikit_learn_waits_until_it_is_needed():
     code = ("import sys, fastbook_impl.metrics as M; M.F1Score(); M.RocAucMulti(); M.PearsonCorrCoef()\n"
             "print([m for m in ('sklearn', 'scipy', 'matplotlib', 'pandas') if m in sys.modules])")

@@ -107,6 +107,7 @@ def test_lookahead_remembers_across_a_checkpoint():
     assert torch.equal(steps(False), steps(True))
 
 
+@pytest.mark.medium
 def test_the_compiler_is_not_imported():
     "The first optimizer of a process would make PyTorch import torch._dynamo: two seconds that nobody asked for."
     code = '''import sys, torch

@@ -77,6 +77,7 @@ def test_it_shows_itself(dls):
     plt.close('all')
 
 
+@pytest.mark.medium
 def test_it_trains_frozen_then_unfrozen(dls):
     set_seed(0)
     encoder = create_body(resnet18, pretrained=False, cut=-2)

@@ -98,6 +98,7 @@ def test_a_body_that_knows_dogs_helps_with_cats(reached):
     assert reached['cats_frozen'] < reached['cats_scratch'] - 0.15
 
 
+@pytest.mark.slow
 def test_cats_and_dogs_on_photographs(mirror, tmp_path, monkeypatch):
     "600 photographs of three breeds, 480 of them to learn from; 45 of the other 120 are dogs, so always saying cat would be wrong in 0.375."
     monkeypatch.setenv('FASTBOOK_MIRROR', str(mirror))

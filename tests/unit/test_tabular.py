@@ -177,6 +177,7 @@ def test_batches_go_where_they_are_sent(monkeypatch):
     assert dls.train._whole()[0].device.type == 'cpu' and dls.one_batch()[0].device.type == 'meta'
 
 
+@pytest.mark.medium
 def test_importing_it_loads_neither_pandas_nor_matplotlib():
     import subprocess, sys
     code = "import sys; from fastbook_impl.tabular.all import *; sys.exit(any(m in sys.modules for m in ('pandas', 'matplotlib', 'sklearn', 'torchvision')))"

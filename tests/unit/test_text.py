@@ -68,9 +68,9 @@ def test_many_texts_in_processes_as_one_by_one(monkeypatch):
 
 def test_the_longest_text_takes_no_forever():
     for text in ('word '*50000, 'a'*50000, '! '*50000, "x'"*20000, 'a.'*20000, 'xx-'*20000, '@.a'*10000):
-        start = time.perf_counter()
+        start = time.process_time()
         Tokenizer()(text)
-        assert time.perf_counter() - start < 5, text[:10]
+        assert time.process_time() - start < 5, text[:10]
 
 
 def test_tokens_of_a_table():

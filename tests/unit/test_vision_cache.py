@@ -191,7 +191,7 @@ def test_write_that_the_system_refuses(tmp_path):
     assert r.stdout.startswith('the image cache is switched off'), r.stderr
     assert not [p for p in (tmp_path/'cache').rglob('*') if p.is_file()]
 
-def run(code, *args, **kwargs): return subprocess.run([sys.executable, '-c', code, *map(str, args)], capture_output=True, text=True, timeout=120, **kwargs)
+def run(code, *args, **kwargs): return subprocess.run([sys.executable, '-c', code, *map(str, args)], capture_output=True, text=True, timeout=600, **kwargs)
 
 _writer = """
 import sys, numpy as np
@@ -210,7 +210,7 @@ def test_processes_that_race(tmp_path):
     fn = picture(tmp_path/'a.png')
     ps = [subprocess.Popen([sys.executable, '-c', _writer, str(tmp_path/'cache'), str(fn), '120'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     for p in ps:
-        out, err = p.communicate(timeout=120)
+        out, err = p.communicate(timeout=600)
         assert p.returncode == 0 and out.endswith('done\n') and 'Warning' not in err, err
     assert not list((tmp_path/'cache').rglob('*.tmp'))
 

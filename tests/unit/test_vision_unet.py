@@ -54,7 +54,8 @@ def test_one_block_by_hand():
     assert block.nf == 10 and UnetBlock(8, 6, final_div=False).nf == 5
 
 
-@pytest.mark.parametrize('name', 'resnet18 resnet34 squeezenet1_1 densenet121 vgg11_bn alexnet efficientnet_b0 mobilenet_v2 mobilenet_v3_small convnext_tiny'.split())
+@pytest.mark.parametrize('name', [*'resnet18 squeezenet1_1 alexnet efficientnet_b0 mobilenet_v2 mobilenet_v3_small convnext_tiny'.split(),
+                                  *(pytest.param(o, marks=pytest.mark.slow) for o in ('resnet34', 'densenet121', 'vgg11_bn'))])
 @torch.no_grad()
 def test_any_body_and_any_size(name):
     m = create_unet_model(getattr(tvm, name), 3, (64, 64), pretrained=False).eval()
@@ -285,6 +286,7 @@ def test_masks_that_do_not_belong(scenes):
 
 # ---- the book's chapter 1
 
+@pytest.mark.slow
 def test_chapter_1_segmentation(mirror, tmp_path, monkeypatch):
     "As printed, with fewer pictures, on the mirror's `camvid_tiny`; without pretrained weights at hand it says so and starts from random ones."
     from fastbook_impl.vision.all import SegmentationDataLoaders, URLs, get_image_files, plt, untar_data

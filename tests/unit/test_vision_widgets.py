@@ -289,6 +289,7 @@ def test_the_books_application_runs_on_todays_widgets(path, learn):
     assert isinstance(widgets.VBox([widgets.Label('Select your picture!'), btn_upload, btn_run, out_pl, lbl_pred]), ipywidgets.VBox)
 
 
+@pytest.mark.medium
 def test_importing_everything_loads_no_widgets():
     import subprocess, sys
     code = "import sys; from fastbook_impl.fastbook import *; assert 'ipywidgets' not in sys.modules; widgets.Button(); assert 'ipywidgets' in sys.modules"

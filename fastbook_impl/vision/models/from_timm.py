@@ -28,8 +28,8 @@ def load_timm(
     except ImportError:
         near = difflib.get_close_matches(name, [a.__name__ for a in model_meta], n=3)
         hint = f'; without quotes, {" or ".join(near)} is an architecture of this package' if near else ''
-        raise ImportError(f'{name!r} looks like the name of a timm model, but timm is not installed: pip install '
-                          f'timm{hint}') from None
+        raise ImportError(f'{name!r} looks like the name of a timm model, but timm is not installed: '
+                          f"run pip install 'fastbook_impl[timm]'{hint}") from None
     return timm
 
 # %% ../../../nbs/library/5_vision/07_timm.ipynb #00000007

@@ -210,12 +210,12 @@ def _converted(file: Path, shipped: PackagedWeights, names: list[str]) -> dict[s
     theirs = read_weights(file)
     if len(theirs) != len(names):
         raise WrongWeightsError(f'{with_tilde(file)} has {len(theirs)} tensors but the network has {len(names)}: '
-                                'install the version of timm that constraints.txt names')
+                                'install the version of timm that requirements/course.txt names')
     weights = dict(zip(names, (t.contiguous() for t in theirs.values())))
     if tensors_hash(weights) != shipped.tensors:
         raise WrongWeightsError(f'the tensors of {with_tilde(file)} do not have the names and shapes of the '
                                 'network, because this version of timm orders them differently: install the version that '
-                                'constraints.txt names')
+                                'requirements/course.txt names')
     return weights
 
 # %% ../../../nbs/library/5_vision/05_weights.ipynb #00000016
