@@ -7,11 +7,11 @@ __all__ = ['save_model', 'read_tensors', 'load_weights', 'load_model']
 import json
 
 import torch
-from torch import Tensor, nn
 from fastcore.xtras import Path
+from torch import Tensor, nn
 
-from .torch_core import plain, tensors_checksum, written_whole
 from .optimizer import optimizer_kind, state_misfit
+from .torch_core import plain, tensors_checksum, written_whole
 
 # %% ../nbs/library/4_learner/03_checkpoint.ipynb #00000005
 _version = 2

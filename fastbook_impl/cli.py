@@ -5,9 +5,13 @@ __all__ = ['PLACES', 'colored', 'progress', 'notebook_of', 'check', 'show', 'hin
            'update', 'run', 'data', 'weights', 'main']
 
 # %% ../nbs/library/9_course/02_cli.ipynb #00000002
-import argparse, json, os, shutil, subprocess, sys
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
-
 
 # %% ../nbs/library/9_course/02_cli.ipynb #00000005
 def _terminal() -> bool: return sys.stdout.isatty() and 'NO_COLOR' not in os.environ
@@ -132,7 +136,8 @@ def reset(which:str) -> int:
 
 def solution(number:str) -> int:
     "Print our solution, with its explanation; it is noted as seen."
-    import contextlib, io
+    import contextlib
+    import io
     os.environ.setdefault('MPLBACKEND', 'agg')
     from fastbook_impl.exercises.progress import solution
     with contextlib.redirect_stdout(io.StringIO()) as out: solution(number)

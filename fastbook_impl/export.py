@@ -4,7 +4,8 @@
 __all__ = ['to_onnx', 'InferenceLearner', 'load_learner', 'ModelFileError', 'MissingName']
 
 # %% ../nbs/library/8_inference/06_export.ipynb #00000002
-import platform, sys
+import platform
+import sys
 
 import torch
 from fastcore.basics import patch
@@ -49,7 +50,10 @@ def to_onnx(
     """Write the model of `learn` as ONNX for batches of any size, and run it with ONNX Runtime.
 
     Return the largest difference. Raise `ImportError` if a package is missing, `ValueError` if the results differ."""
-    try: import onnx, onnxscript, onnxruntime
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime
+        import onnxscript  # noqa: F401
     except ImportError as e:
         raise ImportError(f'{e.name} is not installed, but the ONNX export needs it: '
                           'pip install onnx onnxscript onnxruntime') from None

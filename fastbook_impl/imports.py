@@ -4,7 +4,9 @@
 __all__ = ['EXTRAS', 'plt', 'mpl', 'matplotlib', 'pd', 'import_extra', 'LazyModule', 'in_notebook']
 
 # %% ../nbs/library/1_core/01_imports.ipynb #00000002
-import importlib, sys, types
+import importlib
+import sys
+import types
 
 import numpy as np
 

@@ -10,7 +10,7 @@ from fastcore.foundation import L
 
 from .data.transforms import CategoryMap
 from .imports import plt
-from .torch_core import TensorMask, Tensor, get_grid, is_listy, plain
+from .torch_core import Tensor, TensorMask, get_grid, is_listy, plain
 
 # %% ../nbs/library/4_learner/13_interpret.ipynb #00000005
 class Interpretation:

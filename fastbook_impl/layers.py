@@ -19,9 +19,9 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import defaults
 from torch import nn
 from torch.nn.utils import parametrizations
-from fastcore.basics import defaults
 
 from .torch_core import Module
 

@@ -8,23 +8,25 @@ __all__ = ['default_callbacks', 'TrainingLoop', 'norm_bias_params', 'FitInterrup
            'AvgSmoothLoss', 'ValueMetric', 'mk_metric', 'DataLoader', 'DataLoaders', 'params']
 
 # %% ../nbs/library/4_learner/04_learner.ipynb #00000002
-import inspect, math, threading
+import inspect
+import math
+import threading
 from contextlib import contextmanager, nullcontext
 
 import torch
-from torch import nn
 from fastcore.foundation import L
 from fastcore.xtras import Path
+from torch import nn
 
-from .torch_core import Tensor, apply, hold_interrupts, is_listy, params, plain, to_device, trainable_params
+from .callback.core import *
+from .callback.progress import ProgressCallback
+from .callback.recorder import Recorder, format_time
+from .checkpoint import load_model, save_model
 from .data.load import DataLoader, DataLoaders
-from .optimizer import Adam
 from .layers import NoneReduce, norm_types
 from .metrics import AvgLoss, AvgMetric, AvgSmoothLoss, Metric, ValueMetric, mk_metric
-from .checkpoint import load_model, save_model
-from .callback.core import *
-from .callback.recorder import Recorder, format_time
-from .callback.progress import ProgressCallback
+from .optimizer import Adam
+from .torch_core import Tensor, apply, hold_interrupts, is_listy, params, plain, to_device, trainable_params
 
 # %% ../nbs/library/4_learner/04_learner.ipynb #0000000d
 class TrainingLoop:

@@ -9,7 +9,7 @@ __all__ = ['BaseLoss', 'CrossEntropyLossFlat', 'LabelSmoothingCrossEntropy', 'La
 # %% ../nbs/library/1_core/04_losses.ipynb #00000003
 import torch
 import torch.nn.functional as F
-from torch import nn, Tensor
+from torch import Tensor, nn
 
 from .torch_core import plain
 

@@ -19,8 +19,8 @@ from functools import partial
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from fastcore.basics import camel2snake
+from torch import Tensor
 
 from .torch_core import find_bs, flatten_check, plain
 

@@ -6,13 +6,13 @@ __all__ = ['even_mults', 'OptimWrapper', 'state_misfit', 'optimizer_kind', 'SGD'
 
 # %% ../nbs/library/3_parts/04_optimizer.ipynb #00000002
 import inspect
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
-from torch import Tensor
 from fastcore.basics import listify, patch
 from fastcore.foundation import L
+from torch import Tensor
 
 from .torch_core import is_listy
 
@@ -102,7 +102,7 @@ class OptimWrapper(_BaseOptimizer):
         self._opt = None if callable(opt) else self._adopt(opt)
 
 # %% ../nbs/library/3_parts/04_optimizer.ipynb #0000000f2
-@lru_cache(maxsize=None)
+@cache
 def _uncompiled(cls):
     "Return a subclass of `cls` of `torch.optim` without the wrappers for `torch.compile`."
     plain = {n: inspect.unwrap(getattr(cls, n)) for n in ('add_param_group', 'zero_grad', 'state_dict', 'load_state_dict')}

@@ -11,16 +11,25 @@ __all__ = ['array', 'tensor', 'is_listy', 'to_np', 'apply', 'one_hot', 'default_
            'flatten_check']
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #00000002
-import hashlib, json, math, os, platform, random, re, signal, threading, zlib
+import hashlib
+import json
+import math
+import os
+import platform
+import random
+import re
+import signal
+import threading
+import zlib
 from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import nn, Tensor
 import torch.nn.functional as F
 from fastcore.basics import first
 from fastcore.foundation import L
 from fastcore.xtras import Path
+from torch import Tensor, nn
 
 from .imports import plt
 

@@ -9,11 +9,11 @@ __all__ = ['CancelStepException', 'CancelBackwardException', 'CancelBatchExcepti
 import itertools
 
 import torch
-from torch import nn
 from fastcore.basics import camel2snake
 from fastcore.foundation import L
+from torch import nn
 
-from ..torch_core import to_detach, to_concat
+from ..torch_core import to_concat, to_detach
 
 # %% ../../nbs/library/4_learner/01_callback_core.ipynb #00000005
 class CancelStepException(Exception): "Skip the optimizer's step."

@@ -11,9 +11,9 @@ from enum import Enum
 import torch
 from fastcore.basics import patch
 
+from ..learner import Learner
 from ..torch_core import find_device, one_param, to_float
 from .core import Callback, CancelStepException
-from ..learner import Learner
 
 # %% ../../nbs/library/4_learner/08_callback_fp16.ipynb #0000000b
 class AMPMode(Enum):

@@ -8,15 +8,15 @@ __all__ = ['Hook', 'hook_output', 'Hooks', 'hook_outputs', 'dummy_eval', 'model_
 
 # %% ../../nbs/library/4_learner/09_callback_hook.ipynb #00000003
 import torch
-from torch import Tensor
 from fastcore.basics import patch
 from fastcore.foundation import L
+from torch import Tensor
 
 from ..imports import plt
-from ..torch_core import apply, is_listy, no_random, one_param, to_detach
 from ..layers import flatten_model, in_channels
-from .core import Callback
 from ..learner import Learner
+from ..torch_core import apply, is_listy, no_random, one_param, to_detach
+from .core import Callback
 
 # %% ../../nbs/library/4_learner/09_callback_hook.ipynb #00000006
 class Hook:

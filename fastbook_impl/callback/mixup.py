@@ -9,8 +9,8 @@ __all__ = ['MixHandler', 'MixUp', 'CutMix']
 import torch
 from torch.distributions import Beta
 
-from ..torch_core import find_bs
 from ..layers import NoneReduce
+from ..torch_core import find_bs
 from .core import Callback
 
 # %% ../../nbs/library/4_learner/11_callback_mixup.ipynb #00000008

@@ -5,7 +5,10 @@ __all__ = ['format_row', 'NotebookDisplay', 'TerminalDisplay', 'make_display', '
            'CSVLogger', 'progress_bar']
 
 # %% ../../nbs/library/4_learner/05_callback_progress.ipynb #00000002
-import csv, html, sys, time
+import csv
+import html
+import sys
+import time
 
 from fastcore.xtras import Path
 

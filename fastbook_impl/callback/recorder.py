@@ -4,7 +4,8 @@
 __all__ = ['Recorder', 'format_time']
 
 # %% ../../nbs/library/4_learner/02_callback_recorder.ipynb #00000002
-import math, time
+import math
+import time
 
 from fastcore.foundation import L
 

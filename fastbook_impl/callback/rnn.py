@@ -4,8 +4,8 @@
 __all__ = ['ModelResetter', 'RNNCallback', 'RNNRegularizer', 'rnn_cbs']
 
 # %% ../../nbs/library/4_learner/12_callback_rnn.ipynb #00000002
-from .core import Callback
 from ..torch_core import is_listy
+from .core import Callback
 
 # %% ../../nbs/library/4_learner/12_callback_rnn.ipynb #00000005
 class ModelResetter(Callback):

@@ -8,7 +8,8 @@ __all__ = ['annealer', 'sched_lin', 'sched_cos', 'sched_no', 'sched_exp', 'Sched
            'slide', 'SuggestionMethod']
 
 # %% ../../nbs/library/4_learner/06_callback_schedule.ipynb #00000003
-import copy, math
+import copy
+import math
 from bisect import bisect_right
 from collections import namedtuple
 from functools import partial
@@ -18,9 +19,9 @@ import torch
 from fastcore.basics import patch
 
 from ..imports import plt
+from ..learner import Learner, Recorder
 from ..torch_core import get_random_states, hold_interrupts, is_listy, set_random_states
 from .core import Callback, CancelFitException, CancelValidException
-from ..learner import Learner, Recorder
 
 # %% ../../nbs/library/4_learner/06_callback_schedule.ipynb #00000006
 class _Annealer:

@@ -4,7 +4,17 @@
 __all__ = ['check_path', 'unpack']
 
 # %% ../../nbs/library/2_data/01_archive.ipynb #00000002
-import bz2, errno, gzip, io, lzma, os, re, shutil, tarfile, zipfile, zlib
+import bz2
+import errno
+import gzip
+import io
+import lzma
+import os
+import re
+import shutil
+import tarfile
+import zipfile
+import zlib
 from collections import deque
 from contextlib import nullcontext
 from pathlib import Path, PurePosixPath, PureWindowsPath

@@ -8,15 +8,15 @@ import copy
 from pathlib import Path
 from types import FunctionType, LambdaType, MethodType
 
-from torch import Tensor
 from fastcore.basics import ifnone
 from fastcore.foundation import L
+from torch import Tensor
 
-from .core import Datasets, TfmdDL, TfmdLists, describe_item, item_error
-from .transforms import (Categorize, EncodedMultiCategorize, ItemGetter, MultiCategorize,
-                                           OneHotEncode, Pipeline, RandomSplitter,
-                                           RegressionSetup, ToTensor, Transform, mk_transform)
 from ..torch_core import is_listy, no_random
+from .core import Datasets, TfmdDL, TfmdLists, describe_item, item_error
+from .transforms import Categorize, EncodedMultiCategorize, MultiCategorize, OneHotEncode, RegressionSetup
+# isort: split
+from .transforms import ItemGetter, Pipeline, RandomSplitter, ToTensor, Transform, mk_transform
 
 # %% ../../nbs/library/2_data/08_block.ipynb #00000007
 class TransformBlock:

@@ -5,19 +5,19 @@ __all__ = ['describe_item', 'item_error', 'FilteredBase', 'TfmdLists', 'Datasets
            'typedispatch', 'show_item', 'show_batch', 'show_results', 'show_at', 'test_set']
 
 # %% ../../nbs/library/2_data/07_core.ipynb #00000002
-import warnings
 import itertools
+import warnings
 from contextlib import contextmanager
 
-from torch import Tensor
 from fastcore.basics import detuplify, ifnone, patch
 from fastcore.foundation import L
 from fastcore.xtras import Path
+from torch import Tensor
 
+from ..torch_core import TensorBase, TensorImageBase, default_device, get_grid, is_listy, no_random, show_title, to_device
 from .load import DataLoader, DataLoaders, SkipItemException, UnequalShapes
 from .parallel import thread_map
 from .transforms import Pipeline, ToTensor, TypeDispatch, compose_tfms
-from ..torch_core import TensorBase, TensorImageBase, default_device, get_grid, is_listy, no_random, show_title, to_cpu, to_device
 
 # %% ../../nbs/library/2_data/07_core.ipynb #00000007
 def describe_item(item, i=None):
@@ -406,7 +406,7 @@ class TfmdDL(DataLoader):
 
     def decode(self, b):
         "Undo `after_batch` on the batch `b`, restoring its types first if it is plain, and move it to the CPU."
-        return to_cpu(self.after_batch.decode(with_types(b, self._one_pass())))
+        return to_device(self.after_batch.decode(with_types(b, self._one_pass())), 'cpu')
 
     def decode_batch(self, b, max_n:int=9, full:bool=True) -> L:
         "Decode the first `max_n` items of the batch `b`; unless `full`, stop as soon as an item has a `show` method."

@@ -4,7 +4,13 @@
 __all__ = ['Limits', 'NotHere', 'printable', 'host_of', 'open_url', 'first_answer', 'body', 'downloaded']
 
 # %% ../../nbs/library/2_data/02_download.ipynb #00000002
-import errno, json, os, re, shutil, threading, time
+import errno
+import json
+import os
+import re
+import shutil
+import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +96,7 @@ def first_answer(
     headers:dict|None=None, # as for `open_url`
 ):
     "Return the response of `open_url`, or raise `NotHere` if the host did not answer in time now or a minute ago."
-    from concurrent.futures import Future, TimeoutError as NotYet # in Python 3.10 not yet the built-in one
+    from concurrent.futures import Future, TimeoutError as NotYet  # in Python 3.10 not yet the built-in one
     host,future = host_of(address),Future()
     until,why = _silent.get(host, (0,''))
     if time.monotonic()<until: raise NotHere(f'{host} {why}')

@@ -5,7 +5,15 @@ __all__ = ['URLs', 'image_extensions', 'fastbook_home', 'fastbook_path', 'untar_
            'get_image_files', 'get_text_files', 'FileGetter', 'ImageGetter']
 
 # %% ../../nbs/library/2_data/03_external.ipynb #00000002
-import difflib, errno, json, os, re, shutil, tempfile, time, warnings
+import difflib
+import errno
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+import warnings
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
 from hashlib import md5, sha256

@@ -4,18 +4,24 @@
 __all__ = ['UnequalShapes', 'fa_collate', 'fa_convert', 'SkipItemException', 'stacked', 'DataLoader', 'DataLoaders']
 
 # %% ../../nbs/library/2_data/05_load.ipynb #00000002
-import itertools, multiprocessing, os, random, signal, sys, threading
+import itertools
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import threading
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import TensorDataset, default_collate, default_convert
 from fastcore.foundation import L
 from fastcore.xtras import Path
+from torch import Tensor
+from torch.utils.data import TensorDataset, default_collate, default_convert
 
-from .parallel import thread_stack
 from ..torch_core import get_random_states, hold_interrupts, is_listy, set_random_states, to_device
+from .parallel import thread_stack
 
 # %% ../../nbs/library/2_data/05_load.ipynb #00000005
 class UnequalShapes(ValueError):

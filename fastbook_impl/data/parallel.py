@@ -4,7 +4,10 @@
 __all__ = ['thread_map', 'thread_stack', 'ProcessPoolExecutor']
 
 # %% ../../nbs/library/2_data/04_parallel.ipynb #00000002
-import multiprocessing, os, sys, threading
+import multiprocessing
+import os
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count

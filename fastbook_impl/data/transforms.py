@@ -11,20 +11,26 @@ __all__ = ['DisplayedTransform', 'imagenet_stats', 'cifar_stats', 'mnist_stats',
            'using_attr', 'L', 'Path']
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000002
-import inspect, os, random, re, types, typing, warnings
+import inspect
+import os
+import random
+import re
+import types
+import typing
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 from fastcore.basics import fastuple, ifnone, using_attr
 from fastcore.foundation import L
 from fastcore.xtras import Path
+from torch import Tensor
 
 from ..losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
-from ..torch_core import (TensorCategory, TensorImage, TensorMask, TensorMultiCategory, TitledFloat,
-                                      default_device, one_hot, plain,
-                                      show_title, tensor)
+from ..torch_core import TensorCategory, TensorImage, TensorMask, TensorMultiCategory, TitledFloat
+# isort: split
+from ..torch_core import default_device, one_hot, plain, show_title, tensor
 
 _all_ = ['fastuple', 'using_attr', 'L', 'Path']
 
