@@ -145,8 +145,8 @@ class ClassificationInterpretation(Interpretation):
         "List the confused classes as `(actual, predicted, count)`, the most frequent first."
         cm = self.confusion_matrix()
         np.fill_diagonal(cm, 0)
-        rows = [(self.vocab[i], self.vocab[j], int(cm[i, j])) for i,
-                j in zip(*np.where(cm >= max(1, min_val)), strict=True)]
+        places = zip(*np.where(cm >= max(1, min_val)), strict=True)
+        rows = [(self.vocab[i], self.vocab[j], int(cm[i, j])) for i,j in places]
         return sorted(rows, key=lambda r: -r[2])
 
     def print_classification_report(self) -> None:

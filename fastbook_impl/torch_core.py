@@ -455,8 +455,8 @@ def batch_to_samples(
 ) -> Any:
     "Return the first `max_n` items of the batch `b`."
     if isinstance(b, Tensor): return list(b[:max_n])
-    return L(tuple(o) for o in zip(*[batch_to_samples(o, max_n) for o in b],
-                                   strict=False)) if is_listy(b) else b[:max_n]
+    if not is_listy(b): return b[:max_n]
+    return L(tuple(o) for o in zip(*[batch_to_samples(o, max_n) for o in b], strict=False))
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #000000352
 @contextmanager

@@ -184,9 +184,8 @@ def summary(self:Learner) -> PrettyString:
 def _inputs(learn, b):
     device = one_param(learn.model).device
     learn.dl = learn.dls.train
-    return tuple(o.to(device) if isinstance(o, Tensor) else o for o in learn._split(tuple(b),
-                                                                                    getattr(learn.dls, 'n_inp',
-                                                                                            None))[0])
+    xb, _ = learn._split(tuple(b), getattr(learn.dls, 'n_inp', None))
+    return tuple(o.to(device) if isinstance(o, Tensor) else o for o in xb)
 
 def _name(f): return getattr(f, '__name__', f)
 

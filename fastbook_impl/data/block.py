@@ -152,8 +152,8 @@ class DataBlock:
         return items, splits
 
     def _type_tfms(self):
-        return [_copies(g.fs if isinstance(g, Pipeline) else [g]) + _copies(b.type_tfms) for g,
-                b in zip(self.getters, self.blocks, strict=True)]
+        def steps(g): return g.fs if isinstance(g, Pipeline) else [g]
+        return [_copies(steps(g)) + _copies(b.type_tfms) for g,b in zip(self.getters, self.blocks, strict=True)]
 
     def dataloaders(self, source:Any, path:str|Path='.', verbose:bool=False, **kwargs) -> DataLoaders:
         "Build `DataLoaders` from the items in `source`; other arguments, such as `bs`, go to `Datasets.dataloaders`."

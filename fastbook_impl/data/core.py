@@ -122,8 +122,8 @@ class TfmdLists(FilteredBase):
         verbose:bool=False,        # print each setup step
         dl_type:type|None=None     # data loader class; `TfmdDL` if None
     ):
-        self.items = items if (hasattr(items, 'iloc') or hasattr(items, 'shape')) and not use_list else L(items,
-                                                                                                          use_list=True)
+        as_is = (hasattr(items, 'iloc') or hasattr(items, 'shape')) and not use_list
+        self.items = items if as_is else L(items, use_list=True)
         self.splits = [_ints(s) for s in splits] if splits is not None else [range(len(self.items))]
         self.tfms, self.types, self.split_idx = Pipeline(tfms, split_idx=split_idx), types, split_idx
         if dl_type is not None: self._dl_type = dl_type
@@ -217,8 +217,8 @@ def _is_index(i): return isinstance(i, int) or hasattr(i, '__index__') and getat
 
 def _pick(items, idx):
     if hasattr(items, 'iloc'): return items.iloc[idx]
-    return items[idx] if _is_index(idx) or isinstance(idx, slice) or hasattr(items,
-                                                                             'shape') else L(items[int(i)] for i in idx)
+    if _is_index(idx) or isinstance(idx, slice) or hasattr(items, 'shape'): return items[idx]
+    return L(items[int(i)] for i in idx)
 
 def _each(items): return (items.iloc[i] for i in range(len(items))) if hasattr(items, 'iloc') else items
 
@@ -251,8 +251,8 @@ class Datasets(FilteredBase):
         n = len(self)
         return f'(#{n}) [' + ', '.join(repr(self[i]) for i in range(min(n, 10))) + (', ...]' if n > 10 else ']')
     def __getattr__(self, k:str) -> Any:
-        found = [] if k[0] == '_' or 'tls' not in self.__dict__ else [getattr(tl, k) for tl in self.tls if hasattr(tl,
-                                                                                                                   k)]
+        own = [] if k[0] == '_' or 'tls' not in self.__dict__ else self.tls
+        found = [getattr(tl, k) for tl in own if hasattr(tl, k)]
         if not found:
             raise AttributeError(f'{type(self).__name__} has no attribute {k!r}, and none of its transforms has')
         return found[0] if len(found) == 1 else L(found)
@@ -601,8 +601,8 @@ def test_dl(self:DataLoaders, test_items:Any, rm_type_tfms:Any=None, with_labels
     ds = self.valid_ds if len(self.loaders) > 1 else self.train_ds
     if isinstance(ds, (Datasets, TfmdLists)):
         test_items = test_set(ds, test_items, rm_tfms=rm_type_tfms, with_labels=with_labels)
-    return self.loaders[-1 if len(self.loaders) < 2 else 1].new(test_items,
-                                                                **{'shuffle': False, 'drop_last': False, **kwargs})
+    last = self.loaders[-1 if len(self.loaders) < 2 else 1]
+    return last.new(test_items, **{'shuffle': False, 'drop_last': False, **kwargs})
 
 # %% ../../nbs/library/2_data/07_core.ipynb #0000004c
 @patch

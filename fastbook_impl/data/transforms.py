@@ -169,8 +169,8 @@ class Transform:
 
     def to_state(self) -> dict:
         "Return the wrapped functions, from which `from_state` recreates this transform."
-        return {k: self._funcs[name][0] if name in self._funcs else None for k,
-                name in (('enc', 'encodes'), ('dec', 'decodes'))}
+        names = {'enc': 'encodes', 'dec': 'decodes'}
+        return {k: self._funcs[name][0] if name in self._funcs else None for k,name in names.items()}
 
     @classmethod
     def from_state(cls, enc:Callable|None, dec:Callable|None) -> 'Transform':
@@ -229,8 +229,8 @@ def _cast(x, cls):
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #0000001e
 def _shown(v):
-    return isinstance(v, (int, float, str, bool)) or isinstance(v,
-                                                                (tuple, list)) and len(v) <= 4 and all(map(_shown, v))
+    if isinstance(v, (int, float, str, bool)): return True
+    return isinstance(v, (tuple, list)) and len(v) <= 4 and all(map(_shown, v))
 
 DisplayedTransform = Transform # fastai's name for a transform that prints its parameters; all of ours do
 
@@ -271,9 +271,8 @@ def mk_transform(f:Any) -> 'Transform|Pipeline':
     if isinstance(f, (list, L)):
         raise TypeError(f'a list of {len(f)} stands where one transform should be: put a * before it, as in '
                         '[*aug_transforms(), another]')
-    if isinstance(f, type) and (issubclass(f,
-                                           (Transform, Pipeline)) or any('__call__' in k.__dict__ for k in f.__mro__)):
-        f = f()
+    can_call = isinstance(f, type) and any('__call__' in k.__dict__ for k in f.__mro__)
+    if can_call or isinstance(f, type) and issubclass(f, (Transform, Pipeline)): f = f()
     if f is not None and not callable(f):
         raise TypeError(f'{f!r} stands where a transform should be, a function or an object such as Resize(64)')
     return f if isinstance(f, (Transform, Pipeline)) else Transform(f)
@@ -485,8 +484,8 @@ def ColSplitter(
             raise TypeError(f'ColSplitter needs a table (a DataFrame), and the items are a {type(df).__name__}')
         _need(df)
         values = _column(df, col)
-        mask = [v in L(on) for v in values] if on is not None else [_as_bool(v, col, r) for r,
-                                                                    v in zip(df.index, values, strict=True)]
+        if on is not None: mask = [v in L(on) for v in values]
+        else: mask = [_as_bool(v, col, r) for r,v in zip(df.index, values, strict=True)]
         return MaskSplitter(mask)(df)
     return _split
 
