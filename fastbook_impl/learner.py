@@ -8,31 +8,68 @@ __all__ = ['default_callbacks', 'TrainingLoop', 'norm_bias_params', 'FitInterrup
            'AvgSmoothLoss', 'ValueMetric', 'mk_metric', 'DataLoader', 'DataLoaders', 'params']
 
 # %% ../nbs/library/4_learner/04_learner.ipynb #00000002
-import inspect, math, threading
-from contextlib import contextmanager, nullcontext
+import inspect
+import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
-from torch import nn
+from fastcore.basics import listify
 from fastcore.foundation import L
 from fastcore.xtras import Path
+from torch import nn
 
-from .torch_core import Tensor, apply, hold_interrupts, is_listy, params, plain, to_device, trainable_params
+from .callback.core import Callback, GatherPredsCallback, TrainEvalCallback, eval_mode, find_handlers, find_starters
+
+# isort: split
+from .callback.core import CancelBackwardException, CancelBatchException, CancelEpochException, CancelFitException
+
+# isort: split
+from .callback.core import CancelStepException, CancelTrainException, CancelValidException, move_model
+from .callback.progress import ProgressCallback
+from .callback.recorder import Recorder, format_time
+from .checkpoint import load_model, save_model
 from .data.load import DataLoader, DataLoaders
-from .optimizer import Adam
 from .layers import NoneReduce, norm_types
 from .metrics import AvgLoss, AvgMetric, AvgSmoothLoss, Metric, ValueMetric, mk_metric
-from .checkpoint import load_model, save_model
-from .callback.core import *
-from .callback.recorder import Recorder, format_time
-from .callback.progress import ProgressCallback
+from .optimizer import Adam
+from .torch_core import Tensor, apply, hold_interrupts, is_listy, params, plain, to_device, trainable_params
 
 # %% ../nbs/library/4_learner/04_learner.ipynb #0000000d
 class TrainingLoop:
-    "Run the training loop and call its events. `Learner` adds the data, the model and everything else."
+    """Run the training loop and call its events. `Learner` adds the data, the model and everything else.
+
+    The attributes below are what callbacks read and may replace."""
+    dls:Any                  # the data: a `DataLoaders`
+    dl:Any                   # the loader of this pass
+    model:nn.Module
+    loss_func:Any
+    opt:Any                  # the optimizer; None until it is needed
+    cbs:L                    # callbacks
+    recorder:Any             # the callbacks' own attributes: `recorder`, `progress`, …
+    training:bool            # a training pass; False: a validation pass
+    n_epoch:int; epoch:int; start_epoch:int
+    n_iter:int               # number of batches in this pass
+    iter:int|None            # index of the batch
+    train_iter:int           # number of training batches seen in this fit
+    pct_train:float          # fraction of the fit that is done
+    n_inp:int|None           # number of inputs in a batch; the rest are targets
+    xb:tuple; yb:tuple       # inputs and targets
+    pred:Any                 # output of the model
+    loss_grad:Any            # the loss, with its graph
+    loss:Any                 # the loss, detached
+    _handlers:dict; _active:dict; _failed:list; _interrupted:str|None
+
+    def _place(self) -> str: raise NotImplementedError
+    def _split(self, b, n_inp=None) -> tuple[tuple, tuple]: raise NotImplementedError
+
 
     def _do_fit(self):
         try:
-            for self.epoch in range(self.start_epoch, self.n_epoch):
+            for epoch in range(self.start_epoch, self.n_epoch):
+                self.epoch = epoch
                 self._with_events(self._do_epoch, 'epoch', CancelEpochException)
         except (KeyboardInterrupt, RuntimeError) as e:
             if not _is_interrupt(e): raise
@@ -51,7 +88,7 @@ class TrainingLoop:
         self.dl = self.dls[ds_idx] if dl is None else dl
         with torch.no_grad(): self._with_events(self.all_batches, 'validate', CancelValidException)
 
-    def all_batches(self):
+    def all_batches(self) -> None:
         "Train or validate on every batch of `self.dl`."
         self.n_iter, self.n_inp = len(self.dl), getattr(self.dls, 'n_inp', None)
         with hold_interrupts(): batches = iter(self.dl)
@@ -60,7 +97,7 @@ class TrainingLoop:
         finally:
             with hold_interrupts(): del batches # ends the loader's worker processes
 
-    def one_batch(self, i:int, b):
+    def one_batch(self, i:int, b:Any) -> None:
         "Train or validate on the batch `b`, which has index `i` in this pass."
         self.iter = i
         self.xb, self.yb = self._split(b, self.n_inp)
@@ -77,20 +114,20 @@ class TrainingLoop:
         self._with_events(self.do_step, 'step', CancelStepException)
         self.opt.zero_grad()
 
-    def do_forward(self):
+    def do_forward(self) -> None:
         "Compute `pred` from the inputs `xb`."
         self.pred = self.model(*self.xb)
 
-    def do_loss(self):
+    def do_loss(self) -> None:
         "Compute `loss_grad`, where the backward pass starts, and `loss`, the same value detached from the graph."
         self.loss_grad = self.loss_func(self.pred, *self.yb)
         self.loss = self.loss_grad.detach()
 
-    def do_backward(self):
+    def do_backward(self) -> None:
         "Compute the gradients of `loss_grad`."
         self.loss_grad.backward()
 
-    def do_step(self):
+    def do_step(self) -> None:
         "Update the weights."
         self.opt.step()
 
@@ -105,7 +142,7 @@ class TrainingLoop:
         finally: self._clean_up(event)
         if self._failed: raise self._failed.pop(0)
 
-    def __call__(self, event:str):
+    def __call__(self, event:str) -> None:
         "Call the method `event` of every callback that has one."
         key = event, self.training
         if key not in self._handlers: self._handlers[key] = find_handlers(self.cbs, event, self.training)
@@ -149,8 +186,8 @@ def _not_one_number(f, loss) -> str:
 
 # %% ../nbs/library/4_learner/04_learner.ipynb #00000012
 def norm_bias_params(
-    m:nn.Module,         # a model
-    with_bias:bool=True  # include the biases of other layers
+    m:nn.Module,        # a model
+    with_bias:bool=True # include the biases of other layers
 ) -> L:
     "List the parameters of the normalization layers of `m`, and the biases of all layers."
     if isinstance(m, norm_types): return L(m.parameters())
@@ -198,7 +235,7 @@ class _Session:
 
     def __init__(self, learn, cbs, removed):
         self.learn, self.removed, self.outer, self.active = learn, removed, learn._session, learn._active
-        self.added = [cb() if isinstance(cb, type) else cb for cb in _as_list(cbs)]
+        self.added = [cb() if isinstance(cb, type) else cb for cb in listify(cbs)]
         self.before, self.logger, self.grad = list(learn.cbs), learn.logger, torch.is_grad_enabled()
         if self.outer is None: return
         self.state = {k: learn.__dict__[k] for k in self._kept if k in learn.__dict__}
@@ -240,30 +277,32 @@ class _Session:
 # %% ../nbs/library/4_learner/04_learner.ipynb #00000005
 default_callbacks = [TrainEvalCallback, Recorder, ProgressCallback]
 
-def _as_list(o): return list(o) if is_listy(o) or inspect.isgenerator(o) else [] if o is None else [o]
-
 class Learner(TrainingLoop):
     """Train a model on data with a loss function and an optimizer, and predict with it.
 
     Other modules add more methods: `fit_one_cycle`, `fit_flat_cos`, `fit_sgdr`, `fine_tune` and `lr_find`
     (`callback.schedule`), `to_fp16`, `to_bf16` and `to_fp32` (`callback.fp16`), `summary` (`callback.hook`),
     `export` (`export`)."""
+    fit_one_cycle:Callable[..., None]; fit_flat_cos:Callable[..., None]; fit_sgdr:Callable[..., None]
+    fine_tune:Callable[..., None]; lr_find:Callable; summary:Callable[..., str]; export:Callable[..., Path]
+    to_fp16:Callable[..., 'Learner']; to_bf16:Callable[..., 'Learner']; to_fp32:Callable[..., 'Learner']
+
     def __init__(self,
-        dls,                         # `DataLoaders` with a training and a validation loader
-        model:nn.Module,             # model that maps the inputs of a batch to predictions
-        loss_func=None,              # returns one number for `(preds, *targets)`; inferred from the data if not given
-        opt_func=Adam,               # `opt_func(groups, lr=…)` returns an optimizer
-        lr=1e-3,                     # default learning rate of `fit`
-        splitter=trainable_params,   # function that splits the model into parameter groups
-        cbs=None,                    # callbacks in addition to the default ones
-        metrics=None,                # a function `f(preds, *targets)` or a `Metric`, or a list of them
-        path=None,                   # folder for all saved files; `dls.path` if not given
-        model_dir='models',          # folder for models, inside `path`
-        wd=None,                     # weight decay; the optimizer's default if not given
-        wd_bn_bias:bool=False,       # apply weight decay to biases and normalization layers, too
-        train_bn:bool=True,          # train normalization layers even when frozen
-        moms=(0.95, 0.85, 0.95),     # momentum at the start, in the middle and at the end of a cycle
-        default_cbs:bool=True        # add the default callbacks
+        dls:Any,                       # `DataLoaders` with a training and a validation loader
+        model:nn.Module,               # model that maps the inputs of a batch to predictions
+        loss_func:Callable|None=None,  # returns one number for `(preds, *targets)`; inferred from the data if not given
+        opt_func:Callable=Adam,        # `opt_func(groups, lr=…)` returns an optimizer
+        lr:float|slice=1e-3,           # default learning rate of `fit`
+        splitter:Callable=trainable_params, # function that splits the model into parameter groups
+        cbs:Any=None,                  # callbacks in addition to the default ones
+        metrics:Any=None,              # a function `f(preds, *targets)` or a `Metric`, or a list of them
+        path:str|Path|None=None,       # folder for all saved files; `dls.path` if not given
+        model_dir:str|Path='models',   # folder for models, inside `path`
+        wd:float|None=None,            # weight decay; the optimizer's default if not given
+        wd_bn_bias:bool=False,         # apply weight decay to biases and normalization layers, too
+        train_bn:bool=True,            # train normalization layers even when frozen
+        moms:tuple=(0.95, 0.85, 0.95), # momentum at the start, in the middle and at the end of a cycle
+        default_cbs:bool=True          # add the default callbacks
     ):
         self.dls, self.model, self.opt_func, self.splitter = dls, model, opt_func, splitter
         self.loss_func = _loss_of(dls) if loss_func is None else loss_func
@@ -287,24 +326,24 @@ class Learner(TrainingLoop):
     @property
     def metrics(self) -> L: return self._metrics
     @metrics.setter
-    def metrics(self, v): self._metrics = L(mk_metric(m) for m in _as_list(v))
+    def metrics(self, v:Any) -> None: self._metrics = L(mk_metric(m) for m in listify(v))
 
     @property
-    def x(self):
+    def x(self) -> Any:
         "Return the input of the current batch, or a tuple if there are several."
         return self.xb[0] if len(self.xb) == 1 else self.xb
     @property
-    def y(self):
+    def y(self) -> Any:
         "Return the target of the current batch, or a tuple if there are several."
         return self.yb[0] if len(self.yb) == 1 else self.yb
     @property
-    def smooth_loss(self):
+    def smooth_loss(self) -> Tensor:
         "Return the training loss, smoothed over the batches of this fit."
         return self.recorder.smooth_loss.value
 
     # callbacks
 
-    def add_cb(self, cb):
+    def add_cb(self, cb:Any) -> 'Learner':
         "Add the callback `cb`, which can be an object or a class."
         cb = cb() if isinstance(cb, type) else cb
         self.cbs.append(cb)
@@ -313,7 +352,7 @@ class Learner(TrainingLoop):
         setattr(self, cb.name, cb)
         return self
 
-    def remove_cb(self, cb):
+    def remove_cb(self, cb:Any) -> 'Learner':
         "Remove the callback `cb`, or all callbacks of a class. Run their pending clean-ups first."
         for o in [o for o in self.cbs if (isinstance(o, cb) if isinstance(cb, type) else o is cb)]:
             self._clean_up(*_levels, of=o)
@@ -323,40 +362,40 @@ class Learner(TrainingLoop):
         self._handlers.clear()
         return self
 
-    def add_cbs(self, cbs):
+    def add_cbs(self, cbs:Any) -> 'Learner':
         "Add several callbacks."
-        for cb in _as_list(cbs): self.add_cb(cb)
+        for cb in listify(cbs): self.add_cb(cb)
         return self
 
-    def remove_cbs(self, cbs):
+    def remove_cbs(self, cbs:Any) -> 'Learner':
         "Remove several callbacks."
-        for cb in _as_list(cbs): self.remove_cb(cb)
+        for cb in listify(cbs): self.remove_cb(cb)
         return self
 
     @contextmanager
-    def added_cbs(self, cbs):
+    def added_cbs(self, cbs:Any) -> 'Iterator[Learner]':
         "Temporarily add callbacks, in a `with` block."
-        cbs = [cb() if isinstance(cb, type) else cb for cb in _as_list(cbs)]
+        cbs = [cb() if isinstance(cb, type) else cb for cb in listify(cbs)]
         try:
             self.add_cbs(cbs)
             yield self
         finally: self.remove_cbs(cbs)
 
     @contextmanager
-    def removed_cbs(self, cbs):
+    def removed_cbs(self, cbs:Any) -> 'Iterator[Learner]':
         "Temporarily remove callbacks, in a `with` block."
-        cbs = _as_list(cbs)
+        cbs = listify(cbs)
         try:
             self.remove_cbs(cbs)
             yield self
         finally: self.add_cbs([cb for cb in cbs if cb not in self.cbs])
 
-    def no_bar(self):
+    def no_bar(self) -> AbstractContextManager:
         "Temporarily print the recorder's rows instead of a table and a progress bar, in a `with` block."
         return self.removed_cbs([cb for cb in self.cbs if isinstance(cb, ProgressCallback)])
 
     @contextmanager
-    def no_logging(self):
+    def no_logging(self) -> 'Iterator[Learner]':
         "Temporarily print and display nothing, in a `with` block."
         was, self.logger = self.logger, lambda row: None
         try:
@@ -365,36 +404,41 @@ class Learner(TrainingLoop):
 
     # the optimizer
 
-    def create_opt(self):
+    def create_opt(self) -> None:
         "Create the optimizer for the parameter groups that `splitter` returns."
         self.opt = self.opt_func(self.splitter(self.model), lr=self.lr)
         if not self.wd_bn_bias: self.opt.no_wd.update(norm_bias_params(self.model))
         if self.train_bn: self.opt.force_train.update(norm_bias_params(self.model, with_bias=False))
 
-    def freeze_to(self, n:int):
-        "Freeze the parameter groups before group `n`."
+    def _optimizer(self) -> Any:
+        "Return the optimizer, and create it if there is none."
         if self.opt is None: self.create_opt()
-        self.opt.freeze_to(n)
-        self.opt.clear_state()
+        return self.opt
 
-    def freeze(self):
+    def freeze_to(self, n:int) -> None:
+        "Freeze the parameter groups before group `n`."
+        opt = self._optimizer()
+        opt.freeze_to(n)
+        opt.clear_state()
+
+    def freeze(self) -> None:
         "Freeze all parameter groups but the last. With a pretrained model, only the head is then trained."
         self.freeze_to(-1)
 
-    def unfreeze(self):
+    def unfreeze(self) -> None:
         "Unfreeze all parameter groups."
         self.freeze_to(0)
 
     # training
 
     def fit(self,
-        n_epoch:int,           # number of epochs
-        lr=None,               # learning rate: a number, a slice over the parameter groups, or one number per group
-        wd=None,               # weight decay
-        cbs=None,              # callbacks for this fit only
-        reset_opt:bool=False,  # create a new optimizer
-        start_epoch:int=0      # index of the first epoch to run; earlier ones are skipped
-    ):
+        n_epoch:int,          # number of epochs
+        lr:Any=None,          # learning rate: a number, a slice over the parameter groups, or one number per group
+        wd:float|None=None,   # weight decay
+        cbs:Any=None,         # callbacks for this fit only
+        reset_opt:bool=False, # create a new optimizer
+        start_epoch:int=0     # index of the first epoch to run; earlier ones are skipped
+    ) -> None:
         "Train for `n_epoch` epochs and validate after each. Ctrl-C raises `FitInterrupted` after the clean-up."
         self._check_can_train(n_epoch, lr)
         self._interrupted = None
@@ -412,11 +456,12 @@ class Learner(TrainingLoop):
 
     def _fit(self, n_epoch, lr, wd, reset_opt, start_epoch):
         self._fitting = threading.get_ident()
-        if reset_opt or self.opt is None: self.create_opt()
-        self.opt.zero_grad()
+        if reset_opt: self.create_opt()
+        opt = self._optimizer()
+        opt.zero_grad()
         wd = self.wd if wd is None else wd
-        if wd is not None: self.opt.set_hypers(wd=wd)
-        self.opt.set_hypers(lr=self.lr if lr is None else lr)
+        if wd is not None: opt.set_hypers(wd=wd)
+        opt.set_hypers(lr=self.lr if lr is None else lr)
         self.n_epoch, self.start_epoch, self.epoch, self.iter = n_epoch, start_epoch, start_epoch, None
         self._handlers.clear()
         try: self._with_events(self._do_fit, 'fit', CancelFitException)
@@ -428,7 +473,7 @@ class Learner(TrainingLoop):
         if n_epoch < 0 or n_epoch != int(n_epoch):
             raise ValueError(f'the number of epochs must be a whole number of at least 0, got {n_epoch}')
         given = self.lr if lr is None else lr
-        rates = (given.start, given.stop) if isinstance(given, slice) else _as_list(given)
+        rates:Any = (given.start, given.stop) if isinstance(given, slice) else listify(given)
         for r in rates:
             if r is None or math.isfinite(r) and r > 0: continue
             raise ValueError(f'the learning rate must be above 0, got {r}: learn.lr_find() suggests one')
@@ -476,9 +521,9 @@ class Learner(TrainingLoop):
 
     def validate(self,
         ds_idx:int=1, # 1: the validation set; 0: the training set
-        dl=None,      # another loader, or a list of batches
-        cbs=None      # callbacks for this call only
-    ):
+        dl:Any=None,  # another loader, or a list of batches
+        cbs:Any=None  # callbacks for this call only
+    ) -> L|None:
         "Compute the loss and the metrics on a data set, without training."
         if dl is None: dl = self._ordered(self.dls[ds_idx])
         self._in_session(lambda: self._validate(dl), cbs)
@@ -499,16 +544,16 @@ class Learner(TrainingLoop):
         return dl.new(shuffle=False, drop_last=False)
 
     def get_preds(self,
-        ds_idx:int=1,             # 1: the validation set; 0: the training set
-        dl=None,                  # another loader, or a list of batches such as `[(x, y)]`
-        with_input:bool=False,    # also return the inputs, first
-        with_decoded:bool=False,  # also return decoded predictions
-        with_loss:bool=False,     # also return the loss of each item, last
-        act=None,                 # activation function; that of the loss function if not given
-        inner:bool=False,         # True inside a fit: leave the model on its device
-        reorder:bool=True,        # return results in the order of the data set, even if the loader sorts
-        cbs=None,                 # callbacks for this call only
-        concat_dim:int=0          # axis along which batches are joined
+        ds_idx:int=1,            # 1: the validation set; 0: the training set
+        dl:Any=None,             # another loader, or a list of batches such as `[(x, y)]`
+        with_input:bool=False,   # also return the inputs, first
+        with_decoded:bool=False, # also return decoded predictions
+        with_loss:bool=False,    # also return the loss of each item, last
+        act:Callable|None=None,  # activation function; that of the loss function if not given
+        inner:bool=False,        # True inside a fit: leave the model on its device
+        reorder:bool=True,       # return results in the order of the data set, even if the loader sorts
+        cbs:Any=None,            # callbacks for this call only
+        concat_dim:int=0         # axis along which batches are joined
     ) -> tuple:
         "Compute predictions and targets: `(inputs)`, `preds`, `targs`, `(decoded)`, `(losses)`."
         dl = self._ordered(self.dls[ds_idx]) if dl is None else dl
@@ -519,7 +564,7 @@ class Learner(TrainingLoop):
             if not inner: self._move_model()
             eval_mode(self.model)
             with self._item_losses() if with_loss else nullcontext(): self._do_epoch_validate(dl=dl)
-        self._in_session(predictions, [gather, *_as_list(cbs)], [cb for cb in self.cbs if cb.remove_on_fetch])
+        self._in_session(predictions, [gather, *listify(cbs)], [cb for cb in self.cbs if cb.remove_on_fetch])
         res = gather.all_tensors()
         i = 1 if with_input else 0
         act = getattr(self.loss_func, 'activation', None) if act is None else act
@@ -543,9 +588,9 @@ class Learner(TrainingLoop):
             if reduction is not None: f.reduction = reduction
 
     def predict(self,
-        item,                   # one source item, as in the data set: a file name, an image, a row
-        rm_type_tfms=None,      # number of item-creating steps to skip at the beginning
-        with_input:bool=False   # also return the decoded input, first
+        item:Any,                   # one source item, as in the data set: a file name, an image, a row
+        rm_type_tfms:int|None=None, # number of item-creating steps to skip at the beginning
+        with_input:bool=False       # also return the decoded input, first
     ) -> tuple:
         "Predict one `item`. Return the decoded prediction, the prediction as a tensor, and the probabilities."
         with self._alone():
@@ -559,13 +604,13 @@ class Learner(TrainingLoop):
         return ((whole[0] if n_inp == 1 else whole[:n_inp]), *res) if with_input else res
 
     def tta(self,
-        ds_idx:int=1,        # 1: the validation set; 0: the training set
-        dl=None,             # another loader
-        n:int=4,             # number of augmented copies
-        item_tfms=None,      # item transforms; those of the training set if not given
-        batch_tfms=None,     # batch transforms; those of the training set if not given
-        beta=0.25,           # weight of the plain version; None returns both predictions separately
-        use_max:bool=False   # take the largest prediction instead of the mean
+        ds_idx:int=1,         # 1: the validation set; 0: the training set
+        dl:Any=None,          # another loader
+        n:int=4,              # number of augmented copies
+        item_tfms:Any=None,   # item transforms; those of the training set if not given
+        batch_tfms:Any=None,  # batch transforms; those of the training set if not given
+        beta:float|None=0.25, # weight of the plain version; None returns both predictions separately
+        use_max:bool=False    # take the largest prediction instead of the mean
     ) -> tuple:
         "Average the predictions over `n` augmented copies and the plain one. Return them with the targets."
         dl = self._ordered(self.dls[ds_idx] if dl is None else dl)
@@ -577,12 +622,12 @@ class Learner(TrainingLoop):
         return (aug, plain_preds, targs) if beta is None else (torch.lerp(aug, plain_preds, beta), targs)
 
     def show_results(self,
-        ds_idx:int=1,       # 1: the validation set; 0: the training set
-        dl=None,            # another loader
-        max_n:int=9,        # maximum number of items
-        shuffle:bool=True,  # show random items instead of the first ones
-        **kwargs            # passed to the plotting function: `nrows`, `ncols`, `figsize`, …
-    ):
+        ds_idx:int=1,      # 1: the validation set; 0: the training set
+        dl:Any=None,       # another loader
+        max_n:int=9,       # maximum number of items
+        shuffle:bool=True, # show random items instead of the first ones
+        **kwargs           # passed to the plotting function: `nrows`, `ncols`, `figsize`, …
+    ) -> None:
         "Show items with their targets and the model's predictions."
         dl = self.dls[ds_idx].new(shuffle=shuffle, drop_last=False) if dl is None else dl
         b = dl.one_batch()
@@ -592,20 +637,20 @@ class Learner(TrainingLoop):
     # saving and loading
 
     def save(self,
-        file,               # name of the model; the file is `path/model_dir/name.safetensors`
-        with_opt:bool=True  # also save the optimizer state, to continue training later
+        file:str|Path,     # name of the model; the file is `path/model_dir/name.safetensors`
+        with_opt:bool=True # also save the optimizer state, to continue training later
     ) -> Path:
         "Save the weights of the model and the state of the optimizer under a name. Return the path of the file."
         return save_model(self._model_file(file), self.model, self.opt, with_opt)
 
     def load(self,
-        file,                # name that was passed to `save`
-        device=None,         # not needed: weights go to the device of the model
-        with_opt:bool=True,  # also load the optimizer state
-        strict:bool=True     # require that the weights in the file and in the model match exactly
-    ):
+        file:str|Path,                     # name that was passed to `save`
+        device:str|torch.device|None=None, # not needed: weights go to the device of the model
+        with_opt:bool=True,                # also load the optimizer state
+        strict:bool=True                   # require that the weights in the file and in the model match exactly
+    ) -> 'Learner':
         "Load weights written by `save`. If something does not match, nothing changes."
-        if with_opt and self.opt is None: self.create_opt()
+        if with_opt: self._optimizer()
         load_model(self._model_file(file), self.model, self.opt, with_opt, device, strict)
         return self
 
@@ -631,7 +676,7 @@ def _fixed_order(dl) -> tuple:
 def _first(o): return tuple(p[0] for p in o) if isinstance(o, tuple) else o[0]
 
 # %% ../nbs/library/4_learner/04_learner.ipynb #00000041
-_all_ = ['Recorder', 'format_time', 'save_model', 'load_model', 'Callback', 'CancelStepException', 'CancelBackwardException',
-         'CancelBatchException', 'CancelTrainException', 'CancelValidException', 'CancelEpochException', 'CancelFitException',
-         'TrainEvalCallback', 'GatherPredsCallback', 'Metric', 'AvgMetric', 'AvgLoss', 'AvgSmoothLoss', 'ValueMetric',
-         'mk_metric', 'DataLoader', 'DataLoaders', 'params']
+_all_ = ['Recorder', 'format_time', 'save_model', 'load_model', 'Callback', 'CancelStepException',
+         'CancelBackwardException', 'CancelBatchException', 'CancelTrainException', 'CancelValidException',
+         'CancelEpochException', 'CancelFitException', 'TrainEvalCallback', 'GatherPredsCallback', 'Metric',
+         'AvgMetric', 'AvgLoss', 'AvgSmoothLoss', 'ValueMetric', 'mk_metric', 'DataLoader', 'DataLoaders', 'params']

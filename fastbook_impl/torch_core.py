@@ -11,23 +11,36 @@ __all__ = ['array', 'tensor', 'is_listy', 'to_np', 'apply', 'one_hot', 'default_
            'flatten_check']
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #00000002
-import hashlib, json, math, os, platform, random, re, signal, threading, zlib
+import hashlib
+import json
+import math
+import os
+import platform
+import random
+import re
+import signal
+import threading
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import nn, Tensor
 import torch.nn.functional as F
 from fastcore.basics import first
 from fastcore.foundation import L
 from fastcore.xtras import Path
+from torch import Tensor, nn
 
 from .imports import plt
 
+_T = TypeVar('_T')
+
 # %% ../nbs/library/1_core/02_torch_core.ipynb #00000007
 def tensor(
-    x, *rest,   # a number, sequence, array, PIL image, tensor or generator; or several numbers
-    **kwargs    # `dtype`, `device`, `requires_grad`, as in `torch.tensor`
+    x:Any, *rest, # a number, sequence, array, PIL image, tensor or generator; or several numbers
+    **kwargs      # `dtype`, `device`, `requires_grad`, as in `torch.tensor`
 ) -> Tensor:
     "Create a tensor like `torch.tensor`, but also from several numbers, images or generators; floats are 32-bit."
     if rest: x = (x, *rest)
@@ -51,15 +64,15 @@ def _own_array(x):
 # %% ../nbs/library/1_core/02_torch_core.ipynb #0000000a
 array = np.array
 
-def is_listy(x):
+def is_listy(x:Any) -> bool:
     "Return True for a list, a tuple, an `L` or a slice, but not for a tensor or a string."
     return isinstance(x, (list, tuple, L, slice))
 
-def to_np(x):
+def to_np(x:Any) -> Any:
     "Convert a tensor, or a nested collection of tensors, to NumPy arrays on the CPU."
     return apply(lambda o: o.detach().cpu().numpy(), x)
 
-def apply(func, x, *args, **kwargs):
+def apply(func:Callable, x:Any, *args, **kwargs) -> Any:
     "Apply `func` to every tensor in `x`, which may be nested lists, tuples and dictionaries; keep other values."
     if isinstance(x, Tensor): return func(x, *args, **kwargs)
     if isinstance(x, dict): return {k: apply(func, v, *args, **kwargs) for k,v in x.items()}
@@ -70,26 +83,26 @@ def apply(func, x, *args, **kwargs):
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #0000000b2
 def one_hot(
-    x, # index of a class, or a list or tensor of several, possibly empty
-    c  # number of classes
-):
+    x:Any, # index of a class, or a list or tensor of several, possibly empty
+    c:int  # number of classes
+) -> Tensor:
     "Return a byte tensor `(c,)` of zeros, with a one for each class in `x`."
     res = torch.zeros(c, dtype=torch.uint8)
     res[x] = 1
     return res
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #0000000d
-_device = None
+_device:Any = None
 
 def default_device(
-    use=None # a device or its name to set the default; `False` for the CPU; `None` to read it
+    use:str|bool|torch.device|None=None # a device or name to set the default; `False` for the CPU; `None` to read it
 ) -> torch.device:
     "Return the default device: `FASTBOOK_DEVICE`, or the first available of CUDA, MPS and CPU; chosen once."
     global _device
-    if use is False: use = 'cpu'
-    if use is True: _device, use = None, None
-    if use is None and _device is None: use = os.environ.get('FASTBOOK_DEVICE') or _best_device()
-    if use is not None: _device = torch.device(use)
+    if use is True: _device = None
+    if use is None or use is True: use = _device or os.environ.get('FASTBOOK_DEVICE') or _best_device()
+    elif use is False: use = 'cpu'
+    _device = torch.device(str(use))
     return _device
 
 def _best_device():
@@ -97,32 +110,32 @@ def _best_device():
     return 'mps' if torch.backends.mps.is_available() else 'cpu'
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #0000000e
-def to_device(b, device=None, non_blocking=False):
+def to_device(b:_T, device:str|torch.device|None=None, non_blocking:bool=False) -> _T:
     "Move every tensor in `b` to `device` (default: `default_device()`)."
     device = default_device() if device is None else device
     return apply(lambda t: t.to(device, non_blocking=non_blocking), b)
 
-def to_cpu(b):
+def to_cpu(b:_T) -> _T:
     "Move every tensor in `b` to the CPU."
     return to_device(b, 'cpu')
 
-def to_detach(b, cpu=True):
+def to_detach(b:_T, cpu:bool=True) -> _T:
     "Detach every tensor in `b` from its graph, and move it to the CPU if `cpu`."
     return apply(lambda t: t.detach().cpu() if cpu else t.detach(), b)
 
-def to_half(b):
+def to_half(b:_T) -> _T:
     "Convert the floating-point tensors in `b` to 16 bits."
     return apply(lambda t: t.half() if t.is_floating_point() else t, b)
 
-def to_float(b):
+def to_float(b:_T) -> _T:
     "Convert the floating-point tensors in `b` to 32 bits."
     return apply(lambda t: t.float() if t.is_floating_point() else t, b)
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #00000011
 def to_concat(
-    xs,   # list of batches: tensors, or collections of tensors of the same structure
-    dim=0 # axis to concatenate along
-):
+    xs:Iterable, # list of batches: tensors, or collections of tensors of the same structure
+    dim:int=0    # axis to concatenate along
+) -> Any:
     "Concatenate the batches `xs` element by element; return an `L` of items if their shapes do not match."
     xs = list(xs)
     if not xs: return xs
@@ -133,9 +146,9 @@ def to_concat(
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #00000014
 def set_seed(
-    s:int,             # the seed
-    reproducible=False # also make cuDNN use deterministic algorithms, which are slower (GPU only)
-):
+    s:int,                  # the seed
+    reproducible:bool=False # also make cuDNN use deterministic algorithms, which are slower (GPU only)
+) -> None:
     "Seed the random number generators of Python, NumPy and PyTorch."
     random.seed(s)
     np.random.seed(s % (2**32))
@@ -145,18 +158,18 @@ def set_seed(
         torch.backends.cudnn.benchmark = False
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #00000016
-def get_random_states():
+def get_random_states() -> dict:
     "Return the states of the three generators, for `set_random_states`."
     return {'python': random.getstate(), 'numpy': np.random.get_state(), 'torch': torch.get_rng_state()}
 
-def set_random_states(states):
+def set_random_states(states:dict) -> None:
     "Restore the three generators to the states from `get_random_states`."
     random.setstate(states['python']); np.random.set_state(states['numpy']); torch.set_rng_state(states['torch'])
 
 class no_random:
     "A context manager that seeds the generators with `seed` and restores their previous states at the end."
     def __init__(self, seed:int=42): self.seed = seed
-    def __enter__(self): self.states = get_random_states(); set_seed(self.seed)
+    def __enter__(self) -> None: self.states = get_random_states(); set_seed(self.seed)
     def __exit__(self, *exc): set_random_states(self.states)
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #00000019
@@ -167,7 +180,8 @@ class TensorBase(Tensor):
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         with torch._C.DisableTorchFunctionSubclass(): res = func(*args, **(kwargs or {}))
-        if func in _plain_results or any(map(_is_weight, args)) or kwargs and any(map(_is_weight, kwargs.values())): return res
+        if func in _plain_results or any(map(_is_weight, args)) or kwargs and any(map(_is_weight, kwargs.values())):
+            return res
         kind = _common_kind(types)
         return res if kind is None else _wrap(res, kind)
 
@@ -177,8 +191,11 @@ class TensorBase(Tensor):
     def __reduce_ex__(self, proto): return _rebuild, (type(self), plain(self), self.requires_grad)
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #0000001a
-_plain_results = {Tensor.__repr__, Tensor.grad.__get__, Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.size, Tensor.shape.__get__,
-                  Tensor.dtype.__get__, Tensor.device.__get__, Tensor.dim, Tensor.as_subclass, Tensor.__len__, Tensor.ndim.__get__}
+def _getters(*names): return [getattr(Tensor, name).__get__ for name in names]
+
+_plain_results = {Tensor.__repr__, Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.size, Tensor.dim,
+                  Tensor.as_subclass,
+                  Tensor.__len__, *_getters('grad', 'shape', 'dtype', 'device', 'ndim')}
 
 def _is_weight(a): return type(a) is nn.Parameter or (type(a) is Tensor and a.requires_grad)
 
@@ -198,7 +215,7 @@ def _wrap(res, kind):
 def _rebuild(cls, data, requires_grad): return data.requires_grad_(requires_grad).as_subclass(cls)
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #0000001b
-def plain(b):
+def plain(b:_T) -> _T:
     "Convert every tensor in `b` to a plain `torch.Tensor` that shares its data."
     return apply(_plain_tensor, b)
 
@@ -206,7 +223,7 @@ def _plain_tensor(t):
     if type(t) is Tensor or isinstance(t, nn.Parameter): return t
     with torch._C.DisableTorchFunctionSubclass(): return t.as_subclass(Tensor)
 
-def retain_type(new, old):
+def retain_type(new:Tensor, old:Any) -> Tensor:
     "Cast the plain tensor `new` to the subclass of `old`, if `old` has one."
     return new.as_subclass(type(old)) if type(new) is Tensor and isinstance(old, TensorBase) else new
 
@@ -214,7 +231,7 @@ def retain_type(new, old):
 class TensorImageBase(TensorBase):
     "Base class for tensors with rows and columns; `_show_args` holds their display defaults."
     _show_args = {'cmap': None}
-    def show(self, ctx=None, **kwargs):
+    def show(self, ctx:Any=None, **kwargs) -> Any:
         "Show the tensor with `show_image` on the axes `ctx`."
         return show_image(plain(self), ctx=ctx, **{**self._show_args, **kwargs})
 
@@ -228,7 +245,7 @@ class TensorImageBW(TensorImage):
 class TensorMask(TensorImageBase):
     "Integer class indices of pixels, `(h, w)` or `(bs, h, w)`."
     _show_args = {'alpha': 0.5, 'cmap': 'tab20', 'interpolation': 'nearest'}
-    def show(self, ctx=None, **kwargs):
+    def show(self, ctx:Any=None, **kwargs) -> Any:
         "Show the mask on the axes `ctx`. If it has `codes`, each class has the same color in all masks."
         codes = getattr(self, 'codes', None)
         limits = {} if codes is None else {'vmin': 0, 'vmax': len(codes)-1}
@@ -250,13 +267,13 @@ class TensorPoint(TensorBase):
 
     @classmethod
     def create(cls,
-        t,             # one point (x, y) or several: numbers, lists, arrays or tensors
-        img_size=None  # unused; kept for compatibility with fastai
-    ):
+        t:Any,            # one point (x, y) or several: numbers, lists, arrays or tensors
+        img_size:Any=None # unused; kept for compatibility with fastai
+    ) -> 'TensorPoint':
         "Create points `(n, 2)` in pixels, as floats."
         return tensor(list(t) if isinstance(t, L) else t).reshape(-1, 2).float().as_subclass(cls)
 
-    def show(self, ctx=None, **kwargs):
+    def show(self, ctx:Any=None, **kwargs) -> Any:
         "Draw the points, in pixels, on the axes `ctx`; the size of the dots adapts to the image unless `s` is given."
         pts = plain(self).reshape(-1, 2)
         kwargs.pop('figsize', None); title = kwargs.pop('title', None)
@@ -279,12 +296,12 @@ class LMTensorText(TensorText):
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #00000022
 def show_image(
-    im,                # tensor, array or PIL image: (c, h, w), (h, w, c) or (h, w)
-    ax=None, ctx=None, # axes to draw on; None creates a figure
-    figsize=None,      # size of the figure in inches
-    title=None,        # title of the image
-    **kwargs           # arguments of `plt.imshow`, such as `cmap`
-):
+    im:Any,                    # tensor, array or PIL image: (c, h, w), (h, w, c) or (h, w)
+    ax:Any=None, ctx:Any=None, # axes to draw on; None creates a figure
+    figsize:tuple|None=None,   # size of the figure in inches
+    title:str|None=None,       # title of the image
+    **kwargs                   # arguments of `plt.imshow`, such as `cmap`
+) -> Any:
     "Draw an image, with channels first or last, and return its axes, whose lines and ticks are hidden."
     ax = ctx if ax is None else ax
     im = _channels_last(im)
@@ -299,7 +316,8 @@ def show_image(
 def _channels_last(im):
     if isinstance(im, Tensor): im = plain(im).detach().cpu()
     elif hasattr(im, 'mode'): im = np.asarray(im)
-    if im.ndim == 3 and im.shape[0] in (1, 3, 4) and im.shape[-1] not in (3, 4) or (isinstance(im, Tensor) and im.ndim==3 and im.shape[0]<5):
+    first = im.ndim == 3 and im.shape[0] in (1, 3, 4) and im.shape[-1] not in (3, 4)
+    if first or isinstance(im, Tensor) and im.ndim==3 and im.shape[0]<5:
         im = im.permute(1, 2, 0) if isinstance(im, Tensor) else im.transpose(1, 2, 0)
     if im.ndim == 3 and im.shape[-1] == 1: im = im[..., 0]
     if isinstance(im, Tensor): im = im.float().numpy() if im.dtype in (torch.float16, torch.bfloat16) else im.numpy()
@@ -310,11 +328,11 @@ def _figsize_of(im): return (3, 3) if min(im.shape[:2]) else None
 # %% ../nbs/library/1_core/02_torch_core.ipynb #00000026
 def subplots(
     nrows:int=1, ncols:int=1, # rows and columns of the grid
-    figsize=None,             # size of the whole figure in inches
-    imsize=3,                 # size of a cell of the grid in inches, used if `figsize` is None
-    suptitle=None,            # title of the figure
+    figsize:tuple|None=None,  # size of the whole figure in inches
+    imsize:float=3,           # size of a cell of the grid in inches, used if `figsize` is None
+    suptitle:str|None=None,   # title of the figure
     **kwargs                  # arguments of `plt.subplots`
-):
+) -> tuple:
     "Create a figure with a grid of axes, and return both."
     if figsize is None: figsize = (ncols*imsize, nrows*imsize + (0.6 if suptitle else 0))
     fig, axs = plt.subplots(nrows, ncols, figsize=figsize, **kwargs)
@@ -323,11 +341,13 @@ def subplots(
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #00000027
 def get_grid(
-    n:int,                  # number of cells
-    nrows=None, ncols=None, # rows and columns of the grid; inferred if None
-    figsize=None, double=False, title=None, return_fig=False, flatten=True, # as in `subplots`; `double` draws pairs
+    n:int,                                      # number of cells
+    nrows:int|None=None, ncols:int|None=None,   # rows and columns of the grid; inferred if None
+    figsize:tuple|None=None, double:bool=False, # as in `subplots`; draw pairs
+    title:str|None=None, return_fig:bool=False, # title of the figure; also return the figure
+    flatten:bool=True,                          # return a list; False: an array
     **kwargs
-):
+) -> Any:
     "Return axes for `n` images in a grid that is as square as possible; hide the remaining axes."
     if nrows: ncols = ncols or math.ceil(n/nrows)
     else:
@@ -342,23 +362,24 @@ def get_grid(
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #00000028
 def show_images(
-    ims,              # images, as for `show_image`
-    nrows:int=1,      # rows of the grid
-    ncols:int=None,   # columns of the grid; inferred if None
-    titles=None,      # one title for each image
-    **kwargs          # arguments of `subplots`: `figsize`, `imsize`, `suptitle`
-):
+    ims:Iterable,              # images, as for `show_image`
+    nrows:int=1,               # rows of the grid
+    ncols:int|None=None,       # columns of the grid; inferred if None
+    titles:Sequence|None=None, # one title for each image
+    **kwargs                   # arguments of `subplots`: `figsize`, `imsize`, `suptitle`
+) -> None:
     "Show the images `ims` in a grid of `nrows` rows."
     ims = list(ims)
     if ncols is None: ncols = math.ceil(len(ims)/nrows)
     cmap = {k: kwargs.pop(k) for k in ('cmap',) if k in kwargs}
     axs = np.asarray(subplots(nrows, ncols, **kwargs)[1]).reshape(-1)
     for ax in axs[len(ims):]: ax.set_axis_off()
-    for im,title,ax in zip(ims, titles or [None]*len(ims), axs):
-        im.show(ctx=ax, title=title, **cmap) if hasattr(im, 'show') and not hasattr(im, 'mode') else show_image(im, ax=ax, title=title, **cmap)
+    for im,title,ax in zip(ims, titles or [None]*len(ims), axs, strict=False):
+        if hasattr(im, 'show') and not hasattr(im, 'mode'): im.show(ctx=ax, title=title, **cmap)
+        else: show_image(im, ax=ax, title=title, **cmap)
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #0000002b
-def show_title(o, ax=None, ctx=None, label=None, color='black', **kwargs):
+def show_title(o:Any, ax:Any=None, ctx:Any=None, label:Any=None, color:str='black', **kwargs) -> Any:
     "Add `o` to the title of the axes `ax`, on a new line if there is a title already, or print it without axes."
     ax = ctx if ax is None else ax
     if ax is None: return print(o)
@@ -381,23 +402,23 @@ class TitledInt(_Titled, int): "An integer that is displayed as a title."
 class TitledFloat(_Titled, float): "A number that is displayed as a title."
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #0000002e
-def params(m):
+def params(m:nn.Module) -> list[nn.Parameter]:
     "Return all parameters of the model `m` as a list."
     return [p for p in m.parameters()]
 
-def trainable_params(m):
+def trainable_params(m:nn.Module) -> L:
     "Return the trainable parameters of `m`; as a splitter, this puts all of them into one group."
     return L(p for p in m.parameters() if p.requires_grad)
 
-def num_params(m):
+def num_params(m:nn.Module) -> int:
     "Return the number of trainable values in the model `m`."
     return sum(p.numel() for p in m.parameters() if p.requires_grad)
 
-def one_param(m):
+def one_param(m:nn.Module) -> Any:
     "Return the first parameter of `m`, for example to read its device and dtype."
     return first(m.parameters())
 
-def requires_grad(m):
+def requires_grad(m:nn.Module) -> bool:
     "Return whether the first parameter of `m` requires gradients."
     ps = list(m.parameters())
     return ps[0].requires_grad if ps else False
@@ -412,35 +433,36 @@ class Module(nn.Module):
     def __init__(self): pass
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #00000034
-def find_bs(b):
+def find_bs(b:Any) -> int:
     "Return the batch size of `b`, the length of its first tensor."
     if isinstance(b, Tensor): return b.shape[0] if b.ndim else 1
     if isinstance(b, dict): return find_bs(next(iter(b.values())))
     return find_bs(b[0]) if is_listy(b) and len(b) else 1
 
-def find_device(b):
+def find_device(b:Any) -> torch.device:
     "Return the device of the first tensor in `b`."
     if isinstance(b, Tensor): return b.device
     if isinstance(b, dict): return find_device(next(iter(b.values())))
     return find_device(b[0]) if is_listy(b) and len(b) else default_device()
 
-def itemize(b):
+def itemize(b:Any) -> list:
     "Split the batch `b` into a list of tuples, one for each item."
-    return list(zip(*b)) if is_listy(b) else [(o,) for o in b]
+    return list(zip(*b, strict=False)) if is_listy(b) else [(o,) for o in b]
 
 def batch_to_samples(
-    b,        # a batch: a tensor or a tuple of them
-    max_n=10  # maximum number of items
-):
+    b:Any,       # a batch: a tensor or a tuple of them
+    max_n:int=10 # maximum number of items
+) -> Any:
     "Return the first `max_n` items of the batch `b`."
     if isinstance(b, Tensor): return list(b[:max_n])
-    return L(tuple(o) for o in zip(*[batch_to_samples(o, max_n) for o in b])) if is_listy(b) else b[:max_n]
+    if not is_listy(b): return b[:max_n]
+    return L(tuple(o) for o in zip(*[batch_to_samples(o, max_n) for o in b], strict=False))
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #000000352
 @contextmanager
 def written_whole(
-    file # the file to create or replace
-):
+    file:str|Path # the file to create or replace
+) -> Iterator[Path]:
     """Yield the path of a part file that replaces `file` if the `with` block succeeds; else leave `file` unchanged.
 
     The data is flushed to disk before the file is replaced, the file gets the default permissions of new files,
@@ -478,7 +500,8 @@ def _remove_leftovers(folder):
     "Remove the part files in `folder` of processes on this computer that are no longer running."
     for entry in os.scandir(folder):
         found = re.fullmatch(r'\..+\.([0-9a-f]{8})-(\d+)-\d+\.part', entry.name)
-        if found and found[1] == _this_host() and not _is_running(int(found[2])): Path(entry.path).unlink(missing_ok=True)
+        if found and found[1] == _this_host() and not _is_running(int(found[2])):
+            Path(entry.path).unlink(missing_ok=True)
 
 def _is_running(pid) -> bool:
     if os.name != 'posix': return True # on other systems, os.kill could end the process
@@ -492,7 +515,7 @@ def tensors_checksum(
     tensors:dict, # tensors by name
     text:str=''   # other text in the file
 ) -> str:
-    "Return the SHA-256 of the names, types, shapes and values of `tensors`, in the order of their names, and of `text`."
+    "Return the SHA-256 of the names, types, shapes and values of `tensors`, sorted by name, and of `text`."
     sha = hashlib.sha256(text.encode())
     for name,t in sorted(tensors.items()):
         t = plain(t).detach().cpu().contiguous()
@@ -502,7 +525,7 @@ def tensors_checksum(
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #000000353e
 @contextmanager
-def hold_interrupts():
+def hold_interrupts() -> Iterator[None]:
     """Delay Ctrl-C until the end of the `with` block.
 
     Only the main thread is interrupted by Ctrl-C, so in other threads this does nothing.
@@ -518,14 +541,14 @@ def hold_interrupts():
         if held and callable(handler): handler(*held[0])
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #000000355
-def with_tilde(path):
+def with_tilde(path:str|Path) -> str:
     "Convert `path` to a string, with `~` for the user's home folder."
     return str(path).replace(str(Path.home()), '~', 1)
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #00000036
-def rank0(): return int(os.environ.get('RANK', 0)) == 0
+def rank0() -> bool: return int(os.environ.get('RANK', 0)) == 0
 
-def flatten_check(inp, targ):
+def flatten_check(inp:Tensor, targ:Tensor) -> tuple[Tensor, Tensor]:
     "Flatten both tensors, after checking that they have the same number of elements."
     inp, targ = plain(inp).contiguous().view(-1), plain(targ).contiguous().view(-1)
     if len(inp) != len(targ):
@@ -535,9 +558,10 @@ def flatten_check(inp, targ):
 
 # %% ../nbs/library/1_core/02_torch_core.ipynb #00000038
 __all__ = ['is_listy', 'math', 'os', 'random', 'np', 'torch', 'nn', 'F', 'Tensor', 'L', 'Path', 'plt', 'first',
-    'tensor', 'array', 'one_hot', 'to_np', 'apply', 'default_device', 'to_device', 'to_cpu', 'to_detach', 'to_half', 'to_float', 'to_concat',
-    'set_seed', 'get_random_states', 'set_random_states', 'no_random', 'TensorBase', 'plain', 'retain_type', 'TensorImageBase', 'TensorImage', 'TensorImageBW',
-    'TensorMask', 'TensorFlowField', 'TensorCategory', 'TensorMultiCategory', 'TensorPoint', 'TensorText', 'LMTensorText',
+    'tensor', 'array', 'one_hot', 'to_np', 'apply', 'default_device', 'to_device', 'to_cpu', 'to_detach', 'to_half',
+    'to_float', 'to_concat', 'set_seed', 'get_random_states', 'set_random_states', 'no_random', 'TensorBase', 'plain',
+    'retain_type', 'TensorImageBase', 'TensorImage', 'TensorImageBW', 'TensorMask', 'TensorFlowField',
+    'TensorCategory', 'TensorMultiCategory', 'TensorPoint', 'TensorText', 'LMTensorText',
     'show_image', 'subplots', 'get_grid', 'show_images', 'show_title', 'TitledStr', 'TitledInt', 'TitledFloat',
-    'params', 'trainable_params', 'num_params', 'one_param', 'requires_grad', 'Module', 'find_bs', 'find_device', 'itemize',
-    'batch_to_samples', 'rank0', 'flatten_check']
+    'params', 'trainable_params', 'num_params', 'one_param', 'requires_grad', 'Module', 'find_bs', 'find_device',
+    'itemize', 'batch_to_samples', 'rank0', 'flatten_check']

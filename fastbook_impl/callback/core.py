@@ -7,13 +7,15 @@ __all__ = ['CancelStepException', 'CancelBackwardException', 'CancelBatchExcepti
 
 # %% ../../nbs/library/4_learner/01_callback_core.ipynb #00000002
 import itertools
+from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import nn
 from fastcore.basics import camel2snake
 from fastcore.foundation import L
+from torch import nn
 
-from ..torch_core import to_detach, to_concat
+from ..torch_core import to_concat, to_detach
 
 # %% ../../nbs/library/4_learner/01_callback_core.ipynb #00000005
 class CancelStepException(Exception): "Skip the optimizer's step."
@@ -28,7 +30,7 @@ class CancelFitException(Exception): "End this fit."
 class Callback:
     "Base class of callbacks. Methods are named after events, and missing attributes are read from `self.learn`."
     order = 0          # position among callbacks; lower values are called earlier
-    learn = None       # the learner, set when the callback is added
+    learn:Any = None   # the learner, set when the callback is added
     run = True         # set to False to disable the callback until the end of this fit
     run_train = True   # called for training batches
     run_valid = True   # called for validation batches
@@ -42,7 +44,7 @@ class Callback:
         "Return the learner attribute that holds this callback: the class name in snake case, without `Callback`."
         return camel2snake(type(self).__name__.removesuffix('Callback') or 'Callback')
 
-    def __getattr__(self, k):
+    def __getattr__(self, k:str) -> Any:
         if k.startswith('_') or self.learn is None:
             raise AttributeError(f'{type(self).__name__} has no attribute {k!r}')
         try: return getattr(self.learn, k)
@@ -55,22 +57,22 @@ class Callback:
 _batch_events = {f'{when}_{what}' for when in ('before', 'after', 'after_cancel', 'cleanup')
                  for what in ('batch', 'pred', 'loss', 'backward', 'step')}
 
-def sort_by_run(cbs) -> L:
+def sort_by_run(cbs:Iterable) -> L:
     "Sort `cbs` by their `order`. Callbacks of equal order keep the sequence in which they were added."
     return L(sorted(cbs, key=lambda cb: cb.order))
 
 def find_handlers(
-    cbs,           # callbacks
-    event:str,     # name of the event
-    training:bool  # whether the batches are training batches
+    cbs:Iterable, # callbacks
+    event:str,    # name of the event
+    training:bool # whether the batches are training batches
 ) -> list:
     "List `(callback, method)` for each callback that has a method `event`, in the order in which they run."
     return [(cb, getattr(cb, event)) for cb in sort_by_run(cbs) if _hears(cb, event, training)]
 
 def find_starters(
-    cbs,           # callbacks
-    what:str,      # 'fit', 'epoch', 'train', 'validate', 'batch', 'backward' or 'step'
-    training:bool  # whether the batches are training batches
+    cbs:Iterable, # callbacks
+    what:str,     # 'fit', 'epoch', 'train', 'validate', 'batch', 'backward' or 'step'
+    training:bool # whether the batches are training batches
 ) -> list:
     "List the callbacks to call when `what` begins, as `(callback, before, cleanup)`. A missing method is None."
     def method(cb, event): return getattr(cb, event) if _hears(cb, event, training) else None
@@ -82,13 +84,13 @@ def _hears(cb, event, training) -> bool:
     return event not in _batch_events or (cb.run_train if training else cb.run_valid)
 
 # %% ../../nbs/library/4_learner/01_callback_core.ipynb #0000000d
-def move_model(model:nn.Module, device):
+def move_model(model:nn.Module, device:str|torch.device|None) -> None:
     "Move `model` to `device` unless it is there already. Checking is faster than an unnecessary `model.to`."
     if device is None: return
     tensors = itertools.chain(model.parameters(), model.buffers())
     if any(t.device != torch.device(device) for t in tensors): model.to(device)
 
-def eval_mode(model:nn.Module):
+def eval_mode(model:nn.Module) -> None:
     "Switch `model` to evaluation mode unless it is in that mode already."
     if any(m.training for m in model.modules()): model.eval()
 
@@ -97,23 +99,23 @@ class TrainEvalCallback(Callback):
     "Set training or evaluation mode, and update `train_iter` and `pct_train`. A fit ends in evaluation mode."
     order, run_valid = -10, False
 
-    def before_fit(self):
+    def before_fit(self) -> None:
         self.learn.train_iter, self.learn.pct_train = 0, 0.
         move_model(self.model, self.dls.device)
 
-    def before_train(self):
+    def before_train(self) -> None:
         self.learn.training, self.learn.pct_train = True, self.epoch/self.n_epoch
         self.model.train()
 
-    def before_validate(self):
+    def before_validate(self) -> None:
         self.learn.training = False
         eval_mode(self.model)
 
-    def after_batch(self):
+    def after_batch(self) -> None:
         self.learn.train_iter += 1
         self.learn.pct_train += 1./(self.n_iter*self.n_epoch)
 
-    def cleanup_fit(self):
+    def cleanup_fit(self) -> None:
         self.learn.training = False
         eval_mode(self.model)
 
@@ -130,9 +132,9 @@ class GatherPredsCallback(Callback):
         self.with_input, self.with_loss, self.concat_dim = with_input, with_loss, concat_dim
         self.with_preds, self.with_targs = with_preds, with_targs
 
-    def before_validate(self): self.inputs, self.preds, self.targets, self.losses = [], [], [], []
+    def before_validate(self) -> None: self.inputs, self.preds, self.targets, self.losses = [], [], [], []
 
-    def after_batch(self):
+    def after_batch(self) -> None:
         if self.with_input: self.inputs.append(to_detach(self.xb))
         if self.with_preds: self.preds.append(to_detach(self.pred))
         if self.with_targs: self.targets.append(to_detach(self.yb))

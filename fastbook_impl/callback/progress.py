@@ -5,7 +5,12 @@ __all__ = ['format_row', 'NotebookDisplay', 'TerminalDisplay', 'make_display', '
            'CSVLogger', 'progress_bar']
 
 # %% ../../nbs/library/4_learner/05_callback_progress.ipynb #00000002
-import csv, html, sys, time
+import csv
+import html
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from fastcore.xtras import Path
 
@@ -14,7 +19,7 @@ from .core import Callback
 from .recorder import format_time
 
 # %% ../../nbs/library/4_learner/05_callback_progress.ipynb #00000005
-def format_row(row) -> list:
+def format_row(row:Iterable) -> list:
     "Convert the values of a row to strings, with six decimals for floats."
     return [f'{v:.6f}' if isinstance(v, float) else str(v) for v in row]
 
@@ -22,34 +27,34 @@ def format_row(row) -> list:
 class NotebookDisplay:
     "Show a table with a progress bar below it, updated in place in the output of a notebook cell."
     def __init__(self,
-        header=() # names of the columns; empty for no table
+        header:Sequence[str]=() # names of the columns; empty for no table
     ):
         self.header, self.rows, self.bar, self.handle = list(header), [], '', None
 
-    def write(self, row):
+    def write(self, row:list[str]) -> None:
         "Add a row of strings to the table."
         self.rows.append(row)
         self.draw()
 
-    def show_bar(self, done:int, total:int, comment:str):
+    def show_bar(self, done:int, total:int, comment:str) -> None:
         "Show a bar with `done` of `total` steps filled, and `comment` beside it."
         style = 'width:300px;height:16px;vertical-align:middle'
         self.bar = f'<progress value="{done}" max="{total}" style="{style}"></progress> {html.escape(comment)}'
         self.draw()
 
-    def hide_bar(self):
+    def hide_bar(self) -> None:
         "Remove the bar."
         self.bar = ''
         if self.handle is not None: self.draw()
 
-    def draw(self):
+    def draw(self) -> None:
         "Display the table and the bar, or update them."
         from IPython.display import display
         data = {'text/html': self.as_html(), 'text/plain': self.as_text()}
         if self.handle is None: self.handle = display(data, raw=True, display_id=True)
         else: self.handle.update(data, raw=True)
 
-    def close(self):
+    def close(self) -> None:
         "Remove the bar and keep the table."
         self.hide_bar()
 
@@ -70,17 +75,17 @@ class NotebookDisplay:
 class TerminalDisplay:
     "Print a line of text for each row, and show a tqdm bar during a pass if `bars`."
     def __init__(self,
-        header=(),       # names of the columns, printed first
-        bars:bool=True   # show progress bars
+        header:Sequence[str]=(), # names of the columns, printed first
+        bars:bool=True           # show progress bars
     ):
         self.header, self.bars, self.bar, self.width = list(header), bars, None, max([11, *map(len, header)]) + 1
-        if header: self.write(header)
+        if header: self.write(self.header)
 
-    def write(self, row):
+    def write(self, row:list[str]) -> None:
         "Print a row of strings."
         print(' '.join(f'{o:<{self.width}}' for o in row).rstrip(), flush=True)
 
-    def show_bar(self, done:int, total:int, comment:str):
+    def show_bar(self, done:int, total:int, comment:str) -> None:
         "Show a bar with `done` of `total` steps filled, and `comment` beside it."
         if not self.bars: return
         from tqdm import tqdm
@@ -90,17 +95,17 @@ class TerminalDisplay:
         self.bar.n = done
         self.bar.set_postfix_str(comment)
 
-    def hide_bar(self):
+    def hide_bar(self) -> None:
         "Remove the bar."
         if self.bar is not None: self.bar.close()
         self.bar = None
 
-    def close(self):
+    def close(self) -> None:
         "Remove the bar."
         self.hide_bar()
 
 # %% ../../nbs/library/4_learner/05_callback_progress.ipynb #0000000c
-def make_display(header=()):
+def make_display(header:Sequence[str]=()) -> NotebookDisplay|TerminalDisplay:
     "Return the display for the current environment: notebook or terminal."
     return NotebookDisplay(header) if in_notebook() else TerminalDisplay(header, bars=sys.stderr.isatty())
 
@@ -109,24 +114,24 @@ class ProgressCallback(Callback):
     "Show the recorder's table, and a progress bar during each pass."
     order, patience, pause = 60, 0.3, 0.1   # `patience`: seconds before a bar appears; `pause`: seconds between updates
 
-    def before_fit(self):
+    def before_fit(self) -> None:
         self.old_logger = self.learn.logger
         self.display = make_display(self.recorder.metric_names if hasattr(self.learn, 'recorder') else ())
         self.learn.logger = self.write
 
-    def write(self, row):
+    def write(self, row:Iterable) -> None:
         "Add the recorder's `row` to the table."
         self.display.write(format_row(row))
 
-    def before_train(self): self._start('epoch')
-    def before_validate(self): self._start('validation')
+    def before_train(self) -> None: self._start('epoch')
+    def before_validate(self) -> None: self._start('validation')
 
     def _start(self, what):
         if 'display' not in self.__dict__: self.display = make_display()
         self.what, self.started = what, time.monotonic()
         self.next_draw = self.started + self.patience
 
-    def after_batch(self):
+    def after_batch(self) -> None:
         now = time.monotonic()
         if now < self.next_draw: return
         self.next_draw = now + self.pause
@@ -140,7 +145,7 @@ class ProgressCallback(Callback):
         if 'display' in self.__dict__: self.display.hide_bar()
     cleanup_train = cleanup_validate = _hide_bar
 
-    def cleanup_fit(self):
+    def cleanup_fit(self) -> None:
         if 'old_logger' in self.__dict__: self.learn.logger = self.__dict__.pop('old_logger')
         if 'display' in self.__dict__: self.__dict__.pop('display').close()
 
@@ -149,9 +154,9 @@ class ShowGraphCallback(Callback):
     "Plot training and validation loss in a notebook, and update the plot after every epoch."
     order, run_valid = 65, False
 
-    def before_fit(self): self.handle = None
+    def before_fit(self) -> None: self.handle = None
 
-    def after_epoch(self):
+    def after_epoch(self) -> None:
         if not self.recorder.losses or not in_notebook(): return
         from IPython.display import display
         fig, ax = plt.subplots(figsize=(5, 3))
@@ -162,25 +167,27 @@ class ShowGraphCallback(Callback):
             else: self.handle.update(fig)
         finally: plt.close(fig)
 
-    def cleanup_fit(self): self.handle = None
+    def cleanup_fit(self) -> None: self.handle = None
 
 # %% ../../nbs/library/4_learner/05_callback_progress.ipynb #0000001d
 class CSVLogger(Callback):
     "Write each row of the recorder to a CSV file immediately."
     order = 61
+    file:Any
+    old_logger:Any
 
     def __init__(self,
-        fname='history.csv',  # path of the file, relative to `learn.path`
-        append:bool=False     # add to the file instead of replacing it
+        fname:str|Path='history.csv', # path of the file, relative to `learn.path`
+        append:bool=False             # add to the file instead of replacing it
     ):
         self.fname, self.append, self.file, self.old_logger = Path(fname), append, None, None
 
-    def read_log(self):
+    def read_log(self) -> Any:
         "Read the file as a data frame."
         import pandas as pd
         return pd.read_csv(self.path/self.fname)
 
-    def before_fit(self):
+    def before_fit(self) -> None:
         (self.path/self.fname).parent.mkdir(parents=True, exist_ok=True)
         self.file = open(self.path/self.fname, 'a' if self.append else 'w', newline='')
         self._write(self.recorder.metric_names)
@@ -194,19 +201,19 @@ class CSVLogger(Callback):
         csv.writer(self.file).writerow(row)
         self.file.flush()
 
-    def cleanup_fit(self):
+    def cleanup_fit(self) -> None:
         if self.old_logger is not None: self.learn.logger, self.old_logger = self.old_logger, None
         file, self.file = self.file, None
         if file is not None: file.close()
 
 # %% ../../nbs/library/4_learner/05_callback_progress.ipynb #00000020
 def progress_bar(
-    gen,          # iterable to loop over
-    total=None,   # number of items; `len(gen)` if not given
-    display=True, # show the bar
-    leave=True,   # keep the bar after the last item
-    comment=''    # text in front of the bar
-):
+    gen:Iterable,        # iterable to loop over
+    total:int|None=None, # number of items; `len(gen)` if not given
+    display:bool=True,   # show the bar
+    leave:bool=True,     # keep the bar after the last item
+    comment:str=''       # text in front of the bar
+) -> Any:
     "Iterate over `gen` with a progress bar."
     from tqdm.auto import tqdm
     return tqdm(gen, total=total, disable=not display, leave=leave, desc=comment or None)

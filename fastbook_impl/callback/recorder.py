@@ -4,7 +4,9 @@
 __all__ = ['Recorder', 'format_time']
 
 # %% ../../nbs/library/4_learner/02_callback_recorder.ipynb #00000002
-import math, time
+import math
+import time
+from typing import Any
 
 from fastcore.foundation import L
 
@@ -17,7 +19,8 @@ class Recorder(Callback):
     """Record losses, learning rates and metrics of a fit.
 
     `losses` and `lrs` have one entry per training batch. `values` has one row `[train_loss, valid_loss, *metrics]`
-    per epoch, and `iters` holds the number of training batches up to the end of that epoch."""
+    per epoch, and `iters` holds the number of training batches up to the end of that epoch.
+    The module `callback.schedule` adds the methods `plot_sched` and `plot_lr_find`."""
     order, remove_on_fetch = 50, True
 
     def __init__(self,
@@ -30,7 +33,7 @@ class Recorder(Callback):
         self.loss, self.smooth_loss = AvgLoss(), AvgSmoothLoss(beta)
         self.lrs, self.iters, self.losses, self.values, self.metric_names = [], [], [], [], L()
 
-    def before_fit(self):
+    def before_fit(self) -> None:
         self.lrs, self.iters, self.losses, self.values = [], [], [], []
         self.smooth_loss.reset()
         names = [m.name for m in self.metrics]
@@ -38,15 +41,15 @@ class Recorder(Callback):
         valid = [f'valid_{n}' if self.train_metrics else n for n in names] if self.valid_metrics else []
         self.metric_names = L(['epoch', 'train_loss', *train, 'valid_loss', *valid] + ['time']*self.add_time)
 
-    def before_epoch(self): self.start, self.log = time.perf_counter(), [self.epoch]
-    def before_train(self): self._reset(self.metrics if self.train_metrics else [])
-    def before_validate(self): self._reset([self.loss, *(self.metrics if self.valid_metrics else [])])
+    def before_epoch(self) -> None: self.start, self.log = time.perf_counter(), [self.epoch]
+    def before_train(self) -> None: self._reset(self.metrics if self.train_metrics else [])
+    def before_validate(self) -> None: self._reset([self.loss, *(self.metrics if self.valid_metrics else [])])
 
     def _reset(self, metrics):
         self.active = metrics
         for m in metrics: m.reset()
 
-    def after_batch(self):
+    def after_batch(self) -> None:
         if not self.yb: return
         for m in self.active: m.accumulate(self.learn)
         if not self.training: return
@@ -54,15 +57,15 @@ class Recorder(Callback):
         self.lrs.append(self.opt.hypers.items[-1]['lr'])
         self.losses.append(self.learn.loss)
 
-    def after_train(self):
+    def after_train(self) -> None:
         smooth = self.smooth_loss.value
         self.log += [None if smooth is None else float(smooth), *(m.value for m in self.active)]
         if self._weights_are_lost(): raise CancelFitException
 
-    def after_validate(self):
+    def after_validate(self) -> None:
         if hasattr(self, 'log'): self.log += [m.value for m in self.active]
 
-    def after_epoch(self):
+    def after_epoch(self) -> None:
         if len(self.log) == 1: return
         self.learn.final_record = L(self.log[1:])
         self.values.append(self.learn.final_record)
@@ -70,8 +73,8 @@ class Recorder(Callback):
         self.learn.logger(self.log)
         self.iters.append(len(self.losses))
 
-    def after_fit(self): self.losses = [float(o) for o in self.losses]
-    def cleanup_fit(self): self.after_fit()
+    def after_fit(self) -> None: self.losses = [float(o) for o in self.losses]
+    def cleanup_fit(self) -> None: self.after_fit()
 
     def _weights_are_lost(self) -> bool:
         if not self.losses or not math.isnan(float(self.losses[-1])): return False
@@ -84,18 +87,18 @@ class Recorder(Callback):
         return True
 
     def plot_loss(self,
-        skip_start:int=5,        # number of batches to skip at the beginning
-        with_valid:bool=True,    # also plot the validation loss
-        log:bool=False,          # use a logarithmic loss axis
-        show_epochs:bool=False,  # mark the ends of the epochs
-        ax=None                  # axes to draw on; a new figure if not given
-    ):
+        skip_start:int=5,       # number of batches to skip at the beginning
+        with_valid:bool=True,   # also plot the validation loss
+        log:bool=False,         # use a logarithmic loss axis
+        show_epochs:bool=False, # mark the ends of the epochs
+        ax:Any=None             # axes to draw on; a new figure if not given
+    ) -> Any:
         "Plot the smoothed training loss, and the validation loss at the end of each epoch. Return the axes."
         ax = plt.subplots(figsize=(6, 4))[1] if ax is None else ax
         losses = [float(o) for o in self.losses]
         ax.plot(range(skip_start, len(losses)), self._smoothed(losses)[skip_start:], label='train')
         valid = self._valid_losses(skip_start) if with_valid else []
-        if valid: ax.plot(*zip(*valid), 'o-', label='valid')
+        if valid: ax.plot(*zip(*valid, strict=True), 'o-', label='valid')
         if show_epochs:
             for i in self.iters: ax.axvline(i, color='lightgrey', linewidth=1, zorder=0)
         if log: ax.set_yscale('log')
@@ -106,7 +109,7 @@ class Recorder(Callback):
     def _valid_losses(self, skip_start) -> list:
         if not self.values: return []
         col = list(self.metric_names).index('valid_loss') - 1
-        points = [(i, v[col]) for i,v in zip(self.iters, self.values) if len(v) > col]
+        points = [(i, v[col]) for i,v in zip(self.iters, self.values, strict=False) if len(v) > col]
         return [(i, v) for i,v in points if v is not None and i > skip_start]
 
     def _smoothed(self, xs, beta=0.98) -> list:

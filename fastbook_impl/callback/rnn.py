@@ -4,8 +4,10 @@
 __all__ = ['ModelResetter', 'RNNCallback', 'RNNRegularizer', 'rnn_cbs']
 
 # %% ../../nbs/library/4_learner/12_callback_rnn.ipynb #00000002
-from .core import Callback
+from typing import Any
+
 from ..torch_core import is_listy
+from .core import Callback
 
 # %% ../../nbs/library/4_learner/12_callback_rnn.ipynb #00000005
 class ModelResetter(Callback):
@@ -17,7 +19,7 @@ class ModelResetter(Callback):
         self.model.reset()
     before_train = before_validate = _reset
 
-    def cleanup_fit(self):
+    def cleanup_fit(self) -> None:
         if hasattr(self.model, 'reset'): self.model.reset()
 
 # %% ../../nbs/library/4_learner/12_callback_rnn.ipynb #00000007
@@ -25,22 +27,27 @@ class RNNCallback(Callback):
     """Pass only the predictions of a model's `(predictions, raw_out, out)` to the loss.
 
     Store `raw_out` and `out`, the activations `(bs, seq_len, features)` before and after dropout."""
-    raw_out = out = None
-    def after_pred(self):
-        if is_listy(self.pred): self.learn.pred, self.raw_out, self.out = [o[-1] if is_listy(o) else o for o in self.pred]
+    raw_out:Any = None
+    out:Any = None
+    def after_pred(self) -> None:
+        if is_listy(self.pred): _split_pred(self)
+
+def _split_pred(cb): cb.learn.pred, cb.raw_out, cb.out = [o[-1] if is_listy(o) else o for o in cb.pred]
 
 class RNNRegularizer(Callback):
     """Add `alpha` times the mean square of the activations and `beta` times that of their changes to the loss.
 
     Source: Merity et al. 2017."""
-    order, run_valid, raw_out, out = RNNCallback.order + 1, True, None, None
-    def __init__(self, alpha=0., beta=0.): self.alpha, self.beta = alpha, beta
+    order, run_valid = RNNCallback.order + 1, True
+    raw_out:Any = None
+    out:Any = None
+    def __init__(self, alpha:float=0., beta:float=0.): self.alpha, self.beta = alpha, beta
 
-    def after_pred(self):
-        if is_listy(self.pred): RNNCallback.after_pred(self) # the book uses it without `RNNCallback`
+    def after_pred(self) -> None:
+        if is_listy(self.pred): _split_pred(self) # the book uses it without `RNNCallback`
         elif hasattr(self.learn, 'rnn'): self.raw_out, self.out = self.rnn.raw_out, self.rnn.out
 
-    def after_loss(self):
+    def after_loss(self) -> None:
         if not self.training: return
         if self.out is None:
             raise ValueError('RNNRegularizer needs a model that returns (predictions, raw_out, out), '
@@ -50,6 +57,6 @@ class RNNRegularizer(Callback):
         if self.beta and h.shape[1] > 1:
             self.learn.loss_grad = self.learn.loss_grad + self.beta*(h[:, 1:] - h[:, :-1]).float().pow(2).mean()
 
-def rnn_cbs(alpha=0., beta=0.):
+def rnn_cbs(alpha:float=0., beta:float=0.) -> list[Callback]:
     "List the callbacks for training a recurrent network."
     return [ModelResetter(), RNNCallback()] + ([RNNRegularizer(alpha, beta)] if alpha or beta else [])

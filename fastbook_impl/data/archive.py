@@ -4,7 +4,17 @@
 __all__ = ['check_path', 'unpack']
 
 # %% ../../nbs/library/2_data/01_archive.ipynb #00000002
-import bz2, errno, gzip, io, lzma, os, re, shutil, tarfile, zipfile, zlib
+import bz2
+import errno
+import gzip
+import io
+import lzma
+import os
+import re
+import shutil
+import tarfile
+import zipfile
+import zlib
 from collections import deque
 from contextlib import nullcontext
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -12,7 +22,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 # %% ../../nbs/library/2_data/01_archive.ipynb #00000021
 def check_path(
     name:str, # path in an archive
-):
+) -> None:
     "Raise `ValueError` unless `name` stays inside the destination folder on every operating system."
     unsafe = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor or '..' in re.split(r'[\\/]', name)
     if unsafe or '\0' in name: raise ValueError(f'{name!r} in it would be written outside its folder')
@@ -49,8 +59,9 @@ _only = 'and only files and folders are unpacked'
 def _untar(path, limit):
     "Yield (name, stream) for every file in the tar archive `path`, and (name, None) for every folder."
     from tqdm.auto import tqdm
-    bar = dict(total=os.path.getsize(path), desc=f'unpacking {path.name}', leave=False, delay=1)
-    with open(path,'rb') as raw, tqdm.wrapattr(raw, 'read', **bar) as packed, _opener(path)(packed) as f:
+    size, what = os.path.getsize(path), f'unpacking {path.name}'
+    with (open(path,'rb') as raw, tqdm.wrapattr(raw, 'read', size, desc=what, leave=False, delay=1) as packed,
+          _opener(path)(packed) as f):
         stream = _Bounded(f, limit)
         with tarfile.open(fileobj=stream, mode='r|', bufsize=2**18) as tar:
             for o in tar:
@@ -94,7 +105,7 @@ def unpack(
     archive:Path, # a tar (plain, gzip, bzip2, xz) or zip archive
     dest:Path,    # an empty folder
     origin:str,   # path or address of the archive, for messages
-):
+) -> None:
     """Write the folders and files of `archive`, and nothing else, into `dest`.
 
     Raises `ValueError` if the archive is damaged, would write outside `dest`, contains links or devices, or unpacks to

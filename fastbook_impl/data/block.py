@@ -5,52 +5,57 @@ __all__ = ['TransformBlock', 'CategoryBlock', 'MultiCategoryBlock', 'RegressionB
 
 # %% ../../nbs/library/2_data/08_block.ipynb #00000002
 import copy
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import FunctionType, LambdaType, MethodType
+from typing import Any
 
-from torch import Tensor
 from fastcore.basics import ifnone
 from fastcore.foundation import L
+from torch import Tensor
 
-from .core import Datasets, TfmdDL, TfmdLists, describe_item, item_error
-from .transforms import (Categorize, EncodedMultiCategorize, ItemGetter, MultiCategorize,
-                                           OneHotEncode, Pipeline, RandomSplitter,
-                                           RegressionSetup, ToTensor, Transform, mk_transform)
 from ..torch_core import is_listy, no_random
+from .core import Datasets, TfmdDL, TfmdLists, describe_item, item_error
+from .load import DataLoaders
+from .transforms import Categorize, EncodedMultiCategorize, MultiCategorize, OneHotEncode, RegressionSetup
+
+# isort: split
+from .transforms import ItemGetter, Pipeline, RandomSplitter, ToTensor, Transform, mk_transform
 
 # %% ../../nbs/library/2_data/08_block.ipynb #00000007
 class TransformBlock:
     "The transforms that a kind of data needs."
     def __init__(self,
-        type_tfms=None, # create the input or target: open a file, look up a class
-        item_tfms=None, # transforms of an item before it is collated, besides `ToTensor`
-        batch_tfms=None,# transforms of a batch
-        dl_type=None,   # data loader class
-        dls_kwargs=None # further arguments for `dataloaders`
+        type_tfms:Any=None,       # create the input or target: open a file, look up a class
+        item_tfms:Any=None,       # transforms of an item before it is collated, besides `ToTensor`
+        batch_tfms:Any=None,      # transforms of a batch
+        dl_type:type|None=None,   # data loader class
+        dls_kwargs:dict|None=None # further arguments for `dataloaders`
     ):
         self.type_tfms, self.item_tfms, self.batch_tfms = L(type_tfms), L(ToTensor) + L(item_tfms), L(batch_tfms)
         self.dl_type, self.dls_kwargs = dl_type, ifnone(dls_kwargs, {})
 
 # %% ../../nbs/library/2_data/08_block.ipynb #00000009
 def CategoryBlock(
-    vocab=None,  # the classes, in order; inferred from the training set if None
-    sort=True,   # sort the classes that are inferred from the data
-    add_na=False # add a first class '#na#' for unknown labels
-):
+    vocab:Iterable|None=None, # the classes, in order; inferred from the training set if None
+    sort:bool=True,           # sort the classes that are inferred from the data
+    add_na:bool=False         # add a first class '#na#' for unknown labels
+) -> TransformBlock:
     "Return a block for targets with one label per item."
     return TransformBlock(type_tfms=Categorize(vocab=vocab, sort=sort, add_na=add_na))
 
 def MultiCategoryBlock(
-    encoded=False, # the labels are already one-hot encoded, in the order of `vocab`
-    vocab=None,    # the classes; inferred from the training set if None
-    add_na=False   # add a first class '#na#' for unknown labels
-):
+    encoded:bool=False, # the labels are already one-hot encoded, in the order of `vocab`
+    vocab:Any=None,     # the classes; inferred from the training set if None
+    add_na:bool=False         # add a first class '#na#' for unknown labels
+) -> TransformBlock:
     "Return a block for targets with any number of labels per item, including none."
-    return TransformBlock(type_tfms=EncodedMultiCategorize(vocab=vocab) if encoded else [MultiCategorize(vocab=vocab, add_na=add_na), OneHotEncode])
+    if encoded: return TransformBlock(type_tfms=EncodedMultiCategorize(vocab=vocab))
+    return TransformBlock(type_tfms=[MultiCategorize(vocab=vocab, add_na=add_na), OneHotEncode])
 
 def RegressionBlock(
-    n_out=None # number of values in a target; inferred from the data if None
-):
+    n_out:int|None=None # number of values in a target; inferred from the data if None
+) -> TransformBlock:
     "Return a block for numeric targets."
     return TransformBlock(type_tfms=RegressionSetup(c=n_out))
 
@@ -58,7 +63,7 @@ def RegressionBlock(
 class Getter(Transform):
     "A getter that receives the entire item; it is named after its place in the data block, `get_x` or `get_y`."
     takes_tuples = True
-    def __init__(self, f, place):
+    def __init__(self, f:Callable, place:str):
         super().__init__(f)
         name = getattr(f, '__name__', type(f).__name__)
         self._name, self._place = place if name in ('<lambda>', place, 'partial') else f'{place} ({name})', place
@@ -66,28 +71,30 @@ class Getter(Transform):
     def to_state(self) -> dict: return {'f': self._funcs['encodes'][0], 'place': self._place}
 
     @classmethod
-    def from_state(cls, f, place): return cls(f, place)
+    def from_state(cls, f:Callable, place:str) -> 'Getter': return cls(f, place)
 
 def _getters(place, fs):
-    return [Pipeline(None) if f is None else f if isinstance(f, (Transform, Pipeline)) else Getter(f, place) for f in (fs if is_listy(fs) else [fs])]
+    def getter(f): return f if isinstance(f, (Transform, Pipeline)) else Getter(f, place)
+    return [Pipeline(None) if f is None else getter(f) for f in (fs if is_listy(fs) else [fs])]
 
 # %% ../../nbs/library/2_data/08_block.ipynb #0000000c
 class DataBlock:
     "A recipe for building datasets and data loaders: blocks, items, split, inputs, targets and transforms."
-    get_items = splitter = get_x = get_y = None
-    blocks, dl_type = (TransformBlock, TransformBlock), None
+    get_items:Any = None; splitter:Any = None; get_x:Any = None; get_y:Any = None
+    blocks:Any = (TransformBlock, TransformBlock)
+    dl_type:Any = None
 
     def __init__(self,
-        blocks=None,     # kinds of data: inputs first, then targets
-        dl_type=None,    # data loader class; that of the blocks or `TfmdDL` if None
-        getters=None,    # functions, one for each block, instead of `get_x` and `get_y`
-        n_inp=None,      # number of input blocks; all but the last if None
-        item_tfms=None,  # transforms of an item
-        batch_tfms=None, # transforms of a batch
-        get_items=None,  # function that maps the source to the items; None uses the source itself
-        splitter=None,   # function that maps the items to training and validation indices; None: `RandomSplitter()`
-        get_x=None,      # function that maps an item to its input, or a list of functions for several inputs
-        get_y=None       # function that maps an item to its target, or a list of functions for several targets
+        blocks:Any=None,        # kinds of data: inputs first, then targets
+        dl_type:type|None=None, # data loader class; that of the blocks or `TfmdDL` if None
+        getters:Sequence|None=None, # functions, one for each block, instead of `get_x` and `get_y`
+        n_inp:int|None=None,    # number of input blocks; all but the last if None
+        item_tfms:Any=None,     # transforms of an item
+        batch_tfms:Any=None,    # transforms of a batch
+        get_items:Callable|None=None, # function that maps the source to the items; None uses the source itself
+        splitter:Callable|None=None, # maps the items to training and validation indices; None: `RandomSplitter()`
+        get_x:Any=None,         # function that maps an item to its input, or a list of functions for several inputs
+        get_y:Any=None          # function that maps an item to its target, or a list of functions for several targets
     ):
         given = {'get_items': get_items, 'splitter': splitter, 'get_x': get_x, 'get_y': get_y}
         for k,f in given.items():
@@ -121,13 +128,13 @@ class DataBlock:
         self.item_tfms = merge_tfms(*[b.item_tfms for b in self.blocks], item_tfms)
         self.batch_tfms = merge_tfms(*[b.batch_tfms for b in self.blocks], batch_tfms)
 
-    def new(self, item_tfms=None, batch_tfms=None):
+    def new(self, item_tfms:Any=None, batch_tfms:Any=None) -> 'DataBlock':
         "Return a copy with other transforms."
         res = copy.copy(self)
         res._set_tfms(item_tfms, batch_tfms)
         return res
 
-    def datasets(self, source, verbose=False):
+    def datasets(self, source:Any, verbose:bool=False) -> Datasets:
         "Build `Datasets` from the items in `source`, split, with the transforms set up on the training set."
         items, splits = self._items(source, verbose)
         return Datasets(items, tfms=self._type_tfms(), splits=splits, dl_type=self.dl_type, n_inp=self.n_inp,
@@ -145,10 +152,10 @@ class DataBlock:
         return items, splits
 
     def _type_tfms(self):
-        return [_copies(g.fs if isinstance(g, Pipeline) else [g]) + _copies(b.type_tfms) for g,
-                b in zip(self.getters, self.blocks)]
+        def steps(g): return g.fs if isinstance(g, Pipeline) else [g]
+        return [_copies(steps(g)) + _copies(b.type_tfms) for g,b in zip(self.getters, self.blocks, strict=True)]
 
-    def dataloaders(self, source, path='.', verbose=False, **kwargs):
+    def dataloaders(self, source:Any, path:str|Path='.', verbose:bool=False, **kwargs) -> DataLoaders:
         "Build `DataLoaders` from the items in `source`; other arguments, such as `bs`, go to `Datasets.dataloaders`."
         dsets = self.datasets(source, verbose=verbose)
         return dsets.dataloaders(path=path, **{'after_item': _copies(self.item_tfms),
@@ -156,11 +163,11 @@ class DataBlock:
                                                **self.dls_kwargs, **kwargs})
 
     def summary(self,
-        source,           # source of the items
-        bs:int=4,         # number of items in the batch
-        show_batch=False, # show a batch at the end
-        **kwargs          # arguments of `dataloaders`, such as transforms for `before_batch`
-    ):
+        source:Any,            # source of the items
+        bs:int=4,              # number of items in the batch
+        show_batch:bool=False, # show a batch at the end
+        **kwargs               # arguments of `dataloaders`, such as transforms for `before_batch`
+    ) -> None:
         "Pass one item and then a small batch through each step, print each result, and raise an error if a step fails."
         with no_random():
             found = f'a table of {len(source)} rows' if hasattr(source, 'iloc') else describe_item(source)
@@ -192,7 +199,7 @@ class DataBlock:
     def _summary_batch(self, dl, idxs):
         print(f'\nA batch of {len(idxs)} items')
         items = [dl.do_item(i) for i in idxs]
-        for i,o in zip(idxs, items): _say(f'item {i}', o)
+        for i,o in zip(idxs, items, strict=True): _say(f'item {i}', o)
         for f in dl.before_batch.fs: items = f(items); _say(f.name, items[0])
         try: b = dl.create_batch(items)
         except Exception as e:
@@ -203,19 +210,20 @@ class DataBlock:
         for f in Pipeline(_copies(self.batch_tfms)).fs: b = _step(dl.after_batch, f, b, dl)
 
     @classmethod
-    def from_columns(cls, blocks=None, getters=None, get_items=None, **kwargs):
+    def from_columns(cls, blocks:Any=None, getters:Sequence|None=None, get_items:Callable|None=None,
+                     **kwargs) -> 'DataBlock':
         "Create a data block for items stored in columns: `get_items` returns one collection for each block."
         n = len(L(ifnone(blocks, cls.blocks)))
         find = ifnone(get_items, lambda o: o)
         return cls(blocks=blocks, getters=ifnone(getters, [ItemGetter(i) for i in range(n)]),
-                   get_items=lambda o: L(zip(*find(o))), **kwargs)
+                   get_items=lambda o: L(zip(*find(o), strict=False)), **kwargs)
 
 def _kind(f):
     if isinstance(f, type): return f
     if type(f) in (Transform, LambdaType): return id(f)
     return f.__qualname__ if isinstance(f, (FunctionType, MethodType)) else type(f)
 
-def merge_tfms(*tfms):
+def merge_tfms(*tfms) -> L:
     "Merge the collections `tfms`, keeping only the last transform of each class; classes are instantiated."
     last = {_kind(f): f for fs in tfms for f in L(fs)}
     return L(mk_transform(f) for f in last.values())
@@ -231,7 +239,8 @@ def _in_range(splits, n):
 
 # %% ../../nbs/library/2_data/08_block.ipynb #0000001c
 def _describe(o):
-    if isinstance(o, Tensor): return f'{type(o).__name__} of size {"x".join(map(str, o.shape))}, {str(o.dtype)[6:]}' if o.ndim else repr(o)
+    if isinstance(o, Tensor):
+        return f'{type(o).__name__} of size {"x".join(map(str, o.shape))}, {str(o.dtype)[6:]}' if o.ndim else repr(o)
     if isinstance(o, tuple) and 0 < len(o) <= 6: return '(' + ', '.join(map(_describe, o)) + ')'
     return describe_item(o) if hasattr(o, 'iloc') else repr(o)[:100]
 
@@ -245,7 +254,7 @@ def _step(pipe, f, x, items, train_setup=False, item=None):
         y = f(x, split_idx=0)
     except Exception as e:
         print(f'  {name:<30} FAILS on {_describe(x)}')
-        e.step = name
+        e.step = name # pyright: ignore[reportAttributeAccessIssue]
         raise (e if item is None else item_error(e, item)) from e
     _say(name, y)
     return y

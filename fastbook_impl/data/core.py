@@ -5,22 +5,28 @@ __all__ = ['describe_item', 'item_error', 'FilteredBase', 'TfmdLists', 'Datasets
            'typedispatch', 'show_item', 'show_batch', 'show_results', 'show_at', 'test_set']
 
 # %% ../../nbs/library/2_data/07_core.ipynb #00000002
-import warnings
 import itertools
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-from torch import Tensor
+import torch
 from fastcore.basics import detuplify, ifnone, patch
 from fastcore.foundation import L
 from fastcore.xtras import Path
+from torch import Tensor
 
+from ..torch_core import TensorBase, TensorImageBase
+
+# isort: split
+from ..torch_core import default_device, get_grid, is_listy, no_random, show_title, to_device
 from .load import DataLoader, DataLoaders, SkipItemException, UnequalShapes
 from .parallel import thread_map
 from .transforms import Pipeline, ToTensor, TypeDispatch, compose_tfms
-from ..torch_core import TensorBase, TensorImageBase, default_device, get_grid, is_listy, no_random, show_title, to_cpu, to_device
 
 # %% ../../nbs/library/2_data/07_core.ipynb #00000007
-def describe_item(item, i=None):
+def describe_item(item:Any, i:int|None=None) -> str:
     "Return a short description of an item for messages: its path, its text, or its row in a table."
     if hasattr(item, 'columns'): return 'the table'
     if hasattr(item, 'iloc'): return f'row {item.name}'
@@ -28,236 +34,297 @@ def describe_item(item, i=None):
     text = repr(item) if len(repr(item)) <= 100 else type(item).__name__
     return text if i is None else f'item {i}, {text}'
 
-def item_error(e, item, i=None):
+def item_error(e:Exception, item:Any, i:int|None=None) -> Exception:
     "Return the error `e` with the name of the failing item in its message, or `e` itself if it already names the item."
     msg = str(e.args[0]) if isinstance(e, KeyError) and e.args else str(e)
+    columns = list(item.index) if isinstance(e, KeyError) and hasattr(item, 'iloc') else None
     named = hasattr(e, 'item') or isinstance(item, (str, Path)) and len(str(item)) > 2 and str(item) in msg
     if named or isinstance(e, SkipItemException): return e
-    if isinstance(e, KeyError) and hasattr(item, 'iloc') and not msg.startswith('the table has no column'):
-        msg = f"{msg!r}; the row has {', '.join(map(repr, item.index))}"
+    if columns is not None and not msg.startswith('the table has no column'):
+        msg = f"{msg!r}; the row has {', '.join(map(repr, columns))}"
     step = getattr(e, 'step', None) or 'a transform'
     msg = f'{step}: {msg}' if isinstance(e, (ValueError, OSError)) else f'{step} raised {type(e).__name__}: {msg}'
     res = (type(e) if isinstance(e, FileNotFoundError) else ValueError)(f'{describe_item(item, i)}: {msg}')
-    res.item = item
+    res.item = item # pyright: ignore[reportAttributeAccessIssue]
     return res.with_traceback(e.__traceback__)
 
 # %% ../../nbs/library/2_data/07_core.ipynb #00000009
 class FilteredBase:
     "Base class for datasets that are split into a training set and a validation set."
-    _dl_type, _dbunch_type = None, DataLoaders # `_dl_type` is TfmdDL, below
+    _dl_type:Any = None # TfmdDL, below
+    _dbunch_type = DataLoaders
+    splits:Any
+    subset:Any
+
+    def __len__(self) -> int: raise NotImplementedError
 
     @property
-    def n_subsets(self): return len(self.splits)
+    def n_subsets(self) -> int: return len(self.splits)
     @property
-    def train(self): return self.subset(0)
+    def train(self) -> Any: return self.subset(0)
     @property
-    def valid(self):
+    def valid(self) -> Any:
         if self.n_subsets < 2:
             raise IndexError(f'this {type(self).__name__} has no validation set: '
                              f'pass splits=(training indices, validation indices)')
         return self.subset(1)
 
+    def dataloaders(self,
+        bs:int=64,         # number of items in a batch
+        shuffle_train:bool|None=None, # older name of `shuffle`
+        shuffle:bool=True, # shuffle the training set
+        val_shuffle:bool=False, # shuffle the validation set
+        n:int|None=None,   # maximum number of training items
+        path:str|Path='.', # folder for the models trained on this data
+        dl_type:type|None=None, # data loader class
+        dl_kwargs:list[dict]|None=None, # list of dictionaries, with further arguments for each split
+        device:str|torch.device|None=None, # device of the batches; `default_device()` if None
+        drop_last:bool|None=None, # drop the last training batch if it is not full; same as `shuffle` if None
+        val_bs:int|None=None, # number of items in a validation batch; same as `bs` if None
+        **kwargs           # loader arguments: `after_item`, `after_batch`, `num_workers` …; with `val_`, for validation
+    ) -> DataLoaders:
+        "Create `DataLoaders` with a loader for each split."
+        shuffle, device = ifnone(shuffle_train, shuffle), ifnone(device, default_device())
+        drop_last, dl_kwargs = ifnone(drop_last, shuffle), ifnone(dl_kwargs, [{}]*self.n_subsets)
+        fills = drop_last and getattr(dl_type or self._dl_type, '_counts_items', True) # rows may not be items
+        self._check_sizes(min(len(self.splits[0]), ifnone(n, len(self))), bs, fills)
+        val = {k[4:]: kwargs.pop(k) for k in list(kwargs) if k.startswith('val_')}
+        train = {'bs': bs, 'shuffle': shuffle, 'drop_last': drop_last, 'n': n, 'device': device}
+        valid = {'bs': ifnone(val_bs, bs), 'shuffle': val_shuffle, 'drop_last': False, 'n': None}
+        first = (dl_type or self._dl_type)(self.subset(0), **{**kwargs, **train, **dl_kwargs[0]})
+        rest = [first.new(self.subset(i), **{**_not_pipes(kwargs), **valid, **val,
+                                             **dl_kwargs[i]}) for i in range(1, self.n_subsets)]
+        return self._dbunch_type(first, *rest, path=path, device=device)
+
+    def _check_sizes(self, n, bs, drop_last):
+        if n == 0: raise ValueError('the training set is empty: check the items and the splitter')
+        if drop_last and isinstance(bs, int) and n < bs:
+            raise ValueError(f'the training set has {n} items, fewer than one batch of {bs}, and incomplete batches '
+                             f'are dropped, so no training batches are left: pass a smaller batch size such as '
+                             f'bs={max(1, n//2)}, or drop_last=False')
+        if self.n_subsets > 1 and len(self.splits[1]) == 0:
+            warnings.warn('the validation set is empty: validation loss and metrics are unavailable', stacklevel=3)
+
+def _not_pipes(kwargs): return {k: v for k,v in kwargs.items() if k not in (*_batch_tfms, 'verbose', 'do_setup')}
+
 # %% ../../nbs/library/2_data/07_core.ipynb #0000000a
 class TfmdLists(FilteredBase):
     "A lazy list that applies the pipeline of `tfms` to `items`."
     def __init__(self,
-        items,            # a list, array, table, or any other collection with a length and indexing
-        tfms,             # transforms of the pipeline
-        use_list=None,    # True: convert even an array or a table to a list
-        do_setup=True,    # set up the transforms on the items
-        split_idx=None,   # 0: these are training items; 1: validation items
-        train_setup=True, # set up the transforms on the training items only
-        splits=None,      # indices of the training set, the validation set, …
-        types=None,       # types of an item before, between and after the transforms; recorded during setup
-        verbose=False,    # print each setup step
-        dl_type=None      # data loader class; `TfmdDL` if None
+        items:Any,                 # a list, array, table, or any other collection with a length and indexing
+        tfms:Any,                  # transforms of the pipeline
+        use_list:bool|None=None,   # True: convert even an array or a table to a list
+        do_setup:bool=True,        # set up the transforms on the items
+        split_idx:int|None=None,   # 0: these are training items; 1: validation items
+        train_setup:bool=True,     # set up the transforms on the training items only
+        splits:Sequence|None=None, # indices of the training set, the validation set, …
+        types:list|None=None,      # types of an item before, between and after the transforms; recorded during setup
+        verbose:bool=False,        # print each setup step
+        dl_type:type|None=None     # data loader class; `TfmdDL` if None
     ):
-        self.items = items if (hasattr(items, 'iloc') or hasattr(items, 'shape')) and not use_list else L(items, use_list=True)
+        as_is = (hasattr(items, 'iloc') or hasattr(items, 'shape')) and not use_list
+        self.items = items if as_is else L(items, use_list=True)
         self.splits = [_ints(s) for s in splits] if splits is not None else [range(len(self.items))]
         self.tfms, self.types, self.split_idx = Pipeline(tfms, split_idx=split_idx), types, split_idx
         if dl_type is not None: self._dl_type = dl_type
         if verbose: print(f'Setting up {self.tfms}')
         if do_setup: self.setup(train_setup)
 
-    def __len__(self): return len(self.items)
-    def __iter__(self): return (self[i] for i in range(len(self)))
+    def __len__(self) -> int: return len(self.items)
+    def __iter__(self) -> Iterator: return (self[i] for i in range(len(self)))
     def __repr__(self): return f'{type(self).__name__}: {len(self)} items\ntfms - {self.tfms}'
-    def __getattr__(self, k):
-        if k[0] == '_' or 'tfms' not in self.__dict__: raise AttributeError(f'{type(self).__name__} has no attribute {k!r}')
+    def __getattr__(self, k:str) -> Any:
+        if k[0] == '_' or 'tfms' not in self.__dict__:
+            raise AttributeError(f'{type(self).__name__} has no attribute {k!r}')
         return getattr(self.tfms, k)
 
-def _ints(idxs): return range(len(idxs)) if isinstance(idxs, range) and idxs == range(len(idxs)) else [int(i) for i in idxs]
+    def __getitem__(self, idx:Any) -> Any:
+        if _is_index(idx): return self._transformed(_pick(self.items, idx), idx)
+        return L(self._transformed(o, None) for o in _each(_pick(self.items, idx)))
+
+    def _transformed(self, item, i):
+        try: return self.tfms(item)
+        except Exception as e: raise item_error(e, item, i) from e
+
+    def _new(self, items, split_idx=None, **kwargs):
+        same = dict(tfms=self.tfms, do_setup=False, types=self.types, split_idx=ifnone(split_idx, self.split_idx),
+                    dl_type=self._dl_type)
+        return type(self)(items, **{**same, **kwargs})
+
+    def subset(self, i:int) -> 'TfmdLists':
+        "Return subset `i`, which shares the transforms: 0 is the training set, 1 the validation set."
+        return self._new(_pick(self.items, list(self.splits[i])), split_idx=i)
+
+    def setup(self, train_setup:bool=True) -> None:
+        "Set up the transforms on the items, and record the type of an item after each transform."
+        self.tfms.setup(self, train_setup)
+        if len(self) and len(self.splits[0]): self.types = self._trace(self.splits[0][0])
+
+    def _trace(self, i):
+        with no_random():
+            x = item = _pick(self.items, i)
+            types = [type(x)]
+            for f in self.tfms.fs:
+                try: x = f(x, split_idx=self.split_idx)
+                except Exception as e:
+                    if not hasattr(e, 'step'):
+                        e.step = getattr(f, 'name', None) # pyright: ignore[reportAttributeAccessIssue]
+                    raise item_error(e, item, i) from e
+                types.append(type(x))
+        return types
+
+    def decode(self, o:Any, full:bool=True) -> Any:
+        "Undo the transforms on `o`; with `full=False`, stop as soon as the result has a `show` method."
+        return self.tfms.decode(o, full=full)
+
+    def show(self, o:Any, ctx:Any=None, **kwargs) -> Any:
+        "Decode `o` as far as needed, and show it on the axes `ctx`."
+        return self.tfms.show(o, ctx=ctx, **kwargs)
+
+    def new_empty(self) -> 'TfmdLists':
+        "Return an empty copy with the same transforms."
+        return self._new([], splits=None)
+
+    @contextmanager
+    def set_split_idx(self, i:int|None) -> Iterator:
+        "Treat the items as those of split `i` inside a `with` block: 0 is the training set, 1 the validation set."
+        before, self.split_idx, self.tfms.split_idx = self.split_idx, i, i
+        try: yield self
+        finally: self.split_idx = self.tfms.split_idx = before
+
+    def infer_idx(self, x:Any) -> int:
+        "Return the index of the transform at which a new item `x` enters the pipeline."
+        kinds = self.types or [object]
+        for i,t in enumerate(kinds):
+            if isinstance(x, t) or _alike(x, t): return i
+        paths = [i for i,t in enumerate(kinds[:-1]) if issubclass(t, (str, Path))]
+        if paths and not hasattr(x, 'columns') and (
+            isinstance(x, bytes) or any(hasattr(x, a) for a in ('__array__', '__array_interface__', 'read'))
+        ): return paths[-1] # a transform that opens files accepts these too
+        names = ', '.join(dict.fromkeys(t.__name__ for t in kinds))
+        raise TypeError(f'a new item should be one of {names}, the types that the pipeline accepts, '
+                        f'but it is a {type(x).__name__}')
+
+    def _for_new(self, items, skip=None):
+        res = self._new(items, split_idx=1, splits=None)
+        if not len(res): raise ValueError('there are no items to predict: the list is empty')
+        skip = res.infer_idx(_pick(res.items, 0)) if skip is None else skip
+        res.tfms.fs = res.tfms.fs[skip:]
+        return res
 
 # %% ../../nbs/library/2_data/07_core.ipynb #0000000b
 def _is_index(i): return isinstance(i, int) or hasattr(i, '__index__') and getattr(i, 'ndim', 0) == 0
 
 def _pick(items, idx):
     if hasattr(items, 'iloc'): return items.iloc[idx]
-    return items[idx] if _is_index(idx) or isinstance(idx, slice) or hasattr(items, 'shape') else L(items[int(i)] for i in idx)
-
-@patch
-def __getitem__(self:TfmdLists, idx):
-    if _is_index(idx): return self._transformed(_pick(self.items, idx), idx)
-    return L(self._transformed(o, None) for o in _each(_pick(self.items, idx)))
+    if _is_index(idx) or isinstance(idx, slice) or hasattr(items, 'shape'): return items[idx]
+    return L(items[int(i)] for i in idx)
 
 def _each(items): return (items.iloc[i] for i in range(len(items))) if hasattr(items, 'iloc') else items
 
-@patch
-def _transformed(self:TfmdLists, item, i):
-    try: return self.tfms(item)
-    except Exception as e: raise item_error(e, item, i) from e
+def _ints(idxs):
+    return range(len(idxs)) if isinstance(idxs, range) and idxs == range(len(idxs)) else [int(i) for i in idxs]
 
-# %% ../../nbs/library/2_data/07_core.ipynb #0000000d
-@patch
-def _new(self:TfmdLists, items, split_idx=None, **kwargs):
-    same = dict(tfms=self.tfms, do_setup=False, types=self.types, split_idx=ifnone(split_idx, self.split_idx), dl_type=self._dl_type)
-    return type(self)(items, **{**same, **kwargs})
-
-@patch
-def subset(self:TfmdLists, i):
-    "Return subset `i`, which shares the transforms: 0 is the training set, 1 the validation set."
-    return self._new(_pick(self.items, list(self.splits[i])), split_idx=i)
-
-# %% ../../nbs/library/2_data/07_core.ipynb #0000000f
-@patch
-def setup(self:TfmdLists, train_setup=True):
-    "Set up the transforms on the items, and record the type of an item after each transform."
-    self.tfms.setup(self, train_setup)
-    if len(self) and len(self.splits[0]): self.types = self._trace(self.splits[0][0])
-
-@patch
-def _trace(self:TfmdLists, i):
-    with no_random():
-        x = item = _pick(self.items, i)
-        types = [type(x)]
-        for f in self.tfms.fs:
-            try: x = f(x, split_idx=self.split_idx)
-            except Exception as e:
-                if not hasattr(e, 'step'): e.step = getattr(f, 'name', None)
-                raise item_error(e, item, i) from e
-            types.append(type(x))
-    return types
-
-# %% ../../nbs/library/2_data/07_core.ipynb #00000011
-@patch
-def decode(self:TfmdLists, o, full=True):
-    "Undo the transforms on `o`; with `full=False`, stop as soon as the result has a `show` method."
-    return self.tfms.decode(o, full=full)
-
-@patch
-def show(self:TfmdLists, o, ctx=None, **kwargs):
-    "Decode `o` as far as needed, and show it on the axes `ctx`."
-    return self.tfms.show(o, ctx=ctx, **kwargs)
-
-@patch
-def new_empty(self:TfmdLists):
-    "Return an empty copy with the same transforms."
-    return self._new([], splits=None)
+def _alike(x, t):
+    return isinstance(x, (str, Path)) and issubclass(t, (str, Path)) and t in (str, *Path().__class__.__mro__)
 
 # %% ../../nbs/library/2_data/07_core.ipynb #00000015
 class Datasets(FilteredBase):
     "A dataset that passes each item through several pipelines: `dsets[i]` is the tuple of their results."
+    tls:Any
+
     def __init__(self,
-        items=None,   # as for `TfmdLists`
-        tfms=None,    # lists of transforms, one list for each element of the tuple
-        tls=None,     # existing `TfmdLists`, instead of `items` and `tfms`
-        n_inp=None,   # number of input elements; all but the last if None
-        dl_type=None, # data loader class
-        **kwargs      # arguments of `TfmdLists`: `splits`, `do_setup`, `verbose` …
+        items:Any=None,          # as for `TfmdLists`
+        tfms:Sequence|None=None, # lists of transforms, one list for each element of the tuple
+        tls:Sequence|None=None,  # existing `TfmdLists`, instead of `items` and `tfms`
+        n_inp:int|None=None,     # number of input elements; all but the last if None
+        dl_type:type|None=None,  # data loader class
+        **kwargs                 # arguments of `TfmdLists`: `splits`, `do_setup`, `verbose` …
     ):
         self.tls = L(tls) if tls is not None else L(TfmdLists(items, t, **kwargs) for t in ifnone(tfms, [None]))
         self.n_inp = ifnone(n_inp, max(1, len(self.tls)-1))
         if dl_type is not None: self._dl_type = dl_type
 
-    def __len__(self): return len(self.tls[0])
-    def __iter__(self): return (self[i] for i in range(len(self)))
+    def __len__(self) -> int: return len(self.tls[0])
+    def __iter__(self) -> Iterator: return (self[i] for i in range(len(self)))
     def __repr__(self):
         n = len(self)
         return f'(#{n}) [' + ', '.join(repr(self[i]) for i in range(min(n, 10))) + (', ...]' if n > 10 else ']')
-    def __getattr__(self, k):
-        found = [] if k[0] == '_' or 'tls' not in self.__dict__ else [getattr(tl, k) for tl in self.tls if hasattr(tl, k)]
-        if not found: raise AttributeError(f'{type(self).__name__} has no attribute {k!r}, and none of its transforms has')
+    def __getattr__(self, k:str) -> Any:
+        own = [] if k[0] == '_' or 'tls' not in self.__dict__ else self.tls
+        found = [getattr(tl, k) for tl in own if hasattr(tl, k)]
+        if not found:
+            raise AttributeError(f'{type(self).__name__} has no attribute {k!r}, and none of its transforms has')
         return found[0] if len(found) == 1 else L(found)
 
-# %% ../../nbs/library/2_data/07_core.ipynb #00000016
-for _k in 'items', 'splits', 'split_idx': setattr(Datasets, _k, property(lambda self, k=_k: getattr(self.tls[0], k)))
-for _k in 'tfms', 'types': setattr(Datasets, _k, property(lambda self, k=_k: self.tls.attrgot(k)))
+    @property
+    def items(self) -> Any: return self.tls[0].items
+    @property
+    def splits(self) -> Any: return self.tls[0].splits
+    @property
+    def split_idx(self) -> int|None: return self.tls[0].split_idx
+    @property
+    def tfms(self) -> L: return self.tls.attrgot('tfms')
+    @property
+    def types(self) -> L: return self.tls.attrgot('types')
 
-# %% ../../nbs/library/2_data/07_core.ipynb #00000017
-@patch
-def __getitem__(self:Datasets, idx):
-    if not _is_index(idx): return L(zip(*[tl[idx] for tl in self.tls]))
-    if any(tl.items is not self.items for tl in self.tls[1:]): return tuple(tl[idx] for tl in self.tls)
-    item = _pick(self.items, idx) # fetched once, because creating a table row is slow
-    return tuple(tl._transformed(item, idx) for tl in self.tls)
+    def __getitem__(self, idx:Any) -> Any:
+        if not _is_index(idx): return L(zip(*[tl[idx] for tl in self.tls], strict=True))
+        if any(tl.items is not self.items for tl in self.tls[1:]): return tuple(tl[idx] for tl in self.tls)
+        item = _pick(self.items, idx) # fetched once, because creating a table row is slow
+        return tuple(tl._transformed(item, idx) for tl in self.tls)
 
-# %% ../../nbs/library/2_data/07_core.ipynb #00000018
-@patch
-def subset(self:Datasets, i):
-    "Return subset `i`: 0 is the training set, 1 the validation set."
-    return self._with([tl.subset(i) for tl in self.tls])
+    def subset(self, i:int) -> 'Datasets':
+        "Return subset `i`: 0 is the training set, 1 the validation set."
+        return self._with([tl.subset(i) for tl in self.tls])
 
-@patch
-def _with(self:Datasets, tls):
-    items = tls[0].items
-    for tl in tls[1:]: tl.items = items
-    return type(self)(tls=tls, n_inp=min(self.n_inp, len(tls)), dl_type=self._dl_type)
+    def _with(self, tls):
+        items = tls[0].items
+        for tl in tls[1:]: tl.items = items
+        return type(self)(tls=tls, n_inp=min(self.n_inp, len(tls)), dl_type=self._dl_type)
 
-@patch
-def new_empty(self:Datasets):
-    "Return an empty copy with the same transforms."
-    return self._with([tl.new_empty() for tl in self.tls])
+    def new_empty(self) -> 'Datasets':
+        "Return an empty copy with the same transforms."
+        return self._with([tl.new_empty() for tl in self.tls])
 
-@patch
-def decode(self:Datasets, o, full=True):
-    "Decode each element of the tuple `o` with its pipeline."
-    return tuple(tl.decode(p, full=full) for p,tl in zip(o, self.tls))
+    def decode(self, o:Any, full:bool=True) -> tuple:
+        "Decode each element of the tuple `o` with its pipeline."
+        return tuple(tl.decode(p, full=full) for p,tl in zip(o, self.tls, strict=False))
 
-@patch
-def show(self:Datasets, o, ctx=None, **kwargs):
-    "Show the elements of `o` in order on the axes `ctx`."
-    for p,tl in zip(o, self.tls): ctx = tl.show(p, ctx=ctx, **kwargs)
-    return ctx
+    def show(self, o:Any, ctx:Any=None, **kwargs) -> Any:
+        "Show the elements of `o` in order on the axes `ctx`."
+        for p,tl in zip(o, self.tls, strict=False): ctx = tl.show(p, ctx=ctx, **kwargs)
+        return ctx
 
-# %% ../../nbs/library/2_data/07_core.ipynb #0000001b
-@patch
-@contextmanager
-def set_split_idx(self:TfmdLists, i):
-    "Treat the items as those of split `i` inside a `with` block: 0 is the training set, 1 the validation set."
-    before, self.split_idx, self.tfms.split_idx = self.split_idx, i, i
-    try: yield self
-    finally: self.split_idx = self.tfms.split_idx = before
-
-@patch
-@contextmanager
-def set_split_idx(self:Datasets, i):
-    "Treat the items as those of split `i` inside a `with` block: 0 is the training set, 1 the validation set."
-    before = [tl.split_idx for tl in self.tls]
-    for tl in self.tls: tl.split_idx = tl.tfms.split_idx = i
-    try: yield self
-    finally:
-        for tl,b in zip(self.tls, before): tl.split_idx = tl.tfms.split_idx = b
+    @contextmanager
+    def set_split_idx(self, i:int|None) -> Iterator:
+        "Treat the items as those of split `i` inside a `with` block: 0 is the training set, 1 the validation set."
+        before = [tl.split_idx for tl in self.tls]
+        for tl in self.tls: tl.split_idx = tl.tfms.split_idx = i
+        try: yield self
+        finally:
+            for tl,b in zip(self.tls, before, strict=True): tl.split_idx = tl.tfms.split_idx = b
 
 # %% ../../nbs/library/2_data/07_core.ipynb #0000001e-2
 _batch_tfms = 'after_item', 'before_batch', 'after_batch'
 
-def types_of(b):
+def types_of(b:Any) -> Any:
     "Return the types in the batch `b`: a class, or for a tuple its class and a list of the types of its elements."
     return (type(b), [types_of(o) for o in b]) if isinstance(b, (tuple, list)) else type(b)
 
-def with_types(b, types):
+def with_types(b:Any, types:Any) -> Any:
     "Convert the plain tensors and tuples in the batch `b` to `types`."
     if isinstance(types, tuple) and isinstance(b, (tuple, list)):
-        parts = [with_types(o, t) for o,t in zip(b, types[1])]
+        parts = [with_types(o, t) for o,t in zip(b, types[1], strict=False)]
         return tuple.__new__(types[0] if issubclass(types[0], tuple) and len(parts) == len(types[1]) else tuple, parts)
-    plain = type(b) is Tensor and isinstance(types, type) and issubclass(types, TensorBase)
-    return b.as_subclass(types) if plain else b
+    if type(b) is Tensor and isinstance(types, type) and issubclass(types, TensorBase): return b.as_subclass(types)
+    return b
 
 def _samples(b, max_n):
     "Return the first `max_n` samples of the batch `b` as a list."
     if not isinstance(b, (tuple, list)): return list(b[:max_n])
     kind = type(b) if isinstance(b, tuple) else tuple
-    return [tuple.__new__(kind, o) for o in zip(*[_samples(p, max_n) for p in b])]
+    return [tuple.__new__(kind, o) for o in zip(*[_samples(p, max_n) for p in b], strict=False)]
 
 def _shapes(o):
     "Return the shapes of the tensors in the item `o`."
@@ -274,10 +341,11 @@ class TfmdDL(DataLoader):
     """A `DataLoader` whose `after_item`, `before_batch` and `after_batch` are pipelines.
 
     It can decode its batches and show them."""
-    _kinds = None # the types in a batch, once they are known
+    _kinds:Any = None # the types in a batch, once they are known
+    after_item:Any; before_batch:Any; after_batch:Any
 
     def __init__(self,
-        dataset,                   # any collection of items
+        dataset:Any,               # any collection of items
         bs:int=64,                 # number of items in a batch
         shuffle:bool=False,        # draw a new order for every epoch
         num_workers:int|None=None, # number of worker processes; None or 0: load in this process, in several threads
@@ -293,13 +361,13 @@ class TfmdDL(DataLoader):
             pipe.setup(self)
 
     @property
-    def kinds(self):
+    def kinds(self) -> Any:
         "The types in a batch, as `types_of` returns them. Set them for a loader that has no items to infer them from."
         return self._one_pass()
     @kinds.setter
-    def kinds(self, v): self._kinds = v
+    def kinds(self, v:Any) -> None: self._kinds = v
 
-    def __getattr__(self, k:str):
+    def __getattr__(self, k:str) -> Any:
         "Look up an attribute in the dataset, and then in the transforms, which may hold names of classes."
         try: return DataLoader.__getattr__(self, k)
         except AttributeError:
@@ -309,17 +377,17 @@ class TfmdDL(DataLoader):
             if not found: raise
             return found[0]
 
-    def before_iter(self):
+    def before_iter(self) -> None:
         "Set the split index of the pipelines."
         for k in _batch_tfms:
             pipe = getattr(self, k)
             if isinstance(pipe, Pipeline): pipe.split_idx = getattr(self.dataset, 'split_idx', None)
 
-    def add_tfms(self, tfms, event:str):
+    def add_tfms(self, tfms:Any, event:str) -> None:
         "Add `tfms` to the pipeline `event`."
         getattr(self, event).add(tfms)
 
-    def new(self, dataset=None, cls:type|None=None, do_setup:bool=False, **kwargs):
+    def new(self, dataset:Any=None, cls:type|None=None, do_setup:bool=False, **kwargs) -> 'TfmdDL':
         "Return a loader like this one, for another `dataset` or with other arguments. Set up only the new transforms."
         res = DataLoader.new(self, dataset, cls, do_setup=do_setup, **kwargs)
         for k in _batch_tfms:
@@ -334,7 +402,7 @@ class TfmdDL(DataLoader):
         changed = self.__dict__.keys() - empty
         return all(n not in changed and getattr(type(self), n) is getattr(TfmdDL, n) for n in names)
 
-    def do_item(self, i):
+    def do_item(self, i:Any) -> Any:
         "Return item `i` after `after_item`, or None if the item is skipped."
         return self._made(i, self.after_item)
 
@@ -345,8 +413,8 @@ class TfmdDL(DataLoader):
 
     def _in_threads(self):
         "Return `ToTensor` if it comes last in `after_item` and item and batch creation is not overridden; else None."
-        fs = self.after_item.fs if isinstance(self.after_item, Pipeline) else ()
-        free = self.bs is not None and len(fs) and isinstance(fs[-1], ToTensor) and self._is_ours('do_item', 'do_batch')
+        fs = list(self.after_item.fs) if isinstance(self.after_item, Pipeline) else []
+        free = self.bs is not None and fs and isinstance(fs[-1], ToTensor) and self._is_ours('do_item', 'do_batch')
         return fs[-1] if free else None
 
     def _items(self, start, idxs, epoch_seed):
@@ -364,7 +432,10 @@ class TfmdDL(DataLoader):
 
     def _make_batch(self, task):
         try: return super()._make_batch(task)
-        except UnequalShapes as e: raise self._unequal(task[1]) or e
+        except UnequalShapes as e:
+            named = self._unequal(task[1])
+            if named is None: raise
+            raise named from e
 
     def _name(self, i):
         items = getattr(self.dataset, 'items', None)
@@ -378,7 +449,7 @@ class TfmdDL(DataLoader):
         shapes = [(i, _shapes(self.do_item(i))) for i in idxs]
         i, a = shapes[0]
         for j,b in shapes:
-            for p,q in zip(a, b):
+            for p,q in zip(a, b, strict=False):
                 if p != q:
                     return ValueError(f'the items of a batch must have one shape, and {self._name(i)} has {p} and '
                                       f'{self._name(j)} has {q}. '
@@ -404,11 +475,11 @@ class TfmdDL(DataLoader):
         kinds = self._one_pass()
         return max(1, len(kinds[1])-1) if isinstance(kinds, tuple) else 1
 
-    def decode(self, b):
+    def decode(self, b:Any) -> Any:
         "Undo `after_batch` on the batch `b`, restoring its types first if it is plain, and move it to the CPU."
-        return to_cpu(self.after_batch.decode(with_types(b, self._one_pass())))
+        return to_device(self.after_batch.decode(with_types(b, self._one_pass())), 'cpu')
 
-    def decode_batch(self, b, max_n:int=9, full:bool=True) -> L:
+    def decode_batch(self, b:Any, max_n:int=9, full:bool=True) -> L:
         "Decode the first `max_n` items of the batch `b`; unless `full`, stop as soon as an item has a `show` method."
         return self._decoded_items(self.decode(b), max_n, full)
 
@@ -421,7 +492,8 @@ class TfmdDL(DataLoader):
 
     # Showing
 
-    def show_batch(self, b=None, max_n:int=9, ctxs=None, show:bool=True, unique:bool=False, **kwargs):
+    def show_batch(self, b:Any=None, max_n:int=9, ctxs:Sequence|None=None, show:bool=True, unique:bool=False,
+                   **kwargs) -> Any:
         """Show up to `max_n` items of the batch `b`, or of a new batch if `b` is None.
 
         `unique` shows the same item several times, to display the effect of augmentation."""
@@ -444,7 +516,7 @@ class TfmdDL(DataLoader):
         if hasattr(b, 'show') or not isinstance(b, tuple): return b, None, samples.map(_plain_numbers)
         return detuplify(b[:self.n_inp]), detuplify(b[self.n_inp:]), samples
 
-    def show_results(self, b, out, max_n:int=9, ctxs=None, show:bool=True, **kwargs):
+    def show_results(self, b:Any, out:Any, max_n:int=9, ctxs:Sequence|None=None, show:bool=True, **kwargs) -> Any:
         "Show items of the batch `b` beside the predictions `out`, which the loss function has decoded."
         x, y, samples = self._for_show(b, max_n)
         answered = (*b[:self.n_inp], *(out if is_listy(out) else (out,)))
@@ -456,7 +528,7 @@ class TfmdDL(DataLoader):
 FilteredBase._dl_type = TfmdDL
 
 # %% ../../nbs/library/2_data/07_core.ipynb #00000032
-def typedispatch(f):
+def typedispatch(f:Callable) -> TypeDispatch:
     "Register `f` with the `TypeDispatch` of the same name in the module of `f` or in this one, or create a new one."
     for scope in f.__globals__, globals():
         known = scope.get(f.__name__)
@@ -468,7 +540,7 @@ def typedispatch(f):
 # %% ../../nbs/library/2_data/07_core.ipynb #00000034
 def _has_picture(o): return isinstance(o, TensorImageBase) or isinstance(o, (tuple, list)) and any(map(_has_picture, o))
 
-def show_item(o, ctx=None, **kwargs):
+def show_item(o:Any, ctx:Any=None, **kwargs) -> Any:
     "Show `o`, or each element of the tuple `o` on top of the one before, on the axes `ctx`."
     if hasattr(o, 'show'): return o.show(ctx=ctx, **kwargs)
     if isinstance(o, tuple):
@@ -476,7 +548,7 @@ def show_item(o, ctx=None, **kwargs):
         return ctx
     return ctx if isinstance(o, Tensor) and o.ndim else show_title(o, ctx=ctx)
 
-def _contexts(samples, ctxs, n, nrows=None, ncols=None, figsize=None):
+def _contexts(samples, ctxs, n, nrows=None, ncols=None, figsize=None) -> Any:
     if ctxs is not None: return ctxs
     if not n or not _has_picture(samples[0]): return [None]*n
     axs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize)
@@ -487,114 +559,54 @@ def _contexts(samples, ctxs, n, nrows=None, ncols=None, figsize=None):
 
 # %% ../../nbs/library/2_data/07_core.ipynb #00000035
 @TypeDispatch
-def show_batch(x, y, samples, ctxs=None, max_n=9, nrows=None, ncols=None, figsize=None, **kwargs):
+def show_batch(x:Any, y:Any, samples:Sequence, ctxs:Sequence|None=None, max_n:int=9, nrows:int|None=None,
+               ncols:int|None=None,
+               figsize:tuple|None=None, **kwargs) -> Any:
     "Show the decoded `samples` of a batch with inputs `x` and targets `y`."
     n = min(len(samples), max_n)
-    ctxs = _contexts(samples, ctxs, n, nrows, ncols, figsize)
-    return [show_item(o, ctx=c, **kwargs) for o,c in zip(samples[:n], ctxs)]
+    axs = _contexts(samples, ctxs, n, nrows, ncols, figsize)
+    return [show_item(o, ctx=c, **kwargs) for o,c in zip(samples[:n], axs, strict=False)]
 
 @TypeDispatch
-def show_results(x, y, samples, outs, ctxs=None, max_n=9, nrows=None, ncols=None, figsize=None, **kwargs):
+def show_results(x:Any, y:Any, samples:Sequence, outs:Sequence, ctxs:Sequence|None=None, max_n:int=9,
+                 nrows:int|None=None,
+                 ncols:int|None=None, figsize:tuple|None=None, **kwargs) -> Any:
     "Show the decoded `samples` of a batch, each with its prediction from `outs`."
     n = min(len(samples), max_n)
-    ctxs = _contexts(samples, ctxs, n, nrows, ncols, figsize)
-    return [show_item(out, ctx=show_item(o, ctx=c, **kwargs)) for o,out,c in zip(samples[:n], outs, ctxs)]
+    axs = _contexts(samples, ctxs, n, nrows, ncols, figsize)
+    return [show_item(out, ctx=show_item(o, ctx=c, **kwargs)) for o,out,c in zip(samples[:n], outs, axs, strict=False)]
 
 # %% ../../nbs/library/2_data/07_core.ipynb #0000003e
-def show_at(o, idx, **kwargs):
+def show_at(o:Any, idx:Any, **kwargs) -> Any:
     "Show item `idx` of the dataset `o`."
     return o.show(o[idx], **kwargs)
 
-# %% ../../nbs/library/2_data/07_core.ipynb #00000041
-@patch
-def dataloaders(self:FilteredBase,
-    bs:int=64,          # number of items in a batch
-    shuffle_train=None, # older name of `shuffle`
-    shuffle=True,       # shuffle the training set
-    val_shuffle=False,  # shuffle the validation set
-    n=None,             # maximum number of training items
-    path='.',           # folder for the models trained on this data
-    dl_type=None,       # data loader class
-    dl_kwargs=None,     # list of dictionaries, with further arguments for each split
-    device=None,        # device of the batches; `default_device()` if None
-    drop_last=None,     # drop the last training batch if it is not full; same as `shuffle` if None
-    val_bs=None,        # number of items in a validation batch; same as `bs` if None
-    **kwargs            # loader arguments: `after_item`, `after_batch`, `num_workers` …; with `val_`, for validation
-):
-    "Create `DataLoaders` with a loader for each split."
-    shuffle, device = ifnone(shuffle_train, shuffle), ifnone(device, default_device())
-    drop_last, dl_kwargs = ifnone(drop_last, shuffle), ifnone(dl_kwargs, [{}]*self.n_subsets)
-    fills = drop_last and getattr(dl_type or self._dl_type, '_counts_items', True) # rows may not be items
-    self._check_sizes(min(len(self.splits[0]), ifnone(n, len(self))), bs, fills)
-    val = {k[4:]: kwargs.pop(k) for k in list(kwargs) if k.startswith('val_')}
-    train = {'bs': bs, 'shuffle': shuffle, 'drop_last': drop_last, 'n': n, 'device': device}
-    valid = {'bs': ifnone(val_bs, bs), 'shuffle': val_shuffle, 'drop_last': False, 'n': None}
-    first = (dl_type or self._dl_type)(self.subset(0), **{**kwargs, **train, **dl_kwargs[0]})
-    rest = [first.new(self.subset(i), **{**_not_pipes(kwargs), **valid, **val, **dl_kwargs[i]}) for i in range(1, self.n_subsets)]
-    return self._dbunch_type(first, *rest, path=path, device=device)
-
-def _not_pipes(kwargs): return {k: v for k,v in kwargs.items() if k not in (*_batch_tfms, 'verbose', 'do_setup')}
-
-# %% ../../nbs/library/2_data/07_core.ipynb #00000042
-@patch
-def _check_sizes(self:FilteredBase, n, bs, drop_last):
-    if n == 0: raise ValueError('the training set is empty: check the items and the splitter')
-    if drop_last and isinstance(bs, int) and n < bs:
-        raise ValueError(f'the training set has {n} items, fewer than one batch of {bs}, and incomplete batches are '
-                         f'dropped, so no training batches are left: pass a smaller batch size such as '
-                         f'bs={max(1, n//2)}, or drop_last=False')
-    if self.n_subsets > 1 and len(self.splits[1]) == 0:
-        warnings.warn('the validation set is empty: validation loss and metrics are unavailable', stacklevel=3)
-
-# %% ../../nbs/library/2_data/07_core.ipynb #00000046
-@patch
-def infer_idx(self:TfmdLists, x):
-    "Return the index of the transform at which a new item `x` enters the pipeline."
-    kinds = self.types or [object]
-    for i,t in enumerate(kinds):
-        if isinstance(x, t) or _alike(x, t): return i
-    paths = [i for i,t in enumerate(kinds[:-1]) if issubclass(t, (str, Path))]
-    if paths and not hasattr(x, 'columns') and (
-        isinstance(x, bytes) or any(hasattr(x, a) for a in ('__array__', '__array_interface__', 'read'))
-    ): return paths[-1] # a transform that opens files accepts these too
-    names = ', '.join(dict.fromkeys(t.__name__ for t in kinds))
-    raise TypeError(f'a new item should be one of {names}, the types that the pipeline accepts, '
-                    f'but it is a {type(x).__name__}')
-
-def _alike(x, t): return isinstance(x, (str, Path)) and issubclass(t, (str, Path)) and t in (str, *Path().__class__.__mro__)
-
-@patch
-def _for_new(self:TfmdLists, items, skip=None):
-    res = self._new(items, split_idx=1, splits=None)
-    if not len(res): raise ValueError('there are no items to predict: the list is empty')
-    skip = res.infer_idx(_pick(res.items, 0)) if skip is None else skip
-    res.tfms.fs = res.tfms.fs[skip:]
-    return res
-
 # %% ../../nbs/library/2_data/07_core.ipynb #00000047
 def test_set(
-    dsets,            # `Datasets` or `TfmdLists` whose transforms are set up
-    test_items,       # new items
-    rm_tfms=None,     # number of transforms to skip at the start of each list; inferred from the types if None
-    with_labels=False # the items have targets
-):
+    dsets:Any,             # `Datasets` or `TfmdLists` whose transforms are set up
+    test_items:Any,        # new items
+    rm_tfms:Any=None,      # number of transforms to skip at the start of each list; inferred from the types if None
+    with_labels:bool=False # the items have targets
+) -> Any:
     "Apply the transforms of the validation set to `test_items`."
     if isinstance(dsets, TfmdLists): return dsets._for_new(test_items, rm_tfms)
     tls = dsets.tls if with_labels else dsets.tls[:dsets.n_inp]
     skips = rm_tfms if is_listy(rm_tfms) else [rm_tfms]*len(tls)
-    return dsets._with([tl._for_new(test_items, s) for tl,s in zip(tls, skips)])
+    return dsets._with([tl._for_new(test_items, s) for tl,s in zip(tls, skips, strict=False)])
 test_set.__test__ = False # keep pytest from collecting it as a test
 
 @patch
-def test_dl(self:DataLoaders, test_items, rm_type_tfms=None, with_labels=False, **kwargs):
+def test_dl(self:DataLoaders, test_items:Any, rm_type_tfms:Any=None, with_labels:bool=False, **kwargs) -> DataLoader:
     "Create a loader that treats `test_items` like validation items, without targets unless `with_labels`."
     ds = self.valid_ds if len(self.loaders) > 1 else self.train_ds
-    if isinstance(ds, (Datasets, TfmdLists)): test_items = test_set(ds, test_items, rm_tfms=rm_type_tfms, with_labels=with_labels)
-    return self.loaders[-1 if len(self.loaders) < 2 else 1].new(test_items, **{'shuffle': False, 'drop_last': False, **kwargs})
+    if isinstance(ds, (Datasets, TfmdLists)):
+        test_items = test_set(ds, test_items, rm_tfms=rm_type_tfms, with_labels=with_labels)
+    last = self.loaders[-1 if len(self.loaders) < 2 else 1]
+    return last.new(test_items, **{'shuffle': False, 'drop_last': False, **kwargs})
 
 # %% ../../nbs/library/2_data/07_core.ipynb #0000004c
 @patch
-def augmented(self:DataLoaders, dl, item_tfms=None, batch_tfms=None):
+def augmented(self:DataLoaders, dl:Any, item_tfms:Any=None, batch_tfms:Any=None) -> DataLoader:
     "Create a loader over the items of `dl`, in order, with the training augmentation or `item_tfms` and `batch_tfms`."
     ds, given = dl.dataset, {'after_item': item_tfms, 'after_batch': batch_tfms}
     if isinstance(ds, TfmdLists): ds = ds._new(ds.items, split_idx=0)
@@ -603,12 +615,12 @@ def augmented(self:DataLoaders, dl, item_tfms=None, batch_tfms=None):
 
 # %% ../../nbs/library/2_data/07_core.ipynb #0000004f
 @patch
-def add_tfms(self:DataLoaders, tfms, event, loaders=None):
+def add_tfms(self:DataLoaders, tfms:Any, event:str, loaders:Any=None) -> None:
     "Add `tfms` to the pipeline `event`, such as `'after_batch'`, of all loaders, or of those at the indices `loaders`."
     for i in (range(len(self.loaders)) if loaders is None else L(loaders)): self.loaders[i].add_tfms(tfms, event)
 
 @patch
-def new_empty(self:DataLoaders):
+def new_empty(self:DataLoaders) -> DataLoaders:
     "Return the same loaders and transforms without items, which is all that inference needs."
     return type(self)(*[_emptied(dl) for dl in self.loaders], path=self.path, device=self.device)
 
@@ -616,16 +628,19 @@ def _emptied(dl):
     if isinstance(dl, TfmdDL): dl._one_pass() # an empty loader cannot infer the types in its batches
     return dl.new(dl.dataset.new_empty() if hasattr(dl.dataset, 'new_empty') else [])
 
-@patch(cls_method=True)
-def from_dsets(cls:DataLoaders, *ds, path='.', bs=64, device=None, dl_type=TfmdDL, **kwargs):
+@patch(cls_method=True) # pyright: ignore[reportOptionalCall]
+def from_dsets(cls:DataLoaders, *ds, path:str|Path='.', bs:int=64, device:str|torch.device|None=None,
+               dl_type:type=TfmdDL, **kwargs) -> DataLoaders:
     "Create loaders for the datasets `ds` and shuffle the first; a tuple argument has one value for each dataset."
     device, n = ifnone(device, default_device()), len(ds)
     def value(v, i): return v[i] if isinstance(v, tuple) else v
     defaults = {'shuffle': (True,) + (False,)*(n-1), 'drop_last': (True,) + (False,)*(n-1)}
     args = [{k: value(v, i) for k,v in {**defaults, **kwargs}.items()} for i in range(n)]
-    return cls(*[dl_type(d, bs=bs, **a) for d,a in zip(ds, args)], path=path, device=device)
+    dls = [dl_type(d, bs=bs, **a) for d,a in zip(ds, args, strict=True)]
+    return cls(*dls, path=path, device=device) # pyright: ignore[reportCallIssue]
 
-@patch(cls_method=True)
-def from_dblock(cls:DataLoaders, dblock, source, path='.', bs=64, val_bs=None, shuffle=True, device=None, **kwargs):
+@patch(cls_method=True) # pyright: ignore[reportOptionalCall]
+def from_dblock(cls:DataLoaders, dblock:Any, source:Any, path:str|Path='.', bs:int=64, val_bs:int|None=None,
+                shuffle:bool=True, device:str|torch.device|None=None, **kwargs) -> DataLoaders:
     "Create loaders from `source` with the data block `dblock`."
     return dblock.dataloaders(source, path=path, bs=bs, val_bs=val_bs, shuffle=shuffle, device=device, **kwargs)

@@ -5,20 +5,23 @@ __all__ = ['check_frame', 'check_names', 'read_table', 'show_table']
 
 # %% ../../nbs/library/2_data/09_dataframes.ipynb #00000002
 import difflib
+from collections.abc import Iterable
+from typing import Any
 
 from ..imports import in_notebook, pd
 
 # %% ../../nbs/library/2_data/09_dataframes.ipynb #00000005
-def check_frame(df):
+def check_frame(df:Any) -> None:
     "Raise a `TypeError` if `df` is not a table."
     if not hasattr(df, 'iloc') or not hasattr(df, 'columns'):
         raise TypeError(f'expected a table, a pandas DataFrame, got a {type(df).__name__}')
 
-def check_names(df, names):
+def check_names(df:Any, names:Iterable) -> None:
     "Raise an error if one of `names` is not a column of `df`, or is the name of several columns."
     columns = list(df.columns)
     for n in names:
-        if columns.count(n) > 1: raise ValueError(f'the table has {columns.count(n)} columns named {n!r}: rename them, or drop all but one')
+        if columns.count(n) > 1:
+            raise ValueError(f'the table has {columns.count(n)} columns named {n!r}: rename them, or drop all but one')
         if n not in columns: raise KeyError(f'the table has no column {n!r}; ' + _near(n, columns))
 
 def _near(name, columns):
@@ -27,12 +30,12 @@ def _near(name, columns):
     return 'it has ' + (', '.join(map(repr, columns[:20])) or 'none at all') + (' …' if len(columns) > 20 else '')
 
 # %% ../../nbs/library/2_data/09_dataframes.ipynb #00000008
-def read_table(csv, **kwargs):
+def read_table(csv:Any, **kwargs) -> Any:
     "Read the file `csv` with `pd.read_csv`, with errors that name the file and a solution."
     try: df = pd.read_csv(csv, **kwargs)
     except UnicodeDecodeError as e:
-        raise ValueError(f"{csv} is not UTF-8 (byte {e.object[e.start]:#x} in it, {e.reason}): say how it was written, with encoding='cp1252' for files from Windows, "
-                         "for example, or encoding='latin-1'") from None
+        raise ValueError(f"{csv} is not UTF-8 (byte {e.object[e.start]:#x} in it, {e.reason}): say how it was written, "
+                         "with encoding='cp1252' for files from Windows, for example, or encoding='latin-1'") from None
     except pd.errors.EmptyDataError: raise ValueError(f'{csv} is empty') from None
     twice = _written_twice(csv, list(df.columns), kwargs)
     if twice: raise ValueError(f'{csv} has two columns named {twice!r}: rename one of them in the file')
@@ -40,13 +43,14 @@ def read_table(csv, **kwargs):
 
 def _written_twice(csv, columns, kwargs):
     "Return the first duplicate column name, which pandas has renamed from `a` to `a.1`."
-    suspects = [c for c in columns if isinstance(c, str) and c.rpartition('.')[2].isdigit() and c.rpartition('.')[0] in columns]
+    parts = [(c, *c.rpartition('.')) for c in columns if isinstance(c, str)]
+    suspects = [c for c,name,_,number in parts if number.isdigit() and name in columns]
     if not suspects: return None
     header = pd.read_csv(csv, **{**kwargs, 'header': None, 'nrows': 1, 'dtype': str}).iloc[0].tolist()
     return next((c.rpartition('.')[0] for c in suspects if c not in header), None)
 
 # %% ../../nbs/library/2_data/09_dataframes.ipynb #0000000b
-def show_table(df):
+def show_table(df:Any) -> None:
     "Display the table `df` in a notebook, or print it elsewhere, with texts shown in full."
     if not in_notebook(): return print(df.to_string())
     from IPython.display import display

@@ -4,10 +4,18 @@
 __all__ = ['Limits', 'NotHere', 'printable', 'host_of', 'open_url', 'first_answer', 'body', 'downloaded']
 
 # %% ../../nbs/library/2_data/02_download.ipynb #00000002
-import errno, json, os, re, shutil, threading, time
+import errno
+import json
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 # %% ../../nbs/library/2_data/02_download.ipynb #0000002a
@@ -41,10 +49,10 @@ def host_of(address:str)->str:
 
 # %% ../../nbs/library/2_data/02_download.ipynb #0000002a-2
 def open_url(
-    address:str,            # http or https
-    timeout,                # seconds to connect and between two bytes, or one number for both
-    headers:dict|None=None, # headers in addition to `Accept-Encoding: identity`
-):
+    address:str,                       # http or https
+    timeout:float|tuple[float, float], # seconds to connect and between two bytes, or one number for both
+    headers:dict|None=None,            # headers in addition to `Accept-Encoding: identity`
+) -> Any:
     """Return the response of `address`, a `requests.Response`, whose data has not been read from `raw` yet.
 
     Raises `NotHere` for a redirect from https to http and for compressed data, and the errors of requests if the host
@@ -88,9 +96,9 @@ def first_answer(
     address:str,            # http or https
     limits:Limits=Limits(), # limits on time
     headers:dict|None=None, # as for `open_url`
-):
+) -> Any:
     "Return the response of `open_url`, or raise `NotHere` if the host did not answer in time now or a minute ago."
-    from concurrent.futures import Future, TimeoutError as NotYet # in Python 3.10 not yet the built-in one
+    from concurrent.futures import Future, TimeoutError as NotYet  # in Python 3.10 not yet the built-in one
     host,future = host_of(address),Future()
     until,why = _silent.get(host, (0,''))
     if time.monotonic()<until: raise NotHere(f'{host} {why}')
@@ -109,11 +117,11 @@ def first_answer(
 
 # %% ../../nbs/library/2_data/02_download.ipynb #0000002f
 def body(
-    r,                      # response of `open_url`
+    r:Any,                  # response of `open_url`
     most:int,               # maximum number of bytes
     end:float,              # deadline, as a value of `time.monotonic`
     limits:Limits=Limits(), # limits on speed
-):
+) -> Iterator[bytes]:
     """Yield the data of the response `r` as it arrives.
 
     Raises `ValueError` if there are more than `most` bytes, and `NotHere` if the data stops or is too slow."""
@@ -216,7 +224,7 @@ def downloaded(
     path:Path,              # destination of the file; the download is stored beside it
     size:int|None=None,     # size in bytes, if known
     limits:Limits=Limits(), # limits on time and size
-):
+) -> Iterator[Path]:
     """Yield the downloaded file, to check and move inside the `with` block, and delete it afterward.
 
     Raises `NotHere` if it is unavailable, `ValueError` if its size is wrong, and `OSError` if the disk is full. The

@@ -5,7 +5,16 @@ __all__ = ['URLs', 'image_extensions', 'fastbook_home', 'fastbook_path', 'untar_
            'get_image_files', 'get_text_files', 'FileGetter', 'ImageGetter']
 
 # %% ../../nbs/library/2_data/03_external.ipynb #00000002
-import difflib, errno, json, os, re, shutil, tempfile, time, warnings
+import difflib
+import errno
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
 from hashlib import md5, sha256
@@ -470,24 +479,24 @@ def cached_data(
 
 # %% ../../nbs/library/2_data/03_external.ipynb #00000046
 def get_files(
-    path:str|Path,                    # folder to look in
-    extensions:str|list|None=None,    # such as '.csv' or ['.txt','.md'], in any case; None for all
-    recurse:bool=True,                # also look in subfolders
-    folders:str|list|None=None,       # names of `path`'s own subfolders to look in, '.' for `path` itself; None for all
-    followlinks:bool=True,            # follow links to folders
+    path:str|Path,              # folder to look in
+    extensions:str|Iterable[str]|None=None, # such as '.csv' or ['.txt','.md'], in any case; None for all
+    recurse:bool=True,          # also look in subfolders
+    folders:str|list|None=None, # names of `path`'s own subfolders to look in, '.' for `path` itself; None for all
+    followlinks:bool=True,      # follow links to folders
 )->L: # of `Path`, sorted within each folder
     """Return all files in `path`, except those whose name, or whose folder's name, begins with a dot.
 
     Raises `FileNotFoundError` if there is no such folder, and `PermissionError` if it cannot be read. Subfolders that
     cannot be read are skipped, with a warning that names the first."""
-    path,folders = Path(path),L(folders)
+    path,names = Path(path),L(folders)
     exts = {o.lower() for o in L(extensions)}
     if not path.is_dir(): raise FileNotFoundError(_no_such_folder(path))
     res,seen,unread = [],set(),[]
     for i,(at,dirs,files) in enumerate(os.walk(path, followlinks=followlinks, onerror=unread.append)):
-        dirs[:] = sorted(o for o in dirs if (o in folders if folders and i==0 else o[0]!='.')) if recurse else []
+        dirs[:] = sorted(o for o in dirs if (o in names if names and i==0 else o[0]!='.')) if recurse else []
         if followlinks and _been_here(at, seen): dirs[:] = []; continue
-        if folders and i==0 and recurse and '.' not in folders: continue
+        if names and i==0 and recurse and '.' not in names: continue
         at = Path(at)
         res += [at/o for o in sorted(files) if o[0]!='.' and (not exts or os.path.splitext(o)[1].lower() in exts)]
     if unread: _report_unread(path, unread)
@@ -519,37 +528,37 @@ image_extensions = set('.avif .bmp .gif .ico .jfif .jp2 .jpe .jpeg .jpg .pbm .pg
                        '.xbm .xpm'.split())
 
 def get_image_files(
-    path:str|Path,               # folder to look in
-    recurse:bool=True,           # also look in subfolders
-    folders:str|list|None=None,  # names of the subfolders to look in; None for all
+    path:str|Path,              # folder to look in
+    recurse:bool=True,          # also look in subfolders
+    folders:str|list|None=None, # names of the subfolders to look in; None for all
 )->L: # of `Path`; empty if there is none
     "Return all image files in `path`, recognized by their extension; see `get_files`."
     return get_files(path, extensions=image_extensions, recurse=recurse, folders=folders)
 
 def get_text_files(
-    path:str|Path,               # folder to look in
-    recurse:bool=True,           # also look in subfolders
-    folders:str|list|None=None,  # names of the subfolders to look in; None for all
+    path:str|Path,              # folder to look in
+    recurse:bool=True,          # also look in subfolders
+    folders:str|list|None=None, # names of the subfolders to look in; None for all
 )->L: # of `Path`; empty if there is none
     "Return all `.txt` files in `path`; see `get_files`."
     return get_files(path, extensions='.txt', recurse=recurse, folders=folders)
 
 # %% ../../nbs/library/2_data/03_external.ipynb #0000004a
 def FileGetter(
-    suffix:str='',                   # subfolder of the path
-    extensions:str|list|None=None,   # as in `get_files`
-    recurse:bool=True,               # also look in subfolders
-    folders:str|list|None=None,      # names of the subfolders to look in; None for all
-):
+    suffix:str='',                          # subfolder of the path
+    extensions:str|Iterable[str]|None=None, # as in `get_files`
+    recurse:bool=True,                      # also look in subfolders
+    folders:str|list|None=None,             # names of the subfolders to look in; None for all
+) -> Callable:
     "Create a function of a path that returns `get_files(path/suffix, ...)`."
     def _get(path, extensions=extensions, recurse=recurse, folders=folders):
         return get_files(Path(path)/suffix, extensions, recurse, folders)
     return _get
 
 def ImageGetter(
-    suffix:str='',                   # subfolder of the path
-    recurse:bool=True,               # also look in subfolders
-    folders:str|list|None=None,      # names of the subfolders to look in; None for all
-):
+    suffix:str='',              # subfolder of the path
+    recurse:bool=True,          # also look in subfolders
+    folders:str|list|None=None, # names of the subfolders to look in; None for all
+) -> Callable:
     "Create a function of a path that returns `get_image_files(path/suffix, ...)`."
     return FileGetter(suffix, image_extensions, recurse, folders)

@@ -4,32 +4,39 @@
 __all__ = ['UnequalShapes', 'fa_collate', 'fa_convert', 'SkipItemException', 'stacked', 'DataLoader', 'DataLoaders']
 
 # %% ../../nbs/library/2_data/05_load.ipynb #00000002
-import itertools, multiprocessing, os, random, signal, sys, threading
-from collections.abc import Iterator, Mapping
+import itertools
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import TensorDataset, default_collate, default_convert
 from fastcore.foundation import L
 from fastcore.xtras import Path
+from torch import Tensor
+from torch.utils.data import TensorDataset, default_collate, default_convert
 
-from .parallel import thread_stack
 from ..torch_core import get_random_states, hold_interrupts, is_listy, set_random_states, to_device
+from .parallel import thread_stack
 
 # %% ../../nbs/library/2_data/05_load.ipynb #00000005
 class UnequalShapes(ValueError):
     "Raised if the items of a batch have different shapes."
 
 def fa_collate(
-    items:list # tensors, numbers, strings, arrays, or collections of these
-):
+    items:Sequence # tensors, numbers, strings, arrays, or collections of these
+) -> Any:
     "Collate `items` into a batch: stack tensors, collate collections element by element, and keep types."
     b = items[0]
     if isinstance(b, Tensor): return _stack(items)
-    if isinstance(b, (np.ndarray, str, Mapping)): return default_collate(items)
-    if is_listy(b): return _same_kind(b, [fa_collate(s) for s in zip(*items)])
-    try: return default_collate(items)
+    if isinstance(b, (np.ndarray, str, Mapping)): return default_collate(list(items))
+    if is_listy(b): return _same_kind(b, [fa_collate(s) for s in zip(*items, strict=False)])
+    try: return default_collate(list(items))
     except TypeError:
         raise TypeError(f'cannot make a batch of {type(b).__name__} objects: turn each into a tensor first, for '
                         'example with ToTensor, or with a block: ImageBlock for image files') from None
@@ -46,7 +53,7 @@ def _stack(items):
     return thread_stack(items)
 
 # %% ../../nbs/library/2_data/05_load.ipynb #00000009
-def fa_convert(item):
+def fa_convert(item:Any) -> Any:
     "Convert the arrays in `item` to tensors, as a loader without a batch size does."
     if isinstance(item, (Tensor, np.ndarray, str, Mapping)): return default_convert(item)
     return _same_kind(item, [fa_convert(o) for o in item]) if is_listy(item) else default_convert(item)
@@ -56,7 +63,7 @@ class SkipItemException(Exception):
 
 # %% ../../nbs/library/2_data/05_load.ipynb #0000000b
 def stacked(
-    dataset # any collection with a length and indexing
+    dataset:Any # any collection with a length and indexing
 )->tuple|None: # the columns, and whether an item is a single value instead of a tuple
     "Stack the columns of `dataset`; return None if its items are not all tensors or numbers."
     if isinstance(dataset, Tensor): return (dataset,), True
@@ -64,9 +71,11 @@ def stacked(
     if not isinstance(dataset, (list, tuple, L, range)) or len(dataset) == 0: return None
     bare = not isinstance(dataset[0], tuple)
     if bare: cols = [_column(dataset)]
-    elif not all(type(o) is type(dataset[0]) and len(o) == len(dataset[0]) for o in dataset): return None
-    else: cols = [_column(c) for c in zip(*dataset)]
+    elif not _alike(dataset): return None
+    else: cols = [_column(c) for c in zip(*dataset, strict=True)]
     return None if any(c is None for c in cols) else (cols, bare)
+
+def _alike(rows): return all(type(o) is type(rows[0]) and len(o) == len(rows[0]) for o in rows)
 
 def _column(xs):
     kind = type(xs[0])
@@ -107,7 +116,8 @@ class _Worker:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         threading.Thread(target=self._watch, daemon=True).start()
         torch.set_num_threads(1)
-        torch.utils.data.get_worker_info().dataset.dl.wif()
+        info:Any = torch.utils.data.get_worker_info()
+        info.dataset.dl.wif()
 
     def _watch(self):
         while not self.end.poll(1) and os.getppid() == self.main: pass
@@ -131,23 +141,24 @@ class DataLoader:
 
     Attributes that the loader lacks, such as `vocab`, are looked up in its dataset. If you replace an item of a list,
     the next epoch uses the new one; a tensor that is modified in place may go unnoticed."""
+    dataset:Any; bs:Any; n:Any; it:Any # `bs` and `n` may be None; `it` iterates over a dataset without indices
     _hooks = ('wif', 'before_iter', 'after_item', 'before_batch', 'after_batch', 'after_iter', 'create_item',
               'create_batch', 'do_batch', 'get_idxs', 'shuffle_fn', 'create_batches')
 
     def __init__(self,
-        dataset=None,                  # any indexable or iterable collection
-        bs:int|None=None,              # number of items in a batch
-        num_workers:int=0,             # number of worker processes; 0 loads in this process
-        pin_memory:bool=False,         # copy batches to page-locked memory, for faster transfer to a GPU
-        timeout:float=0,               # seconds to wait for a worker; 0 waits forever
-        batch_size:int|None=None,      # PyTorch's name for `bs`
-        shuffle:bool=False,            # draw a new order for every epoch
-        drop_last:bool=False,          # drop the last batch if it is not full
-        indexed:bool|None=None,        # whether `dataset[i]` works; inferred if None
-        n:int|None=None,               # number of items; `len(dataset)` if None
-        device=None,                   # device of the batches; None does not move them
-        persistent_workers:bool=False, # keep the workers between epochs
-        **kwargs                       # functions that replace steps
+        dataset:Any=None,                  # any indexable or iterable collection
+        bs:int|None=None,                  # number of items in a batch
+        num_workers:int=0,                 # number of worker processes; 0 loads in this process
+        pin_memory:bool=False,             # copy batches to page-locked memory, for faster transfer to a GPU
+        timeout:float=0,                   # seconds to wait for a worker; 0 waits forever
+        batch_size:int|None=None,          # PyTorch's name for `bs`
+        shuffle:bool=False,                # draw a new order for every epoch
+        drop_last:bool=False,              # drop the last batch if it is not full
+        indexed:bool|None=None,            # whether `dataset[i]` works; inferred if None
+        n:int|None=None,                   # number of items; `len(dataset)` if None
+        device:str|torch.device|None=None, # device of the batches; None does not move them
+        persistent_workers:bool=False,     # keep the workers between epochs
+        **kwargs                           # functions that replace steps
     ):
         unknown = [k for k in kwargs if k not in self._hooks]
         if unknown:
@@ -171,7 +182,7 @@ class DataLoader:
             raise TypeError('a dataset must support indexing (dataset[i]) or iteration, but '
                             f'{type(self.dataset).__name__} supports neither')
 
-    def __getattr__(self, k:str):
+    def __getattr__(self, k:str) -> Any:
         if k.startswith('_') or k == 'dataset': raise AttributeError(k)
         ds = self.dataset
         if ds is None or not hasattr(ds, k): raise AttributeError(f'{type(self).__name__} has no attribute {k!r}')
@@ -185,40 +196,40 @@ class DataLoader:
 
     # The default steps
 
-    def wif(self): "Run in each worker before its first batch."
-    def before_iter(self): "Run before an epoch."
-    def after_iter(self): "Run after an epoch."
+    def wif(self) -> None: "Run in each worker before its first batch."
+    def before_iter(self) -> None: "Run before an epoch."
+    def after_iter(self) -> None: "Run after an epoch."
 
-    def create_item(self, i):
+    def create_item(self, i:Any) -> Any:
         "Return item `i` of the dataset, or the next item if the dataset only supports iteration."
         return self.dataset[i] if self.indexed else next(self.it)
 
-    def after_item(self, item):
+    def after_item(self, item:Any) -> Any:
         "Transform an item."
         return item
 
-    def do_item(self, i):
+    def do_item(self, i:Any) -> Any:
         "Run `create_item` and `after_item`; return None if the item is skipped."
         try: return self.after_item(self.create_item(i))
         except SkipItemException: return None
 
-    def before_batch(self, items):
+    def before_batch(self, items:list) -> list:
         "Transform the list of items of a batch."
         return items
 
-    def create_batch(self, items):
+    def create_batch(self, items:list) -> Any:
         "Collate the list `items`, or convert a single item if there is no batch size."
         return fa_convert(items) if self.bs is None else fa_collate(items)
 
-    def do_batch(self, items):
+    def do_batch(self, items:list) -> Any:
         "Run `before_batch` and `create_batch`."
         return self.create_batch(self.before_batch(items))
 
-    def after_batch(self, b):
+    def after_batch(self, b:Any) -> Any:
         "Transform a batch on its device."
         return b
 
-    def get_idxs(self):
+    def get_idxs(self) -> Iterable:
         "Return the indices of this epoch in order; the iterator is infinite if the length is unknown."
         idxs = itertools.repeat(None) if not self.indexed else itertools.count()
         if self.n is None: return idxs
@@ -242,7 +253,7 @@ class DataLoader:
             yield self.after_batch(b)
         self.after_iter()
 
-    def one_batch(self):
+    def one_batch(self) -> Any:
         "Return the first batch of a new epoch."
         if self.n is not None and len(self) == 0: raise ValueError(self._why_empty())
         workers, self.num_workers = self.num_workers, 0
@@ -283,7 +294,7 @@ class DataLoader:
 
     # Batches item by item
 
-    def create_batches(self, idxs) -> Iterator:
+    def create_batches(self, idxs:Iterable) -> Iterator:
         "Create the batches of the items `idxs`, before the move to the device and `after_batch`."
         self.it = None if self.indexed or self.dataset is None else iter(self.dataset)
         tasks = self._tasks(idxs)
@@ -355,7 +366,7 @@ class DataLoader:
 
     # A copy with something changed
 
-    def new(self, dataset=None, cls:type|None=None, **kwargs):
+    def new(self, dataset:Any=None, cls:type|None=None, **kwargs) -> Any:
         "Return a loader like this one, for another `dataset` or with other arguments."
         if dataset is None: dataset = self.dataset
         names = 'bs num_workers pin_memory timeout shuffle drop_last device persistent_workers'.split()
@@ -365,42 +376,46 @@ class DataLoader:
         if 'batch_size' in kwargs: kwargs['bs'] = kwargs.pop('batch_size')
         return (cls or type(self))(dataset, **{**same, **kwargs})
 
-    def to(self, device):
+    def to(self, device:str|torch.device|None) -> 'DataLoader':
         "Send batches to `device` from now on."
         self.device = device
         return self
 
 # %% ../../nbs/library/2_data/05_load.ipynb #0000002f
 class DataLoaders:
-    "A collection of loaders: the first for training, the second for validation."
+    """A collection of loaders: the first for training, the second for validation.
+
+    The module `data.core` adds more methods: `test_dl`, `augmented`, `add_tfms`, `new_empty`, `from_dsets` and
+    `from_dblock`."""
     def __init__(self,
-        *loaders,          # `DataLoader`s, ours or PyTorch's
-        path:str|Path='.', # folder for the models trained on this data
-        device=None        # device of the batches; None leaves each loader unchanged
+        *loaders,                         # `DataLoader`s, ours or PyTorch's
+        path:str|Path='.',                # folder for the models trained on this data
+        device:str|torch.device|None=None # device of the batches; None leaves each loader unchanged
     ):
         self.loaders, self.path = list(loaders), Path(path)
         if device is not None: self.device = device
 
-    def __getitem__(self, i): return self._loader(i, ('training', 'validation')[i]) if i in (0, 1) else self.loaders[i]
-    def __len__(self): return len(self.loaders)
-    def __iter__(self): return iter(self.loaders)
+    def __getitem__(self, i:int) -> Any:
+        return self._loader(i, ('training', 'validation')[i]) if i in (0, 1) else self.loaders[i]
+    def __len__(self) -> int: return len(self.loaders)
+    def __iter__(self) -> Iterator: return iter(self.loaders)
 
     @property
-    def train(self): return self._loader(0, 'training')
+    def train(self) -> Any: return self._loader(0, 'training')
     @property
-    def valid(self): return self._loader(1, 'validation')
+    def valid(self) -> Any: return self._loader(1, 'validation')
     @property
-    def train_ds(self): return self.train.dataset
+    def train_ds(self) -> Any: return self.train.dataset
     @property
-    def valid_ds(self): return self.valid.dataset
+    def valid_ds(self) -> Any: return self.valid.dataset
     @property
-    def device(self):
+    def device(self) -> str|torch.device|None:
         devices = (getattr(dl, 'device', None) for dl in self.loaders)
         return next((d for d in devices if d is not None), None)
     @device.setter
-    def device(self, d): self.to(d)
+    def device(self, d:str|torch.device|None) -> None: self.to(d)
 
-    def __getattr__(self, k):
+    def __getattr__(self, k:str) -> Any:
         if k.startswith('_') or k == 'loaders' or not self.loaders: raise AttributeError(k)
         return getattr(self.loaders[0], k)
     def _loader(self, i, name):
@@ -408,20 +423,20 @@ class DataLoaders:
         raise IndexError(f'these DataLoaders have no {name} loader: they hold {len(self.loaders)}. '
                          'Pass one more, as in DataLoaders(train_dl, valid_dl).')
 
-    def to(self, device):
+    def to(self, device:str|torch.device|None) -> 'DataLoaders':
         "Send the batches of all our loaders to `device`."
         for dl in self.loaders:
             if isinstance(dl, DataLoader): dl.to(device)
         return self
 
-    def cuda(self):
+    def cuda(self) -> 'DataLoaders':
         "Send the batches to the current GPU."
         return self.to(torch.device('cuda', torch.cuda.current_device()))
 
-    def cpu(self):
+    def cpu(self) -> 'DataLoaders':
         "Send the batches to the CPU."
         return self.to(torch.device('cpu'))
 
-    def one_batch(self):
+    def one_batch(self) -> Any:
         "Return the first batch of the training set."
         return self.train.one_batch() if isinstance(self.train, DataLoader) else next(iter(self.train))

@@ -4,10 +4,15 @@
 __all__ = ['thread_map', 'thread_stack', 'ProcessPoolExecutor']
 
 # %% ../../nbs/library/2_data/04_parallel.ipynb #00000002
-import multiprocessing, os, sys, threading
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
+from typing import Any
 
 import torch
 from fastcore import parallel as fastcore_parallel
@@ -35,9 +40,9 @@ def _pool(n):
 
 # %% ../../nbs/library/2_data/04_parallel.ipynb #00000008
 def thread_map(
-    f,        # function of one item, which draws no random numbers and does not modify shared data
-    xs,       # items
-    n:int=None # number of threads; PyTorch's setting if None
+    f:Callable,     # function of one item, which draws no random numbers and does not modify shared data
+    xs:Iterable,    # items
+    n:int|None=None # number of threads; PyTorch's setting if None
 ) -> list:
     "Compute `[f(x) for x in xs]` in several threads. If items fail, raise the error of the first."
     xs = list(xs)
@@ -56,7 +61,7 @@ def _work(f, xs, take, res, errors):
 
 # %% ../../nbs/library/2_data/04_parallel.ipynb #0000000c
 def thread_stack(
-    items # tensors of one shape, type and device
+    items:Sequence[torch.Tensor] # tensors of one shape, type and device
 ) -> torch.Tensor:
     "Stack `items`, copying large ones in parallel; views of `(h, w, c)` memory give a `channels_last` batch."
     first = items[0]
@@ -73,9 +78,11 @@ class ProcessPoolExecutor(fastcore_parallel.ProcessPoolExecutor):
     """fastcore's process pool, with PyTorch limited to one thread per process; 0 workers run in this process.
 
     On Linux the processes are forked, so that they can call functions defined in a notebook."""
-    def __init__(self, max_workers=defaults.cpus, on_exc=print, pause=0, initializer=None, initargs=(), mp_context=None, **kwargs):
+    def __init__(self, max_workers:int=defaults.cpus, on_exc:Callable=print, pause:int=0,
+                 initializer:Callable|None=None, initargs:tuple=(), mp_context:Any=None, **kwargs):
         if mp_context is None and sys.platform == 'linux': mp_context = multiprocessing.get_context('fork')
-        super().__init__(max_workers, on_exc, pause, initializer=partial(_work_alone, initializer), initargs=initargs, mp_context=mp_context, **kwargs)
+        super().__init__(max_workers, on_exc, pause, initializer=partial(_work_alone, initializer), initargs=initargs,
+                         mp_context=mp_context, **kwargs)
 
 def _work_alone(initializer, *args):
     torch.set_num_threads(1)

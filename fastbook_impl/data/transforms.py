@@ -11,28 +11,36 @@ __all__ = ['DisplayedTransform', 'imagenet_stats', 'cifar_stats', 'mnist_stats',
            'using_attr', 'L', 'Path']
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000002
-import inspect, os, random, re, types, typing, warnings
-from collections.abc import Sequence
+import inspect
+import os
+import random
+import re
+import types
+import typing
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from fastcore.basics import fastuple, ifnone, using_attr
 from fastcore.foundation import L
 from fastcore.xtras import Path
+from torch import Tensor
 
 from ..losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
-from ..torch_core import (TensorCategory, TensorImage, TensorMask, TensorMultiCategory, TitledFloat,
-                                      default_device, one_hot, plain,
-                                      show_title, tensor)
+from ..torch_core import TensorCategory, TensorImage, TensorMask, TensorMultiCategory, TitledFloat
+
+# isort: split
+from ..torch_core import default_device, one_hot, plain, show_title, tensor
 
 _all_ = ['fastuple', 'using_attr', 'L', 'Path']
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000008
 def annotated_types(
-    f,      # a function
-    skip=0  # number of arguments to skip: 1 for a method, because of `self`
-):
+    f:Any,     # a function
+    skip:int=0 # number of arguments to skip: 1 for a method, because of `self`
+) -> tuple:
     "Return the types in the annotation of `f`'s first argument as a tuple, or `(object,)` if there is none."
     try: params = list(inspect.signature(f).parameters.values())[skip:]
     except (TypeError, ValueError): return (object,)
@@ -52,9 +60,9 @@ def _flat_types(t):
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #0000000b
 def closest(
-    versions, # dictionary that maps the accepted types of each argument to a function
-    *types    # the types of the arguments
-):
+    versions:dict, # dictionary that maps the accepted types of each argument to a function
+    *types         # the types of the arguments
+) -> Callable|None:
     "Return the function in `versions` with the types closest to `types`, the latest of equals; None if none fits."
     best = None
     for kinds,f in reversed(versions.items()):
@@ -69,16 +77,16 @@ def _distance(t, kinds):
 
 class TypeDispatch:
     "A function of `(x, y, …)` with several versions, selected by the types of `x` and `y`."
-    def __init__(self, default): # the version for all other types
+    def __init__(self, default:Callable): # the version for all other types
         self.default, self.versions, self.__name__, self.__doc__ = default, {}, default.__name__, default.__doc__
 
-    def register(self, f):
+    def register(self, f:Callable) -> Callable:
         "Register the version `f`, replacing one for the same types; usable as a decorator."
         _put(self.versions, (annotated_types(f), annotated_types(f, skip=1)), f)
         return f
 
-    def __getitem__(self, types): return closest(self.versions, *types) or self.default
-    def __call__(self, x, y, *args, **kwargs): return self[type(x), type(y)](x, y, *args, **kwargs)
+    def __getitem__(self, types:tuple) -> Callable: return closest(self.versions, *types) or self.default
+    def __call__(self, x:Any, y:Any, *args, **kwargs) -> Any: return self[type(x), type(y)](x, y, *args, **kwargs)
 
 def _put(versions, kinds, f):
     versions.pop(kinds, None) # the latest comes last
@@ -89,11 +97,11 @@ class typedmethod:
     """A method with several versions, selected by the type of the first argument after `self`.
 
     `register` adds a version in the class body, like the `setter` of a property, or from another module."""
-    def __init__(self, f=None): # the first version; None for a method without versions
+    def __init__(self, f:Callable|None=None): # the first version; None for a method without versions
         self.versions = {}
         if f is not None: self.register(f)
 
-    def register(self, f):
+    def register(self, f:Callable) -> 'typedmethod':
         "Register the version `f`, replacing one for the same types; usable as a decorator."
         _put(self.versions, (annotated_types(f, skip=1),), f)
         _found.clear()
@@ -101,7 +109,7 @@ class typedmethod:
 
     def __get__(self, obj, cls=None): return self if obj is None else types.MethodType(self, obj)
 
-    def __call__(self, obj, x, *args, **kwargs):
+    def __call__(self, obj:Any, x:Any, *args, **kwargs) -> Any:
         "Run the version for the type of `x`, or return `x` unchanged if there is none."
         f = closest(self.versions, type(x))
         return x if f is None else f(obj, x, *args, **kwargs)
@@ -123,7 +131,8 @@ def _search(cls, name, t):
 
 def _with_return(f):
     ret = getattr(f, '__annotations__', {}).get('return', ...) # None is an annotation too
-    return f, (_hint(f, 'return', ret) if isinstance(ret, str) else ret)
+    ret = _hint(f, 'return', ret) if isinstance(ret, str) else ret
+    return f, (... if ret is Any else ret)
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #0000000f
 class Transform:
@@ -135,10 +144,10 @@ class Transform:
     split_idx, order, train_setup, _funcs, takes_tuples = None, 0, None, {}, False
 
     def __init__(self,
-        enc=None,       # function to use as `encodes`
-        dec=None,       # function to use as `decodes`, which undoes `enc`
-        split_idx=None, # 0: only training items; 1: only validation items; None: all items
-        order=None      # position in a pipeline; lower values run first
+        enc:Callable|None=None,  # function to use as `encodes`
+        dec:Callable|None=None,  # function to use as `decodes`, which undoes `enc`
+        split_idx:int|None=None, # 0: only training items; 1: only validation items; None: all items
+        order:int|None=None      # position in a pipeline; lower values run first
     ):
         self.split_idx = ifnone(split_idx, self.split_idx)
         self.order = ifnone(order, getattr(enc, 'order', self.order))
@@ -146,27 +155,29 @@ class Transform:
         if enc or dec:
             self._funcs = {k: (f, annotated_types(f), _with_return(f)[1]) for k,f in funcs.items() if f is not None}
 
-    def __call__(self, x, split_idx=None, **kwargs):
+    def __call__(self, x:Any, split_idx:int|None=None, **kwargs) -> Any:
         "Run `encodes` on `x`, unless this transform is restricted to the other split."
         return self._run('encodes', x, split_idx, kwargs)
 
-    def decode(self, x, split_idx=None, **kwargs):
+    def decode(self, x:Any, split_idx:int|None=None, **kwargs) -> Any:
         "Run `decodes` on `x`, unless this transform is restricted to the other split."
         return self._run('decodes', x, split_idx, kwargs)
 
-    def for_validation(self):
+    def for_validation(self) -> 'Transform|None':
         "Return the equivalent transform for validation items, or None if this transform leaves them unchanged."
         return None if self.split_idx == 0 else self
 
     def to_state(self) -> dict:
         "Return the wrapped functions, from which `from_state` recreates this transform."
-        return {k: self._funcs[name][0] if name in self._funcs else None for k, name in (('enc', 'encodes'), ('dec', 'decodes'))}
+        names = {'enc': 'encodes', 'dec': 'decodes'}
+        return {k: self._funcs[name][0] if name in self._funcs else None for k,name in names.items()}
 
     @classmethod
-    def from_state(cls, enc, dec): return cls() if enc is dec is None else cls(enc=enc, dec=dec)
+    def from_state(cls, enc:Callable|None, dec:Callable|None) -> 'Transform':
+        return cls() if enc is dec is None else cls(enc=enc, dec=dec)
 
     @property
-    def name(self):
+    def name(self) -> str:
         return self.__dict__.get('_name') or _name_of(self._funcs['encodes'][0] if self._funcs.get('encodes')
                                                       else type(self))
 
@@ -184,9 +195,9 @@ class Transform:
         return x if found is None else _retain(found[0](self, x, **kwargs), x, found[1])
 
     def setup(self,
-        items=None,       # the collection to learn from
-        train_setup=False # use `items.train` if it exists
-    ):
+        items:Any=None,        # the collection to learn from
+        train_setup:bool=False # use `items.train` if it exists
+    ) -> None:
         "Call `setups` with `items`."
         items = getattr(items, 'train', items) if ifnone(self.train_setup, train_setup) else items
         found = _find(type(self), 'setups', type(items))
@@ -205,7 +216,7 @@ def _name_of(f):
     return getattr(f, '__qualname__', type(f).__name__).split('<locals>.')[-1]
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000012
-def _retain(new, old, returns=...):
+def _retain(new, old, returns:Any=...):
     "Cast `new` to the class of `old` if `old` is an instance of a subclass of its type (tensors and images)."
     if returns is None or new is None: return new
     if isinstance(returns, type): return new if isinstance(new, returns) else _cast(new, returns)
@@ -218,7 +229,8 @@ def _cast(x, cls):
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #0000001e
 def _shown(v):
-    return isinstance(v, (int, float, str, bool)) or isinstance(v, (tuple, list)) and len(v) <= 4 and all(map(_shown, v))
+    if isinstance(v, (int, float, str, bool)): return True
+    return isinstance(v, (tuple, list)) and len(v) <= 4 and all(map(_shown, v))
 
 DisplayedTransform = Transform # fastai's name for a transform that prints its parameters; all of ours do
 
@@ -237,79 +249,85 @@ class RandTransform(Transform):
     "A transform applied with probability `p` to training items only; `before_call` draws its random numbers per item."
     do, split_idx, p = True, 0, 1.
     def __init__(self,
-        p:float=1.,       # probability of applying the transform
-        before_call=None, # function `(b, split_idx)` that replaces the method
-        **kwargs          # arguments of `Transform`: `enc`, `dec`, `split_idx`, `order`
+        p:float=1.,                     # probability of applying the transform
+        before_call:Callable|None=None, # function `(b, split_idx)` that replaces the method
+        **kwargs                        # arguments of `Transform`: `enc`, `dec`, `split_idx`, `order`
     ):
         super().__init__(**kwargs)
         self.p = p
         if before_call is not None: self.before_call = before_call
 
-    def before_call(self, b, split_idx):
+    def before_call(self, b:Any, split_idx:int|None) -> None:
         "Draw whether to apply the transform, and store the result in `self.do`."
         self.do = self.p == 1. or random.random() < self.p
 
-    def __call__(self, b, split_idx=None, **kwargs):
+    def __call__(self, b:Any, split_idx:int|None=None, **kwargs) -> Any:
         self.before_call(b, split_idx=split_idx)
         return super().__call__(b, split_idx=split_idx, **kwargs) if self.do else b
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #0000002a
-def mk_transform(f):
+def mk_transform(f:Any) -> 'Transform|Pipeline':
     "Convert `f` to a transform: wrap a function, or instantiate a class of transforms or callables."
-    if isinstance(f, (list, L)): raise TypeError(f'a list of {len(f)} stands where one transform should be: put a * before it, as in [*aug_transforms(), another]')
-    if isinstance(f, type) and (issubclass(f, (Transform, Pipeline)) or any('__call__' in k.__dict__ for k in f.__mro__)): f = f()
-    if f is not None and not callable(f): raise TypeError(f'{f!r} stands where a transform should be, a function or an object such as Resize(64)')
+    if isinstance(f, (list, L)):
+        raise TypeError(f'a list of {len(f)} stands where one transform should be: put a * before it, as in '
+                        '[*aug_transforms(), another]')
+    can_call = isinstance(f, type) and any('__call__' in k.__dict__ for k in f.__mro__)
+    if can_call or isinstance(f, type) and issubclass(f, (Transform, Pipeline)): f = f()
+    if f is not None and not callable(f):
+        raise TypeError(f'{f!r} stands where a transform should be, a function or an object such as Resize(64)')
     return f if isinstance(f, (Transform, Pipeline)) else Transform(f)
 
 def compose_tfms(
-    x, tfms,       # the object and the transforms to apply
-    is_enc=True,   # True: encode; False: decode
-    reverse=False, # run the transforms in reverse order
-    **kwargs       # arguments of each transform: `split_idx`
-):
+    x:Any, tfms:Any,    # the object and the transforms to apply
+    is_enc:bool=True,   # True: encode; False: decode
+    reverse:bool=False, # run the transforms in reverse order
+    **kwargs            # arguments of each transform: `split_idx`
+) -> Any:
     "Apply `tfms` to `x` in sequence. An error stores the name of the transform that raised it in `e.step`."
     for f in (reversed(tfms) if reverse else tfms):
         try: x = f(x, **kwargs) if is_enc else f.decode(x, **kwargs)
         except Exception as e:
-            if not hasattr(e, 'step'): e.step = getattr(f, 'name', None)
+            if not hasattr(e, 'step'): e.step = getattr(f, 'name', None) # pyright: ignore[reportAttributeAccessIssue]
             raise
     return x
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #0000002b
 class Pipeline:
     "A sequence of transforms, sorted by `order`; `decode` undoes them in reverse order."
+    fs:Any # the transforms, in order
+
     def __init__(self,
-        funcs=None,    # transforms, functions, classes, or a pipeline to share transforms with
-        split_idx=None # 0: treat items as training items; 1: as validation items
+        funcs:Any=None,         # transforms, functions, classes, or a pipeline to share transforms with
+        split_idx:int|None=None # 0: treat items as training items; 1: as validation items
     ):
         self.split_idx, self.fs = split_idx, L()
         self.add(funcs)
 
-    def add(self, funcs, items=None, train_setup=None):
+    def add(self, funcs:Any, items:Any=None, train_setup:bool|None=None) -> None:
         "Add `funcs`; unless `train_setup` is None, set up each of them on `items` first."
         funcs = funcs.fs if isinstance(funcs, Pipeline) else L(funcs).map(mk_transform)
         if train_setup is not None:
             for f in funcs: f.setup(items, train_setup)
         self.fs = L(sorted([*self.fs, *funcs], key=lambda f: getattr(f, 'order', 0)))
 
-    def __call__(self, o): return compose_tfms(o, self.fs, split_idx=self.split_idx)
-    def __getitem__(self, i): return self.fs[i]
-    def __len__(self): return len(self.fs)
+    def __call__(self, o:Any) -> Any: return compose_tfms(o, self.fs, split_idx=self.split_idx)
+    def __getitem__(self, i:Any) -> Any: return self.fs[i]
+    def __len__(self) -> int: return len(self.fs)
     def __repr__(self): return 'Pipeline: ' + ' -> '.join(getattr(f, 'name', 'Pipeline') for f in self.fs)
 
-    def __getattr__(self, k):
+    def __getattr__(self, k:str) -> Any:
         "Look up an attribute in the transforms, so that `dls.vocab` works."
         found = [] if k[0] == '_' or 'fs' not in self.__dict__ else [getattr(f, k) for f in self.fs if hasattr(f, k)]
         if not found:
             raise AttributeError(f'{type(self).__name__} has no attribute {k!r}, and none of its transforms has')
         return _one_answer(found)
 
-    def setup(self, items=None, train_setup=False):
+    def setup(self, items:Any=None, train_setup:bool=False) -> None:
         "Set up each transform on `items`, processed by the transforms before it."
         funcs, self.fs = self.fs, L()
         for f in funcs: self.add([f], items, train_setup)
 
-    def decode(self, o, full=True):
+    def decode(self, o:Any, full:bool=True) -> Any:
         "Undo the transforms on `o`; with `full=False`, stop as soon as the result has a `show` method."
         if full: return compose_tfms(o, self.fs, is_enc=False, reverse=True, split_idx=self.split_idx)
         for f in reversed(self.fs):
@@ -317,7 +335,7 @@ class Pipeline:
             o = f.decode(o, split_idx=self.split_idx)
         return o
 
-    def show(self, o, ctx=None, **kwargs):
+    def show(self, o:Any, ctx:Any=None, **kwargs) -> Any:
         "Decode `o` until it has a `show` method, then show it, or each of its elements, on the axes `ctx`."
         o = self.decode(o, full=False)
         for p in ((o,) if hasattr(o, 'show') or not _is_tuple(o) else o):
@@ -328,13 +346,14 @@ def _one_answer(found):
     agree = all(o is found[0] or isinstance(o, (int, str)) and o == found[0] for o in found)
     return found[0] if agree else L(found)
 
-def is_showable(o):
+def is_showable(o:Any) -> bool:
     "Return True if `o`, or each element of the tuple `o`, has a `show` method."
     return hasattr(o, 'show') or _is_tuple(o) and len(o) > 0 and all(hasattr(p, 'show') for p in o)
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000032
 def _need(items):
-    if len(items) == 0: raise ValueError('there are no items to split: check that get_items, or the path it looks in, finds any')
+    if len(items) == 0:
+        raise ValueError('there are no items to split: check that get_items, or the path it looks in, finds any')
     return len(items)
 
 def _shuffled(n, seed):
@@ -346,9 +365,9 @@ def _split_by(n, valid):
     return L(i for i in range(n) if i not in valid), L(i for i in range(n) if i in valid)
 
 def RandomSplitter(
-    valid_pct=0.2, # fraction of the items in the validation set
-    seed=None      # the same seed gives the same split
-):
+    valid_pct:float=0.2, # fraction of the items in the validation set
+    seed:int|None=None   # the same seed gives the same split
+) -> Callable:
     "Return a splitter that draws a random validation set."
     if not 0 <= valid_pct <= 1:
         raise ValueError(f'valid_pct is a fraction of the items and must be between 0 and 1, got {valid_pct}')
@@ -360,32 +379,35 @@ def RandomSplitter(
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000035
 def TrainTestSplitter(
-    test_size=0.2,     # fraction or number of validation items
-    random_state=None, # seed
-    stratify=None,     # labels, one for each item, whose proportions should be the same in both sets
-    train_size=None,   # fraction or number of training items; the rest of the items if None
-    shuffle=True       # False keeps the items in order
-):
+    test_size:float|int=0.2,        # fraction or number of validation items
+    random_state:int|None=None,     # seed
+    stratify:Sequence|None=None,    # labels, one for each item, whose proportions should be the same in both sets
+    train_size:float|int|None=None, # fraction or number of training items; the rest of the items if None
+    shuffle:bool=True               # False keeps the items in order
+) -> Callable:
     "Return a splitter that uses `sklearn.model_selection.train_test_split`."
     def _split(o, **kwargs):
         from sklearn.model_selection import train_test_split
         idxs = range(_need(o))
-        train, valid = train_test_split(idxs, test_size=test_size, random_state=random_state, stratify=stratify, train_size=train_size, shuffle=shuffle)
+        train, valid = train_test_split(idxs, test_size=test_size, random_state=random_state, stratify=stratify,
+                                        train_size=train_size, shuffle=shuffle)
         return L(train), L(valid)
     return _split
 
-def IndexSplitter(valid_idx):
+def IndexSplitter(valid_idx:Iterable[int]) -> Callable:
     "Return a splitter whose validation set is `valid_idx`; it raises `IndexError` or `TypeError` for invalid indices."
     def _split(o):
         n, idxs = _need(o), list(valid_idx)
-        if any(isinstance(i, (bool, np.bool_)) for i in idxs): raise TypeError('valid_idx holds True and False, and indices are expected: MaskSplitter takes a mask, np.flatnonzero(…) makes indices of it')
+        if any(isinstance(i, (bool, np.bool_)) for i in idxs):
+            raise TypeError('valid_idx holds True and False, and indices are expected: MaskSplitter takes a mask, '
+                            'np.flatnonzero(…) converts it to indices')
         outside = next((i for i in idxs if not 0 <= i < n), None)
         if outside is not None: raise IndexError(f'valid_idx names item {outside}, and there are {n}, counted from 0')
         return _split_by(n, map(int, idxs))
     return _split
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000035-1
-def EndSplitter(valid_pct=0.2, valid_last=True):
+def EndSplitter(valid_pct:float=0.2, valid_last:bool=True) -> Callable:
     "Return a splitter for time-ordered data: the last fraction `valid_pct`, or the first, is the validation set."
     def _split(o):
         n = _need(o)
@@ -394,19 +416,19 @@ def EndSplitter(valid_pct=0.2, valid_last=True):
         return (first, rest) if valid_last else (rest, first)
     return _split
 
-def MaskSplitter(mask):
+def MaskSplitter(mask:Iterable) -> Callable:
     "Return a splitter that puts the items where `mask` is true into the validation set."
     return lambda o: _split_by(_need(o), (i for i,m in enumerate(mask) if m))
 
-def FuncSplitter(func):
+def FuncSplitter(func:Callable) -> Callable:
     "Return a splitter that puts the items for which `func` is true into the validation set."
     return lambda o: _split_by(_need(o), (i for i,item in enumerate(o) if func(item)))
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000038
 def GrandparentSplitter(
-    train_name='train', # name of the training folder, or several names
-    valid_name='valid'  # name of the validation folder, or several names
-):
+    train_name:str|Sequence[str]='train', # name of the training folder, or several names
+    valid_name:str|Sequence[str]='valid'  # name of the validation folder, or several names
+) -> Callable:
     "Return a splitter that reads the name of the folder above the parent folder, as in `train/cat/1.jpg`."
     def _split(o):
         _need(o)
@@ -416,7 +438,9 @@ def GrandparentSplitter(
 
 def _in_folder(folders, names):
     res = L(i for i,f in enumerate(folders) if f in L(names))
-    if not res: raise ValueError(f'no file lies two levels below a folder named {" or ".join(map(repr, L(names)))}; the folders there are: {_few(set(folders))}')
+    if not res:
+        raise ValueError(f'no file lies two levels below a folder named {" or ".join(map(repr, L(names)))}; '
+                         f'the folders there are: {_few(set(folders))}')
     return res
 
 def _few(names, n=10):
@@ -424,12 +448,14 @@ def _few(names, n=10):
     return ', '.join(names[:n]) + (f' and {len(names)-n} more' if len(names) > n else '')
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000039
-def FileSplitter(fname):
+def FileSplitter(fname:str|Path) -> Callable:
     "Return a splitter whose validation set is the files listed, one per line, in the text file `fname`."
     names = {o.strip() for o in Path(fname).read_text().split('\n')} - {''}
     def _split(o):
         res = FuncSplitter(lambda f: Path(f).name in names)(o)
-        if not res[1]: raise ValueError(f'none of the {len(o)} items is named in {Path(fname).name}; its first line is {_few(names, 1)}')
+        if not res[1]:
+            raise ValueError(f'none of the {len(o)} items is named in {Path(fname).name}; its first line is '
+                             f'{_few(names, 1)}')
         return res
     return _split
 
@@ -438,7 +464,9 @@ _words = {**dict.fromkeys('true t yes y 1 1.0'.split(), True), **dict.fromkeys('
 
 def _as_bool(v, col, row):
     word = str(v).strip().lower()
-    if word not in _words: raise ValueError(f'the column {col!r} must say for each row whether it is for validation, and in row {row} it says {v!r}')
+    if word not in _words:
+        raise ValueError(f'the column {col!r} must say for each row whether it is for validation, and in row {row} '
+                         f'it says {v!r}')
     return _words[word]
 
 def _column(df, col):
@@ -447,23 +475,25 @@ def _column(df, col):
     return df[col]
 
 def ColSplitter(
-    col='is_valid', # name or position of a column
-    on=None         # value, or list of values, of validation rows; None expects a column of true and false values
-):
+    col:str|int='is_valid', # name or position of a column
+    on:Any=None # value, or list of values, of validation rows; None expects a column of true and false values
+) -> Callable:
     "Return a splitter for a table: rows whose column `col` is true, or one of `on`, form the validation set."
     def _split(df):
-        if not hasattr(df, 'iloc'): raise TypeError(f'ColSplitter needs a table (a DataFrame), and the items are a {type(df).__name__}')
+        if not hasattr(df, 'iloc'):
+            raise TypeError(f'ColSplitter needs a table (a DataFrame), and the items are a {type(df).__name__}')
         _need(df)
         values = _column(df, col)
-        mask = [v in L(on) for v in values] if on is not None else [_as_bool(v, col, r) for r,v in zip(df.index, values)]
+        if on is not None: mask = [v in L(on) for v in values]
+        else: mask = [_as_bool(v, col, r) for r,v in zip(df.index, values, strict=True)]
         return MaskSplitter(mask)(df)
     return _split
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #0000003f
 def RandomSubsetSplitter(
-    train_sz, valid_sz, # fractions of the items, together at most 1
-    seed=None           # the same seed gives the same split
-):
+    train_sz:float, valid_sz:float, # fractions of the items, together at most 1
+    seed:int|None=None              # the same seed gives the same split
+) -> Callable:
     "Return a splitter that draws random training and validation sets from part of the items."
     if not (0 < train_sz < 1 and 0 < valid_sz < 1 and train_sz + valid_sz <= 1):
         raise ValueError(f'train_sz and valid_sz are fractions of the items and must be above 0 and together at '
@@ -475,7 +505,7 @@ def RandomSubsetSplitter(
     return _split
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000042
-def parent_label(o):
+def parent_label(o:Any) -> str:
     "Return the name of the folder that contains the file `o`."
     return Path(o).parent.name
 
@@ -483,19 +513,21 @@ def parent_label(o):
 class RegexLabeller:
     "A labeler that returns the first group of `pat` in the item, converted to a string with forward slashes."
     def __init__(self,
-        pat,        # regular expression with a group
-        match=False # match only at the beginning of the string
+        pat:str|re.Pattern, # regular expression with a group
+        match:bool=False    # match only at the beginning of the string
     ):
         self.pat = re.compile(pat)
-        if not self.pat.groups: raise ValueError(f'the pattern {self.pat.pattern!r} needs a group in parentheses: the part that is the label')
+        if not self.pat.groups:
+            raise ValueError(f'the pattern {self.pat.pattern!r} needs a group in parentheses: the part that is the '
+                             'label')
         self.matcher = self.pat.match if match else self.pat.search
 
     def to_state(self) -> dict: return {'pat': self.pat, 'match': self.matcher == self.pat.match}
 
     @classmethod
-    def from_state(cls, pat, match): return cls(pat, match)
+    def from_state(cls, pat:str|re.Pattern, match:bool) -> 'RegexLabeller': return cls(pat, match)
 
-    def __call__(self, o):
+    def __call__(self, o:Any) -> str:
         res = self.matcher(str(o).replace(os.sep, '/'))
         if not res: raise ValueError(f'the pattern {self.pat.pattern!r} matches nothing in {str(o)!r}')
         return res.group(1)
@@ -503,16 +535,17 @@ class RegexLabeller:
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000048
 class ColReader:
     "A getter that reads the columns `cols` of a row, and adds `pref` and `suff` or splits each cell at `label_delim`."
-    def __init__(self, cols, pref='', suff='', label_delim=None):
+    def __init__(self, cols:Any, pref:str|os.PathLike='', suff:str='', label_delim:str|None=None):
         self.cols, self.suff, self.label_delim = L(cols), suff, label_delim
         self.pref = str(pref) + os.sep if isinstance(pref, os.PathLike) else pref
 
-    def __call__(self, row):
+    def __call__(self, row:Any) -> Any:
         return self._read(row, self.cols[0]) if len(self.cols) == 1 else L(self._read(row, c) for c in self.cols)
 
     def _read(self, row, c):
         v = _cell(row, c)
-        if self.label_delim is not None: return [] if v != v or v is None else [o.strip() for o in str(v).split(self.label_delim) if o.strip()]
+        if self.label_delim is not None:
+            return [] if v != v or v is None else [o.strip() for o in str(v).split(self.label_delim) if o.strip()]
         return f'{self.pref}{v}{self.suff}' if self.pref or self.suff else v
 
 def _field(row, c):
@@ -533,22 +566,22 @@ def _cell(row, c):
 class ItemGetter(Transform):
     "Return element `i` of a tuple or list."
     takes_tuples = True
-    def __init__(self, i): self.i = i
-    def encodes(self, x): return x[self.i]
+    def __init__(self, i:Any): self.i = i
+    def encodes(self, x:Any) -> Any: return x[self.i]
 
 class AttrGetter(Transform):
     "Return the attribute `nm` of an object, or `default`."
-    def __init__(self, nm, default=None): self.nm, self.default = nm, default
-    def encodes(self, x): return getattr(x, self.nm, self.default)
+    def __init__(self, nm:str, default:Any=None): self.nm, self.default = nm, default
+    def encodes(self, x:Any) -> Any: return getattr(x, self.nm, self.default)
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #0000004e
 class CategoryMap(Sequence):
     "The distinct values of `col` in order, with a dictionary `o2i` of their indices."
     def __init__(self,
-        col,           # labels, possibly repeated, or a pandas categorical, whose order is kept
-        sort=True,     # True: sort the values; False: keep the order of appearance
-        add_na=False,  # add '#na#' first, the class of all values outside the vocab
-        strict=False   # keep only the values of a categorical that occur
+        col:Any,          # labels, possibly repeated, or a pandas categorical, whose order is kept
+        sort:bool=True,   # True: sort the values; False: keep the order of appearance
+        add_na:bool=False, # add '#na#' first, the class of all values outside the vocab
+        strict:bool=False # keep only the values of a categorical that occur
     ):
         if hasattr(col, 'cat'): items = [o for o in col.cat.categories if not strict or (col == o).any()]
         else: items = self._different(col, sort)
@@ -559,7 +592,7 @@ class CategoryMap(Sequence):
     def to_state(self) -> dict: return {'items': self.items, 'add_na': self.add_na}
 
     @classmethod
-    def from_state(cls, items, add_na):
+    def from_state(cls, items:Iterable, add_na:bool) -> 'CategoryMap':
         "Create a map with the values `items`, unchanged."
         res = cls([])
         res.items, res.o2i, res.add_na = L(items), {o: i for i,o in enumerate(items)}, add_na
@@ -568,21 +601,29 @@ class CategoryMap(Sequence):
     def _different(self, col, sort):
         col = [o for o in map(_clean, col) if not _missing(o)]
         several = next((o for o in col if isinstance(o, (list, L, set, dict)) or getattr(o, 'ndim', 0)), None)
-        if several is not None: raise TypeError(f'a label is one name or number, and {several!r} is a {type(several).__name__}: MultiCategoryBlock is for several labels in one item, PointBlock and RegressionBlock are for numbers')
+        if several is not None:
+            raise TypeError(f'a label is one name or number, and {several!r} is a {type(several).__name__}: '
+                            'MultiCategoryBlock is for several labels in one item, PointBlock and RegressionBlock are '
+                            'for numbers')
         items = list(dict.fromkeys(col))
         if not sort: return items
         try: return sorted(items)
-        except TypeError: raise TypeError(f'labels of different types cannot be put in order: {_few({type(o).__name__ for o in items})}') from None
+        except TypeError:
+            kinds = {type(o).__name__ for o in items}
+            raise TypeError(f'labels of different types cannot be put in order: {_few(kinds)}') from None
 
-    def __getitem__(self, i): return self.items[i.tolist() if hasattr(i, 'tolist') else i]
-    def __len__(self): return len(self.items)
+    def __getitem__(self, i:Any) -> Any: return self.items[i.tolist() if hasattr(i, 'tolist') else i]
+    def __len__(self) -> int: return len(self.items)
     def __eq__(self, other): return list(self) == list(other)
     def __hash__(self): return hash(tuple(self.items))
     def __repr__(self): return repr(self.items)
-    def map_objs(self, objs): return L(self.o2i[o] for o in objs)
-    def map_ids(self, ids): return L(self.items[int(i)] for i in ids)
+    def map_objs(self, objs:Iterable) -> L: return L(self.o2i[o] for o in objs)
+    def map_ids(self, ids:Iterable) -> L: return L(self.items[int(i)] for i in ids)
 
-def _clean(o): return o.strip() if type(o) is str else o.item() if hasattr(o, 'item') and all(n == 1 for n in getattr(o, 'shape', ())) else o
+def _clean(o):
+    return o.strip() if type(o) is str else o.item() if hasattr(o,
+                                                                'item') and all(n == 1 for n in getattr(o, 'shape',
+                                                                                                        ())) else o
 def _missing(o): return o is None or (isinstance(o, float) and o != o)
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000051
@@ -593,10 +634,10 @@ class Category(_ShowsTitle, str): "A label that is displayed as a title."
 
 class MultiCategory(L):
     "A list of labels that is displayed as one title."
-    def show(self, ctx=None, sep=';', color='black', **kwargs):
+    def show(self, ctx:Any=None, sep:str=';', color:str='black', **kwargs) -> Any:
         return show_title(joined_labels(self, sep), ctx=ctx, color=color, **{'label': 'category', **kwargs})
 
-def joined_labels(labels, sep=';', width=25):
+def joined_labels(labels:Iterable, sep:str=';', width:int=25) -> str:
     "Join the `labels` into one string, broken into lines of about `width` characters."
     lines = ['']
     for l in map(str, labels):
@@ -608,29 +649,30 @@ def joined_labels(labels, sep=';', width=25):
 class Categorize(Transform):
     "Convert a label to the index of its class, and back. The classes are `vocab`, or those of the training labels."
     order = 1
+    vocab:Any
     def __init__(self,
-        vocab=None,  # the classes, in order; inferred from the training set if None
-        sort=True,   # sort the classes that are inferred from the data
-        add_na=False # add a first class '#na#' for unknown labels
+        vocab:Iterable|None=None, # the classes, in order; inferred from the training set if None
+        sort:bool=True,           # sort the classes that are inferred from the data
+        add_na:bool=False         # add a first class '#na#' for unknown labels
     ):
         self.sort, self.add_na = sort, add_na
         self.vocab = None if vocab is None else CategoryMap(vocab, sort=False, add_na=add_na)
 
     @property
-    def loss_func(self):
+    def loss_func(self) -> Any:
         "The default loss function that `Learner` uses for these targets."
         return CrossEntropyLossFlat()
 
     @typedmethod
-    def setups(self, labels):
+    def setups(self, labels:Any) -> None:
         if self.vocab is None and labels is not None:
             self.vocab = CategoryMap(labels, sort=self.sort, add_na=self.add_na)
         self.c = len(self.vocab or ())
 
     @typedmethod
-    def encodes(self, o): return torch.tensor(self._index(_clean(o))).as_subclass(TensorCategory)
+    def encodes(self, o:Any) -> TensorCategory: return torch.tensor(self._index(_clean(o))).as_subclass(TensorCategory)
     @typedmethod
-    def decodes(self, o): return Category(self.vocab[int(o)])
+    def decodes(self, o:Any) -> Category: return Category(self.vocab[int(o)])
 
     def _index(self, o):
         if self.vocab is None:
@@ -642,7 +684,7 @@ class Categorize(Transform):
         raise ValueError(f'the label {o!r} is not among the {len(self.vocab)} classes of the training set: '
                          f'{_few(self.vocab)}')
 
-    def setup(self, items=None, train_setup=False):
+    def setup(self, items:Any=None, train_setup:bool=False) -> None:
         given = self.vocab is not None
         Transform.setup(self, items, train_setup)
         if given or items is None: return
@@ -672,17 +714,19 @@ class MultiCategorize(Categorize):
     "Convert a collection of labels, possibly empty, to a `TensorMultiCategory` of class indices, and back."
     takes_tuples = True
     @property
-    def loss_func(self):
+    def loss_func(self) -> Any:
         "The default loss function that `Learner` uses for these targets."
         return BCEWithLogitsLossFlat()
 
-    def setups(self, labels):
-        if self.vocab is None and labels is not None: self.vocab = CategoryMap(self._found_in(labels), sort=self.sort, add_na=self.add_na)
+    def setups(self, labels:Any) -> None:
+        if self.vocab is None and labels is not None:
+            self.vocab = CategoryMap(self._found_in(labels), sort=self.sort, add_na=self.add_na)
         self.c = len(self.vocab or ())
 
     def _found_in(self, labels): return list(dict.fromkeys(o for ls in labels for o in _labels(ls)))
-    def encodes(self, o): return torch.tensor([self._index(l) for l in _labels(o)], dtype=torch.long).as_subclass(TensorMultiCategory)
-    def decodes(self, o:Tensor|list): return MultiCategory(self.vocab[int(i)] for i in o)
+    def encodes(self, o:Any) -> TensorMultiCategory:
+        return torch.tensor([self._index(l) for l in _labels(o)], dtype=torch.long).as_subclass(TensorMultiCategory)
+    def decodes(self, o:Tensor|list) -> MultiCategory: return MultiCategory(self.vocab[int(i)] for i in o)
 
 def _labels(o):
     if _missing(o): return []
@@ -695,71 +739,72 @@ def _labels(o):
 class OneHotEncode(Transform):
     "Convert class indices to a one-hot row, and back. The number of classes is `c`, or that of the data's `vocab`."
     order = 2
-    def __init__(self, c=None): self.c = c
-    def setups(self, items):
+    def __init__(self, c:Any=None): self.c = c
+    def setups(self, items:Any) -> None:
         if self.c is None: self.c = len(getattr(items, 'vocab', ()))
         if not self.c:
             raise ValueError('OneHotEncode does not know how many classes there are: '
                              'pass c, or put it after a MultiCategorize')
 
-    def encodes(self, o):
+    def encodes(self, o:Any) -> TensorMultiCategory:
         return TensorMultiCategory(one_hot([int(i) for i in o], self.c).float())
 
-    def decodes(self, o): return TensorMultiCategory(torch.where(plain(tensor(o)) > 0)[0])
+    def decodes(self, o:Any) -> TensorMultiCategory: return TensorMultiCategory(torch.where(plain(tensor(o)) > 0)[0])
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #0000005e
 class EncodedMultiCategorize(Categorize):
     "Convert a one-hot row, with one value per class of `vocab`, to a `TensorMultiCategory`, and back to names."
     takes_tuples = True
     loss_func = MultiCategorize.loss_func
-    def __init__(self, vocab):
+    def __init__(self, vocab:Iterable):
         super().__init__(vocab, sort=False)
         self.c = len(self.vocab)
-    def setups(self, labels): pass
+    def setups(self, labels:Any) -> None: pass
     @typedmethod
-    def encodes(self, o):
+    def encodes(self, o:Any) -> TensorMultiCategory:
         o = plain(tensor([float(v) for v in o]))
         if len(o) != self.c: raise ValueError(f'an item has {len(o)} zeros and ones, and there are {self.c} classes')
         return TensorMultiCategory(o)
     @typedmethod
-    def decodes(self, o): return MultiCategory(n for n,v in zip(self.vocab, o) if v)
+    def decodes(self, o:Any) -> MultiCategory: return MultiCategory(n for n,v in zip(self.vocab, o, strict=False) if v)
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000061
 class TitledTuple(fastuple):
     "A tuple of numbers that is displayed as a title."
-    def show(self, ctx=None, **kwargs):
+    def show(self, ctx:Any=None, **kwargs) -> Any:
         return show_title('(' + ', '.join(f'{o:.4g}' for o in self) + ')', ctx=ctx, **{'label': 'target', **kwargs})
 
 class RegressionSetup(Transform):
     "Convert targets to float tensors; `c` is the number of values in a target."
     order, takes_tuples = 1, True
-    def __init__(self, c=None): self.c = c
+    def __init__(self, c:Any=None): self.c = c
 
     @property
-    def loss_func(self):
+    def loss_func(self) -> Any:
         "The default loss function that `Learner` uses for these targets."
         return MSELossFlat()
 
     @typedmethod
-    def setups(self, items):
+    def setups(self, items:Any) -> None:
         if self.c is None and items is not None and len(items):
             self.c = len(items[0]) if hasattr(items[0], '__len__') else 1
 
     @typedmethod
-    def encodes(self, o):
+    def encodes(self, o:Any) -> Tensor:
         res = tensor(list(o) if isinstance(o, L) else o).float()
         if not torch.isfinite(res).all():
             raise ValueError(f'the target is {o!r}, which is not a finite number: fill in or drop such targets')
         return res
-    def decodes(self, o:Tensor): return TitledFloat(o) if o.ndim == 0 else TitledTuple(float(v) for v in o)
+    def decodes(self, o:Tensor) -> Any: return TitledFloat(o) if o.ndim == 0 else TitledTuple(float(v) for v in o)
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000064
-def get_c(dls):
+def get_c(dls:Any) -> int:
     "Return the number of outputs a model for `dls` needs: `dls.c` if it exists, else the length of the last vocab."
     c = getattr(dls, 'c', None)
-    if c: return L(c)[-1] # the last of several targets
+    if c: return list(L(c))[-1] # the last of several targets
     vocab = getattr(dls, 'vocab', [])
-    if len(vocab) and not isinstance(vocab, CategoryMap) and isinstance(vocab[-1], (CategoryMap, list, L)): vocab = vocab[-1]
+    if len(vocab) and not isinstance(vocab, CategoryMap) and isinstance(vocab[-1], (CategoryMap, list, L)):
+        vocab = vocab[-1]
     return len(vocab)
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000067
@@ -770,20 +815,23 @@ class ToTensor(Transform):
 class IntToFloatTensor(Transform):
     "Convert images from bytes 0–255 to floats 0–1, and back, and masks to integers divided by `div_mask`."
     order = 10
-    def __init__(self, div=255., div_mask=1):
+    def __init__(self, div:float=255., div_mask:int=1):
         self.div, self.div_mask = div, div_mask
     @typedmethod
-    def encodes(self, o:TensorImage): return o if o.is_floating_point() else o.float().div_(self.div)
+    def encodes(self, o:TensorImage) -> Any: # pyright: ignore[reportRedeclaration]
+        return o if o.is_floating_point() else o.float().div_(self.div)
     @encodes.register
-    def encodes(self, o:TensorMask): return o.long() if self.div_mask == 1 else o.long() // self.div_mask
-    def decodes(self, o:TensorImage): return (o.clamp(0., 1.) * self.div).round().long() if self.div else o
+    def encodes(self, o:TensorMask) -> Any:
+        return o.long() if self.div_mask == 1 else o.long() // self.div_mask
+    def decodes(self, o:TensorImage) -> Any:
+        return (o.clamp(0., 1.) * self.div).round().long() if self.div else o
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #0000006a
 def broadcast_vec(
-    dim, ndim,  # the axis of the values, and the number of axes
-    *t,         # lists of numbers
-    cuda=True   # move them to the default device; False keeps them on the CPU
-):
+    dim:int, ndim:int, # the axis of the values, and the number of axes
+    *t,                # lists of numbers
+    cuda:bool=True     # move them to the default device; False keeps them on the CPU
+) -> list[Tensor]:
     "Convert each of `t` to a tensor that broadcasts along axis `dim` of a tensor with `ndim` axes."
     shape = [1]*ndim
     shape[dim] = -1
@@ -798,25 +846,27 @@ mnist_stats = ([0.131], [0.308])
 class Normalize(Transform):
     "Normalize images with `mean` and `std` of shape `(1, c, 1, 1)`; None: compute them from the first batch."
     order = 99
-    def __init__(self, mean=None, std=None, axes=(0, 2, 3)):
+    mean:Any; std:Any
+    def __init__(self, mean:Tensor|None=None, std:Tensor|None=None, axes:tuple=(0, 2, 3)):
         self.mean, self.std, self.axes = mean, std, axes
 
     @classmethod
-    def from_stats(cls, mean, std, dim=1, ndim=4, cuda=True):
+    def from_stats(cls, mean:Sequence, std:Sequence, dim:int=1, ndim:int=4, cuda:bool=True) -> 'Normalize':
         "Normalize with the lists of numbers `mean` and `std`, one for each channel."
-        return cls(*broadcast_vec(dim, ndim, mean, std, cuda=cuda))
+        shift, scale = broadcast_vec(dim, ndim, mean, std, cuda=cuda)
+        return cls(shift, scale)
 
     @typedmethod
-    def setups(self, dl):
+    def setups(self, dl:Any) -> None:
         if self.mean is not None and self.std is not None or not hasattr(dl, 'one_batch'): return
         x = plain(dl.one_batch()[0]).float()
         self.mean, self.std = x.mean(self.axes, keepdim=True), x.std(self.axes, keepdim=True) + 1e-7
 
     @typedmethod
-    def encodes(self, x:TensorImage):
+    def encodes(self, x:TensorImage) -> Any:
         return torch.addcmul(self._on(x, '_shift'), x, self._on(x, '_scale')) # one pass over the batch
     @typedmethod
-    def decodes(self, x:TensorImage): return x * self._on(x, 'std') + self._on(x, 'mean')
+    def decodes(self, x:TensorImage) -> Any: return x * self._on(x, 'std') + self._on(x, 'mean')
 
     @property
     def _scale(self): return 1 / self.std

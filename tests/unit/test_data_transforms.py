@@ -1,6 +1,7 @@
 "Transforms, splitters and getters: what goes wrong, and what must not change."
 import pickle
 import warnings
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -112,6 +113,12 @@ def test_types_of_tensors_are_kept_unless_an_annotation_says_otherwise():
     x = TensorImage(torch.zeros(3, 2, 2))
     assert [type(t()(x)) for t in (Keep, Plain, Cast)] == [TensorImage, torch.Tensor, TensorMask]
 
+
+def test_a_return_annotation_of_any_converts_nothing():
+    def increase(x) -> Any: return x + 1
+    image = TensorImage(torch.zeros(1, 2, 2))
+    assert Transform(increase)(1) == 2
+    assert type(Transform(increase)(image)) is TensorImage
 
 def test_a_number_made_of_a_bool_stays_a_number():
     assert type(Transform(lambda x: int(x))(True)) is int
