@@ -10,8 +10,7 @@ import torch
 from fastcore.basics import ifnone
 
 from .data.block import RegressionBlock
-from .data.dataframes import check_frame, check_names
-from .data.dataframes import _near
+from .data.dataframes import _near, check_frame, check_names
 from .data.transforms import RandomSplitter
 from .layers import Embedding, sigmoid_range
 from .losses import MSELossFlat
@@ -19,6 +18,7 @@ from .tabular.core import Categorify, TabularPandas
 from .tabular.data import TabularDataLoaders
 from .tabular.model import TabularModel, get_emb_sz, tabular_config
 from .torch_core import Module
+
 if TYPE_CHECKING: from fastbook_impl.tabular.learner import TabularLearner
 
 # %% ../nbs/library/7_tabular/06_collab.ipynb #00000009

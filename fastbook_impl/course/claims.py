@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..data.external import URLs, cached_data
-from ..samples.core import find_sample
 from ..imports import in_notebook
+from ..samples.core import find_sample
 
 # %% ../../nbs/library/9_course/04_claims.ipynb #00000005
 _KNOWN = { # name → contents, creator, license

@@ -6,8 +6,9 @@ __all__ = ['share_interval', 'error_by_group', 'Card', 'model_card']
 # %% ../../nbs/03_ethics.ipynb #00000004
 import torch
 
+import fastbook_impl.callback.progress  # no bars while a card is made
+
 from ..imports import pd
-import fastbook_impl.callback.progress # no bars while a card is made
 from ..torch_core import is_listy, num_params, plain
 
 # %% ../../nbs/03_ethics.ipynb #0000000d

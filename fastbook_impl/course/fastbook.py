@@ -5,15 +5,17 @@ __all__ = ['RESULT_MIME', 'widgets', 'setup_book', 'Drawing', 'gv', 'plot_functi
            'cluster_columns', 'chapter_result']
 
 # %% ../../nbs/library/9_course/01_fastbook.ipynb #00000002
-import html, io, warnings
+import html
+import io
+import warnings
 from contextlib import redirect_stdout
 
 import numpy as np
 import torch
 
-from .claims import claim, data_card
 from ..imports import LazyModule, in_notebook, pd, plt
 from ..vision.all import *
+from .claims import claim, data_card
 
 # %% ../../nbs/library/9_course/01_fastbook.ipynb #00000004
 def setup_book():

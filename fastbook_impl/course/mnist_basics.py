@@ -6,8 +6,8 @@ __all__ = ['load_pictures', 'mnist_distance', 'init_params', 'sigmoid', 'mnist_l
 
 # %% ../../nbs/04_mnist_basics.ipynb #00000005
 import torch
-from PIL import Image
 from fastcore.basics import patch
+from PIL import Image
 
 from ..torch_core import tensor
 

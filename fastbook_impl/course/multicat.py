@@ -8,6 +8,7 @@ __all__ = ['one_hot', 'sigmoid', 'binary_cross_entropy', 'accuracy_multi', 'head
 import numpy as np
 import torch
 from torch import nn
+
 from ..data.block import TransformBlock
 from ..data.transforms import Transform
 from ..imports import plt

@@ -5,6 +5,7 @@ __all__ = ['pets_net', 'softmax', 'log_softmax', 'nll_loss', 'cross_entropy', 'f
 
 # %% ../../nbs/05_pet_breeds.ipynb #00000004
 from torch import nn
+
 from ..layers import ConvLayer
 from ..torch_core import params
 

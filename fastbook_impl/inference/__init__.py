@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from ..data.core import Datasets, with_types
 from ..data.transforms import ItemTransform
+from ..torch_core import apply, default_device, is_listy, plain, to_concat, to_cpu
 from .format import MissingName, ModelFileError, read_export, refused
 from .reader import Reader, read_model
-from ..torch_core import apply, default_device, is_listy, plain, to_concat, to_cpu
 
 _all_ = ['ModelFileError', 'MissingName']
 

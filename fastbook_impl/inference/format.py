@@ -5,7 +5,11 @@ __all__ = ['FILE_KIND', 'VERSION', 'MAX_HEADER', 'MAX_TENSORS', 'MAX_DIMS', 'Mod
            'read_export', 'refused', 'write_export']
 
 # %% ../../nbs/library/8_inference/01_format.ipynb #00000002
-import hashlib, json, math, os, re
+import hashlib
+import json
+import math
+import os
+import re
 from pathlib import Path
 
 import torch
@@ -143,6 +147,7 @@ def write_export(
 ) -> Path:
     "Write the description and the tensors to `file` with a checksum. If writing fails, an existing file is unchanged."
     from safetensors.torch import save
+
     from fastbook_impl.torch_core import written_whole
     file, meta = Path(file), {'kind': FILE_KIND, 'checksum': '0'*64, 'learner': json.dumps(about, ensure_ascii=False, allow_nan=False)}
     data = save(tensors, metadata=meta)

@@ -5,15 +5,17 @@ __all__ = ['PLAIN', 'MAX_OBJECTS', 'MAX_DEPTH', 'read_float', 'read_scalar', 're
            'NotGiven', 'constructor_names', 'Reader', 'own_state', 'places', 'skeleton', 'read_model']
 
 # %% ../../nbs/library/8_inference/03_reader.ipynb #00000002
-import importlib, inspect, re
+import importlib
+import inspect
+import re
 from functools import partial
 
 import numpy as np
 import torch
+from fastcore.basics import using_attr
 from torch import nn
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
-from fastcore.basics import using_attr
 
 from ..data.core import Datasets, TfmdLists
 from ..data.transforms import Transform

@@ -4,7 +4,8 @@
 __all__ = ['plain_value', 'Writer', 'describe_model', 'needed', 'describe_loaders', 'is_table']
 
 # %% ../../nbs/library/8_inference/05_writer.ipynb #00000002
-import math, os
+import math
+import os
 from enum import IntEnum
 from functools import partial
 from pathlib import PurePath
@@ -19,9 +20,9 @@ from torch.nn.utils import parametrize
 
 from ..data.core import Datasets, TfmdDL, TfmdLists
 from ..data.transforms import Transform
+from ..torch_core import is_listy, plain
 from .reader import PLAIN, Reader, constructor_names, own_state, places, skeleton
 from .registry import CONSTANTS, FUNCTIONS, LOADERS, SPECS, TYPES, listed, spec_of
-from ..torch_core import is_listy, plain
 
 # %% ../../nbs/library/8_inference/05_writer.ipynb #00000005
 _TUPLES = ('data', 'any') # kinds that preserve tuples

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .core import sample_maker
 from ..imports import pd
+from .core import sample_maker
 
 # %% ../../nbs/samples/07_adult.ipynb #00000005
 EDUCATION = dict(zip('Preschool 1st-4th 5th-6th 7th-8th 9th 10th 11th 12th HS-grad Some-college Assoc-voc Assoc-acdm Bachelors Masters Prof-school Doctorate'.split(),

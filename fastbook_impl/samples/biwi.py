@@ -7,7 +7,8 @@ __all__ = ['CAMERA', 'SIZE', 'SKULL', 'JAW', 'PEOPLE', 'STYLES', 'MOP', 'HATS', 
            'headphones', 'Pose', 'office', 'books', 'draw_person', 'pose_at', 'draw_head', 'make_heads']
 
 # %% ../../nbs/samples/05_biwi.ipynb #00000002
-import math, random
+import math
+import random
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,26 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from .pets import Pen, _expose, _pick, _plant, _rect, _shelf, _wall, backdrop, darker, draw_shared, fluffy, lighter, luma, mix, oval, smooth, tube
+from fastbook_impl.samples.pets import (
+    Pen,
+    _expose,
+    _pick,
+    _plant,
+    _rect,
+    _shelf,
+    _wall,
+    backdrop,
+    darker,
+    draw_shared,
+    fluffy,
+    lighter,
+    luma,
+    mix,
+    oval,
+    smooth,
+    tube,
+)
+
 from .core import sample_maker
 
 # %% ../../nbs/samples/05_biwi.ipynb #00000005

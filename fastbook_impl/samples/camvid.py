@@ -7,7 +7,8 @@ __all__ = ['CODES', 'FOCUS', 'EYE', 'NEAR', 'FAR', 'COLOURS', 'EDGES', 'SHAPES',
            'Drive', 'Item', 'plan', 'draw_street', 'make_camvid_tiny', 'make_camvid']
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000002
-import math, random
+import math
+import random
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from .pets import Pen, _expose, _pick, _ramp, darker, draw_shared, lighter, mix, oval, rgb, smooth, tube
 from .core import sample_maker
-from .pascal import KINDS
 from .imagenette import THINGS, _box, _disc
+from .pascal import KINDS
+from .pets import Pen, _expose, _pick, _ramp, darker, draw_shared, lighter, mix, oval, rgb, smooth, tube
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000004
 CODES = '''Animal Archway Bicyclist Bridge Building Car CartLuggagePram Child Column_Pole Fence LaneMkgsDriv LaneMkgsNonDriv Misc_Text

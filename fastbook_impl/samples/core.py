@@ -4,7 +4,10 @@
 __all__ = ['enlarge_digit', 'Sample', 'sample_maker', 'find_sample', 'make_mnist_sample', 'make_mnist_tiny', 'make_mnist']
 
 # %% ../../nbs/samples/01_core.ipynb #00000002
-import csv, importlib, math, os
+import csv
+import importlib
+import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable

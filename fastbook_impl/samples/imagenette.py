@@ -5,13 +5,33 @@ __all__ = ['THINGS', 'SPRINGER', 'thing', 'tench', 'cassette_player', 'chain_saw
            'French_horn', 'golf_ball', 'parachute', 'sky', 'draw_thing', 'make_imagenette', 'make_imagenette_320']
 
 # %% ../../nbs/samples/03_imagenette.ipynb #00000002
-import csv, math, random
+import csv
+import math
+import random
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from .pets import (SCENES, Breed, Coat, Pen, _expose, _foreground, _pick, backdrop, darker, draw_pet, draw_shared, lighter, mix, oval, smooth, tube)
+from fastbook_impl.samples.pets import (
+    SCENES,
+    Breed,
+    Coat,
+    Pen,
+    _expose,
+    _foreground,
+    _pick,
+    backdrop,
+    darker,
+    draw_pet,
+    draw_shared,
+    lighter,
+    mix,
+    oval,
+    smooth,
+    tube,
+)
+
 from .core import sample_maker
 
 # %% ../../nbs/samples/03_imagenette.ipynb #00000005

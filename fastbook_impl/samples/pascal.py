@@ -4,14 +4,41 @@
 __all__ = ['KINDS', 'TRUNK', 'PLACES', 'COMPANY', 'FLYING', 'kind', 'sea', 'street', 'parlour', 'draw_scene', 'make_pascal']
 
 # %% ../../nbs/samples/04_pascal.ipynb #00000002
-import csv, json, math, random
+import csv
+import json
+import math
+import random
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageChops
 
-from .pets import (BREEDS, POSES, Pen, Pet, _boards, _contact, _expose, _lamp, _picture, _pick, _ramp, _rect, _shelf, _wall, _window,
-    backdrop, darker, draw_shared, head, lighter, oval, smooth, tube)
+from fastbook_impl.samples.pets import (
+    BREEDS,
+    POSES,
+    Pen,
+    Pet,
+    _boards,
+    _contact,
+    _expose,
+    _lamp,
+    _pick,
+    _picture,
+    _ramp,
+    _rect,
+    _shelf,
+    _wall,
+    _window,
+    backdrop,
+    darker,
+    draw_shared,
+    head,
+    lighter,
+    oval,
+    smooth,
+    tube,
+)
+
 from .core import sample_maker
 from .imagenette import _box, _disc, sky
 

@@ -11,7 +11,11 @@ __all__ = ['PAINTS', 'BREEDS', 'lookalikes', 'PATTERNS', 'HEAD', 'EARS', 'TAILS'
            'tiles', 'studio', 'backdrop', 'trimap', 'draw_pet', 'draw_shared', 'make_pets', 'contact_sheet']
 
 # %% ../../nbs/samples/02_pets.ipynb #00000002
-import math, os, random, subprocess, sys
+import math
+import os
+import random
+import subprocess
+import sys
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path

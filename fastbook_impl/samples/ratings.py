@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .core import sample_maker
 from ..imports import pd
+from .core import sample_maker
 
 # %% ../../nbs/samples/09_ratings.ipynb #00000005
 GENRES = { # loudness, fantasy, words for titles

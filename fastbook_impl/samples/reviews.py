@@ -4,7 +4,8 @@
 __all__ = ['make_review', 'make_imdb', 'make_imdb_sample', 'number_words', 'make_human_numbers']
 
 # %% ../../nbs/samples/08_reviews.ipynb #00000002
-import csv, random
+import csv
+import random
 from pathlib import Path
 
 from .core import sample_maker

@@ -6,18 +6,29 @@ __all__ = ['cont_cat_split', 'df_shrink_dtypes', 'df_shrink', 'make_date', 'add_
            'RegressionBlock', 'MultiCategoryBlock']
 
 # %% ../../nbs/library/7_tabular/01_core.ipynb #00000002
-import copy, re, warnings
+import copy
+import re
+import warnings
 
 import numpy as np
 import torch
 from fastcore.basics import ifnone, patch
 from fastcore.foundation import L
 
+from fastbook_impl.data.transforms import (
+    Categorize,
+    CategoryMap,
+    EncodedMultiCategorize,
+    Normalize,
+    Pipeline,
+    RegressionSetup,
+    Transform,
+)
+
 from ..data.block import CategoryBlock, MultiCategoryBlock, RegressionBlock
 from ..data.core import FilteredBase, TfmdDL
 from ..data.dataframes import check_frame, check_names, show_table
 from ..data.load import _max_resident
-from ..data.transforms import Categorize, CategoryMap, EncodedMultiCategorize, Normalize, Pipeline, RegressionSetup, Transform
 from ..imports import pd
 from ..torch_core import plain, to_cpu, to_device
 

@@ -8,9 +8,9 @@ from fastcore.basics import ifnone
 
 from ..data.transforms import get_c
 from ..learner import Learner
+from ..torch_core import is_listy
 from .core import TabularPandas
 from .model import TabularModel, get_emb_sz, tabular_config
-from ..torch_core import is_listy
 
 # %% ../../nbs/library/7_tabular/04_learner.ipynb #00000005
 class TabularLearner(Learner):

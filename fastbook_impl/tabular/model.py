@@ -7,8 +7,8 @@ __all__ = ['emb_sz_rule', 'get_emb_sz', 'TabularModel', 'tabular_config']
 import inspect
 
 import torch
-from torch import nn
 from fastcore.basics import ifnone
+from torch import nn
 
 from ..layers import Embedding, LinBnDrop, SigmoidRange
 from ..torch_core import Module, is_listy

@@ -8,7 +8,12 @@ __all__ = ['UNK', 'PAD', 'BOS', 'EOS', 'FLD', 'TK_REP', 'TK_WREP', 'TK_UP', 'TK_
            'tokenize_texts', 'tokenize_df', 'SubwordTokenizer']
 
 # %% ../../nbs/library/6_text/01_core.ipynb #00000002
-import html, multiprocessing, os, re, sys, warnings
+import html
+import multiprocessing
+import os
+import re
+import sys
+import warnings
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from itertools import chain

@@ -9,20 +9,30 @@ from collections import Counter
 from functools import partial
 
 import torch
-from torch import Tensor
 from fastcore.basics import defaults, ifnone
 from fastcore.foundation import L
 from fastcore.xtras import Path
+from torch import Tensor
+
+from fastbook_impl.data.transforms import (
+    ColReader,
+    ColSplitter,
+    GrandparentSplitter,
+    ItemTransform,
+    RandomSplitter,
+    RandTransform,
+    Transform,
+    parent_label,
+)
 
 from ..data.block import CategoryBlock, DataBlock, MultiCategoryBlock, TransformBlock
 from ..data.core import TfmdDL, show_batch, show_results
-from ..data.external import get_text_files
 from ..data.dataframes import check_frame, read_table, show_table
+from ..data.external import get_text_files
 from ..data.load import DataLoaders
-from ..data.transforms import ColReader, ColSplitter, GrandparentSplitter, ItemTransform, RandomSplitter, RandTransform, Transform, parent_label
 from ..imports import pd
-from .core import BOS, UNK, BaseTokenizer, SubwordTokenizer, Tokenizer, WordTokenizer, _join, text_spec_tok
 from ..torch_core import LMTensorText, TensorText, TitledStr, is_listy, plain, retain_type
+from .core import BOS, UNK, BaseTokenizer, SubwordTokenizer, Tokenizer, WordTokenizer, _join, text_spec_tok
 
 # %% ../../nbs/library/6_text/02_data.ipynb #00000005
 def make_vocab(

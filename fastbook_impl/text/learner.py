@@ -5,24 +5,27 @@ __all__ = ['TextLearner', 'text_vocab', 'get_encoder', 'match_embeds', 'read_wei
            'convert_pretrained', 'decode_spec_tokens', 'LMLearner', 'language_model_learner', 'text_classifier_learner']
 
 # %% ../../nbs/library/6_text/05_learner.ipynb #00000002
-import io, json, pickle, re
+import io
+import json
+import pickle
+import re
 from functools import partial
 
 import torch
-from torch import nn
 from fastcore.basics import defaults, ifnone
 from fastcore.xtras import Path
+from torch import nn
 
 from ..callback.rnn import rnn_cbs
+from ..checkpoint import load_weights, read_tensors
 from ..data.external import URLs, fastbook_path
 from ..data.transforms import get_c
 from ..learner import Learner, save_model
-from ..checkpoint import load_weights, read_tensors
 from ..losses import CrossEntropyLossFlat
+from ..torch_core import is_listy, with_tilde, written_whole
 from .core import BOS, PAD, TK_MAJ, TK_REP, TK_UP, TK_WREP, UNK, text_spec_tok
 from .data import LMDataLoader, SortedDL
 from .models.core import SentenceEncoder, _model_meta, get_language_model, get_text_classifier
-from ..torch_core import is_listy, with_tilde, written_whole
 
 # %% ../../nbs/library/6_text/05_learner.ipynb #00000005
 class TextLearner(Learner):
@@ -182,7 +185,7 @@ def wikitext_weights(
     return files
 
 def _published_folder(url):
-    from fastbook_impl.data.external import _Wanted, _find_real
+    from fastbook_impl.data.external import _find_real, _Wanted
     want, archives = _Wanted(url), fastbook_path('archive')
     found = _find_real(want, fastbook_path('model'), archives, False)
     if isinstance(found, Path): return found

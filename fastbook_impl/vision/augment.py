@@ -11,16 +11,18 @@ __all__ = ['BILINEAR', 'NEAREST', 'ResizeMethod', 'PadMode', 'resize_pixels', 'w
            'HSVTfm', 'Hue', 'setup_aug_tfms', 'aug_transforms', 'cutout_gaussian', 'RandomErasing']
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000002
-import math, random, threading
+import math
+import random
+import threading
 from functools import lru_cache, partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor
 from fastcore.basics import patch
 from fastcore.foundation import L
+from PIL import Image
+from torch import Tensor
 
 from ..data.parallel import thread_map
 from ..data.transforms import RandTransform, compose_tfms, typedmethod

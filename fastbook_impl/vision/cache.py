@@ -4,7 +4,15 @@
 __all__ = ['record_name', 'parse_size', 'ImageCache', 'image_cache']
 
 # %% ../../nbs/library/5_vision/02_cache.ipynb #00000002
-import mmap, os, re, shutil, struct, threading, time, warnings, zlib
+import mmap
+import os
+import re
+import shutil
+import struct
+import threading
+import time
+import warnings
+import zlib
 from hashlib import blake2b
 
 import numpy as np

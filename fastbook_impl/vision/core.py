@@ -6,20 +6,31 @@ __all__ = ['OpenMask', 'TensorPointCreate', 'to_mode', 'check_pixels', 'load_ima
            'unscale_points', 'TensorBBox', 'LabeledBBox', 'PointScaler', 'BBoxLabeler']
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #00000002
-import io, os
+import io
+import os
 from functools import partial
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 from fastcore.basics import patch
 from fastcore.foundation import L
 from fastcore.xtras import Path
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from fastbook_impl.torch_core import (
+    TensorImage,
+    TensorImageBW,
+    TensorMask,
+    TensorMultiCategory,
+    TensorPoint,
+    plain,
+    show_image,
+    tensor,
+)
 
 from ..data.transforms import ItemTransform, ToTensor, Transform
 from ..losses import CrossEntropyLossFlat, MSELossFlat
-from ..torch_core import TensorImage, TensorImageBW, TensorMask, TensorMultiCategory, TensorPoint, plain, show_image, tensor
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #00000008
 def to_mode(

@@ -5,27 +5,49 @@ __all__ = ['PointBlock', 'BBoxBlock', 'ImageBlock', 'CheckMask', 'MaskBlock', 'c
            'ImageDataLoaders', 'SegmentationDataLoaders', 'verify_image', 'verify_images']
 
 # %% ../../nbs/library/5_vision/09_data.ipynb #00000002
-import copy, os
+import copy
+import os
 from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
 from fastcore.foundation import L
 from fastcore.xtras import Path
+from torch import Tensor
+
+from fastbook_impl.data.transforms import (
+    ColReader,
+    ColSplitter,
+    GrandparentSplitter,
+    IntToFloatTensor,
+    ItemTransform,
+    MultiCategorize,
+    RandomSplitter,
+    RegexLabeller,
+    Transform,
+    joined_labels,
+    parent_label,
+    using_attr,
+)
+from fastbook_impl.vision.core import (
+    AddMaskCodes,
+    BBoxLabeler,
+    OpenMask,
+    PILImage,
+    PILMask,
+    PointScaler,
+    TensorBBox,
+    TensorPointCreate,
+    load_image,
+)
 
 from ..data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
 from ..data.core import show_batch, show_item, show_results
-from ..data.external import get_image_files
 from ..data.dataframes import read_table
+from ..data.external import get_image_files
 from ..data.load import DataLoaders
 from ..data.parallel import thread_map
-from ..data.transforms import (ColReader, ColSplitter, GrandparentSplitter, IntToFloatTensor,
-                                           ItemTransform, MultiCategorize, RandomSplitter, RegexLabeller,
-                                           Transform, joined_labels, parent_label, using_attr)
 from ..torch_core import TensorCategory, TensorImage, TensorMask, TensorPoint, get_grid, is_listy, plain
-from .core import (AddMaskCodes, BBoxLabeler, OpenMask, PILImage, PILMask, PointScaler,
-                                       TensorBBox, TensorPointCreate, load_image)
 
 # %% ../../nbs/library/5_vision/09_data.ipynb #00000007
 def ImageBlock(

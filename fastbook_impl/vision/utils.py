@@ -5,7 +5,12 @@ __all__ = ['NoPicture', 'download_url', 'download_images', 'resize_to', 'resize_
            'verify_images']
 
 # %% ../../nbs/library/5_vision/13_utils.ipynb #00000002
-import hashlib, io, re, shutil, threading, time
+import hashlib
+import io
+import re
+import shutil
+import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import unquote, urlsplit

@@ -5,7 +5,9 @@ __all__ = ['KEEP', 'DELETE', 'Verdict', 'widgets', 'ImagesCleaner', 'ImageClassi
            'Checkbox', 'Dropdown', 'HBox', 'Label', 'Layout', 'Output', 'VBox']
 
 # %% ../../nbs/library/5_vision/12_widgets.ipynb #00000003
-import html, io, os
+import html
+import io
+import os
 from collections import namedtuple
 from contextlib import nullcontext
 from types import SimpleNamespace

@@ -8,10 +8,10 @@ __all__ = ['awd_lstm_lm_config', 'awd_lstm_clas_config', 'dropout_mask', 'RNNDro
 import math
 
 import torch
-from torch import nn
-from torch.func import functional_call
 from fastcore.basics import noop
 from fastcore.foundation import L
+from torch import nn
+from torch.func import functional_call
 
 from ...torch_core import Module, params, to_detach
 

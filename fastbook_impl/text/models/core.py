@@ -7,11 +7,19 @@ __all__ = ['SequentialRNN', 'LinearDecoder', 'get_language_model', 'SentenceEnco
 
 # %% ../../../nbs/library/6_text/04_models.ipynb #00000002
 import torch
-from torch import nn
 from fastcore.basics import noop
+from torch import nn
+
+from fastbook_impl.text.models.awdlstm import (
+    AWD_LSTM,
+    RNNDropout,
+    awd_lstm_clas_config,
+    awd_lstm_clas_split,
+    awd_lstm_lm_config,
+    awd_lstm_lm_split,
+)
 
 from ...layers import LinBnDrop, SigmoidRange
-from .awdlstm import AWD_LSTM, RNNDropout, awd_lstm_clas_config, awd_lstm_clas_split, awd_lstm_lm_config, awd_lstm_lm_split
 from ...torch_core import Module
 
 _all_ = ['AWD_LSTM', 'awd_lstm_lm_config', 'awd_lstm_clas_config', 'awd_lstm_lm_split', 'awd_lstm_clas_split']

@@ -14,10 +14,21 @@ import torch
 from fastcore.foundation import L
 from torch import Tensor, nn
 
+from fastbook_impl.vision.models.weights import (
+    PACKAGED,
+    NoWeightsError,
+    WrongWeightsError,
+    checkpoint,
+    hub_file,
+    mirror_weights,
+    packaged_weights,
+    read_weights,
+    require_network,
+    why,
+)
+
 from ...torch_core import Module, params
 from .tvm import model_meta
-from .weights import (PACKAGED, NoWeightsError, WrongWeightsError, checkpoint, hub_file, mirror_weights,
-                                                 packaged_weights, read_weights, require_network, why)
 
 # %% ../../../nbs/library/5_vision/07_timm.ipynb #00000005
 def load_timm(

@@ -8,12 +8,13 @@ __all__ = ['model_meta', 'imagenet_weights', 'build_arch', 'default_split', 'Mod
            'mobilenet_v2', 'mobilenet_v3_small', 'mobilenet_v3_large']
 
 # %% ../../../nbs/library/5_vision/04_torchvision.ipynb #00000002
-import difflib, os
+import difflib
+import os
 
 from fastcore.foundation import L
 
-from ...torch_core import params, with_tilde
 from ...data.transforms import imagenet_stats
+from ...torch_core import params, with_tilde
 from .weights import NoWeightsError, checkpoint, read_weights, torch_checkpoints
 
 # %% ../../../nbs/library/5_vision/04_torchvision.ipynb #00000005

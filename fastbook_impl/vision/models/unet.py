@@ -13,15 +13,26 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 from fastcore.basics import defaults
+from torch import Tensor, nn
+
+from fastbook_impl.layers import (
+    BatchNorm,
+    ConvLayer,
+    MergeLayer,
+    PixelShuffle_ICNR,
+    ResBlock,
+    SelfAttention,
+    SequentialEx,
+    SigmoidRange,
+    apply_init,
+    in_channels,
+    inplace_relu,
+)
 
 from ...imports import plt
 from ...torch_core import Module, one_param
-from ...layers import (BatchNorm, ConvLayer, MergeLayer, PixelShuffle_ICNR, ResBlock, SelfAttention, SequentialEx, SigmoidRange, apply_init,
-                                  in_channels, inplace_relu)
 from .body import create_body
-
 
 # %% ../../../nbs/library/5_vision/10_unet.ipynb #00000010
 def body_layers(body: nn.Module) -> list[nn.Module]:
