@@ -13,6 +13,7 @@ import threading
 import time
 import warnings
 import zlib
+from collections.abc import Callable
 from hashlib import blake2b
 
 import numpy as np
@@ -25,9 +26,9 @@ from ..data.external import fastbook_home
 _FORMAT = 1 # part of every name; increase it to ignore all older records
 
 def record_name(
-    fn,       # path of an image
-    st,       # result of `os.stat` for `fn`
-    want:str  # description of the result
+    fn: str | Path,     # path of an image
+    st: os.stat_result, # result of `os.stat` for `fn`
+    want:str            # description of the result
 ) -> str:
     "Return the path of the record, relative to the folder of the cache."
     facts = os.path.abspath(fn), st.st_size, st.st_mtime_ns, st.st_ctime_ns, want, _FORMAT
@@ -95,24 +96,25 @@ def _free(path):
 # %% ../../nbs/library/5_vision/02_cache.ipynb #00000012
 class ImageCache:
     "Cache on disk for byte arrays computed from image files, limited to `max_bytes`; least recently used go first."
-    settle = 0.02    # seconds: a file changed more recently might change again within the same tick of the file system's clock
+    # seconds: a file changed more recently might change again within the same tick of the file system's clock
+    settle = 0.02
     idle = 30*60     # seconds: a record used more recently than that is not removed to make room
     least = 4096     # bytes: smaller files are faster to decode than to look up
     largest = 2**25  # bytes: larger images are not cached
     spare = 2**30    # bytes of free disk space to preserve
 
     def __init__(self,
-        path,               # folder of the records
-        max_bytes:int=None  # 0 to switch the cache off; by default a fifth of the free disk, at most 8 GB
+        path: str | Path,  # folder of the records
+        max_bytes:int=None # 0 to switch the cache off; by default a fifth of the free disk, at most 8 GB
     ):
         self.path = Path(path)
         self.max_bytes = min(8*2**30, _free(path)//5) if max_bytes is None else max_bytes
         self._verified, self._total, self._written, self._full_until = {}, None, 0, 0. # record → inode
 
     def get(self,
-        fn,       # path of the image
-        want:str, # description of the result that names everything `make` depends on besides the file
-        make      # function without arguments that returns an array of bytes, (h, w) or (h, w, c)
+        fn: str | Path, # path of the image
+        want:str,       # description of the result that names everything `make` depends on besides the file
+        make: Callable  # function without arguments that returns an array of bytes, (h, w) or (h, w, c)
     ) -> np.ndarray:
         "Return the result of `make()`, from disk if it is cached; otherwise compute and cache it."
         st = _stat(fn) if self.max_bytes else None
@@ -183,7 +185,7 @@ def size(self:ImageCache) -> int:
     return sum(o[1] for o in self.records())
 
 @patch
-def clear(self:ImageCache):
+def clear(self:ImageCache) -> None:
     "Remove all records."
     for _,_,path in self.records(): _remove(path)
     self._total, self._full_until = None, 0.
@@ -220,7 +222,7 @@ def image_cache() -> ImageCache:
     return _caches[key]
 
 @patch
-def __repr__(self:ImageCache):
+def __repr__(self:ImageCache) -> str:
     n = len(self.records())
     return (f'ImageCache: {n:,} images, {self.size()/2**20:,.0f} of at most {self.max_bytes/2**20:,.0f} MB'
             if self.max_bytes else 'ImageCache: off')

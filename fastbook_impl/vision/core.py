@@ -8,7 +8,9 @@ __all__ = ['OpenMask', 'TensorPointCreate', 'to_mode', 'check_pixels', 'load_ima
 # %% ../../nbs/library/5_vision/01_core.ipynb #00000002
 import io
 import os
+from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,10 +34,13 @@ from fastbook_impl.torch_core import (
 from ..data.transforms import ItemTransform, ToTensor, Transform
 from ..losses import CrossEntropyLossFlat, MSELossFlat
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 # %% ../../nbs/library/5_vision/01_core.ipynb #00000008
 def to_mode(
-    im,       # PIL image in any mode
-    mode:str  # 'RGB', 'L', or any other that PIL converts to
+    im: Image.Image, # PIL image in any mode
+    mode:str         # 'RGB', 'L', or any other that PIL converts to
 ) -> Image.Image:
     """Return `im` converted to `mode`.
 
@@ -67,15 +72,15 @@ def _turn(im):
 def _upright(im):
     return im if _turn(im) in (0, 1) else ImageOps.exif_transpose(im)
 
-def check_pixels(im:Image.Image):
+def check_pixels(im:Image.Image) -> None:
     "Raise `DecompressionBombError` if `im`, not decoded yet, has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`."
     w, h = im.size
     if Image.MAX_IMAGE_PIXELS is not None and w*h > Image.MAX_IMAGE_PIXELS:
         raise Image.DecompressionBombError(f'{w:,} × {h:,} pixels, {w*h/1e6:,.0f} megapixels')
 
 def load_image(
-    fn,                 # path, bytes or an open file
-    mode:str|None=None  # 'RGB', 'L' and so on; None keeps the file's mode
+    fn: Any,           # path, bytes or an open file
+    mode:str|None=None # 'RGB', 'L' and so on; None keeps the file's mode
 ) -> Image.Image:
     """Open the image in `fn`, decode it and rotate it upright. Raises a one-line `OSError` if it cannot be read.
 
@@ -103,8 +108,8 @@ def _cannot_read(fn, e):
     if isinstance(e, UnidentifiedImageError):
         return OSError(f'{name} is not an image in a format that Pillow can read: {advice}')
     if isinstance(e, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return OSError(f'{name} is too large to be decoded safely ({e}): if you trust it, set PIL.Image.MAX_IMAGE_PIXELS, '
-                       f'which is {Image.MAX_IMAGE_PIXELS:,}, to a larger number first')
+        return OSError(f'{name} is too large to be decoded safely ({e}): if you trust it, set '
+                       f'PIL.Image.MAX_IMAGE_PIXELS, which is {Image.MAX_IMAGE_PIXELS:,}, to a larger number first')
     return OSError(f'{name} is truncated or damaged ({str(e) or type(e).__name__}): {advice}')
 
 def _is_empty(fn):
@@ -112,7 +117,7 @@ def _is_empty(fn):
     return isinstance(fn, (str, os.PathLike)) and os.path.isfile(fn) and os.path.getsize(fn) == 0
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #00000011
-def image_size(fn) -> tuple:
+def image_size(fn: Any) -> tuple:
     "Return `(w, h)` of the upright image in the file `fn`, read from the header without decoding the image."
     try:
         with Image.open(fn) as im:
@@ -128,7 +133,7 @@ class PILBase(Image.Image):
     _make, _arr, fn = None, None, None
 
     def __init__(self,
-        im=None # PIL image; its pixels are shared, not copied
+        im: Image.Image | None = None # PIL image; its pixels are shared, not copied
     ):
         super().__init__()
         if im is None: return
@@ -170,12 +175,12 @@ class PILBase(Image.Image):
     def im(self, im): self._im = im
 
     @property
-    def size(self):
+    def size(self) -> tuple:
         if self._size is None: self._size = self.pixels().shape[1::-1]
         elif callable(self._size): self._size = self._size()
         return self._size
 
-    def load(self):
+    def load(self) -> Any:
         self._realise()
         return Image.Image.load(self)
 
@@ -184,12 +189,13 @@ class PILBase(Image.Image):
 
     def _new(self, im): return self._cast(Image.Image._new(self, im))
 
-    def transform(self, *args, **kwargs): return self._cast(Image.Image.transform(self, *args, **kwargs))
+    def transform(self, *args: Any, **kwargs: Any) -> Image.Image:
+        return self._cast(Image.Image.transform(self, *args, **kwargs))
 
     def then(self,
-        f,         # function that maps the pixels to new pixels
-        size=None  # (w, h) of the result, if known
-    ):
+        f: Callable,     # function that maps the pixels to new pixels
+        size: Any = None # (w, h) of the result, if known
+    ) -> 'PILBase':
         "Return an image whose pixels are `f` of these pixels, computed when first needed."
         make = self.pixels if self._make is not None or self._arr is not None else partial(_same, np.array(self))
         return type(self).later(lambda: f(make()), size)
@@ -211,26 +217,27 @@ class PILBase(Image.Image):
     @classmethod
     def _read(cls, fn): return np.array(load_image(fn, **cls._open_args))
 
-    def show(self, ctx=None, **kwargs):
+    def show(self, ctx: 'Axes | None' = None, **kwargs: Any) -> Any:
         "Draw the image with `show_image` on the axes `ctx`, and return the axes."
         return show_image(Image.fromarray(self.pixels()), ctx=ctx, **{**self._show_args, **kwargs})
 
-    def __repr__(self): return f'{type(self).__name__} mode={self.mode} size={self.size[0]}x{self.size[1]}'
+    def __repr__(self) -> str: return f'{type(self).__name__} mode={self.mode} size={self.size[0]}x{self.size[1]}'
 
     @property
-    def shape(self): "Shape as for an array, `(h, w)`."; return self.size[::-1]
+    def shape(self) -> tuple: "Shape as for an array, `(h, w)`."; return self.size[::-1]
 
     @property
-    def n_px(self): "Number of pixels."; return self.size[0]*self.size[1]
+    def n_px(self) -> int: "Number of pixels."; return self.size[0]*self.size[1]
 
     @property
-    def aspect(self): "Width divided by height."; return self.size[0]/self.size[1]
+    def aspect(self) -> float: "Width divided by height."; return self.size[0]/self.size[1]
 
-    def reshape(self, h, w, resample=Image.Resampling.BILINEAR):
+    def reshape(self, h: int, w: int, resample: Image.Resampling = Image.Resampling.BILINEAR) -> 'PILBase':
         "Return the image resized to `h` rows and `w` columns."
         return self.resize((w, h), resample)
 
-    def resize_max(self, resample=Image.Resampling.BILINEAR, max_px=None, max_h=None, max_w=None):
+    def resize_max(self, resample: Image.Resampling = Image.Resampling.BILINEAR, max_px: int | None = None,
+                   max_h: int | None = None, max_w: int | None = None) -> 'PILBase':
         "Shrink the image, if necessary, to at most `max_px` pixels, `max_h` rows and `max_w` columns."
         h, w = self.shape
         ratio = max(1, (h*w/max_px)**0.5 if max_px else 1, h/max_h if max_h else 1, w/max_w if max_w else 1)
@@ -240,7 +247,7 @@ def _same(x): return x
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #0000001b-1
 def to_image(
-    x # tensor (c, h, w) or (h, w), array (h, w, c) or (h, w); bytes, or floats between 0 and 1
+    x: Any # tensor (c, h, w) or (h, w), array (h, w, c) or (h, w); bytes, or floats between 0 and 1
 ) -> Image.Image:
     "Convert `x` to a PIL image."
     if isinstance(x, Image.Image): return x
@@ -262,7 +269,7 @@ class PILImageBW(PILImage):
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #0000001f
 @patch
-def to_thumb(self:Image.Image, h, w=None):
+def to_thumb(self:Image.Image, h: int, w: int | None = None) -> Image.Image:
     "Return a copy with the same aspect ratio that fits into `h` rows and `w` columns (`h` columns by default)."
     res = self.copy()
     res.thumbnail((h if w is None else w, h))
@@ -270,7 +277,7 @@ def to_thumb(self:Image.Image, h, w=None):
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #00000023
 def image2tensor(
-    img # PIL image, or array (h, w) or (h, w, c)
+    img: Any # PIL image, or array (h, w) or (h, w, c)
 ) -> Tensor:
     "Return the bytes of `img` as a tensor `(c, h, w)`, a view of memory laid out as `(h, w, c)`."
     a = img.pixels() if isinstance(img, PILBase) else np.array(img)
@@ -287,7 +294,8 @@ def _plain_picture_to_tensor(self, o:Image.Image):
 # %% ../../nbs/library/5_vision/01_core.ipynb #00000026
 class PILMask(PILBase):
     "A mask with a class for each pixel; becomes a `TensorMask`."
-    _open_args, _show_args, _tensor_cls = {'mode': 'L'}, {'alpha': 0.5, 'cmap': 'tab20', 'interpolation': 'nearest'}, TensorMask
+    _open_args, _show_args, _tensor_cls = {'mode': 'L'}, {'alpha': 0.5, 'cmap': 'tab20',
+                                                          'interpolation': 'nearest'}, TensorMask
 
     @classmethod
     def _read(cls, fn): return mask_codes(load_image(fn))
@@ -297,12 +305,13 @@ class PILMask(PILBase):
         "Create a mask from `fn`. Palette indices and values with more than 8 bits are kept as class numbers."
         if isinstance(fn, (str, os.PathLike)) or isinstance(fn, cls): return super().create(fn, **kwargs)
         if isinstance(fn, Tensor): fn = plain(fn).cpu().numpy()
-        codes = np.squeeze(fn) if isinstance(fn, np.ndarray) else mask_codes(fn if isinstance(fn, Image.Image) else load_image(fn))
+        codes = (np.squeeze(fn) if isinstance(fn, np.ndarray)
+                 else mask_codes(fn if isinstance(fn, Image.Image) else load_image(fn)))
         return cls(Image.fromarray(_fewest_bits(codes)))
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #00000027
 def mask_codes(
-    im # PIL image
+    im: Image.Image # PIL image
 ) -> np.ndarray:
     "Return the class of each pixel, `(h, w)`, as bytes, or as 32-bit integers if a class is above 255."
     if im.mode in ('LA', 'PA'): im = im.getchannel(0)
@@ -321,7 +330,7 @@ OpenMask.loss_func = CrossEntropyLossFlat(axis=1)
 # %% ../../nbs/library/5_vision/01_core.ipynb #0000002a
 class AddMaskCodes(Transform):
     "Attach the names of the classes to decoded masks."
-    def __init__(self, codes=None):
+    def __init__(self, codes: Any = None):
         super().__init__()
         self.codes = codes
         if codes is not None: self.vocab, self.c = codes, len(codes)
@@ -335,13 +344,13 @@ TensorPointCreate = Transform(TensorPoint.create)
 TensorPointCreate.loss_func = MSELossFlat()
 
 def scale_points(
-    pts,  # pixels (x, y), (..., 2)
-    size  # (w, h) of the image
-):
+    pts: Tensor,          # pixels (x, y), (..., 2)
+    size: tuple[int, int] # (w, h) of the image
+) -> Tensor:
     "Scale points from pixels to -1…1; -1 is the center of the first pixel and 1 that of the last."
     return pts*2/_span(pts, size) - 1
 
-def unscale_points(pts, size):
+def unscale_points(pts: Tensor, size: tuple[int, int]) -> Tensor:
     "Convert points from -1…1 back to pixels."
     return (pts + 1)*_span(pts, size)/2
 
@@ -351,14 +360,14 @@ def _span(pts, size): return pts.new_tensor([max(n-1, 1) for n in size])
 class TensorBBox(TensorPoint):
     "Boxes `(x0, y0, x1, y1)`, `(n, 4)` or `(bs, n, 4)`, in pixels or scaled to -1…1."
     @classmethod
-    def create(cls, x, img_size=None):
+    def create(cls, x: Any, img_size: Any = None) -> 'TensorBBox':
         "Create boxes in pixels as floats, `(n, 4)`."
         return tensor(list(x) if isinstance(x, L) else x).reshape(-1, 4).float().as_subclass(cls)
 
-    def show(self, ctx=None, labels=None, **kwargs):
+    def show(self, ctx: Any = None, labels: Any = None, **kwargs: Any) -> Any:
         "Draw the boxes on the axes `ctx`, in pixels, with `labels` if given. Empty boxes are skipped."
         boxes = plain(self).reshape(-1, 4).tolist()
-        for box, label in zip(boxes, labels or ['']*len(boxes)): _draw_box(ctx, box, str(label))
+        for box, label in zip(boxes, labels or ['']*len(boxes), strict=False): _draw_box(ctx, box, str(label))
         return ctx
 
 def _draw_box(ax, box, label):
@@ -367,16 +376,17 @@ def _draw_box(ax, box, label):
     if x0 == x1 and y0 == y1: return
     edge = [effects.Stroke(linewidth=4, foreground='black'), effects.Normal()]
     ax.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color='white', lw=2).pop().set_path_effects(edge)
-    if label != '#na#': ax.text(x0, y0, label, va='top', color='white', weight='bold', fontsize=12).set_path_effects(edge)
+    if label != '#na#':
+        ax.text(x0, y0, label, va='top', color='white', weight='bold', fontsize=12).set_path_effects(edge)
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #00000030-1
 class LabeledBBox(L):
     "Boxes and their labels, shown together."
     @property
-    def bbox(self): return self[0]
+    def bbox(self) -> 'TensorBBox': return self[0]
     @property
-    def lbl(self): return self[1]
-    def show(self, ctx=None, **kwargs):
+    def lbl(self) -> Any: return self[1]
+    def show(self, ctx: Any = None, **kwargs: Any) -> Any:
         "Draw the boxes with their labels on the axes `ctx`."
         return self.bbox.show(ctx=ctx, labels=list(self.lbl), **kwargs)
 
@@ -385,8 +395,8 @@ class PointScaler(ItemTransform):
     "Scale points and boxes from pixels to -1…1 and back, using the size of the image in the same item."
     order = 1
     def __init__(self,
-        do_scale=True, # False if the points are already scaled
-        y_first=False  # whether points are given as (y, x)
+        do_scale: bool = True, # False if the points are already scaled
+        y_first: bool = False  # whether points are given as (y, x)
     ):
         super().__init__()
         self.do_scale, self.y_first, self.size, self.c = do_scale, y_first, None, None
@@ -430,4 +440,5 @@ class BBoxLabeler(ItemTransform):
     def encodes(self, xs:list): return xs
     def decodes(self, xs:list):
         boxes = [x for x in xs if isinstance(x, TensorBBox)]
-        return [LabeledBBox(boxes[0], [self.vocab[int(i)] for i in x]) if boxes and isinstance(x, TensorMultiCategory) else x for x in xs]
+        return [LabeledBBox(boxes[0], [self.vocab[int(i)] for i in x]) if boxes
+                and isinstance(x, TensorMultiCategory) else x for x in xs]

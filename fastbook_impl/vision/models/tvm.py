@@ -10,17 +10,20 @@ __all__ = ['model_meta', 'imagenet_weights', 'build_arch', 'default_split', 'Mod
 # %% ../../../nbs/library/5_vision/04_torchvision.ipynb #00000002
 import difflib
 import os
+from typing import Any
 
 from fastcore.foundation import L
+from torch import nn
 
 from ...data.transforms import imagenet_stats
 from ...torch_core import params, with_tilde
 from .weights import NoWeightsError, checkpoint, read_weights, torch_checkpoints
 
 # %% ../../../nbs/library/5_vision/04_torchvision.ipynb #00000005
-_arch_names = '''resnet18 resnet34 resnet50 resnet101 resnet152 squeezenet1_0 squeezenet1_1 densenet121 densenet169 densenet201 densenet161
-vgg11_bn vgg13_bn vgg16_bn vgg19_bn alexnet efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 convnext_tiny convnext_small convnext_base
-mobilenet_v2 mobilenet_v3_small mobilenet_v3_large'''.split()
+_arch_names = '''
+resnet18 resnet34 resnet50 resnet101 resnet152 squeezenet1_0 squeezenet1_1 densenet121 densenet169 densenet201
+densenet161 vgg11_bn vgg13_bn vgg16_bn vgg19_bn alexnet efficientnet_b0 efficientnet_b1 efficientnet_b2
+efficientnet_b3 convnext_tiny convnext_small convnext_base mobilenet_v2 mobilenet_v3_small mobilenet_v3_large'''.split()
 
 def _arch(name):
     def build(pretrained=False, weights=None, **kwargs):
@@ -36,23 +39,25 @@ for _name in _arch_names: globals()[_name] = _arch(_name)
 
 # %% ../../../nbs/library/5_vision/04_torchvision.ipynb #00000008
 def imagenet_weights(
-    name: str,   # name of the architecture
-    weights=None # torchvision's name or enum of a set of weights, such as 'IMAGENET1K_V2'; the first set by default
+    name: str, # name of the architecture
+    # torchvision's name or enum of a set of weights, such as 'IMAGENET1K_V2'; the first set by default
+    weights: Any = None
 ) -> dict:
     "Return the ImageNet weights of `name` from PyTorch's cache, from `FASTBOOK_MIRROR`, or from the network."
     import torchvision.models as tv
     choices = tv.get_model_weights(name)
     chosen = choices[weights] if isinstance(weights, str) else weights or choices.IMAGENET1K_V1
-    ways_out = f'use pretrained=False to start from random weights, or put {chosen.url} into {with_tilde(torch_checkpoints())}'
+    ways_out = ('use pretrained=False to start from random weights, or put '
+                f'{chosen.url} into {with_tilde(torch_checkpoints())}')
     return read_weights(checkpoint(chosen.url, name, ways_out))
 
 # %% ../../../nbs/library/5_vision/04_torchvision.ipynb #0000000b
 def build_arch(
-    arch,            # function that builds a model
-    pretrained=True, # whether to load ImageNet weights if they are available
-    weights=None,    # which set of weights; None for the default set
-    **kwargs
-):
+    arch: Any,               # function that builds a model
+    pretrained: bool = True, # whether to load ImageNet weights if they are available
+    weights: Any = None,     # which set of weights; None for the default set
+    **kwargs: Any
+) -> Any:
     "Build the model of `arch`; also return whether its weights are pretrained."
     if not pretrained: return arch(**kwargs), False
     try: return (arch(weights=weights, **kwargs) if weights is not None else arch(pretrained=True, **kwargs)), True
@@ -62,7 +67,7 @@ def build_arch(
         return arch(**kwargs), False
 
 # %% ../../../nbs/library/5_vision/04_torchvision.ipynb #0000000e
-def default_split(m):
+def default_split(m: nn.Module) -> list:
     "Split the parameters into two groups: body and head."
     return L(m[0], m[1:]).map(params)
 
@@ -87,7 +92,7 @@ class ModelMeta(dict):
         raise KeyError(f'{name} is not in model_meta' + (f': did you mean {" or ".join(near)}?' if near
                                                             else f': list(model_meta) shows its {len(self)} entries'))
 
-    def get(self, arch, default=None):
+    def get(self, arch: Any, default: Any = None) -> Any:
         try: return self[arch]
         except KeyError: return default
 
@@ -98,4 +103,7 @@ def _meta_of(name):
 model_meta = ModelMeta({globals()[n]: _meta_of(n) for n in _arch_names})
 
 # %% ../../../nbs/library/5_vision/04_torchvision.ipynb #00000012
-_all_ = ['NoWeightsError', 'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'squeezenet1_0', 'squeezenet1_1', 'densenet121', 'densenet169', 'densenet201', 'densenet161', 'vgg11_bn', 'vgg13_bn', 'vgg16_bn', 'vgg19_bn', 'alexnet', 'efficientnet_b0', 'efficientnet_b1', 'efficientnet_b2', 'efficientnet_b3', 'convnext_tiny', 'convnext_small', 'convnext_base', 'mobilenet_v2', 'mobilenet_v3_small', 'mobilenet_v3_large']
+_all_ = ['NoWeightsError', 'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'squeezenet1_0',
+         'squeezenet1_1', 'densenet121', 'densenet169', 'densenet201', 'densenet161', 'vgg11_bn', 'vgg13_bn',
+         'vgg16_bn', 'vgg19_bn', 'alexnet', 'efficientnet_b0', 'efficientnet_b1', 'efficientnet_b2', 'efficientnet_b3',
+         'convnext_tiny', 'convnext_small', 'convnext_base', 'mobilenet_v2', 'mobilenet_v3_small', 'mobilenet_v3_large']
