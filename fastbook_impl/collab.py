@@ -71,6 +71,8 @@ def _rating_columns(df, *names):
 class EmbeddingDotBias(Module):
     """Predict ratings as the dot product of user and item embeddings plus a bias of each.
     Source: Koren, Bell and Volinsky, 2009."""
+    classes: Any; user: Any; item: Any # set by `from_classes`
+
     def __init__(self,
         n_factors: int,                        # width of the embeddings
         n_users: int,                          # number of users, including one for unknown users
@@ -101,7 +103,7 @@ class EmbeddingDotBias(Module):
         res.classes, res.user, res.item = classes, user, item
         return res
 
-    def _places(self, names, is_item):
+    def _places(self, names, is_item) -> Tensor:
         if not hasattr(self, 'classes'):
             raise ValueError('this model does not know the names of users and items: create it with '
                              'EmbeddingDotBias.from_classes or collab_learner')

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..data.external import URLs, cached_data
 from ..imports import in_notebook
@@ -68,7 +68,8 @@ def data_card(
     what, maker, license = _KNOWN.get(name, ('files', 'unknown maker', 'unknown'))
     source = note.get('source')
     if source == 'sample':
-        return DataCard(name, find_sample(name).about, n_files, 'made by this package', 'Apache 2.0', True)
+        about = getattr(find_sample(name), 'about', name)
+        return DataCard(name, about, n_files, 'made by this package', 'Apache 2.0', True)
     where = {'mirror': 'from the mirror, which may hold a part of it', 'original': 'from its original address',
              None: 'put there by hand'}.get(source, 'from an address of your own')
     return DataCard(name, what, n_files, f'{maker}, {where}', license, False)
@@ -149,7 +150,7 @@ def claim(
     if checked and not made.holds: raise ClaimFailed(str(made))
     return number
 
-def _is_sequence(o) -> bool: return isinstance(o, (list, tuple)) or getattr(o, 'ndim', 0) == 1
+def _is_sequence(o) -> TypeGuard[Sequence]: return isinstance(o, (list, tuple)) or getattr(o, 'ndim', 0) == 1
 
 def _number(o) -> float: return float(o.item() if hasattr(o, 'item') else o)
 

@@ -4,12 +4,12 @@
 __all__ = ['share_interval', 'error_by_group', 'Card', 'model_card']
 
 # %% ../../nbs/03_ethics.ipynb #00000004
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-import fastbook_impl.callback.progress  # no bars while a card is made
+import fastbook_impl.callback.progress  # noqa: F401 (no bars while a card is made)
 
 from ..imports import pd
 from ..torch_core import is_listy, num_params, plain
@@ -35,8 +35,8 @@ def share_interval(
 
 # %% ../../nbs/03_ethics.ipynb #0000000f
 def error_by_group(
-    wrong: Sequence[bool], # one bool for each item
-    groups: Sequence       # the group of each item, in the same order; `None` and NaN are one group, 'not told'
+    wrong: Iterable[bool], # one bool for each item
+    groups: Iterable       # the group of each item, in the same order; `None` and NaN are one group, 'not told'
 ) -> 'DataFrame':
     """A table with a row for each group: how many items, the share of them that is wrong, and the ends of its 95 %
     interval."""

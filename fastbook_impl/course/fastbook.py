@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from fastcore.xtras import Path
 
 from ..imports import LazyModule, in_notebook, pd, plt
-from ..vision.all import *
-from .claims import claim, data_card
+from ..vision.all import *  # noqa: F403
+from .claims import claim, data_card  # noqa: F401
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -213,7 +212,7 @@ def gv(
     forward, back = _split_edges(edges)
     grid, chains = _grid(nodes, forward)
     places = _places(nodes, forward, grid)
-    arcs = [_draw_back(*e, nodes, places) for e in back]
+    arcs = [_draw_back(a, b, at, nodes, places) for a,b,at in back]
     body = [_draw_forward(ch, at, nodes, places)
             for ch,(_,_,at) in zip(chains, forward, strict=True)] + [svg for svg,_ in arcs]
     body += [_draw_node(n, nodes[n], *places[n]) for n in nodes]
@@ -246,12 +245,12 @@ def _as_file(image):
     file.seek(0)
     return file
 
-def image_cat() -> Path:
+def image_cat() -> io.BytesIO:
     "Return an image of a cat, 480 pixels wide, as an open JPEG file."
     from fastbook_impl.samples.pets import draw_pet
     return _as_file(draw_pet('Maine_Coon', 6, (480, 400), 'sitting', 'fence')[0])
 
-def image_bear() -> Path:
+def image_bear() -> io.BytesIO:
     "Return an image of a bear, 480 pixels wide, as an open JPEG file."
     from fastbook_impl.samples.pets import Breed, Coat, draw_pet
     fur = Coat('6b4526', '4a2f1a', '8a6238', muzzle='a57c50', tail='6b4526', nose='2a2020')
@@ -264,7 +263,7 @@ def draw_tree(
     t: Any,                           # a fitted scikit-learn decision tree
     df: 'DataFrame',                  # table that the tree was fitted to, for the column names
     size: float = 10,                 # width in inches
-    ratio: tuple[float, float] = 0.6, # ratio of height to width
+    ratio: float = 0.6,     # ratio of height to width
     precision: int = 0,               # number of decimals
     **kwargs: Any                     # passed to `sklearn.tree.plot_tree`: `max_depth` …
 ) -> None:
@@ -316,4 +315,5 @@ class _Widgets(LazyModule):
 widgets = _Widgets('ipywidgets')
 
 # %% ../../nbs/library/9_course/01_fastbook.ipynb #0000002f
-__all__ = [name for name in globals() if not name.startswith('_')]
+_for_types = 'TYPE_CHECKING', 'Any', 'Callable', 'pairwise' # imported for this module alone
+__all__ = [name for name in globals() if not name.startswith('_') and name not in _for_types]

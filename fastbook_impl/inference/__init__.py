@@ -57,8 +57,9 @@ class InferenceLearner:
             xb = self._inputs(next(iter(self.dls.test_dl([item], rm_type_tfms=rm_type_tfms, num_workers=0))))
             preds, decoded = self._answers(self._forward(xb))
             targ = decoded if isinstance(decoded, tuple) else (decoded,)
-            whole = self.dls.decode_batch((*xb, *targ))[0] if with_input or not self._decodes_alone() else None
-            targ = self._decoded_alone(targ) if whole is None else whole[len(xb):]
+            alone = self._decodes_alone() and not with_input
+            whole = () if alone else self.dls.decode_batch((*xb, *targ))[0]
+            targ = self._decoded_alone(targ) if alone else whole[len(xb):]
             res = targ[0] if len(targ) == 1 else targ, _first(decoded), _first(preds)
             return ((whole[0] if len(xb) == 1 else whole[:len(xb)]), *res) if with_input else res
 
@@ -78,7 +79,8 @@ class InferenceLearner:
             for b in dl.new(get_idxs=lambda: idxs):
                 x = self._inputs(b)
                 xs.append(x)
-                preds.append(to_cpu(self._forward(x))); ys.append(tuple(plain(b if is_listy(b) else (b,)))[len(x):])
+                preds.append(to_cpu(self._forward(x)))
+                ys.append(tuple(plain(b if is_listy(b) else (b,)))[len(x):])
             order = torch.tensor(idxs).argsort() # text loaders sort by length
             xs, preds, ys = (_in_order(o, order) for o in (xs, preds, ys))
             preds, decoded = self._answers(preds, act)
@@ -99,7 +101,7 @@ class InferenceLearner:
         with torch.no_grad(): preds = self.model(*xb)
         return preds[0] if self.kind == 'text' else preds # a text model also returns features
 
-    def _answers(self, preds, act=None):
+    def _answers(self, preds, act=None) -> tuple[Any, Any]:
         act = getattr(self.loss_func, 'activation', noop) if act is None else act
         preds = act(to_cpu(preds))
         return preds, getattr(self.loss_func, 'decodes', noop)(preds)
@@ -120,7 +122,7 @@ def _first(o): return tuple(p[0] for p in o) if isinstance(o, tuple) else o[0]
 
 def _in_order(batches, order):
     "Concatenate `batches` in the order of the data set. Unwrap a tuple of one element."
-    res = apply(lambda t: t[order], to_concat([to_cpu(b) for b in batches]))
+    res: Any = apply(lambda t: t[order], to_concat([to_cpu(b) for b in batches]))
     return res if isinstance(res, Tensor) or len(res) > 1 else res[0] if len(res) else None
 
 # %% ../../nbs/library/8_inference/04_learner.ipynb #00000009

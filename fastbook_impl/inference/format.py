@@ -32,10 +32,15 @@ def file_checksum(
     parts: Iterable # chunks of the bytes that follow the header
 ) -> str:
     "Return the SHA-256 of `head` and `parts`, counting the checksum inside `head` as zeros."
-    at, head, sha = _CHECKSUM.search(head), memoryview(head), hashlib.sha256()
-    for p in (head[:at.start(1)], b'0'*64, head[at.end(1):]): sha.update(p)
+    (start, end), view, sha = _checksum_span(head), memoryview(head), hashlib.sha256()
+    for p in (view[:start], b'0'*64, view[end:]): sha.update(p)
     for p in parts: sha.update(p)
     return sha.hexdigest()
+
+def _checksum_span(head) -> tuple[int, int]:
+    found = _CHECKSUM.search(head)
+    if found is None: raise ModelFileError('has no checksum in its header: export the learner again')
+    return found.span(1)
 
 # %% ../../nbs/library/8_inference/01_format.ipynb #0000000a
 MAX_HEADER, MAX_TENSORS, MAX_DIMS = 64_000_000, 100_000, 16
@@ -160,8 +165,8 @@ def write_export(
     data = save(tensors, metadata=meta)
     n = 8 + int.from_bytes(data[:8], 'little')
     head, rest = data[:n], memoryview(data)[n:]
-    at = _CHECKSUM.search(head)
-    head = head[:at.start(1)] + file_checksum(head, [rest]).encode() + head[at.end(1):]
+    start, end = _checksum_span(head)
+    head = head[:start] + file_checksum(head, [rest]).encode() + head[end:]
     try:
         with written_whole(file) as part, open(part, 'wb') as f: f.writelines([head, rest])
     except OSError as e:

@@ -167,8 +167,8 @@ class Reader:
             raise ValueError(f'it asks for a {str(name)[:100]}, which no learner needs')
         spec = SPECS[name]
         if cls is not None: _need(issubclass(cls, spec.load()), cls.__name__, f'a kind of {name}')
-        cls = cls or spec.load()
-        if issubclass(cls, nn.Module) and not self.on_meta and spec.home != 'fastbook_impl.losses':
+        made: Any = cls or spec.load()
+        if issubclass(made, nn.Module) and not self.on_meta and spec.home != 'fastbook_impl.losses':
             raise ValueError(f'it has the layer {name} outside the model')
         layers = v.pop('layers', None) if spec.make == 'layers' else None
         asked = [n for n, f in spec.fields.items() if f.kind not in CONSTANTS]
@@ -176,10 +176,10 @@ class Reader:
             raise ValueError(f'its {name} should have the fields {asked}, but has {[str(k)[:50] for k in v][:20]}')
         values = {n: CONSTANTS[f.kind]() if f.kind in CONSTANTS else self.value(f.kind, v[n])
                   for n, f in spec.fields.items()}
-        if spec.make == 'call': return cls(**values)
-        if spec.make == 'state': return cls.from_state(**values)
-        return _assembled(cls, spec, values, [(_layer_name(k), self.value('module?', o)) for k, o in pairs(layers)]
-                          if spec.make == 'layers' else [])
+        if spec.make == 'call': return made(**values)
+        if spec.make == 'state': return made.from_state(**values)
+        named = [(_layer_name(k), self.value('module?', o)) for k, o in pairs(layers)] if spec.make == 'layers' else []
+        return _assembled(made, spec, values, named)
 
     def _your_class(self, name):
         cls = self._your(name)
@@ -266,8 +266,10 @@ def places(model:nn.Module) -> Iterator:
         if '.parametrizations' in f'.{prefix}': continue
         own = {**dict(m.named_parameters(recurse=False, remove_duplicate=False)),
                **dict(m.named_buffers(recurse=False, remove_duplicate=False))}
-        if parametrize.is_parametrized(m): own |= {k: getattr(m, k) for k in m.parametrizations}
+        own |= {k: getattr(m, k) for k in _parametrized(m)}
         for k, t in own.items(): yield m, k, f'{prefix}.{k}' if prefix else k, t
+
+def _parametrized(m) -> list[str]: return list(m.parametrizations) if parametrize.is_parametrized(m) else []
 
 _FILLS = {getattr(torch.Tensor, f'{k}_')
           for k in 'uniform normal fmod mul add sub div zero fill copy bernoulli random clamp erfinv'.split()}
@@ -288,7 +290,7 @@ def skeleton(reader:Reader, v: Any) -> nn.Module:
     with torch.device('meta'), _NothingToFill(): model = reader.value('module', v)
     reader.on_meta = False
     for m in list(model.modules()):
-        for k in list(m.parametrizations) if parametrize.is_parametrized(m) else []:
+        for k in _parametrized(m):
             parametrize.remove_parametrizations(m, k, leave_parametrized=True)
     return model
 

@@ -160,6 +160,8 @@ EmbeddingNN embeds:module emb_drop:module bn_cont:module? n_emb:int n_cont:int l
 # %% ../../nbs/library/8_inference/02_registry.ipynb #0000000b
 class BasicBlock(nn.Module):
     "Compute torchvision's block of two convolutions with a shortcut. Source: He et al., 2015."
+    conv1: nn.Module; conv2: nn.Module; bn1: nn.Module; bn2: nn.Module; relu: nn.Module; downsample: nn.Module | None
+
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
         return self._joined(self.bn2(self.conv2(out)), x)
@@ -170,6 +172,8 @@ class BasicBlock(nn.Module):
 
 class Bottleneck(BasicBlock):
     "Compute torchvision's block of three convolutions with a shortcut. Source: He et al., 2015."
+    conv3: nn.Module; bn3: nn.Module
+
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))))
         return self._joined(self.bn3(self.conv3(out)), x)
@@ -180,10 +184,10 @@ class TimmBody(nn.Module):
         super().__init__()
         import timm
         if not timm.is_model(name): raise ValueError(f'timm has no architecture {name[:50]!r}')
-        self.model = timm.create_model(name, pretrained=False, num_classes=0, global_pool='', in_chans=in_chans)
+        self.model: Any = timm.create_model(name, pretrained=False, num_classes=0, global_pool='', in_chans=in_chans)
     def forward(self, x: Tensor) -> Tensor: return self.model.forward_features(x)
 
-def timm_fields(body: nn.Module) -> dict:
+def timm_fields(body: TimmBody) -> dict:
     "Return the name of the timm architecture in `body`, and its number of input channels."
     from fastbook_impl.layers import in_channels
     return {'name': body.model.default_cfg['architecture'], 'in_chans': in_channels(body)}

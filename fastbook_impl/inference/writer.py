@@ -134,7 +134,7 @@ class Writer:
                      None)
         return {'function': known} if known else {'your_function': self._your_name(f, name)}
 
-    def type(self, t: str) -> Any:
+    def type(self, t: Any) -> Any:
         "Describe the class `t` of items."
         if issubclass(t, PurePath): return 'Path'
         home = t.__module__.split('.')[0]

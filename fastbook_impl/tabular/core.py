@@ -117,7 +117,7 @@ def add_datepart(
 _renamed = {'Dayofweek': 'day_of_week', 'Dayofyear': 'day_of_year'}
 
 def _date_part(dates, part):
-    if part != 'Week': return getattr(dates.dt, _renamed.get(part, part.lower()))
+    if part != 'Week': return getattr(dates.dt, _renamed.get(part) or part.lower())
     week = dates.dt.isocalendar().week
     return week.astype(float if week.isna().any() else 'int64')
 
@@ -127,6 +127,7 @@ class TabularPandas(FilteredBase):
     # A batch has `n_inp` inputs: categories and continuous values, or with 1 the categories only.
     # A `decoded` table holds category names instead of codes.
     n_inp, decoded = 2, False
+    cats: Any; conts: Any; ys: Any; targ: Any; xs: Any; all_cols: Any # views of `items`, defined below
 
     def __init__(self,
         df: 'DataFrame',           # a table
@@ -319,10 +320,10 @@ class TabularPandas(FilteredBase):
         "Display the first `max_n` rows, decoded."
         show_table(self.iloc[:max_n].decode().all_cols)
 
-    def tensors(self) -> tuple:
+    def tensors(self) -> list[Tensor]:
         "Return category codes (n, n_cat) int64, continuous values (n, n_cont) float32 and any targets (n, n_y)."
-        cats, conts = np.empty((len(self), len(self.cat_names)),
-                               np.int64), np.empty((len(self), len(self.cont_names)), np.float32)
+        cats = np.empty((len(self), len(self.cat_names)), np.int64)
+        conts = np.empty((len(self), len(self.cont_names)), np.float32)
         for i,n in enumerate(self.cat_names): cats[:, i] = self._codes(n)
         for i,n in enumerate(self.cont_names): conts[:, i] = self.items[n].to_numpy()
         self._no_gaps(conts)
@@ -330,8 +331,8 @@ class TabularPandas(FilteredBase):
         if self.y_names:
             ys = self.ys.to_numpy()
             res.append(ys.astype(np.int64 if ys.dtype.kind in 'iub' else np.float32))
-        return [torch.from_numpy(np.array(o, order='C'))
-                for o in res] # copies, because the arrays of a DataFrame may be read-only
+        # copies, because the arrays of a DataFrame may be read-only
+        return [torch.from_numpy(np.array(o, order='C')) for o in res]
 
     def _codes(self, n):
         col = self.items[n]
@@ -466,9 +467,9 @@ class Categorify(TabularProc):
 # %% ../../nbs/library/7_tabular/01_core.ipynb #00000028
 class FillStrategy:
     "Functions that compute the fill value of a column `c`, given `fill`, the user's value for it."
-    def median(c: 'Series', fill: Any) -> Any: return c.median()
-    def constant(c: 'Series', fill: Any) -> Any: return fill
-    def mode(c: 'Series', fill: Any) -> Any: return c.dropna().value_counts().idxmax()
+    def median(c: Any, fill: Any) -> Any: return c.median()
+    def constant(c: Any, fill: Any) -> Any: return fill
+    def mode(c: Any, fill: Any) -> Any: return c.dropna().value_counts().idxmax()
 
 # %% ../../nbs/library/7_tabular/01_core.ipynb #00000028-1
 class FillMissing(TabularProc):

@@ -40,6 +40,8 @@ def get_emb_sz(
     return [(n_cat, int(sz_dict.get(name, emb_sz_rule(n_cat)))) for name,n_cat in zip(to.cat_names, sizes, strict=True)]
 
 # %% ../../nbs/library/7_tabular/03_model.ipynb #0000000b
+_RELU = nn.ReLU(inplace=True)
+
 class TabularModel(Module):
     "A model that concatenates category embeddings and continuous columns and applies linear layers to them."
     def __init__(self,
@@ -53,7 +55,7 @@ class TabularModel(Module):
         use_bn: bool = True,                    # apply batch normalization in the hidden layers
         bn_final: bool = False,                 # apply batch normalization in the output layer
         bn_cont: bool = True,                   # apply batch normalization to the continuous columns
-        act_cls: Any = nn.ReLU(inplace=True),   # activation of the hidden layers
+        act_cls: Any = _RELU,                   # activation of the hidden layers
         lin_first: bool = True                  # put the linear layer first in each group
     ):
         _check_lists(layers, y_range)
@@ -64,7 +66,7 @@ class TabularModel(Module):
         if not self.n_emb + n_cont:
             raise ValueError('the model has no inputs: pass cat_names or cont_names')
         sizes = [self.n_emb + n_cont, *layers, out_sz]
-        groups = [LinBnDrop(n_in, n, bn=use_bn, p=p, act=act_cls, lin_first=lin_first)
+        groups: list[nn.Module] = [LinBnDrop(n_in, n, bn=use_bn, p=p, act=act_cls, lin_first=lin_first)
                   for n_in,n,p in zip(sizes, layers, _per_layer(ps, layers), strict=False)]
         groups.append(LinBnDrop(sizes[-2], out_sz, bn=use_bn and bn_final, lin_first=lin_first))
         if y_range is not None: groups.append(SigmoidRange(*y_range))

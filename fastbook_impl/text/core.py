@@ -15,7 +15,7 @@ import re
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -253,7 +253,7 @@ def item_texts(items: Any) -> list:
     "Return the texts or paths of all `items`, a `TfmdLists` or a list, after any preceding transforms."
     one_tfm = len(getattr(getattr(items, 'tfms', None), 'fs', ())) == 1
     getter = items.tfms.fs[0]._funcs.get('encodes', (None,))[0] if one_tfm else None
-    table = getattr(items, 'items', None)
+    table: Any = getattr(items, 'items', None)
     if (hasattr(table, 'iloc') and isinstance(getter, ColReader) and len(getter.cols) == 1
             and getter.cols[0] in table.columns and not (getter.pref or getter.suff or getter.label_delim)):
         return table[getter.cols[0]].tolist() # read the whole column at once, because reading rows is slow
@@ -262,7 +262,7 @@ def item_texts(items: Any) -> list:
 def _check_texts(texts, items):
     bad = next((i for i,o in enumerate(texts) if not isinstance(o, (str, Path)) and not is_listy(o)), None)
     if bad is None: return
-    table = getattr(items, 'items', None)
+    table: Any = getattr(items, 'items', None)
     where, value = f'row {table.index[bad]}' if hasattr(table, 'iloc') else f'item {bad}', texts[bad]
     if hasattr(value, 'iloc'):
         raise TypeError(f'the text of {where} is a whole row of the table: select its column with get_x=ColReader(…)')
@@ -272,7 +272,7 @@ def _check_texts(texts, items):
     raise TypeError(f'the text of {where} is {value!r}: pass a string or the path of a file')
 
 # %% ../../nbs/library/6_text/01_core.ipynb #00000023
-_work = None        # tokenizer and texts, inherited by forked processes
+_work: Any = None   # tokenizer and texts, inherited by forked processes
 _per_process = 4000 # minimum number of texts for each process
 
 def _forked(work, n):
@@ -320,7 +320,7 @@ def tokenize1(text: str, tok: Any = None, rules: Sequence[Callable] | None = Non
     _check_texts([text], None)
     return Tokenizer(tok, rules=rules)(text)
 
-def tokenize_texts(texts: Sequence[str], n_workers: int | None = None, rules: Sequence[Callable] | None = None,
+def tokenize_texts(texts: Iterable[str], n_workers: int | None = None, rules: Sequence[Callable] | None = None,
                    tok: Any = None) -> L:
     "Return the tokens of each of `texts`."
     texts = list(_several(texts))

@@ -60,7 +60,7 @@ class Numericalize(Transform):
         min_freq: int = 3, max_vocab: int = 60000, special_toks: Sequence[str] | None = None # see `make_vocab`
     ):
         self.min_freq, self.max_vocab, self.special_toks = min_freq, max_vocab, special_toks
-        self.vocab = None
+        self.vocab: Any = None
         if vocab is not None: self._use(vocab)
 
     def _use(self, vocab):
@@ -92,6 +92,7 @@ def _counted(texts):
     return count
 
 class _Numbers(dict):
+    unknown = 0
     def __missing__(self, token): return self.unknown
 
 # %% ../../nbs/library/6_text/02_data.ipynb #0000000b
@@ -352,13 +353,14 @@ class TextDataLoaders(DataLoaders):
         **kwargs: Any) -> 'TextDataLoaders':
         "Create `DataLoaders` from `.txt` files below `train` and `valid`; the label is the file's folder."
         by_name = valid_pct is None and splitter is None
-        splitter = splitter or (GrandparentSplitter(train, valid) if by_name else RandomSplitter(valid_pct, seed=seed))
+        if splitter is None:
+            splitter = GrandparentSplitter(train, valid) if valid_pct is None else RandomSplitter(valid_pct, seed=seed)
         text = TextBlock(tok_tfm or Tokenizer.from_folder(path, encoding=encoding), text_vocab, is_lm, seq_len,
                          backwards, min_freq, max_vocab)
         block = DataBlock(blocks=[text] if is_lm else [text, CategoryBlock(vocab=vocab)],
                           get_y=None if is_lm else parent_label, splitter=splitter,
                           get_items=partial(get_text_files, folders=[train, valid]) if by_name else get_text_files)
-        return cls.from_dblock(block, path, path=path, **kwargs)
+        return cls.from_dblock(block, path, path=path, **kwargs)  # type: ignore[reportAttributeAccessIssue]
 
     @classmethod
     def from_df(cls, df: 'DataFrame', path: str | Path = '.',
@@ -385,7 +387,7 @@ class TextDataLoaders(DataLoaders):
                           get_y=None if is_lm else ColReader(label_col, label_delim=label_delim),
                           splitter=RandomSplitter(valid_pct, seed=seed) if valid_col is None
                           else ColSplitter(valid_col))
-        return cls.from_dblock(block, df, path=path, **kwargs)
+        return cls.from_dblock(block, df, path=path, **kwargs)  # type: ignore[reportAttributeAccessIssue]
 
     @classmethod
     def from_csv(cls, path: str | Path, csv_fname: str | Path = 'labels.csv',

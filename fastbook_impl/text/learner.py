@@ -85,9 +85,9 @@ class TextLearner(Learner):
                 raise TypeError(f'pretrained_fnames must be two files, weights and vocabulary, got '
                                 f'{pretrained_fnames!r}')
             names = [Path(f) for f in pretrained_fnames]
-            files = [f if f.suffix else self.path/self.model_dir/f'{f}{ext}' 
+            files = [f if f.suffix else self.path/self.model_dir/f'{f}{ext}'
                      for f, ext in zip(names, ('.safetensors', '.json'), strict=True)]
-            return self.load_pretrained(*files)
+            return self.load_pretrained(files[0], files[1])
         return self.load_pretrained(*wikitext_weights(backwards)) if pretrained else self
 
 def text_vocab(dls: Any) -> list:
@@ -95,7 +95,7 @@ def text_vocab(dls: Any) -> list:
     vocab = dls.vocab
     return list(vocab if len(vocab) == 0 or isinstance(vocab[0], str) else vocab[0])
 
-def get_encoder(model: nn.Module) -> nn.Module:
+def get_encoder(model: Any) -> nn.Module:
     "Return the encoder of a language model or text classifier."
     enc = model[0]
     return enc.module if isinstance(enc, SentenceEncoder) else enc
@@ -206,7 +206,7 @@ def convert_pretrained(
     "Convert fastai's two pickles to safetensors and JSON without executing code in them."
     from safetensors.torch import save_file
     source, dest = Path(source), Path(dest)
-    found = [next(iter(sorted(source.rglob(f'*{ext}'))), None) for ext in ('.pth', '.pkl')]
+    found: list[Any] = [next(iter(sorted(source.rglob(f'*{ext}'))), None) for ext in ('.pth', '.pkl')]
     if None in found:
         raise FileNotFoundError(f'{source} should hold weights (.pth) and a vocabulary (.pkl), and it has '
                                 f'{", ".join(sorted(o.name for o in source.iterdir())) or "nothing"}')
@@ -258,7 +258,8 @@ class LMLearner(TextLearner):
     def _written(self, idxs, n, draw):
         "Yield `n` tokens that continue `idxs`; the text is read once, then each token after it is sampled."
         self._move_model()
-        model, device = self.model.eval(), next(self.model.parameters()).device
+        model: Any = self.model.eval()
+        device = next(model.parameters()).device
         model.reset()
         with torch.no_grad():
             for _ in range(n):
@@ -283,7 +284,8 @@ def language_model_learner(
     model = get_language_model(arch, len(text_vocab(dls)), config, drop_mult)
     learn = LMLearner(dls, model, **{'loss_func': CrossEntropyLossFlat(), 'splitter': _model_meta[arch]['split_lm'],
                                      **kwargs})
-    return learn._begin_with(pretrained, pretrained_fnames, backwards)
+    learn._begin_with(pretrained, pretrained_fnames, backwards)
+    return learn
 
 def _check_config(config, pretrained):
     sizes = [k for k in ('emb_sz', 'n_hid', 'n_layers', 'bidir') if k in (config or {})]

@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from fastcore.basics import patch
+from fastcore.basics import patch, patch_to
 from fastcore.foundation import L
-from fastcore.xtras import Path
 from PIL import Image
 from torch import Tensor
 
@@ -104,7 +103,8 @@ class Frame:
         "Return the part of the pixels `a` that the frame shows, resized with the filter `how`."
         whole, (w, h) = self.whole(*a.shape[1::-1]), self.size
         if _oblong(whole, self.size): return self._long_way_round(a, how)
-        return cut_pixels(resize_pixels(a, whole, how), *self._corner(whole), w, h, self.pad_mode)
+        x, y = self._corner(whole)
+        return cut_pixels(resize_pixels(a, whole, how), x, y, w, h, self.pad_mode)
 
     def _long_way_round(self, a, how):
         x, y, ww, wh = self.window(a.shape[1], a.shape[0])
@@ -113,7 +113,7 @@ class Frame:
         part = cut_pixels(a, x0, y0, x1-x0, y1-y0, PadMode.Border)
         return resize_pixels(part, self.size, how)
 
-    def from_file(self, fn: str | Path, cls: type[PILBase], how: Image.Resampling, keep: bool = True) -> np.ndarray:
+    def from_file(self, fn: Any, cls: type[PILBase], how: Image.Resampling, keep: bool = True) -> np.ndarray:
         "Return the part of the image in the file `fn` that the frame shows; `keep` uses the cache, `cls` is its class."
         def _whole():
             a = cls._read(fn)
@@ -125,7 +125,7 @@ class Frame:
 def _kind(cls): return f'{cls.__module__}.{cls.__qualname__} {cls._open_args}'
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #0000000e
-_pad_modes = {PadMode.Zeros: 'constant', PadMode.Border: 'edge', PadMode.Reflection: 'reflect'}
+_pad_modes: dict[str, Any] = {PadMode.Zeros: 'constant', PadMode.Border: 'edge', PadMode.Reflection: 'reflect'}
 
 def cut_pixels(a: np.ndarray, x: int, y: int, w: int, h: int, pad_mode: str = PadMode.Zeros) -> np.ndarray:
     "Copy the window of `a` whose upper left corner is `(x, y)`, padded according to `pad_mode`."
@@ -140,6 +140,7 @@ def _oblong(whole, size): return whole[0]*whole[1] > 16*size[0]*size[1]
 class FrameTransform(RandTransform):
     "Base class of transforms that show a window of an item. Subclasses define `draw`, which returns a `Frame`."
     split_idx, order, resamples, keep = None, 1, (BILINEAR, NEAREST), True
+    draw: Callable[[int | None], Frame]
 
     def before_call(self, b: Any, split_idx: int | None) -> None:
         self.do, self.pic = True, picture_of(b)
@@ -153,7 +154,7 @@ class FrameTransform(RandTransform):
         return x.then(lambda a: frame.pixels(a, how), frame.size)
 
     @encodes.register
-    def encodes(self, x:TensorPoint):
+    def _(self, x:TensorPoint):
         if self.pic is None:
             raise ValueError(f'{self.name} needs the image to place its points, but this item has no image: '
                              'add the image to the item')
@@ -262,7 +263,7 @@ class CutFrame(Frame):
     def window(self, w: int, h: int) -> tuple: return self._window
     def pixels(self, a: np.ndarray, how: Image.Resampling) -> np.ndarray:
         return resize_pixels(cut_pixels(a, *self._window), self.size, how)
-    def from_file(self, fn: str | Path, cls: type[PILBase], how: Image.Resampling, keep: bool = True) -> np.ndarray:
+    def from_file(self, fn: Any, cls: type[PILBase], how: Image.Resampling, keep: bool = True) -> np.ndarray:
         read = partial(cls._read, fn)
         a = image_cache().get(fn, f'as it is {_kind(cls)}', read) if keep and self.keep else read()
         return self.pixels(a, how)
@@ -315,53 +316,60 @@ def _dihedral(x, k, flip, swap):
     if k in _mirror_y: x = flip(x, 0)
     return swap(x) if k in _swap else x
 
-@patch
-def dihedral(self:PILBase,
+@patch_to(PILBase, nm='dihedral')
+def _dihedral_image(self:PILBase,
     k:int # index of the symmetry: 0 changes nothing, 1 flips left and right
-):
+) -> PILBase:
     "Apply one of the eight symmetries of a square to the image."
     size = self.size[::-1] if k in _swap else self.size
     return self.then(lambda a: np.ascontiguousarray(_dihedral(a, k, np.flip, lambda a: a.swapaxes(0, 1))), size)
 
-@patch
-def dihedral(self:TensorImageBase, k:int):
+@patch_to(TensorImageBase, nm='dihedral')
+def _dihedral_tensor(self:TensorImageBase, k:int) -> Tensor:
     return _dihedral(self, k, lambda x, axis: x.flip(axis-2), lambda x: x.transpose(-1, -2))
 
-@patch
-def dihedral(self:TensorPoint, k:int): return _dihedral(self, k, _negate, lambda x: x.flip(-1))
+@patch_to(TensorPoint, nm='dihedral')
+def _dihedral_points(self:TensorPoint, k:int) -> Tensor: return _moved_points(self, k)
 
-def _negate(pts, axis): return pts*pts.new_tensor([-1, 1] if axis == 1 else [1, -1])
+@patch_to(TensorBBox, nm='dihedral')
+def _dihedral_boxes(self:TensorBBox, k:int) -> TensorBBox:
+    return _upright_boxes(_moved_points(plain(self).reshape(-1, 2), k).reshape(-1, 2, 2))
 
-@patch
-def dihedral(self:TensorBBox, k:int):
-    return _upright_boxes(plain(self).reshape(-1, 2).as_subclass(TensorPoint).dihedral(k).reshape(-1, 2, 2))
+def _moved_points(pts, k):
+    def negate(p, axis): return p*p.new_tensor([-1, 1] if axis == 1 else [1, -1])
+    return _dihedral(pts, k, negate, lambda p: p.flip(-1))
 
 def _upright_boxes(corners):
     return torch.cat([plain(corners).amin(-2), plain(corners).amax(-2)], -1).as_subclass(TensorBBox)
 
-for _cls in PILBase, TensorImageBase, TensorPoint, TensorBBox: _cls.flip_lr = lambda self: self.dihedral(1)
+@patch
+def flip_lr(self:PILBase|TensorImageBase|TensorPoint) -> Any:
+    "Flip left and right."
+    return self.dihedral(1)  # type: ignore[reportAttributeAccessIssue]
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000026
 class FlipItem(RandTransform):
     "Flip left and right with probability `p`."
     def __init__(self, p: float = 0.5): super().__init__(p=p)
-    def encodes(self, x:(PILBase, TensorImageBase, TensorPoint)): return x.flip_lr()
+    # type: ignore[reportAttributeAccessIssue]
+    def encodes(self, x:PILBase|TensorImageBase|TensorPoint): return x.flip_lr()
 
 class DihedralItem(RandTransform):
     "Apply a random one of the eight flips and rotations, with probability `p`."
     def before_call(self, b: Any, split_idx: int | None) -> None:
         super().before_call(b, split_idx)
         self.k = random.randint(0, 7)
-    def encodes(self, x:(PILBase, TensorImageBase, TensorPoint)): return x.dihedral(self.k)
+    # type: ignore[reportAttributeAccessIssue]
+    def encodes(self, x:PILBase|TensorImageBase|TensorPoint): return x.dihedral(self.k)
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #0000002c
 def affine_mat(
     *ms: Any # six numbers or tensors (bs,), the first two rows
 ) -> Tensor:
     "Build matrices `(bs, 3, 3)` whose last row is (0, 0, 1)."
-    ms = [torch.as_tensor(m, dtype=torch.float32) for m in ms]
-    n = max([m.shape[0] for m in ms if m.ndim], default=1)
-    rows = [m.expand(n) for m in (*ms, *map(torch.tensor, (0., 0., 1.)))]
+    parts = [torch.as_tensor(m, dtype=torch.float32) for m in (*ms, 0., 0., 1.)]
+    n = max([m.shape[0] for m in parts if m.ndim], default=1)
+    rows = [m.expand(n) for m in parts]
     return torch.stack(rows, -1).view(n, 3, 3)
 
 def project(
@@ -530,48 +538,52 @@ def _mats(mat, n):
     if mat is None: return torch.eye(3).expand(n, 3, 3)
     return mat if mat.shape[-2] == 3 else torch.cat([mat, mat.new_tensor([[[0., 0., 1.]]]).expand(len(mat), 1, 3)], 1)
 
-def _hw(size, x): return tuple(x.shape[-2:]) if size is None else (size, size) if isinstance(size, int) else tuple(size)
+def _hw(size, x) -> tuple[int, int]:
+    h, w = x.shape[-2:] if size is None else (size, size) if isinstance(size, int) else size
+    return h, w
 
-@patch
-def affine_coord(self:TensorImage,
-    mat=None,       # (bs, 2, 3) or (bs, 3, 3)
-    coord_tfm=None, # function of the grid (bs, h, w, 2), after the matrix
-    sz=None,        # size of the result, a number or (h, w); by default that of the source
-    mode='bilinear', pad_mode=PadMode.Reflection, align_corners=True
-):
+@patch_to(TensorImage, nm='affine_coord')
+def _affine_image(self:TensorImage,
+    mat: Tensor | None = None,         # (bs, 2, 3) or (bs, 3, 3)
+    coord_tfm: Callable | None = None, # function of the grid (bs, h, w, 2), after the matrix
+    sz: Any = None,                    # size of the result, a number or (h, w); by default that of the source
+    mode: str = 'bilinear', pad_mode: str = PadMode.Reflection, align_corners: bool = True
+) -> TensorImage:
     "Transform the images by `mat` and then `coord_tfm`, sampling once."
-    if mat is None and coord_tfm is None and sz is None: return self
-    return sample_map(self, _mats(mat, len(self)), _hw(sz, self), mode, pad_mode, align_corners,
-                      coord_tfm).as_subclass(type(self))
+    return _sampled(self, mat, coord_tfm, sz, mode, pad_mode, align_corners)
 
-@patch
-def affine_coord(self:TensorMask, mat=None, coord_tfm=None, sz=None, mode='nearest', pad_mode=PadMode.Reflection,
-                 align_corners=True):
+@patch_to(TensorMask, nm='affine_coord')
+def _affine_mask(self:TensorMask, mat: Tensor | None = None, coord_tfm: Callable | None = None, sz: Any = None,
+                 mode: str = 'nearest', pad_mode: str = PadMode.Reflection, align_corners: bool = True) -> TensorMask:
     "Transform the masks by `mat` and then `coord_tfm`, taking the class of the nearest pixel."
-    if mat is None and coord_tfm is None and sz is None: return self
-    return sample_map(self, _mats(mat, len(self)), _hw(sz, self), mode, pad_mode, align_corners,
-                      coord_tfm).as_subclass(type(self))
+    return _sampled(self, mat, coord_tfm, sz, mode, pad_mode, align_corners)
+
+def _sampled(x, mat, coord_tfm, sz, mode, pad_mode, align_corners):
+    if mat is None and coord_tfm is None and sz is None: return x
+    res = sample_map(x, _mats(mat, len(x)), _hw(sz, x), mode, pad_mode, align_corners, coord_tfm)
+    return res.as_subclass(type(x))
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000041
-@patch
-def affine_coord(self:TensorPoint, mat=None, coord_tfm=None, sz=None, mode='nearest', pad_mode=PadMode.Zeros,
-                 align_corners=True):
+@patch_to(TensorPoint, nm='affine_coord')
+def _affine_points(self:TensorPoint, mat: Tensor | None = None, coord_tfm: Callable | None = None, sz: Any = None,
+                   mode: str = 'nearest', pad_mode: str = PadMode.Zeros, align_corners: bool = True) -> TensorPoint:
     "Return the positions of the source's points in the result."
-    if mat is None and coord_tfm is None: return self
-    p = plain(self)
-    if coord_tfm is not None: p = coord_tfm(p, invert=True)
-    mats = _mats(mat, len(self))
-    back = torch.from_numpy(np.linalg.inv(mats.detach().cpu().double().numpy())).to(p)
-    return project(p, back).as_subclass(TensorPoint)
+    return self if mat is None and coord_tfm is None else _projected(self, mat, coord_tfm).as_subclass(TensorPoint)
 
-@patch
-def affine_coord(self:TensorBBox, mat=None, coord_tfm=None, sz=None, mode='nearest', pad_mode=PadMode.Zeros,
-                 align_corners=True):
+@patch_to(TensorBBox, nm='affine_coord')
+def _affine_boxes(self:TensorBBox, mat: Tensor | None = None, coord_tfm: Callable | None = None, sz: Any = None,
+                  mode: str = 'nearest', pad_mode: str = PadMode.Zeros, align_corners: bool = True) -> TensorBBox:
     "Return the axis-aligned boxes around the transformed corners."
     if mat is None and coord_tfm is None: return self
     bs, n = self.shape[:2]
-    corners = plain(self)[..., [0, 1, 0, 3, 2, 1, 2, 3]].reshape(bs, 4*n, 2).as_subclass(TensorPoint)
-    return _upright_boxes(corners.affine_coord(mat, coord_tfm).reshape(bs, n, 4, 2))
+    corners = plain(self)[..., [0, 1, 0, 3, 2, 1, 2, 3]].reshape(bs, 4*n, 2)
+    return _upright_boxes(_projected(corners, mat, coord_tfm).reshape(bs, n, 4, 2))
+
+def _projected(pts, mat, coord_tfm):
+    p = plain(pts)
+    if coord_tfm is not None: p = coord_tfm(p, invert=True)
+    back = np.linalg.inv(_mats(mat, len(pts)).detach().cpu().double().numpy())
+    return project(p, torch.from_numpy(back).to(p))
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000045
 class AffineCoordTfm(RandTransform):
@@ -635,10 +647,10 @@ class AffineCoordTfm(RandTransform):
     def encodes(self, x:TensorImage): return self._move(x, self.mode)
 
     @encodes.register
-    def encodes(self, x:TensorMask): return self._move(x, self.mode_mask)
+    def _(self, x:TensorMask): return self._move(x, self.mode_mask)
 
     @encodes.register
-    def encodes(self, x:TensorPoint):
+    def _(self, x:TensorPoint):
         if self.align_corners: return self._move(x, self.mode)
         def size(hw): return x.new_tensor([*hw[::-1]]*(x.shape[-1]//2)).as_subclass(Tensor)
         edge, back = (size(self.src)-1)/size(self.src), size(self.dst)/(size(self.dst)-1)
@@ -670,7 +682,7 @@ class Flip(AffineCoordTfm):
 class Dihedral(AffineCoordTfm):
     "Apply one of the eight flips and rotations with probability `p`; `draw`: its index."
     def __init__(self, p: float = 0.5, draw: Any = None, size: Any = None, mode: str = 'bilinear',
-                 pad_mode: str = PadMode.Reflection, batch: bool = False, align_corners: bool = True):
+                 pad_mode: str = PadMode.Reflection, batch: bool = False, align_corners: bool | None = True):
         super().__init__(**_batch_tfm(dihedral_mat, dict(p=p, draw=draw, batch=batch), size, mode, pad_mode,
                                       align_corners))
         self.p = p
@@ -880,6 +892,7 @@ class SpaceTfm(RandTransform):
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000060
 class LightingTfm(SpaceTfm):
     "Change the logits of the images of a batch."
+    # type: ignore[reportAttributeAccessIssue]
     def __init__(self, fs: Any, **kwargs: Any): super().__init__(fs, TensorImage.lighting, **kwargs)
 
     def encodes(self, x:TensorImage):
@@ -950,6 +963,7 @@ class _Hue:
 
 class HSVTfm(SpaceTfm):
     "Change the hue, saturation and value of the images of a batch."
+    # type: ignore[reportAttributeAccessIssue]
     def __init__(self, fs: Any, **kwargs: Any): super().__init__(fs, TensorImage.hsv, **kwargs)
 
 class Hue(HSVTfm):
@@ -1028,8 +1042,8 @@ class RandomErasing(RandTransform):
         self.sl, self.sh, self.min_aspect, self.max_count = sl, sh, min_aspect, max_count
 
     def encodes(self, x:TensorImage):
-        count = random.randint(1, self.max_count)
-        return cutout_gaussian(x, [self._area(*x.shape[-2:], count) for _ in range(count)])
+        count, (h, w) = random.randint(1, self.max_count), x.shape[-2:]
+        return cutout_gaussian(x, [self._area(h, w, count) for _ in range(count)])
 
     def _area(self, h, w, count):
         area = random.uniform(self.sl, self.sh)*h*w/count

@@ -8,9 +8,9 @@ __all__ = ['OpenMask', 'TensorPointCreate', 'to_mode', 'check_pixels', 'load_ima
 # %% ../../nbs/library/5_vision/01_core.ipynb #00000002
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -127,10 +127,13 @@ def image_size(fn: Any) -> tuple:
     except Exception as e: raise _cannot_read(fn, e) from None
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #00000014
+_Pic = TypeVar('_Pic', bound='PILBase') # not a class, so that a transform keeps its own rule for the type of the result
+
 class PILBase(Image.Image):
     "Base class of PIL images that are decoded on first use, can show themselves and know their tensor type."
     _show_args, _open_args, _tensor_cls = {'cmap': 'viridis'}, {'mode': 'RGB'}, TensorImage
     _make, _arr, fn = None, None, None
+    _size: Any # (w, h), a function that returns it, or None
 
     def __init__(self,
         im: Image.Image | None = None # PIL image; its pixels are shared, not copied
@@ -141,11 +144,11 @@ class PILBase(Image.Image):
         self._im, self._mode, self._size, self.palette, self.info = im.im, im.mode, im.size, im.palette, im.info
 
     @classmethod
-    def later(cls,
-        make,      # function that returns the pixels as bytes, (h, w, 3) or (h, w)
-        size=None, # (w, h), a function that returns it, or None to take it from the pixels
-        fn=None    # path of the file, if the pixels are exactly those of the file
-    ):
+    def later(cls: type[_Pic],
+        make: Callable,   # function that returns the pixels as bytes, (h, w, 3) or (h, w)
+        size: Any = None, # (w, h), a function that returns it, or None to take it from the pixels
+        fn: Any = None    # path of the file, if the pixels are exactly those of the file
+    ) -> _Pic:
         "Create an image whose pixels are computed when first needed."
         self = cls()
         self._make, self._size, self._mode, self.fn = make, size, cls._open_args['mode'], fn
@@ -175,7 +178,7 @@ class PILBase(Image.Image):
     def im(self, im): self._im = im
 
     @property
-    def size(self) -> tuple:
+    def size(self) -> tuple[int, int]:
         if self._size is None: self._size = self.pixels().shape[1::-1]
         elif callable(self._size): self._size = self._size()
         return self._size
@@ -201,10 +204,10 @@ class PILBase(Image.Image):
         return type(self).later(lambda: f(make()), size)
 
     @classmethod
-    def create(cls,
-        fn,       # path; bytes or open file; array (h, w), (h, w, c); tensor (c, h, w); PIL image
-        **kwargs  # `mode`, to override the default of the class
-    ):
+    def create(cls: type[_Pic],
+        fn: Any,      # path; bytes or open file; array (h, w), (h, w, c); tensor (c, h, w); PIL image
+        **kwargs: Any # `mode`, to override the default of the class
+    ) -> _Pic:
         "Create an image from `fn`. A file is decoded on first use, but a missing file raises an error at once."
         if isinstance(fn, (str, os.PathLike)) and not kwargs:
             if not os.path.isfile(fn): raise _cannot_read(fn, FileNotFoundError())
@@ -232,12 +235,12 @@ class PILBase(Image.Image):
     @property
     def aspect(self) -> float: "Width divided by height."; return self.size[0]/self.size[1]
 
-    def reshape(self, h: int, w: int, resample: Image.Resampling = Image.Resampling.BILINEAR) -> 'PILBase':
+    def reshape(self, h: int, w: int, resample: Image.Resampling = Image.Resampling.BILINEAR) -> Image.Image:
         "Return the image resized to `h` rows and `w` columns."
         return self.resize((w, h), resample)
 
     def resize_max(self, resample: Image.Resampling = Image.Resampling.BILINEAR, max_px: int | None = None,
-                   max_h: int | None = None, max_w: int | None = None) -> 'PILBase':
+                   max_h: int | None = None, max_w: int | None = None) -> Image.Image:
         "Shrink the image, if necessary, to at most `max_px` pixels, `max_h` rows and `max_w` columns."
         h, w = self.shape
         ratio = max(1, (h*w/max_px)**0.5 if max_px else 1, h/max_h if max_h else 1, w/max_w if max_w else 1)
@@ -301,7 +304,7 @@ class PILMask(PILBase):
     def _read(cls, fn): return mask_codes(load_image(fn))
 
     @classmethod
-    def create(cls, fn, **kwargs):
+    def create(cls: type[_Pic], fn: Any, **kwargs: Any) -> _Pic:
         "Create a mask from `fn`. Palette indices and values with more than 8 bits are kept as class numbers."
         if isinstance(fn, (str, os.PathLike)) or isinstance(fn, cls): return super().create(fn, **kwargs)
         if isinstance(fn, Tensor): fn = plain(fn).cpu().numpy()
@@ -325,7 +328,7 @@ def _fewest_bits(a): return a.astype(np.uint8 if a.min(initial=0) >= 0 and a.max
 def _mask_to_tensor(self, o:PILMask): return image2tensor(o)[0].as_subclass(o._tensor_cls)
 
 OpenMask = Transform(PILMask.create)
-OpenMask.loss_func = CrossEntropyLossFlat(axis=1)
+OpenMask.loss_func = CrossEntropyLossFlat(axis=1)  # type: ignore[reportAttributeAccessIssue]
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #0000002a
 class AddMaskCodes(Transform):
@@ -336,12 +339,12 @@ class AddMaskCodes(Transform):
         if codes is not None: self.vocab, self.c = codes, len(codes)
 
     def decodes(self, o:TensorMask):
-        if self.codes is not None: o.codes = self.codes
+        if self.codes is not None: o.codes = self.codes  # type: ignore[reportAttributeAccessIssue]
         return o
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #0000002d
 TensorPointCreate = Transform(TensorPoint.create)
-TensorPointCreate.loss_func = MSELossFlat()
+TensorPointCreate.loss_func = MSELossFlat()  # type: ignore[reportAttributeAccessIssue]
 
 def scale_points(
     pts: Tensor,          # pixels (x, y), (..., 2)
@@ -350,7 +353,7 @@ def scale_points(
     "Scale points from pixels to -1…1; -1 is the center of the first pixel and 1 that of the last."
     return pts*2/_span(pts, size) - 1
 
-def unscale_points(pts: Tensor, size: tuple[int, int]) -> Tensor:
+def unscale_points(pts: Tensor, size: Sequence[int]) -> Tensor:
     "Convert points from -1…1 back to pixels."
     return (pts + 1)*_span(pts, size)/2
 
@@ -383,7 +386,7 @@ def _draw_box(ax, box, label):
 class LabeledBBox(L):
     "Boxes and their labels, shown together."
     @property
-    def bbox(self) -> 'TensorBBox': return self[0]
+    def bbox(self) -> Any: return self[0]
     @property
     def lbl(self) -> Any: return self[1]
     def show(self, ctx: Any = None, **kwargs: Any) -> Any:
@@ -394,6 +397,8 @@ class LabeledBBox(L):
 class PointScaler(ItemTransform):
     "Scale points and boxes from pixels to -1…1 and back, using the size of the image in the same item."
     order = 1
+    size: Any; c: int | None # (w, h) of the latest image; number of coordinates of an item
+
     def __init__(self,
         do_scale: bool = True, # False if the points are already scaled
         y_first: bool = False  # whether points are given as (y, x)
@@ -435,10 +440,10 @@ def _picture_in(xs, size):
 # %% ../../nbs/library/5_vision/01_core.ipynb #00000037
 class BBoxLabeler(ItemTransform):
     "When decoding, replace the labels of an item's boxes by class names, shown beside the boxes."
-    vocab = None
+    vocab: Any = None
     def setups(self, dl): self.vocab = dl.vocab
     def encodes(self, xs:list): return xs
     def decodes(self, xs:list):
         boxes = [x for x in xs if isinstance(x, TensorBBox)]
-        return [LabeledBBox(boxes[0], [self.vocab[int(i)] for i in x]) if boxes
-                and isinstance(x, TensorMultiCategory) else x for x in xs]
+        return [LabeledBBox(boxes[0], [self.vocab[int(i)] for i in x])
+                if boxes and isinstance(x, TensorMultiCategory) else x for x in xs]

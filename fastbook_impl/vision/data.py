@@ -82,15 +82,15 @@ class CheckMask(ItemTransform):
         if pic.size != mask.size:
             raise ValueError(f'the mask {mask.fn or ""} has {mask.size[0]}x{mask.size[1]} pixels but its image has '
                              f'{pic.size[0]}x{pic.size[1]}: they must have the same size, so check get_y')
-        if self.n is not None: self._check_values(mask)
+        if self.n is not None: self._check_values(mask, self.n)
         if None not in pair: self._seen.add(pair)
 
-    def _check_values(self, mask):
+    def _check_values(self, mask, n_classes):
         found = [(value, n) for value,n in enumerate(np.bincount(np.asarray(mask).ravel()))
-                 if n and value >= self.n and value != self.void]
+                 if n and value >= n_classes and value != self.void]
         if found:
             raise ValueError(f'the mask {mask.fn or ""} has the value {found[0][0]} in {found[0][1]} of its pixels, '
-                             f'but there are {self.n} classes, 0 to {self.n-1}: check the codes, or pass '
+                             f'but there are {n_classes} classes, 0 to {n_classes-1}: check the codes, or pass '
                              f'MaskBlock(codes, void={found[0][0]}) if the value stands for no class')
 
 # %% ../../nbs/library/5_vision/09_data.ipynb #0000000a-1
@@ -198,13 +198,12 @@ class ImageDataLoaders(DataLoaders):
         item_tfms: Callable | Sequence | None = None, batch_tfms: Callable | Sequence | None = None,
         img_cls: type = PILImage, **kwargs: Any) -> 'ImageDataLoaders':
         "Label each file with the name of its folder, below `train` and `valid`."
-        split = GrandparentSplitter(train_name=train,
-                                    valid_name=valid) if valid_pct is None else RandomSplitter(valid_pct, seed=seed)
+        split = GrandparentSplitter(train, valid) if valid_pct is None else RandomSplitter(valid_pct, seed=seed)
         files = get_image_files if valid_pct is not None else partial(get_image_files, folders=[train, valid])
         if vocab is not None: files = _only(files, set(vocab))
         block = DataBlock(blocks=(ImageBlock(img_cls), CategoryBlock(vocab=vocab)), get_items=files, splitter=split,
                           get_y=parent_label, item_tfms=item_tfms, batch_tfms=batch_tfms)
-        return cls.from_dblock(block, path, path=path, **kwargs)
+        return cls.from_dblock(block, path, path=path, **kwargs)  # type: ignore[reportAttributeAccessIssue]
 
     @classmethod
     def from_path_func(cls, path: str | Path, fnames: Iterable[str | Path],
@@ -215,7 +214,7 @@ class ImageDataLoaders(DataLoaders):
         "Label each file by applying `label_func` to its path."
         block = DataBlock(blocks=(ImageBlock(img_cls), CategoryBlock), splitter=RandomSplitter(valid_pct, seed=seed),
                           get_y=label_func, item_tfms=item_tfms, batch_tfms=batch_tfms)
-        return cls.from_dblock(block, fnames, path=path, **kwargs)
+        return cls.from_dblock(block, fnames, path=path, **kwargs)  # type: ignore[reportAttributeAccessIssue]
 
     @classmethod
     def from_name_func(cls, path: str | Path, fnames: Iterable[str | Path], label_func: Callable,
@@ -256,7 +255,7 @@ class ImageDataLoaders(DataLoaders):
                           get_y=ColReader(label_col, label_delim=label_delim), item_tfms=item_tfms,
                           batch_tfms=batch_tfms)
         if len(df): _check_files(df, block.getters[0])
-        return cls.from_dblock(block, df, path=path, **kwargs)
+        return cls.from_dblock(block, df, path=path, **kwargs)  # type: ignore[reportAttributeAccessIssue]
 
     @classmethod
     def from_csv(cls, path: str | Path, csv_fname: str | Path = 'labels.csv', header: Any = 'infer',
@@ -265,8 +264,8 @@ class ImageDataLoaders(DataLoaders):
         return cls.from_df(read_table(Path(path)/csv_fname, header=header, sep=delimiter or ','), path=path, **kwargs)
 
     @classmethod
-    def from_lists(cls, path: str | Path, fnames: Iterable[str | Path],
-        labels: Iterable,                                # one label per file
+    def from_lists(cls, path: str | Path, fnames: Sequence[str | Path],
+        labels: Sequence,                                # one label per file
         valid_pct: float = 0.2, seed: int | None = None, # fraction for validation, and its random seed
         y_block: Any = None,                             # target block; by default inferred from the first label
         item_tfms: Callable | Sequence | None = None, batch_tfms: Callable | Sequence | None = None,
@@ -281,7 +280,7 @@ class ImageDataLoaders(DataLoaders):
         block = DataBlock.from_columns(blocks=(ImageBlock(img_cls), y_block),
                                        splitter=RandomSplitter(valid_pct, seed=seed), item_tfms=item_tfms,
                                        batch_tfms=batch_tfms)
-        return cls.from_dblock(block, (fnames, labels), path=path, **kwargs)
+        return cls.from_dblock(block, (fnames, labels), path=path, **kwargs)  # type: ignore[reportAttributeAccessIssue]
 
 def _only(files, names): return lambda path: files(path).filter(lambda f: parent_label(f) in names)
 
@@ -306,7 +305,7 @@ class SegmentationDataLoaders(DataLoaders):
         block = DataBlock(blocks=(ImageBlock(img_cls), MaskBlock(codes=codes)),
                           splitter=RandomSplitter(valid_pct, seed=seed), get_y=label_func, item_tfms=item_tfms,
                           batch_tfms=batch_tfms)
-        return cls.from_dblock(block, fnames, path=path, **kwargs)
+        return cls.from_dblock(block, fnames, path=path, **kwargs)  # type: ignore[reportAttributeAccessIssue]
 
 # %% ../../nbs/library/5_vision/09_data.ipynb #00000027
 def verify_image(fn: str | Path) -> bool:

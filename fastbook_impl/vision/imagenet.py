@@ -42,7 +42,7 @@ def group_of(index: int) -> str:
 def class_names() -> tuple[str, ...]:
     "Return the names of ImageNet's 1,000 classes, in the order of the network's outputs. timm has them."
     load_timm(NETWORK)
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
     return tuple(o.partition(',')[0] for o in ImageNetInfo('imagenet-1k').label_descriptions())
 
 # %% ../../nbs/library/5_vision/15_imagenet.ipynb #00000008

@@ -56,9 +56,9 @@ def add_head(
     **kwargs: Any                                    # passed to `create_head`
 ) -> nn.Sequential:
     "Join `body` and a new head."
-    if head is None and nf is None: head = create_head(num_features_model(body), n_out, **kwargs)
-    else:
-        if head is None: head = create_head(nf, n_out, **kwargs)
+    unsure = head is not None or nf is not None
+    if head is None: head = create_head(num_features_model(body) if nf is None else nf, n_out, **kwargs)
+    if unsure:
         with no_random(): check_head(body, head)
     if init is not None: apply_init(head, init)
     return nn.Sequential(body, head)
@@ -109,12 +109,12 @@ def _from_data(dls, n_out: int | None, kwargs: dict[str, Any]) -> tuple[int, dic
         kwargs = {**kwargs, 'y_range': dls.y_range}
     return _n_out(dls) if n_out is None else n_out, kwargs
 
-def _learner_for(dls, arch, model: nn.Module, normalize: bool, n_in: int, splitter, **kwargs) -> Learner:
+def _learner_for(dls, arch, model: Any, normalize: bool, n_in: int, splitter, **kwargs) -> Learner:
     "Build a `Learner` for a `model` whose body, `model[0]`, comes from `arch`; freeze a pretrained body."
     meta = arch_meta(arch)
     if normalize: add_normalize(dls, meta.get('stats'), n_in)
-    learn = Learner(dls, model.to(memory_format=torch.channels_last), splitter=splitter
-                    or meta.get('split', default_split), **kwargs)
+    learn = Learner(dls, model.to(memory_format=torch.channels_last),
+                    splitter=splitter or meta.get('split', default_split), **kwargs)
     if getattr(model[0], 'is_pretrained', False): learn.freeze()
     return learn
 

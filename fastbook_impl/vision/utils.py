@@ -169,9 +169,9 @@ def download_images(
     Images from an earlier call are not downloaded again."""
     if (url_file is None) == (urls is None):
         raise ValueError('download_images needs either urls or a url_file: pass exactly one of them')
-    if urls is None: urls = Path(url_file).read_text(encoding='utf-8').splitlines()
-    urls = list(dict.fromkeys(str(u).strip() for u in ([urls] if isinstance(urls, str) else urls) if u
-                              and str(u).strip()))[:max_pics]
+    if url_file is not None: urls = Path(url_file).read_text(encoding='utf-8').splitlines()
+    given = [urls] if isinstance(urls, str) else urls or ()
+    urls = list(dict.fromkeys(str(u).strip() for u in given if u and str(u).strip()))[:max_pics]
     dest = Path(dest)
     dest.mkdir(parents=True, exist_ok=True)
     fetch = _Fetcher(dest, timeout, max_mb, preserve_filename)
@@ -215,7 +215,7 @@ _modes = {1: 'L', 3: 'RGB', 4: 'RGBA'}
 def resize_image(
     file: str | Path,              # path of the image, relative to `src`
     dest: str | Path,              # folder to write to, under the same relative path
-    src: str = '.',                # folder that contains `file`
+    src: str | Path = '.',         # folder that contains `file`
     max_size: int | None = None,   # maximal length of the longer side in pixels; None to keep the size
     n_channels: int = 3,           # number of channels: 1 for gray, 3 for color, 4 with transparency
     ext: str | None = None,        # new file extension, such as '.png'
@@ -235,10 +235,11 @@ def resize_image(
     if n_channels not in _modes: raise ValueError(f'n_channels must be 1, 3 or 4, got {n_channels}')
     target.parent.mkdir(parents=True, exist_ok=True)
     im = load_image(source)
-    small = max_size is None or max(im.size) <= max_size
+    shape = im.size if max_size is None or max(im.size) <= max_size else resize_to(im, max_size)
+    small = shape == im.size
     if small and im.mode == _modes[n_channels] and ext is None and img_format is None: return _copied(source, target)
     im = load_image(source, _modes[n_channels])
-    if not small: im = im.resize(resize_to(im, max_size), resample=resample)
+    if not small: im = im.resize(shape, resample=resample)
     return _saved(im, target, img_format, kwargs)
 
 def _copied(source, target):
@@ -251,12 +252,14 @@ def _saved(im, target, img_format, kwargs):
     return target
 
 # %% ../../nbs/library/5_vision/13_utils.ipynb #00000020
+_HERE = Path('.')
+
 def resize_images(
     path: str | Path,               # folder of images
     max_workers: int | None = None, # number of threads; by default PyTorch's
     max_size: int | None = None,    # maximal length of the longer side in pixels
     recurse: bool = False,          # whether to include subfolders
-    dest: str | Path = Path('.'),   # folder to write to; the same as `path` to replace the images
+    dest: str | Path = _HERE,       # folder to write to; the same as `path` to replace the images
     # as for `resize_image`
     n_channels: int = 3, ext: str | None = None, img_format: str | None = None,
     resample: Any = Image.Resampling.BILINEAR, resume: bool | None = None, **kwargs: Any

@@ -9,7 +9,7 @@ import html
 import io
 import os
 from collections import namedtuple
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +23,7 @@ from .core import to_mode
 
 import_extra('ipywidgets') # if it is missing, the error names the extra
 import ipywidgets  # noqa: E402
-from ipywidgets import Box, Button, Checkbox, Dropdown, GridBox, HBox, Label, Layout, Output, VBox
+from ipywidgets import Box, Button, Checkbox, Dropdown, GridBox, HBox, Label, Layout, Output, VBox  # noqa: E402
 
 # %% ../../nbs/library/5_vision/12_widgets.ipynb #00000004
 _all_ = ['widgets', 'Box', 'Button', 'Checkbox', 'Dropdown', 'FileUpload', 'HBox', 'Label', 'Layout', 'Output', 'VBox']
@@ -40,13 +40,13 @@ class ImagesCleaner:
         width: int = 256,         # maximal width of an image in pixels
         max_n: int = 30,          # number of images shown at a time
         # function from file and class to new path; by default the sibling folder of the class
-        move_to: str | Path | None = None
+        move_to: Callable | None = None
     ):
         self.opts, self.height, self.width, self.max_n, self.move_to = list(L(opts)), height, width, max_n, move_to
         self._new_work([])
 
     def _new_work(self, fns):
-        self.fns = L(Path(f) for f in fns)
+        self.fns: Any = L(Path(f) for f in fns)
         self.marks, self.done, self.history, self.widget, self._cards = {}, {}, [], None, {}
 
     def mark(self,
@@ -298,7 +298,7 @@ class ImageClassifierCleaner(ImagesCleaner):
         self._start = [0, len(self.sets[0])]
         self._new_work([_file(ds, i) for ds in self.sets for i in range(len(ds))])
         self._first_fns = list(self.fns)
-        self.dd_set = Dropdown(options=['Train', 'Valid'][:len(self.sets)], description='Set')
+        self.dd_set: Any = Dropdown(options=['Train', 'Valid'][:len(self.sets)], description='Set')
         self.dd_class = Dropdown(options=[(str(v), k) for k,v in enumerate(self.vocab)], description='Class')
         for dd in (self.dd_set, self.dd_class): dd.observe(self._look, 'value')
 
@@ -328,8 +328,8 @@ class ImageClassifierCleaner(ImagesCleaner):
         cat: Any = None # index of a class; None for all classes
     ) -> list:
         "Return indices into `fns` of the images of a class in a set, the largest loss first."
-        return [i for i,v in sorted(self.judged(ds_idx).items(),
-                                    key=lambda o: -o[1].loss) if cat is None or v.actual == cat]
+        ranked = sorted(self.judged(ds_idx).items(), key=lambda o: -o[1].loss)
+        return [i for i,v in ranked if cat is None or v.actual == cat]
 
     def _above(self): return [HBox([self.dd_set, self.dd_class], layout=Layout(flex_flow='row wrap'))]
 
@@ -337,8 +337,8 @@ class ImageClassifierCleaner(ImagesCleaner):
 
     def _about(self, i):
         v = self.judged(int(i >= self._start[1]))[i]
-        return (f'loss {v.loss:.2f} · model: {self.vocab[v.guess]} {v.prob:.0%}', self.vocab[v.guess]
-                if v.guess != v.actual else None)
+        guess = self.vocab[v.guess]
+        return f'loss {v.loss:.2f} · model: {guess} {v.prob:.0%}', guess if v.guess != v.actual else None
 
 def _file(ds, i):
     item = ds.items[i] if not hasattr(ds.items, 'iloc') else None

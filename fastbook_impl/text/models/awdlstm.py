@@ -124,13 +124,14 @@ awd_lstm_lm_config = dict(emb_sz=400, n_hid=1152, n_layers=3, pad_token=1, bidir
 awd_lstm_clas_config = dict(emb_sz=400, n_hid=1152, n_layers=3, pad_token=1, bidir=False, output_p=0.4, hidden_p=0.3,
                             input_p=0.4, embed_p=0.05, weight_p=0.5)
 
-def awd_lstm_lm_split(model: nn.Module) -> list:
+def awd_lstm_lm_split(model: nn.Sequential) -> list:
     "Return the parameter groups of a language model: one for each LSTM, and one for embedding and last layer."
-    return L(*_rnn_groups(model[0]), nn.ModuleList([model[0].encoder, model[1]])).map(_once)
+    enc: Any = model[0]
+    return L(*_rnn_groups(enc), nn.ModuleList([enc.encoder, model[1]])).map(_once)
 
-def awd_lstm_clas_split(model: nn.Module) -> list:
+def awd_lstm_clas_split(model: nn.Sequential) -> list:
     "Return the parameter groups of a classifier: embedding, each LSTM, and head."
-    enc = model[0].module
+    enc: Any = model[0].module
     return L(enc.encoder, *_rnn_groups(enc), model[1]).map(_once)
 
 def _rnn_groups(enc): return [nn.ModuleList(o) for o in zip(enc.rnns, enc.hidden_dps, strict=True)]

@@ -6,7 +6,8 @@ __all__ = ['SequentialRNN', 'LinearDecoder', 'get_language_model', 'SentenceEnco
            'awd_lstm_lm_split', 'awd_lstm_clas_split']
 
 # %% ../../../nbs/library/6_text/04_models.ipynb #00000002
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from fastcore.basics import noop
@@ -39,7 +40,7 @@ class LinearDecoder(Module):
     def __init__(self,
         n_out: int, n_hid: int,               # number of tokens in the vocabulary, number of features
         output_p: float = 0.1,                # dropout probability of the features
-        tie_encoder: nn.Module | None = None, # embedding whose weights are shared
+        tie_encoder: nn.Embedding | None = None, # embedding whose weights are shared
         bias: bool = True
     ):
         self.decoder, self.output_dp = nn.Linear(n_hid, n_out, bias=bias), RNNDropout(output_p)
@@ -69,7 +70,7 @@ def _check_arch(arch, config):
     if unknown is not None: raise TypeError(f'config has no entry {unknown!r}: use {", ".join(known)}')
 
 def get_language_model(
-    arch: Callable,             # `AWD_LSTM`
+    arch: Any,                  # `AWD_LSTM`
     vocab_sz: int,              # number of tokens in the vocabulary
     config: dict | None = None, # changes to the default configuration of the architecture, such as `n_hid`
     drop_mult: float = 1.       # factor for all dropout probabilities
@@ -155,7 +156,7 @@ class PoolingLinearClassifier(Module):
 
 # %% ../../../nbs/library/6_text/04_models.ipynb #00000011
 def get_text_classifier(
-    arch: Callable,                        # `AWD_LSTM`
+    arch: Any,                             # `AWD_LSTM`
     vocab_sz: int,                         # number of tokens in the vocabulary
     n_class: int,                          # number of classes
     seq_len: int = 72,                     # number of tokens in a chunk

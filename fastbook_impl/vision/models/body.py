@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...layers import AdaptiveConcatPool2d, Flatten, LinBnDrop, SigmoidRange
 from ...torch_core import is_listy
 from .from_timm import timm_body, timm_config, timm_split
-from .tvm import build_arch, default_split, model_meta
+from .tvm import build_arch, model_meta
 
 # %% ../../../nbs/library/5_vision/08_body.ipynb #00000005
 def cut_model(
@@ -97,10 +97,9 @@ def create_body(
         _adapt_first_layer(model, n_in, is_pretrained)
         at = model_meta.get(arch, {}).get('cut') if cut is None else cut
         body = cut_model(model, _last_pool(model) if at is None else at)
-    body = body.to(memory_format=torch.channels_last)
-    body.is_pretrained = is_pretrained
-    body.spec = _spec(arch, cut, n_in)
-    return body
+    res: Any = body.to(memory_format=torch.channels_last)
+    res.is_pretrained, res.spec = is_pretrained, _spec(arch, cut, n_in)
+    return res
 
 def _model_of(arch, pretrained: bool, weights) -> tuple[nn.Module, bool]:
     if isinstance(arch, nn.Module): return arch, pretrained

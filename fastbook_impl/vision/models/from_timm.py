@@ -5,10 +5,11 @@ __all__ = ['load_timm', 'TimmConfig', 'timm_config', 'timm_weights', 'TimmBody',
 
 # %% ../../../nbs/library/5_vision/07_timm.ipynb #00000002
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from types import ModuleType
+from typing import Any
 
 from fastcore.foundation import L
 from torch import Tensor, nn
@@ -92,7 +93,7 @@ def _repository(cfg, arch: str) -> str:
     hub = cfg.hf_hub_id or ''
     return f'{hub}{arch}.{cfg.tag}' if hub.endswith('/') else hub
 
-def _near(name: str, known: list[str], otherwise: list[str] = ()) -> str:
+def _near(name: str, known: list[str], otherwise: Sequence[str] = ()) -> str:
     near = difflib.get_close_matches(name, known, n=3)
     if near: return f': did you mean {" or ".join(near)}?'
     return f': it has {", ".join(otherwise)}' if otherwise else ': timm.list_models() lists them'
@@ -139,7 +140,7 @@ class TimmBody(Module):
         weights: dict | None = None # tensors by name, for images of three channels; random if not given
     ):
         self.arch, self.n_in, self.keep_stats = arch, n_in, weights is not None
-        self.model = _without_head(_created(arch, n_in, weights))
+        self.model: Any = _without_head(_created(arch, n_in, weights))
         self.any_size = not timm_config(arch).fixed_size or _takes_any_size(self.model)
 
     def train(self, mode: bool = True) -> "TimmBody":
@@ -206,10 +207,10 @@ def _takes_any_size(model: nn.Module) -> bool:
     patches = getattr(model, 'patch_embed', None)
     return bool(getattr(model, 'dynamic_img_size', False) or getattr(patches, 'strict_img_size', True) is False)
 
-def _without_head(model: nn.Module) -> nn.Module:
+def _without_head(model: Any) -> Any:
     "Remove layers between features and classifier, as in MobileNetV3, because they would never be trained."
-    if getattr(model, 'head_hidden_size',
-               model.num_features) != model.num_features and hasattr(model, 'prune_intermediate_layers'):
+    width = getattr(model, 'head_hidden_size', model.num_features)
+    if width != model.num_features and hasattr(model, 'prune_intermediate_layers'):
         model.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
     return model
 
@@ -246,7 +247,7 @@ def timm_body(
         raise WrongWeightsError(f'the weights in {where} do not fit {name}: they belong to another network, or cannot '
                                 f'be used for images of {n_in} channels ({reason})') from None
 
-def timm_split(model: nn.Module) -> L:
+def timm_split(model: nn.Sequential) -> L:
     "Split a model whose body, `model[0]`, comes from timm into three groups: early layers, late layers, head."
     body = next(m for m in model[0].modules() if isinstance(m, TimmBody))
     return L(*body.stages(), params(model[1:]))

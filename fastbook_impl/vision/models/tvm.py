@@ -45,7 +45,7 @@ def imagenet_weights(
 ) -> dict:
     "Return the ImageNet weights of `name` from PyTorch's cache, from `FASTBOOK_MIRROR`, or from the network."
     import torchvision.models as tv
-    choices = tv.get_model_weights(name)
+    choices: Any = tv.get_model_weights(name)
     chosen = choices[weights] if isinstance(weights, str) else weights or choices.IMAGENET1K_V1
     ways_out = ('use pretrained=False to start from random weights, or put '
                 f'{chosen.url} into {with_tilde(torch_checkpoints())}')
@@ -67,7 +67,7 @@ def build_arch(
         return arch(**kwargs), False
 
 # %% ../../../nbs/library/5_vision/04_torchvision.ipynb #0000000e
-def default_split(m: nn.Module) -> list:
+def default_split(m: nn.Sequential) -> L:
     "Split the parameters into two groups: body and head."
     return L(m[0], m[1:]).map(params)
 

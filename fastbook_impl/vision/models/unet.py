@@ -49,7 +49,8 @@ def body_levels(
     x: Tensor # images, `(bs, c, h, w)`
 ) -> list[Tensor]:
     "Return the output of each layer of `body`, in order. A body with `levels`, such as timm's, returns its own."
-    layers, levels = body_layers(body), []
+    layers: list[Any] = body_layers(body)
+    levels = []
     if hasattr(layers[0], 'levels'): return layers[0].levels(x)
     for layer in layers: levels.append(x := layer(x))
     return levels
@@ -83,7 +84,7 @@ class UnetBlock(Module):
         act_cls: Any = defaults.activation,
         self_attention: bool = False, # whether to end with `SelfAttention`
         # passed to both `ConvLayer`s
-        init: Callable | None = nn.init.kaiming_normal_, norm_type: Any = None, **kwargs: Any
+        init: Callable = nn.init.kaiming_normal_, norm_type: Any = None, **kwargs: Any
     ):
         ni = up_in_c//2 + x_in_c
         self.nf = ni if final_div else ni//2
@@ -104,7 +105,7 @@ def _resized(x, size, mode='nearest'): return x if x.shape[-2:] == size else F.i
 class ResizeToOrig(Module):
     "Resize `(bs, c, h, w)` to the height and width of the input of the `SequentialEx`."
     def __init__(self, mode: str = 'nearest'): self.mode = mode
-    def forward(self, x: Tensor) -> Tensor: return _resized(x, x.orig.shape[-2:], self.mode)
+    def forward(self, x: Any) -> Tensor: return _resized(x, x.orig.shape[-2:], self.mode)
 
 # %% ../../../nbs/library/5_vision/10_unet.ipynb #00000016-1
 class DynamicUnet(SequentialEx):
@@ -121,10 +122,11 @@ class DynamicUnet(SequentialEx):
         last_cross: bool = True,                     # whether to pass the image to the last layers
         bottle: bool = False, # whether the last residual block is a bottleneck with half the channels
         # passed to each `ConvLayer`
-        act_cls: Any = defaults.activation, init: Callable | None = nn.init.kaiming_normal_, norm_type: Any = None,
+        act_cls: Any = defaults.activation, init: Callable = nn.init.kaiming_normal_, norm_type: Any = None,
         **kwargs: Any
     ):
-        common = dict(act_cls=inplace_relu if act_cls is nn.ReLU else act_cls, norm_type=norm_type, **kwargs)
+        act_cls = inplace_relu if act_cls is nn.ReLU else act_cls
+        common: dict[str, Any] = dict(act_cls=act_cls, norm_type=norm_type, **kwargs)
         shapes = _body_shapes(encoder, img_size)
         self.skip_at = size_changes(shapes)
         ni = shapes[-1][1]
@@ -143,7 +145,8 @@ class DynamicUnet(SequentialEx):
 
     def encode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         "Return the features of the body for `x`, and the features before each change of size, the deepest last."
-        layers, skips = body_layers(self[0]), []
+        layers: list[Any] = body_layers(self[0])
+        skips = []
         if hasattr(layers[0], 'levels'):
             levels = layers[0].levels(x)
             return levels[-1], [levels[i] for i in self.skip_at]
@@ -154,6 +157,7 @@ class DynamicUnet(SequentialEx):
 
     def forward(self, x: Tensor) -> Tensor:
         x = _as_weights(self, x)
+        y: Any
         y, skips = self.encode(x)
         for layer in islice(self.layers, 1, None):
             y.orig = x
@@ -238,20 +242,21 @@ def draw_unet(
 
     Boxes are labeled channels × height × width. Gray arrows are the features that the encoder passes to the decoder."""
     down,up = _part_shapes(model, size)
-    rows = {s: i for i,s in enumerate(sorted({s[2:] for _,s in down + up}, reverse=True))}
-    if ax is None: ax = plt.subplots(figsize=figsize or (.88*len(down + up), 1.1*len(rows)), layout='constrained')[1]
+    rows: dict[Any, int] = {s: i for i,s in enumerate(sorted({s[2:] for _,s in down + up}, reverse=True))}
+    figsize = figsize or (.88*len(down + up), 1.1*len(rows))
+    axes: Any = plt.subplots(figsize=figsize, layout='constrained')[1] if ax is None else ax
     boxes = [(name, s, i, -1.1*rows[s[2:]], colour)
              for i,(name,s,colour) in enumerate([(*o, 'C0') for o in down] + [(*o, 'C1') for o in up])]
-    sides = [_box(ax, x, y, name, s, colour) for name,s,x,y,colour in boxes]
-    def arrow(x0, y0, x1, y1, **kw): ax.annotate('', (x1, y1), (x0, y0), arrowprops=dict(arrowstyle='->', **kw))
+    sides = [_box(axes, x, y, name, s, colour) for name,s,x,y,colour in boxes]
+    def arrow(x0, y0, x1, y1, **kw): axes.annotate('', (x1, y1), (x0, y0), arrowprops=dict(arrowstyle='->', **kw))
     for (_,_,_,y0,_),(_,_,_,y1,_),(_,x0),(x1,_) in zip(boxes, boxes[1:], sides, sides[1:], strict=False):
         arrow(x0, y0, x1, y1, color='black')
     for i,j in _skip_pairs(boxes, len(down)):
         if i: arrow(sides[i][1], boxes[i][3] + .12, sides[j][0], boxes[j][3] + .12, color='grey', linestyle='--')
         else: arrow(boxes[i][2], .34, boxes[j][2], .34, color='grey', linestyle='--', connectionstyle='arc3,rad=-.03')
-    ax.set(xlim=(-.7, len(boxes) - .3), ylim=(-1.1*len(rows) + .2, .65))
-    ax.axis('off')
-    return ax
+    axes.set(xlim=(-.7, len(boxes) - .3), ylim=(-1.1*len(rows) + .2, .65))
+    axes.axis('off')
+    return axes
 
 def _skip_pairs(boxes, n_down):
     blocks = [j for j,b in enumerate(boxes) if b[0] == 'block']

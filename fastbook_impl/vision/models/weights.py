@@ -127,7 +127,8 @@ def mirror_weights(
     """Return the first of these files that the mirror has, after checking it against the hash in its name or in
     `SHA256SUMS`."""
     mirror = mirror_folder()
-    for file in (mirror/n for n in names if n) if mirror else ():
+    if mirror is None: return None
+    for file in (mirror/n for n in names if n):
         if not file.is_file(): continue
         expected = named_hash(file) or _listed_hash(file)
         if not expected:
@@ -174,7 +175,7 @@ def packaged_file(name: str) -> Path | None:
     "Return the checkpoint of `name` in an installed package, without importing it; None if it is not installed."
     shipped = PACKAGED.get(name)
     spec = importlib.util.find_spec(shipped.package) if shipped else None
-    file = Path(spec.origin).parent/shipped.file if spec and spec.origin else None
+    file = Path(spec.origin).parent/shipped.file if shipped and spec and spec.origin else None
     return file if file and file.is_file() else None
 
 def own_copy(name: str) -> Path:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from fastcore.foundation import L
-from torch import nn
+from torch import Tensor, nn
 
 from ...data.transforms import imagenet_stats
 from ...layers import AdaptiveAvgPool, ConvLayer, Flatten, MaxPool, ResBlock, apply_leaf, defaults
@@ -24,7 +24,7 @@ def _stage(block, expansion, ni, nf, n_blocks, stride, sa, **kwargs):
 
 def _init(m):
     if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)): nn.init.kaiming_normal_(m.weight)
-    if getattr(m, 'bias', None) is not None: nn.init.zeros_(m.bias)
+    if isinstance(bias := getattr(m, 'bias', None), Tensor): nn.init.zeros_(bias)
 
 # %% ../../../nbs/library/5_vision/06_xresnet.ipynb #00000005s
 class XResNet(nn.Sequential):
