@@ -5,23 +5,27 @@ __all__ = ['load_pictures', 'mnist_distance', 'init_params', 'sigmoid', 'mnist_l
            'BasicOptim', 'SimpleLearner', 'SimpleNet']
 
 # %% ../../nbs/04_mnist_basics.ipynb #00000005
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from fastcore.basics import patch
 from PIL import Image
+from torch import Tensor
 
 from ..torch_core import tensor
 
 # %% ../../nbs/04_mnist_basics.ipynb #0000001f
 def load_pictures(
-    folder, # a `Path` to a folder of grey pictures, all of one size
-):
+    folder: Any, # a `Path` to a folder of grey pictures, all of one size
+) -> Tensor:
     """The pictures in `folder`, sorted by name, as one tensor `(n, height, width)`.
 
     Values are between 0 (black) and 1 (white)."""
     return torch.stack([tensor(Image.open(f)) for f in folder.ls().sorted()]).float()/255
 
 # %% ../../nbs/04_mnist_basics.ipynb #00000034
-def mnist_distance(a, b):
+def mnist_distance(a: Tensor, b: Tensor) -> Tensor:
     """Mean absolute difference of the pixels of `a` and `b`: one number for each picture.
 
     Shapes `(..., height, width)`, broadcast against each other."""
@@ -29,27 +33,27 @@ def mnist_distance(a, b):
 
 # %% ../../nbs/04_mnist_basics.ipynb #0000006b
 def init_params(
-    size,   # the shape: an integer or a tuple
-    std=1.0 # how far from 0 the numbers spread: their standard deviation
-):
+    size: Any,       # the shape: an integer or a tuple
+    std: float = 1.0 # how far from 0 the numbers spread: their standard deviation
+) -> Tensor:
     "A tensor of random parameters around 0 that PyTorch keeps gradients for."
     return (torch.randn(size)*std).requires_grad_()
 
 # %% ../../nbs/04_mnist_basics.ipynb #0000007c
-def sigmoid(x):
+def sigmoid(x: Tensor) -> Tensor:
     "Squeeze each number of `x` into the range 0…1; `torch.sigmoid` is the same."
     return 1/(1 + torch.exp(-x))
 
 # %% ../../nbs/04_mnist_basics.ipynb #0000007f
 def mnist_loss(
-    predictions, # the model's raw outputs, any size, `(bs, 1)`
-    targets      # 1 for a 3, 0 for a 7, `(bs, 1)`
-):
+    predictions: Tensor, # the model's raw outputs, any size, `(bs, 1)`
+    targets: Tensor      # 1 for a 3, 0 for a 7, `(bs, 1)`
+) -> Tensor:
     "How far predictions, squeezed into 0…1, are from their targets: 0 is perfect, 0.5 is guessing."
     predictions = predictions.sigmoid()
     return torch.where(targets==1, 1-predictions, predictions).mean()
 
-def batch_accuracy(predictions, targets):
+def batch_accuracy(predictions: Tensor, targets: Tensor) -> Tensor:
     "The share of right `predictions`: above 0.5 after the sigmoid if the target is 1. Both `(bs, 1)`."
     correct = (predictions.sigmoid() > 0.5) == targets
     return correct.float().mean()
@@ -65,43 +69,45 @@ class LinearModel:
         self.weights = init_params((in_features, out_features), std)
         self.bias = init_params(out_features, std)
 
-    def parameters(self): return self.weights, self.bias
-    def __call__(self, xb): return xb@self.weights + self.bias     # (bs, in_features) → (bs, out_features)
+    def parameters(self) -> tuple: return self.weights, self.bias
+    def __call__(self, xb: Tensor) -> Tensor: # (bs, in_features) → (bs, out_features)
+        return xb@self.weights + self.bias
 
 # %% ../../nbs/04_mnist_basics.ipynb #00000094
 class BasicOptim:
     "Plain gradient descent: each parameter moves against its gradient, `lr` times its size."
-    def __init__(self, params, lr): self.params, self.lr = list(params), lr
+    def __init__(self, params: Any, lr: float): self.params, self.lr = list(params), lr
 
-    def step(self):
+    def step(self) -> None:
         for p in self.params: p.data -= self.lr * p.grad
 
-    def zero_grad(self):
+    def zero_grad(self) -> None:
         for p in self.params: p.grad = None
 
 # %% ../../nbs/04_mnist_basics.ipynb #00000097
 class SimpleLearner:
     "Trains `model` by gradient descent, one small method for each part of the work."
     def __init__(self,
-        data_loaders,          # has `.train` and `.valid`, which yield batches `xb, yb`
-        model,                 # a function of `xb` with a method `parameters()`
-        loss_func=mnist_loss,  # of `preds, targs`: what training makes small
-        metric=batch_accuracy  # of `preds, targs`: what people look at
+        data_loaders: Any,                # has `.train` and `.valid`, which yield batches `xb, yb`
+        model: Any,                       # a function of `xb` with a method `parameters()`
+        loss_func: Callable = mnist_loss, # of `preds, targs`: what training makes small
+        metric: Callable = batch_accuracy # of `preds, targs`: what people look at
     ):
         self.data_loaders, self.model = data_loaders, model
         self.loss_func, self.metric = loss_func, metric
         self.opt = BasicOptim(model.parameters(), lr=0.)
         self.values = []       # the metric after each epoch
 
-    def calculate_gradient(self, xb, yb): self.loss_func(self.model(xb), yb).backward()
-    def reset_gradient(self): self.opt.zero_grad()
-    def step(self, learning_rate):
+    def calculate_gradient(self, xb: Tensor, yb: Tensor) -> None:
+        self.loss_func(self.model(xb), yb).backward()
+    def reset_gradient(self) -> None: self.opt.zero_grad()
+    def step(self, learning_rate: float) -> None:
         self.opt.lr = learning_rate
         self.opt.step()
 
 # %% ../../nbs/04_mnist_basics.ipynb #00000099
 @patch
-def train_epoch(self:SimpleLearner, learning_rate):
+def train_epoch(self:SimpleLearner, learning_rate: float) -> None:
     "Once through the training set."
     for xb,yb in self.data_loaders.train:
         self.calculate_gradient(xb, yb)
@@ -109,7 +115,7 @@ def train_epoch(self:SimpleLearner, learning_rate):
         self.reset_gradient()
 
 @patch
-def validate_epoch(self:SimpleLearner):
+def validate_epoch(self:SimpleLearner) -> float:
     "The metric over the validation set."
     with torch.no_grad():
         total = sum(self.metric(self.model(xb), yb).item()*len(xb) for xb,yb in self.data_loaders.valid)
@@ -117,7 +123,7 @@ def validate_epoch(self:SimpleLearner):
 
 # %% ../../nbs/04_mnist_basics.ipynb #0000009b
 @patch
-def train_model(self:SimpleLearner, epochs, learning_rate):
+def train_model(self:SimpleLearner, epochs: int, learning_rate: float) -> None:
     "Train for `epochs` and print the metric after each; `values` keeps them."
     for _ in range(epochs):
         self.train_epoch(learning_rate)
@@ -135,6 +141,6 @@ class SimpleNet:
         self.layer1 = LinearModel(in_features, hidden)
         self.layer3 = LinearModel(hidden, out_features)
 
-    def layer2(self, xb): return xb.max(tensor(0.0))       # ReLU
-    def parameters(self): return *self.layer1.parameters(), *self.layer3.parameters()
-    def __call__(self, xb): return self.layer3(self.layer2(self.layer1(xb)))
+    def layer2(self, xb: Tensor) -> Tensor: return xb.max(tensor(0.0))       # ReLU
+    def parameters(self) -> tuple: return *self.layer1.parameters(), *self.layer3.parameters()
+    def __call__(self, xb: Tensor) -> Tensor: return self.layer3(self.layer2(self.layer1(xb)))

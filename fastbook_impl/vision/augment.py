@@ -351,16 +351,16 @@ def flip_lr(self:PILBase|TensorImageBase|TensorPoint) -> Any:
 class FlipItem(RandTransform):
     "Flip left and right with probability `p`."
     def __init__(self, p: float = 0.5): super().__init__(p=p)
-    # type: ignore[reportAttributeAccessIssue]
-    def encodes(self, x:PILBase|TensorImageBase|TensorPoint): return x.flip_lr()
+    def encodes(self, x:PILBase|TensorImageBase|TensorPoint):
+        return x.flip_lr()  # type: ignore[reportAttributeAccessIssue]
 
 class DihedralItem(RandTransform):
     "Apply a random one of the eight flips and rotations, with probability `p`."
     def before_call(self, b: Any, split_idx: int | None) -> None:
         super().before_call(b, split_idx)
         self.k = random.randint(0, 7)
-    # type: ignore[reportAttributeAccessIssue]
-    def encodes(self, x:PILBase|TensorImageBase|TensorPoint): return x.dihedral(self.k)
+    def encodes(self, x:PILBase|TensorImageBase|TensorPoint):
+        return x.dihedral(self.k)  # type: ignore[reportAttributeAccessIssue]
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #0000002c
 def affine_mat(
@@ -892,8 +892,8 @@ class SpaceTfm(RandTransform):
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000060
 class LightingTfm(SpaceTfm):
     "Change the logits of the images of a batch."
-    # type: ignore[reportAttributeAccessIssue]
-    def __init__(self, fs: Any, **kwargs: Any): super().__init__(fs, TensorImage.lighting, **kwargs)
+    def __init__(self, fs: Any, **kwargs: Any):
+        super().__init__(fs, TensorImage.lighting, **kwargs)  # type: ignore[reportAttributeAccessIssue]
 
     def encodes(self, x:TensorImage):
         if not all(hasattr(f, 'colours') for f in self.fs): return self.space_fn(x, self._in_turn)
@@ -963,8 +963,8 @@ class _Hue:
 
 class HSVTfm(SpaceTfm):
     "Change the hue, saturation and value of the images of a batch."
-    # type: ignore[reportAttributeAccessIssue]
-    def __init__(self, fs: Any, **kwargs: Any): super().__init__(fs, TensorImage.hsv, **kwargs)
+    def __init__(self, fs: Any, **kwargs: Any):
+        super().__init__(fs, TensorImage.hsv, **kwargs)  # type: ignore[reportAttributeAccessIssue]
 
 class Hue(HSVTfm):
     "Shift the hue by up to about `max_hue` of a full circle with probability `p`; `draw`: the shift, 0 or 1 for none."
