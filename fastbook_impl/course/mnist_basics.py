@@ -5,6 +5,7 @@ __all__ = ['load_pictures', 'mnist_distance', 'init_params', 'sigmoid', 'mnist_l
            'BasicOptim', 'SimpleLearner', 'SimpleNet']
 
 # %% ../../nbs/04_mnist_basics.ipynb #00000005
+# pyright: reportAttributeAccessIssue=false
 from collections.abc import Callable
 from typing import Any
 

@@ -58,7 +58,7 @@ class InferenceLearner:
             preds, decoded = self._answers(self._forward(xb))
             targ = decoded if isinstance(decoded, tuple) else (decoded,)
             alone = self._decodes_alone() and not with_input
-            whole = () if alone else self.dls.decode_batch((*xb, *targ))[0]
+            whole: Any = () if alone else self.dls.decode_batch((*xb, *targ))[0]
             targ = self._decoded_alone(targ) if alone else whole[len(xb):]
             res = targ[0] if len(targ) == 1 else targ, _first(decoded), _first(preds)
             return ((whole[0] if len(xb) == 1 else whole[:len(xb)]), *res) if with_input else res

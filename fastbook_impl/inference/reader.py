@@ -177,7 +177,7 @@ class Reader:
         values = {n: CONSTANTS[f.kind]() if f.kind in CONSTANTS else self.value(f.kind, v[n])
                   for n, f in spec.fields.items()}
         if spec.make == 'call': return made(**values)
-        if spec.make == 'state': return made.from_state(**values)
+        if spec.make == 'state': return made.from_state(**values)  # type: ignore[reportAttributeAccessIssue]
         named = [(_layer_name(k), self.value('module?', o)) for k, o in pairs(layers)] if spec.make == 'layers' else []
         return _assembled(made, spec, values, named)
 

@@ -9,7 +9,7 @@ __all__ = ['CAMERA', 'SIZE', 'SKULL', 'JAW', 'PEOPLE', 'STYLES', 'MOP', 'HATS', 
 # %% ../../nbs/samples/05_biwi.ipynb #00000002
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -75,7 +75,7 @@ class View:
         "Project points in the coordinates of the head, (..., 3), to the image."
         return project(np.asarray(pts, float) @ self.frame.T + self.centre)
 
-    def ellipses(self, *balls: Any) -> np.ndarray:
+    def ellipses(self, *balls: Any) -> Iterator:
         """Middle (2,) and spread (2, 2) of the ellipse that each of `balls` is seen as: the root of the spread makes it
         from a unit circle."""
         for ball in balls:
@@ -443,7 +443,7 @@ def party(pen: Pen, who: Person, view: View, k: float, behind: bool) -> None:
     cone = view.outline((0,-96,0,52,12,52), (0,-205,6,3,3,3))
     def dots(p):
         for x,y in ((-30,-102),(-4,-112),(24,-105),(-14,-132),(12,-138),(-2,-160),(5,-180)):
-            p.fill(oval(*view.px((x,y,-40*(y+210)/120)), 5*k, 5*k, n=12), 'f8f4ee')
+            p.fill(oval(*view.px((x,y,-40*(y+210)/120)), rx=5*k, ry=5*k, n=12), 'f8f4ee')
     _fill(pen, cone, '8d5fb5', dots, shade=.4, outline=1.6*k)
     _fill(pen, _tress(view.outline((0,-207,6,13,13,13)), k, 4, 6), 'f0c03a', shade=.3, outline=1.2*k)
 
@@ -468,7 +468,7 @@ def _collar(p, who, torso, k):
     if who.cut=='dots':
         for i in range(-5,6):
             for y in range(30, 420, 46):
-                p.fill(oval(*torso.px((i*46+23*(y//46%2),y,-80)), 8*k, 8*k, n=14), lighter(who.shirt,.7))
+                p.fill(oval(*torso.px((i*46+23*(y//46%2),y,-80)), rx=8*k, ry=8*k, n=14), lighter(who.shirt,.7))
     if who.cut=='suit':
         p.fill(torso.px([(-46,8,-62),(0,240,-95),(46,8,-62)]), 'f4f0ea')
         p.fill(torso.px([(-11,40,-85),(11,40,-85),(17,240,-96),(-17,240,-96)]), 'a8323a')

@@ -23,10 +23,10 @@ from .pascal import KINDS
 from .pets import Pen, _expose, _pick, _ramp, darker, draw_shared, lighter, mix, oval, rgb, smooth, tube
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000004
-CODES = ('Animal Archway Bicyclist Bridge Building Car CartLuggagePram Child Column_Pole Fence '
-         'LaneMkgsDriv LaneMkgsNonDriv Misc_Text MotorcycleScooter OtherMoving ParkingBlock Pedestrian '
-         'Road RoadShoulder Sidewalk SignSymbol Sky SUVPickupTruck TrafficCone TrafficLight Train Tree '
-         'Truck_Bus Tunnel VegetationMisc Void Wall').split()
+CODES: list[str] = ('Animal Archway Bicyclist Bridge Building Car CartLuggagePram Child Column_Pole Fence '
+                    'LaneMkgsDriv LaneMkgsNonDriv Misc_Text MotorcycleScooter OtherMoving ParkingBlock Pedestrian '
+                    'Road RoadShoulder Sidewalk SignSymbol Sky SUVPickupTruck TrafficCone TrafficLight Train Tree '
+                    'Truck_Bus Tunnel VegetationMisc Void Wall').split()
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000006
 # focal length in heights of the picture; metres above the ground; metres ahead where seeing begins, and where small
@@ -36,7 +36,7 @@ FOCUS,EYE,NEAR,FAR = 1.05,1.6,1.2,15.
 class View:
     "A view of a street: an image and a mask of indices into `CODES`."
     def __init__(self,
-        size: int | tuple[int, int] = (480,360), # pixels
+        size: tuple[int, int] = (480,360), # pixels
         drive: Any = None,                       # a `Drive`, for colours and light
         time: float = 0.,                        # seconds since it began
         x: float = -1.8,                         # where the camera is
@@ -75,7 +75,7 @@ class View:
         "A rectangle along the road."
         self.fill(code, [(x,h0,z0),(x,h1,z0),(x,h1,z1),(x,h0,z1)], colour)
 
-    def face(self, code: str | None, x0: float, x1: float, z: float, h0: float, h1: float, colour: Any) -> np.ndarray:
+    def face(self, code: str | None, x0: float, x1: float, z: float, h0: float, h1: float, colour: Any) -> None:
         "A rectangle across the road."
         self.fill(code, [(x0,h0,z),(x0,h1,z),(x1,h1,z),(x1,h0,z)], colour)
 
@@ -302,7 +302,7 @@ SHAPES = dict(
     van=('SUVPickupTruck', 5.2, .98,
          [(0,1.2,1.3),(.02,1.25,2.05),(.1,1.25,2.2),(.7,1.25,2.2),(.78,1.25,2.05),(.9,1.15,1.2),(.97,.95,0),(1,.7,0)]))
 
-def _slice(w, top, h0, h1, grow=0):
+def _slice(w, top, h0, h1, grow=0.):
     "Return a cross section of a car with half-width `w` below and `top` above and with beveled corners."
     b = min(.14, (h1-h0)*.4)
     w,top,h0,h1 = w+grow,top+grow,h0-grow,h1+grow
@@ -874,7 +874,7 @@ def _in_sight(d, plots, things, s, t):
 # %% ../../nbs/samples/06_camvid.ipynb #00000048
 def draw_street(
     name: str,                               # of a frame, like '0016E5_00390'; 30 are a second
-    size: int | tuple[int, int] = (480,360), # pixels
+    size: tuple[int, int] = (480,360), # pixels
 ) -> tuple:
     "Draw a frame (PIL, RGB) and its mask (PIL, L, indices into `CODES`); the same arguments give the same bytes."
     drive,number = _known_drive(name); d = DRIVES[drive]; t = (number-d.first)/30; s = d.speed*t

@@ -503,7 +503,7 @@ def _place(image, name, x, y, r, rng):
     "Draw an object into an image of twice the final size; return its box in the final image."
     before = image.copy()
     KINDS[name](Pen(image).at(0, 0, image.height).at(x, y, r, (rng.random()-.5)*10).at(flip=rng.random()<.5), rng)
-    x0,y0,x1,y1 = (v/2 for v in ImageChops.difference(image, before).getbbox())
+    x0,y0,x1,y1 = (v/2 for v in ImageChops.difference(image, before).getbbox() or (0,0,0,0))
     return [x0, y0, x1-x0, y1-y0]
 
 # %% ../../nbs/samples/04_pascal.ipynb #0000001c

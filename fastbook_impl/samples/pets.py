@@ -671,7 +671,7 @@ def strands(pen: Pen, pet: Pet, box: Any, n: int = 45, down: float = .3) -> None
 
 def paints(pet: Pet, names: str, box: Any) -> list:
     "The paints for `Pen.part`: the named patterns, then strands if the coat is long."
-    out = [lambda pen, f=PATTERNS[n]: f(pen, pet, box) for n in names.split()]
+    out: list[Callable] = [lambda pen, f=PATTERNS[n]: f(pen, pet, box) for n in names.split()]
     if pet.fluff>.2: out.append(lambda pen: strands(pen, pet, box, n=int(25+35*min(pet.fluff,1))))
     return out
 
@@ -864,7 +864,7 @@ def tail(pen: Pen, pet: Pet, x: float, y: float, tilt: float = 0) -> None:
     if kind=='curl': return _curl(pen, pet)
     spine,widths = TAILS[kind]; line = smooth(spine, closed=False); pts = tube(spine, widths)
     def rings(p):
-        p.fill(oval(*line[-1], .42, .42), pet.colour('tail'))
+        p.fill(oval(*line[-1], rx=.42, ry=.42), pet.colour('tail'))
         if 'tabby' in pet.coat.head:
             for r in _rungs(line, .5): p.line(r, pet.colour('marks'), .1)
     pen.part(fluffy(pts, .16, .15, pet.rng) if kind in ('plume','feather') else pts, pet.colour('fur'), rings, shade=.4)
@@ -1135,9 +1135,9 @@ def studio(pen: Pen, rng: random.Random, wide: float, floor: float) -> None:
 
 # %% ../../nbs/samples/02_pets.ipynb #00000048
 def backdrop(
-    place: str | None,           # one of `SCENES`, or such a function
-    size: int | tuple[int, int], # (width, height)
-    floor: float,                # height of the ground, 0 at the top to 1 at the bottom
+    place: Any,            # one of `SCENES`, or such a function
+    size: tuple[int, int], # (width, height)
+    floor: float,          # height of the ground, 0 at the top to 1 at the bottom
     rng: random.Random,
 ) -> Image.Image:
     "A place, a little pale and out of focus."

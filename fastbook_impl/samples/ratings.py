@@ -91,8 +91,8 @@ def _watched(rng, stars, n):
 
 # %% ../../nbs/samples/09_ratings.ipynb #0000000cs
 def make_ratings(
-    viewers: 'DataFrame | None', # table of users from `make_viewers`
-    films: 'DataFrame | None',   # table of movies from `make_films`
+    viewers: 'DataFrame',        # table of users from `make_viewers`
+    films: 'DataFrame',          # table of movies from `make_films`
     n: int,                      # number of ratings
     rng: np.random.Generator,          # NumPy random generator
     step: float = 1.             # resolution of the ratings: whole stars (1) or half stars (.5)

@@ -41,7 +41,7 @@ def check_head(body: nn.Module, head: nn.Module) -> None:
     "Raise `ValueError` if the head does not expect the number of features that the body returns."
     taken = features_taken(head)
     if taken is None: return
-    try: given = num_features_model(body)
+    try: given = num_features_model(body)  # type: ignore[reportArgumentType]
     except Exception: return # the body rejects images of 32 and 64 pixels; the first batch will reveal any mismatch
     if taken != given:
         raise ValueError(f'the head expects {taken} features but the body returns {given}: use create_head({given}, …)')
@@ -57,7 +57,9 @@ def add_head(
 ) -> nn.Sequential:
     "Join `body` and a new head."
     unsure = head is not None or nf is not None
-    if head is None: head = create_head(num_features_model(body) if nf is None else nf, n_out, **kwargs)
+    if head is None:
+        width = num_features_model(body) if nf is None else nf  # type: ignore[reportArgumentType]
+        head = create_head(width, n_out, **kwargs)
     if unsure:
         with no_random(): check_head(body, head)
     if init is not None: apply_init(head, init)

@@ -35,9 +35,9 @@ def _arch(name):
  efficientnet_b2, efficientnet_b3, convnext_tiny, convnext_small, convnext_base, mobilenet_v2, mobilenet_v3_small,
  mobilenet_v3_large) = _archs = [
     _arch(o) for o in ('resnet18 resnet34 resnet50 resnet101 resnet152 squeezenet1_0 squeezenet1_1 densenet121 '
-                       'densenet169 densenet201 densenet161 vgg11_bn vgg13_bn vgg16_bn vgg19_bn alexnet efficientnet_b0 '
-                       'efficientnet_b1 efficientnet_b2 efficientnet_b3 convnext_tiny convnext_small convnext_base '
-                       'mobilenet_v2 mobilenet_v3_small mobilenet_v3_large').split()]
+                       'densenet169 densenet201 densenet161 vgg11_bn vgg13_bn vgg16_bn vgg19_bn alexnet '
+                       'efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 convnext_tiny '
+                       'convnext_small convnext_base mobilenet_v2 mobilenet_v3_small mobilenet_v3_large').split()]
 
 # %% ../../../nbs/library/5_vision/04_torchvision.ipynb #00000008
 def imagenet_weights(
