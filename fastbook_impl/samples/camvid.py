@@ -23,10 +23,10 @@ from .pascal import KINDS
 from .pets import Pen, _expose, _pick, _ramp, darker, draw_shared, lighter, mix, oval, rgb, smooth, tube
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000004
-CODES: list[str] = ('Animal Archway Bicyclist Bridge Building Car CartLuggagePram Child Column_Pole Fence '
-                    'LaneMkgsDriv LaneMkgsNonDriv Misc_Text MotorcycleScooter OtherMoving ParkingBlock Pedestrian '
-                    'Road RoadShoulder Sidewalk SignSymbol Sky SUVPickupTruck TrafficCone TrafficLight Train Tree '
-                    'Truck_Bus Tunnel VegetationMisc Void Wall').split()
+CODES: list[str] = list(('Animal Archway Bicyclist Bridge Building Car CartLuggagePram Child Column_Pole Fence '
+                         'LaneMkgsDriv LaneMkgsNonDriv Misc_Text MotorcycleScooter OtherMoving ParkingBlock Pedestrian '
+                         'Road RoadShoulder Sidewalk SignSymbol Sky SUVPickupTruck TrafficCone TrafficLight Train Tree '
+                         'Truck_Bus Tunnel VegetationMisc Void Wall').split())
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000006
 # focal length in heights of the picture; metres above the ground; metres ahead where seeing begins, and where small
