@@ -4,14 +4,16 @@
 __all__ = ['TabularCollab', 'CollabDataLoaders', 'EmbeddingDotBias', 'EmbeddingNN', 'collab_learner']
 
 # %% ../nbs/library/7_tabular/06_collab.ipynb #00000002
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from fastcore.basics import ifnone
+from fastcore.xtras import Path
+from torch import Tensor
 
 from .data.block import RegressionBlock
-from .data.dataframes import check_frame, check_names
-from .data.dataframes import _near
+from .data.dataframes import _near, check_frame, check_names
 from .data.transforms import RandomSplitter
 from .layers import Embedding, sigmoid_range
 from .losses import MSELossFlat
@@ -19,7 +21,11 @@ from .tabular.core import Categorify, TabularPandas
 from .tabular.data import TabularDataLoaders
 from .tabular.model import TabularModel, get_emb_sz, tabular_config
 from .torch_core import Module
-if TYPE_CHECKING: from fastbook_impl.tabular.learner import TabularLearner
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from fastbook_impl.tabular.learner import TabularLearner
 
 # %% ../nbs/library/7_tabular/06_collab.ipynb #00000009
 class TabularCollab(TabularPandas):
@@ -30,15 +36,15 @@ class CollabDataLoaders(TabularDataLoaders):
     "`DataLoaders` for ratings."
     @classmethod
     def from_df(cls,
-        ratings,          # a table with a row for each rating
-        valid_pct=0.2,    # fraction of the ratings in the validation set
-        user_name=None,   # name of the column of users; defaults to the first column
-        item_name=None,   # name of the column of items; defaults to the second column
-        rating_name=None, # name of the column of ratings; defaults to the third column
-        seed=None,        # seed of the random split
-        path='.',         # folder in which the learner saves models
-        **kwargs          # passed to `TabularPandas.dataloaders`: `bs`, `val_bs`, `device` …
-    ):
+        ratings: 'DataFrame',           # a table with a row for each rating
+        valid_pct: float = 0.2,         # fraction of the ratings in the validation set
+        user_name: str | None = None,   # name of the column of users; defaults to the first column
+        item_name: str | None = None,   # name of the column of items; defaults to the second column
+        rating_name: str | None = None, # name of the column of ratings; defaults to the third column
+        seed: int | None = None,        # seed of the random split
+        path: str | Path = '.',         # folder in which the learner saves models
+        **kwargs: Any                   # passed to `TabularPandas.dataloaders`: `bs`, `val_bs`, `device` …
+    ) -> 'CollabDataLoaders':
         "Create `DataLoaders` from the rows of `ratings`, with a random validation set."
         user, item, rating = _rating_columns(ratings, user_name, item_name, rating_name)
         splits = RandomSplitter(valid_pct, seed=seed)(ratings)
@@ -65,17 +71,19 @@ def _rating_columns(df, *names):
 class EmbeddingDotBias(Module):
     """Predict ratings as the dot product of user and item embeddings plus a bias of each.
     Source: Koren, Bell and Volinsky, 2009."""
+    classes: Any; user: Any; item: Any # set by `from_classes`
+
     def __init__(self,
-        n_factors,   # width of the embeddings
-        n_users,     # number of users, including one for unknown users
-        n_items,     # number of items, including one for unknown items
-        y_range=None # lowest and highest prediction, as a pair
+        n_factors: int,                        # width of the embeddings
+        n_users: int,                          # number of users, including one for unknown users
+        n_items: int,                          # number of items, including one for unknown items
+        y_range: Sequence[float] | None = None # lowest and highest prediction, as a pair
     ):
         self.y_range = y_range
         self.u_weight, self.i_weight = Embedding(n_users, n_factors), Embedding(n_items, n_factors)
         self.u_bias, self.i_bias = Embedding(n_users, 1), Embedding(n_items, 1)
 
-    def forward(self, x): # (bs, 2) -> (bs,)
+    def forward(self, x: Tensor) -> Tensor: # (bs, 2) -> (bs,)
         users, items = x.unbind(1)
         match = (self.u_weight(users) * self.i_weight(items)).sum(1)
         res = match + self.u_bias(users)[:, 0] + self.i_bias(items)[:, 0]
@@ -83,19 +91,19 @@ class EmbeddingDotBias(Module):
 
     @classmethod
     def from_classes(cls,
-        n_factors,   # width of the embeddings
-        classes,     # vocabularies by column name: `dls.classes`
-        user=None,   # name of the column of users; defaults to the first column
-        item=None,   # name of the column of items; defaults to the second column
-        y_range=None # lowest and highest prediction, as a pair
-    ):
+        n_factors: int,                        # width of the embeddings
+        classes: Any,                          # vocabularies by column name: `dls.classes`
+        user: Any = None,                      # name of the column of users; defaults to the first column
+        item: Any = None,                      # name of the column of items; defaults to the second column
+        y_range: Sequence[float] | None = None # lowest and highest prediction, as a pair
+    ) -> 'EmbeddingDotBias':
         "Create a model that can look up the users and items in `classes` by name."
         user, item = ifnone(user, list(classes)[0]), ifnone(item, list(classes)[1])
         res = cls(n_factors, len(classes[user]), len(classes[item]), y_range=y_range)
         res.classes, res.user, res.item = classes, user, item
         return res
 
-    def _places(self, names, is_item):
+    def _places(self, names, is_item) -> Tensor:
         if not hasattr(self, 'classes'):
             raise ValueError('this model does not know the names of users and items: create it with '
                              'EmbeddingDotBias.from_classes or collab_learner')
@@ -109,16 +117,16 @@ class EmbeddingDotBias(Module):
         return torch.tensor([known[o] for o in names], device=self.i_bias.weight.device)
 
     def bias(self,
-        arr,         # names of items or users
-        is_item=True # True for items, False for users
-    ):
+        arr: Any,            # names of items or users
+        is_item: bool = True # True for items, False for users
+    ) -> Tensor:
         "Return the biases of `arr`, `(len(arr),)`."
         return (self.i_bias if is_item else self.u_bias)(self._places(arr, is_item))[:, 0].detach().cpu()
 
     def weight(self,
-        arr,         # names of items or users
-        is_item=True # True for items, False for users
-    ):
+        arr: Any,            # names of items or users
+        is_item: bool = True # True for items, False for users
+    ) -> Tensor:
         "Return the embeddings of `arr`, `(len(arr), n_factors)`."
         return (self.i_weight if is_item else self.u_weight)(self._places(arr, is_item)).detach().cpu()
 
@@ -126,22 +134,23 @@ class EmbeddingDotBias(Module):
 class EmbeddingNN(TabularModel):
     "A model that applies linear layers to the concatenated embeddings of user and item."
     def __init__(self,
-        emb_szs, # number of categories and embedding width for users and for items
-        layers,  # widths of the hidden layers
-        **kwargs # passed to `TabularModel`: `y_range`, `ps`, `embed_p`, `use_bn` …
+        emb_szs: Any,          # number of categories and embedding width for users and for items
+        layers: Sequence[int], # widths of the hidden layers
+        **kwargs: Any          # passed to `TabularModel`: `y_range`, `ps`, `embed_p`, `use_bn` …
     ): super().__init__(emb_szs, n_cont=0, out_sz=1, layers=layers, **kwargs)
 
 # %% ../nbs/library/7_tabular/06_collab.ipynb #00000019
 def collab_learner(
-    dls,            # `CollabDataLoaders`
-    n_factors=50,   # width of the embeddings
-    use_nn=False,   # use a neural network instead of the dot product
-    emb_szs=None,   # embedding widths of the network by column name, which override `emb_sz_rule`
-    layers=None,    # widths of the network's hidden layers; defaults to one layer of width `n_factors`
-    config=None,    # further arguments of `EmbeddingNN`: see `tabular_config`
-    y_range=None,   # lowest and highest prediction, as a pair
-    loss_func=None, # loss function; defaults to mean squared error
-    **kwargs        # passed to `Learner`: `metrics`, `wd`, `lr` …
+    dls: Any,                               # `CollabDataLoaders`
+    n_factors: int = 50,                    # width of the embeddings
+    use_nn: bool = False,                   # use a neural network instead of the dot product
+    emb_szs: Any = None, # embedding widths of the network by column name, which override `emb_sz_rule`
+    # widths of the network's hidden layers; defaults to one layer of width `n_factors`
+    layers: Sequence[int] | None = None,
+    config: dict | None = None,             # further arguments of `EmbeddingNN`: see `tabular_config`
+    y_range: Sequence[float] | None = None, # lowest and highest prediction, as a pair
+    loss_func: Callable | None = None,      # loss function; defaults to mean squared error
+    **kwargs: Any                           # passed to `Learner`: `metrics`, `wd`, `lr` …
 ) -> 'TabularLearner':
     "Create a learner that predicts ratings."
     # Imported here so that a trained model can be used without the training code.

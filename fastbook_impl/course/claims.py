@@ -10,11 +10,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..data.external import URLs, cached_data
-from ..samples.core import find_sample
 from ..imports import in_notebook
+from ..samples.core import find_sample
 
 # %% ../../nbs/library/9_course/04_claims.ipynb #00000005
 _KNOWN = { # name → contents, creator, license
@@ -25,14 +25,17 @@ _KNOWN = { # name → contents, creator, license
     'CAMVID': ('street scenes with a class for every pixel', 'CamVid (Brostow et al., 2009)', 'research use'),
     'CAMVID_TINY': ('street scenes with a class for every pixel', 'CamVid (Brostow et al., 2009)', 'research use'),
     'PASCAL_2007': ('photographs with several labels', 'PASCAL VOC 2007 (Everingham et al.)', 'Flickr terms'),
-    'BIWI_HEAD_POSE': ('video frames of heads with poses', 'BIWI Kinect Head Pose (Fanelli et al., 2013)', 'research use'),
+    'BIWI_HEAD_POSE': ('video frames of heads with poses', 'BIWI Kinect Head Pose (Fanelli et al., 2013)',
+                       'research use'),
     'IMDB': ('film reviews', 'IMDb reviews (Maas et al., 2011)', 'research use'),
     'IMDB_SAMPLE': ('film reviews', 'IMDb reviews (Maas et al., 2011)', 'research use'),
     'ADULT_SAMPLE': ('a census table', 'Adult (Kohavi and Becker, 1996)', 'CC BY 4.0'),
     'ML_100k': ('film ratings', 'MovieLens 100K (Harper and Konstan, 2015)', 'research use'),
     'ML_SAMPLE': ('film ratings', 'MovieLens 100K (Harper and Konstan, 2015)', 'research use'),
-    'IMAGENETTE': ('photographs of ten easy classes', 'Imagenette, from ImageNet (Howard, 2019)', 'Apache 2.0; images: ImageNet terms'),
-    'IMAGENETTE_160': ('photographs of ten easy classes', 'Imagenette, from ImageNet (Howard, 2019)', 'Apache 2.0; images: ImageNet terms'),
+    'IMAGENETTE': ('photographs of ten easy classes', 'Imagenette, from ImageNet (Howard, 2019)',
+                   'Apache 2.0; images: ImageNet terms'),
+    'IMAGENETTE_160': ('photographs of ten easy classes', 'Imagenette, from ImageNet (Howard, 2019)',
+                       'Apache 2.0; images: ImageNet terms'),
     'HUMAN_NUMBERS': ('numbers in English words', 'fast.ai', 'Apache 2.0'),
 }
 
@@ -65,14 +68,16 @@ def data_card(
     what, maker, license = _KNOWN.get(name, ('files', 'unknown maker', 'unknown'))
     source = note.get('source')
     if source == 'sample':
-        return DataCard(name, find_sample(name).about, n_files, 'made by this package', 'Apache 2.0', True)
+        about = getattr(find_sample(name), 'about', name)
+        return DataCard(name, about, n_files, 'made by this package', 'Apache 2.0', True)
     where = {'mirror': 'from the mirror, which may hold a part of it', 'original': 'from its original address',
              None: 'put there by hand'}.get(source, 'from an address of your own')
     return DataCard(name, what, n_files, f'{maker}, {where}', license, False)
 
 def _name_in_urls(note: dict[str, Any], folder: Path) -> str:
     "Return the name in `URLs` of the archive in the note beside a folder, or else the name of the folder."
-    said = (str(note.get('name') or ''), str(note.get('archive') or ''), str(note.get('address') or '').rpartition('/')[2])
+    said = (str(note.get('name') or ''), str(note.get('archive') or ''),
+            str(note.get('address') or '').rpartition('/')[2])
     names = {str(getattr(URLs, k)).rpartition('/')[2]: k for k in dir(URLs) if k[0] != '_'}
     for s in said:
         if s in names.values(): return s
@@ -110,7 +115,8 @@ class Claim:
         return ' and '.join(bounds + ([f'at most {_short(self.at_most)}'] if self.at_most is not None else []))
 
     def __str__(self) -> str:
-        seeds = f' (mean of {len(self.spread)} seeds, {_short(min(self.spread))} to {_short(max(self.spread))})' if self.spread else ''
+        seeds = (f' (mean of {len(self.spread)} seeds, {_short(min(self.spread))} to {_short(max(self.spread))})'
+                 if self.spread else '')
         verdict = 'holds' if self.holds else 'DOES NOT HOLD'
         if not self.checked: verdict = 'not checked, as it is claimed for real data only'
         on = f', on {self.data}' if self.data else ''
@@ -120,14 +126,14 @@ def _short(x: float) -> str: return f'{x:.4g}'
 
 # %% ../../nbs/library/9_course/04_claims.ipynb #00000009
 def claim(
-    name: str,                         # the claim, such as 'accuracy gained by fine-tuning, in points'
-    value: float | Sequence[float],    # measured number, or one number per seed, whose mean is checked
+    name: str,                             # the claim, such as 'accuracy gained by fine-tuning, in points'
+    value: float | Sequence[float],        # measured number, or one number per seed, whose mean is checked
     *,
-    at_least: float | None = None,     # lower bound
-    at_most: float | None = None,      # upper bound; at least one of the two is required
-    data=None,                         # folder of the data, its `DataCard`, or a short description
+    at_least: float | None = None,         # lower bound
+    at_most: float | None = None,          # upper bound; at least one of the two is required
+    data: Any = None,                      # folder of the data, its `DataCard`, or a short description
     spread: Sequence[float] | None = None, # values of the single seeds, if `value` is computed from them
-    needs_real: bool = False           # check the bound only on real data
+    needs_real: bool = False               # check the bound only on real data
 ) -> float:
     "Print a measured number, check its bounds, and record it for `make course`. Raise `ClaimFailed` outside them."
     if at_least is None and at_most is None:
@@ -144,7 +150,7 @@ def claim(
     if checked and not made.holds: raise ClaimFailed(str(made))
     return number
 
-def _is_sequence(o) -> bool: return isinstance(o, (list, tuple)) or getattr(o, 'ndim', 0) == 1
+def _is_sequence(o) -> TypeGuard[Sequence]: return isinstance(o, (list, tuple)) or getattr(o, 'ndim', 0) == 1
 
 def _number(o) -> float: return float(o.item() if hasattr(o, 'item') else o)
 

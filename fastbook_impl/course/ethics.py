@@ -4,19 +4,28 @@
 __all__ = ['share_interval', 'error_by_group', 'Card', 'model_card']
 
 # %% ../../nbs/03_ethics.ipynb #00000004
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
 import torch
 
+import fastbook_impl.callback.progress  # noqa: F401 (no bars while a card is made)
+
 from ..imports import pd
-import fastbook_impl.callback.progress # no bars while a card is made
 from ..torch_core import is_listy, num_params, plain
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 # %% ../../nbs/03_ethics.ipynb #0000000d
 def share_interval(
-    k,     # how often it happened
-    n,     # of how many
-    z=1.96 # 1.96 for an interval of 95 %
-) -> tuple: # low and high end, between 0 and 1
-    "Wilson's interval for a share, of which `k` in `n` were seen. Nothing seen, `n=0`, leaves everything possible: (0, 1)."
+    k: int,         # how often it happened
+    n: int,         # of how many
+    z: float = 1.96 # 1.96 for an interval of 95 %
+) -> tuple:         # low and high end, between 0 and 1
+    """Wilson's interval for a share, of which `k` in `n` were seen.
+
+    Nothing seen, `n=0`, leaves everything possible: (0, 1)."""
     if not 0 <= k <= n: raise ValueError(f'{k} of {n} is no share: the first number must be from 0 to the second')
     if n == 0: return 0., 1.
     p, zz = k/n, z*z/n
@@ -26,17 +35,20 @@ def share_interval(
 
 # %% ../../nbs/03_ethics.ipynb #0000000f
 def error_by_group(
-    wrong,  # one bool for each item
-    groups  # the group of each item, in the same order; `None` and NaN are one group, 'not told'
-):
-    "A table with a row for each group: how many items, the share of them that is wrong, and the ends of its 95 % interval."
+    wrong: Iterable[bool], # one bool for each item
+    groups: Iterable       # the group of each item, in the same order; `None` and NaN are one group, 'not told'
+) -> 'DataFrame':
+    """A table with a row for each group: how many items, the share of them that is wrong, and the ends of its 95 %
+    interval."""
     wrong, groups = list(wrong), ['not told' if o is None or o != o else o for o in groups]
-    if len(wrong) != len(groups): raise ValueError(f'{len(wrong)} results and {len(groups)} groups: each result needs the group of its item')
+    if len(wrong) != len(groups):
+        raise ValueError(f'{len(wrong)} results and {len(groups)} groups: each result needs the group of its item')
     if not wrong: raise ValueError('there is nothing to measure: no results')
-    if any(o not in (0, 1) for o in wrong): raise ValueError('each result is right or wrong, False or True, and there are other numbers among these')
+    if any(o not in (0, 1) for o in wrong):
+        raise ValueError('each result is right or wrong, False or True, and there are other numbers among these')
     rows = {}
     for g in sorted(set(groups), key=str):
-        mine = [bool(w) for w,o in zip(wrong, groups) if o == g]
+        mine = [bool(w) for w,o in zip(wrong, groups, strict=False) if o == g]
         low, high = share_interval(sum(mine), len(mine))
         rows[g] = dict(n=len(mine), error=sum(mine)/len(mine), low=low, high=high)
     return pd.DataFrame.from_dict(rows, orient='index')
@@ -48,7 +60,8 @@ def _table(head, rows):
     "Lines of a markdown table."
     return [f'| {" | ".join(map(str, r))} |' for r in (head, ['---']*len(head), *rows)]
 
-_questions = dict(intended='What it is for', not_for='What it must not be used for', affected='Who is affected, and was asked',
+_questions = dict(intended='What it is for', not_for='What it must not be used for',
+                  affected='Who is affected, and was asked',
                   contact='Where to complain, and who can overrule it')
 
 def _answers(answers):
@@ -64,7 +77,8 @@ def _targets(dl):
 def _class_rows(learn, targs, wrong, most=10):
     "For each class, its items in both sets and its error; of many classes those with the largest error."
     train, names = _targets(learn._ordered(learn.dls.train)), getattr(learn.dls, 'vocab', None)
-    if names is not None and is_listy(names[0]): names = names[-1]     # texts have a list of words before that of the classes
+    # texts have a list of words before that of the classes
+    if names is not None and is_listy(names[0]): names = names[-1]
     by_class, rows = error_by_group(wrong, targs), []
     for c in sorted({*train, *targs}):
         n, error = (int(by_class.n[c]), by_class.error[c]) if c in by_class.index else (0, None)
@@ -74,21 +88,24 @@ def _class_rows(learn, targs, wrong, most=10):
 
 # %% ../../nbs/03_ethics.ipynb #00000039
 def _judge(learn):
-    "Targets and, for each item, whether the answer is wrong; `(None, None)` if the targets are not one class for each item."
+    """Targets and, for each item, whether the answer is wrong; `(None, None)` if the targets are not one class for each
+    item."""
     *_, targs, decoded = learn.get_preds(with_decoded=True)
-    whole = [o.flatten() for o in (targs, decoded) if isinstance(o, torch.Tensor) and not o.is_floating_point() and o.numel() == len(o)]
+    whole = [o.flatten() for o in (targs, decoded) if isinstance(o, torch.Tensor) and not o.is_floating_point()
+             and o.numel() == len(o)]
     if len(whole) < 2: return None, None
     targs, decoded = whole
     return targs.tolist(), (decoded != targs).tolist()
 
 def _result_lines(metrics, result, targs, wrong):
     loss, *values = result
-    lines = [f'- loss {loss:.4f}', *(f'- {_code(m.name)} {v:.4f}' for m,v in zip(metrics, values))]
+    lines = [f'- loss {loss:.4f}', *(f'- {_code(m.name)} {v:.4f}' for m,v in zip(metrics, values, strict=False))]
     if wrong is None: return lines
     n = len(wrong)
     low, high = share_interval(sum(wrong), n)
     same = (n - max(map(targs.count, set(targs))))/n
-    return lines + [f'- wrong in {sum(wrong)/n:.3f} of {n} cases (95 % interval {low:.3f} to {high:.3f}); always the same answer: {same:.3f}']
+    return lines + [f'- wrong in {sum(wrong)/n:.3f} of {n} cases (95 % interval {low:.3f} to {high:.3f}); always the '
+                    f'same answer: {same:.3f}']
 
 # %% ../../nbs/03_ethics.ipynb #0000003a
 def _group_lines(by_group):
@@ -101,10 +118,12 @@ def _open_points(answers, by_group, wrong, targs):
     if wrong is not None and sum(wrong) >= len(wrong) - max(map(targs.count, set(targs))):
         points.append('It is no better than always the same answer.')
     if by_group is None: return points + ['Nobody has measured whom it fails: there are no errors by group.']
-    for g in by_group.index[by_group.n < 30]: points.append(f'Group {_code(g)} has only {int(by_group.n[g])} items: too few to tell.')
+    for g in by_group.index[by_group.n < 30]:
+        points.append(f'Group {_code(g)} has only {int(by_group.n[g])} items: too few to tell.')
     worst, best = by_group.low.idxmax(), by_group.high.idxmin()
     if by_group.low[worst] > by_group.high[best]:
-        points.append(f'It is wrong for {_code(worst)} in {by_group.error[worst]:.3f} of the cases, for {_code(best)} in {by_group.error[best]:.3f}: more than chance explains.')
+        points.append(f'It is wrong for {_code(worst)} in {by_group.error[worst]:.3f} of the cases, for {_code(best)} '
+                      f'in {by_group.error[best]:.3f}: more than chance explains.')
     return points
 
 # %% ../../nbs/03_ethics.ipynb #0000003c
@@ -117,38 +136,48 @@ def _made_with(learn):
     from fastbook_impl import __version__
     loss = getattr(learn.loss_func, '__name__', type(learn.loss_func).__name__)
     sizes = len(learn.dls.train_ds), len(learn.dls.valid_ds)
-    return _table(('', ''), [('model', f'{_code(type(learn.model).__name__)}, {num_params(learn.model):,} parameters'), ('loss', _code(loss)),
+    return _table(('', ''), [('model', f'{_code(type(learn.model).__name__)}, {num_params(learn.model):,} parameters'),
+                             ('loss', _code(loss)),
                              ('data', f'{sizes[0]:,} items to learn from, {sizes[1]:,} to check with'),
                              ('made with', f'fastbook_impl {__version__}, torch {torch.__version__.split("+")[0]}')])
 
 # %% ../../nbs/03_ethics.ipynb #0000003d
 def model_card(
-    learn,         # a trained `Learner` with a validation set
-    name,          # what the model is called
-    intended=None, # what it is for
-    not_for=None,  # what it must not be used for
-    affected=None, # who is affected by its answers, and whether they were asked
-    contact=None,  # where to complain, and who can overrule it
-    group_of=None, # function: item of the data set → its group, to measure errors by group
-) -> Card: # markdown
-    "A page about a model: what it is for, its data, its error overall, by class and by group, and what nobody has answered yet."
-    if len(learn.dls.loaders) < 2 or not len(learn.dls.valid_ds): raise ValueError('a model card says how good a model is on items it has not seen: these data have no validation set')
-    if group_of is not None and not callable(group_of): raise TypeError(f'group_of is a function from an item to its group, such as lambda row: row[{group_of!r}], and this is {group_of!r}')
+    learn: Any,                       # a trained `Learner` with a validation set
+    name: str,                        # what the model is called
+    intended: str | None = None,      # what it is for
+    not_for: str | None = None,       # what it must not be used for
+    affected: str | None = None,      # who is affected by its answers, and whether they were asked
+    contact: str | None = None,       # where to complain, and who can overrule it
+    group_of: Callable | None = None, # function: item of the data set → its group, to measure errors by group
+) -> Card:                            # markdown
+    """A page about a model: what it is for, its data, its error overall, by class and by group, and what nobody has
+    answered yet."""
+    if len(learn.dls.loaders) < 2 or not len(learn.dls.valid_ds):
+        raise ValueError('a model card says how good a model is on items it has not seen: these data have no '
+                         'validation set')
+    if group_of is not None and not callable(group_of):
+        raise TypeError(f'group_of is a function from an item to its group, such as lambda row: row[{group_of!r}], '
+                        f'and this is {group_of!r}')
     answers = dict(intended=intended, not_for=not_for, affected=affected, contact=contact)
     with learn.no_bar(): (targs, wrong), result = _judge(learn), learn.validate()
     by_group = None
     if group_of is not None: by_group = error_by_group(_needed(wrong), map(group_of, _items(learn)))
-    lines = [f'# Model card: {name}', '', *_made_with(learn), '', '## Use', '', *_answers(answers), '', '## Result on the validation set', '', *_result_lines(learn.metrics, result, targs, wrong)]
+    lines = [f'# Model card: {name}', '', *_made_with(learn), '', '## Use', '', *_answers(answers), '',
+             '## Result on the validation set', '', *_result_lines(learn.metrics, result, targs, wrong)]
     if wrong is not None:
         rows, n = _class_rows(learn, targs, wrong)
-        lines += ['', '## By class' + (f' (the {len(rows)} of {n} with the largest error)' if n > len(rows) else ''), '', *_table(('class', 'to learn from', 'to check with', 'wrong'), rows)]
+        lines += ['', '## By class' + (f' (the {len(rows)} of {n} with the largest error)' if n > len(rows) else ''),
+                  '', *_table(('class', 'to learn from', 'to check with', 'wrong'), rows)]
     if by_group is not None: lines += ['', '## By group', '', *_group_lines(by_group)]
     points = _open_points(answers, by_group, wrong, targs) or ['None that a program could find.']
     return Card('\n'.join([*lines, '', '## Open points', '', *(f'- {o}' for o in points), '']))
 
 # %% ../../nbs/03_ethics.ipynb #0000003e
 def _needed(wrong):
-    if wrong is None: raise ValueError('errors by group need one class for each item, and these targets are something else: leave group_of out')
+    if wrong is None:
+        raise ValueError('errors by group need one class for each item, and these targets are something else: leave '
+                         'group_of out')
     return wrong
 
 def _items(learn):

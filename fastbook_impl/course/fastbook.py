@@ -5,18 +5,26 @@ __all__ = ['RESULT_MIME', 'widgets', 'setup_book', 'Drawing', 'gv', 'plot_functi
            'cluster_columns', 'chapter_result']
 
 # %% ../../nbs/library/9_course/01_fastbook.ipynb #00000002
-import html, io, warnings
+import html
+import io
+import warnings
+from collections.abc import Callable
 from contextlib import redirect_stdout
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from .claims import claim, data_card
 from ..imports import LazyModule, in_notebook, pd, plt
-from ..vision.all import *
+from ..vision.all import *  # noqa: F403
+from .claims import claim, data_card  # noqa: F401
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 # %% ../../nbs/library/9_course/01_fastbook.ipynb #00000004
-def setup_book():
+def setup_book() -> None:
     "Adapt images, tables and arrays to a notebook page. It is safe to call this anywhere and more than once."
     plt.rc('image', cmap='Greys')
     plt.rc('figure', dpi=90)
@@ -44,7 +52,8 @@ def _attrs(o): return {k: _bare(v) for k,v in o.get_attributes().items()}
 
 def _bare(s):
     if not isinstance(s, str):
-        raise ValueError('gv draws arrows between single nodes only, not between groups in braces: write one arrow each')
+        raise ValueError('gv draws arrows between single nodes only, not between groups in braces: '
+                         'write one arrow each')
     return s[1:-1] if len(s) > 1 and s[0] == s[-1] == '"' else s
 
 # %% ../../nbs/library/9_course/01_fastbook.ipynb #0000000c
@@ -84,7 +93,7 @@ def _grid(nodes, forward):
     chains = [[a, *[(i, c) for c in range(col[a]+1, col[b])], b] for i,(a,b,_) in enumerate(forward)]
     grid = [[n for n in nodes if col[n] == c] + [(i, c) for i,ch in enumerate(chains) if (i, c) in ch]
             for c in range(max(col.values(), default=-1)+1)]
-    links = [pair for ch in chains for pair in zip(ch, ch[1:])]
+    links = [pair for ch in chains for pair in pairwise(ch)]
     for c in range(1, len(grid)): _sort_column(grid[c], grid[c-1], links)
     for c in reversed(range(len(grid)-1)): _sort_column(grid[c], grid[c+1], links)
     return grid, chains
@@ -112,7 +121,7 @@ _BOXES = {'box', 'rect', 'rectangle', 'square', 'box3d', 'plaintext', 'none'}
 def _places(nodes, forward, grid):
     "Return the centers `{name: (x, y)}` of all nodes and placeholders, with y = 0 in the vertical middle."
     places, x = {}, 0
-    for c,column in enumerate(grid):
+    for column in grid:
         w = max(_size(nodes.get(n, {}), n)[0] for n in column)
         for i,n in enumerate(column): places[n] = x + w/2, (i - (len(column)-1)/2)*_ROW
         labels = [at['label'] for a,_,at in forward if 'label' in at and a in column]
@@ -151,7 +160,7 @@ def _draw_forward(chain, attrs, nodes, places):
         points += [(x-half, y), (x+half, y)] if half else [(x, y)]
     points = points[1:-1]
     d = f'M{points[0][0]:.1f} {points[0][1]:.1f}'
-    for (x0, y0), (x1, y1) in zip(points, points[1:]):
+    for (x0, y0), (x1, y1) in pairwise(points):
         mid = (x0+x1)/2
         d += f' C{mid:.1f} {y0:.1f} {mid:.1f} {y1:.1f} {x1:.1f} {y1:.1f}'
     (x0, y0), (x1, y1) = points[:2]
@@ -179,15 +188,16 @@ class Drawing:
         source:str, # text that the drawing was made from
     ): self.svg, self.source = svg, source
     def _repr_svg_(self): return self.svg
-    def __repr__(self): return self.source
+    def __repr__(self) -> str: return self.source
 
 def _page(body, left, top, right, bottom):
     "Wrap `body` in an SVG page with a margin."
     x, y, w, h = left-12, top-12, right-left+24, bottom-top+24
-    tip = '<marker id="tip" viewBox="0 0 10 8" refX="9.5" refY="4" markerWidth="9" markerHeight="8" orient="auto"><path d="M0 0 10 4 0 8z" fill="#333"/></marker>'
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{w:.0f}" height="{h:.0f}" viewBox="{x:.1f} {y:.1f} {w:.1f} {h:.1f}"'
-            f' font-family="sans-serif" font-size="14" fill="#111"><defs>{tip}</defs>'
-            f'<rect x="{x:.1f}" y="{y:.1f}" width="{w:.1f}" height="{h:.1f}" rx="6" fill="white"/>{body}</svg>')
+    tip = ('<marker id="tip" viewBox="0 0 10 8" refX="9.5" refY="4" markerWidth="9" markerHeight="8" orient="auto">'
+           '<path d="M0 0 10 4 0 8z" fill="#333"/></marker>')
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{w:.0f}" height="{h:.0f}" viewBox="{x:.1f} {y:.1f} '
+            f'{w:.1f} {h:.1f}" font-family="sans-serif" font-size="14" fill="#111"><defs>{tip}</defs><rect x="{x:.1f}" '
+            f'y="{y:.1f}" width="{w:.1f}" height="{h:.1f}" rx="6" fill="white"/>{body}</svg>')
 
 # %% ../../nbs/library/9_course/01_fastbook.ipynb #0000001d
 def gv(
@@ -202,21 +212,23 @@ def gv(
     forward, back = _split_edges(edges)
     grid, chains = _grid(nodes, forward)
     places = _places(nodes, forward, grid)
-    arcs = [_draw_back(*e, nodes, places) for e in back]
-    body = [_draw_forward(ch, at, nodes, places) for ch,(_,_,at) in zip(chains, forward)] + [svg for svg,_ in arcs]
+    arcs = [_draw_back(a, b, at, nodes, places) for a,b,at in back]
+    body = [_draw_forward(ch, at, nodes, places)
+            for ch,(_,_,at) in zip(chains, forward, strict=True)] + [svg for svg,_ in arcs]
     body += [_draw_node(n, nodes[n], *places[n]) for n in nodes]
-    corners = [(x + i*w/2, y + i*(h/2 + 7)) for n,(x,y) in places.items() for w,h in [_size(nodes.get(n, {}), n)] for i in (-1, 1)]
+    corners = [(x + i*w/2, y + i*(h/2 + 7)) for n,(x,y) in places.items() for w,h in [_size(nodes.get(n, {}), n)]
+               for i in (-1, 1)]
     xs, ys = [x for x,_ in corners] or [0], [y for _,y in corners] + [y for _,y in arcs] or [0]
     return Drawing(_page(''.join(body), min(xs), min(ys), max(xs)+6, max(ys)), s)
 
 # %% ../../nbs/library/9_course/01_fastbook.ipynb #00000028
 def plot_function(
-    f,                    # function that maps a tensor to a tensor of the same shape
-    tx=None, ty=None,     # labels of the axes; 'x' and the function's name if not given
-    title=None,           # title of the plot
-    min=-2, max=2,        # range of x
-    figsize=(6,4)         # width and height in inches
-):
+    f: Callable,                                  # function that maps a tensor to a tensor of the same shape
+    tx: str | None = None, ty: str | None = None, # labels of the axes; 'x' and the function's name if not given
+    title: str | None = None,                     # title of the plot
+    min: float = -2, max: float = 2,              # range of x
+    figsize: tuple[float, float] = (6,4)          # width and height in inches
+) -> None:
     "Plot `f` from `min` to `max`."
     x = torch.linspace(min, max, 200)
     name = getattr(f, '__name__', '<lambda>')
@@ -233,54 +245,57 @@ def _as_file(image):
     file.seek(0)
     return file
 
-def image_cat():
+def image_cat() -> io.BytesIO:
     "Return an image of a cat, 480 pixels wide, as an open JPEG file."
     from fastbook_impl.samples.pets import draw_pet
     return _as_file(draw_pet('Maine_Coon', 6, (480, 400), 'sitting', 'fence')[0])
 
-def image_bear():
+def image_bear() -> io.BytesIO:
     "Return an image of a bear, 480 pixels wide, as an open JPEG file."
     from fastbook_impl.samples.pets import Breed, Coat, draw_pet
     fur = Coat('6b4526', '4a2f1a', '8a6238', muzzle='a57c50', tail='6b4526', nose='2a2020')
-    bear = Breed('bear', (fur,), ears='button', ear=.55, skull=(1.1, 1.15, 1.05), muzzle=.7, fluff=.7, ruff=.3, legs=.8, girth=1.4, head=.9, tail='stub')
+    bear = Breed('bear', (fur,), ears='button', ear=.55, skull=(1.1, 1.15, 1.05), muzzle=.7, fluff=.7, ruff=.3, legs=.8,
+                 girth=1.4, head=.9, tail='stub')
     return _as_file(draw_pet(bear, 3, (480, 400), 'portrait', 'meadow')[0])
 
 # %% ../../nbs/library/9_course/01_fastbook.ipynb #0000002a5
 def draw_tree(
-    t,           # a fitted scikit-learn decision tree
-    df,          # table that the tree was fitted to, for the column names
-    size=10,     # width in inches
-    ratio=0.6,   # ratio of height to width
-    precision=0, # number of decimals
-    **kwargs     # passed to `sklearn.tree.plot_tree`: `max_depth` …
-):
+    t: Any,                           # a fitted scikit-learn decision tree
+    df: 'DataFrame',                  # table that the tree was fitted to, for the column names
+    size: float = 10,                 # width in inches
+    ratio: float = 0.6,     # ratio of height to width
+    precision: int = 0,               # number of decimals
+    **kwargs: Any                     # passed to `sklearn.tree.plot_tree`: `max_depth` …
+) -> None:
     "Draw a decision tree."
     from sklearn.tree import plot_tree
     _, ax = plt.subplots(figsize=(size, size*ratio))
-    plot_tree(t, feature_names=list(df.columns), filled=True, rounded=True, precision=precision, ax=ax, **{'impurity': False, **kwargs})
+    plot_tree(t, feature_names=list(df.columns), filled=True, rounded=True, precision=precision, ax=ax,
+              **{'impurity': False, **kwargs})
 
 def cluster_columns(
-    df,              # a table of numbers
-    figsize=(10, 6), # width and height in inches
-    font_size=12     # font size of the column names
-):
+    df: 'DataFrame',                        # a table of numbers
+    figsize: tuple[float, float] = (10, 6), # width and height in inches
+    font_size: int = 12                     # font size of the column names
+) -> None:
     "Draw a dendrogram of the columns of `df` by rank correlation, with the most similar columns joined first."
     from scipy.cluster.hierarchy import dendrogram, linkage
     from scipy.spatial.distance import squareform
     unlike = 1 - df.rank().corr().fillna(0).to_numpy()
     np.fill_diagonal(unlike, 0)
     _, ax = plt.subplots(figsize=figsize)
-    dendrogram(linkage(squareform(unlike, checks=False), 'average'), labels=list(df.columns), orientation='left', leaf_font_size=font_size, ax=ax)
+    dendrogram(linkage(squareform(unlike, checks=False), 'average'), labels=list(df.columns), orientation='left',
+               leaf_font_size=font_size, ax=ax)
     ax.set_xlabel('1 - rank correlation')
 
 # %% ../../nbs/library/9_course/01_fastbook.ipynb #0000002c
 RESULT_MIME = 'application/vnd.fastbook.result+json'
 
 def chapter_result(
-    trained:str, # short description of the trained model
-    result:str,  # main result with its name, such as 'accuracy 0.988'
-    **metrics,   # all results as name=number, or a tensor of one element
-):
+    trained:str,    # short description of the trained model
+    result:str,     # main result with its name, such as 'accuracy 0.988'
+    **metrics: Any, # all results as name=number, or a tensor of one element
+) -> None:
     "Report what a chapter trained and how well. Each call adds a row to the table that `make course` prints."
     sentence = f'{trained}: {result}'
     metrics = {k: v.item() if hasattr(v, 'item') else v for k,v in metrics.items()}
@@ -300,4 +315,5 @@ class _Widgets(LazyModule):
 widgets = _Widgets('ipywidgets')
 
 # %% ../../nbs/library/9_course/01_fastbook.ipynb #0000002f
-__all__ = [name for name in globals() if not name.startswith('_')]
+_for_types = 'TYPE_CHECKING', 'Any', 'Callable', 'pairwise' # imported for this module alone
+__all__ = [name for name in globals() if not name.startswith('_') and name not in _for_types]

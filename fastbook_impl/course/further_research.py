@@ -7,6 +7,7 @@ __all__ = ['AttentionPool', 'PowerMean', 'Prototypes', 'stem_and_blocks', 'Neare
 import torch
 import torch.nn.functional as F
 from torch import nn
+
 from ..layers import ConvLayer
 from ..torch_core import Module, params
 

@@ -5,53 +5,58 @@ __all__ = ['load_images', 'mnist_distance', 'init_params', 'sigmoid', 'mnist_los
            'SimpleLearner', 'SimpleNet']
 
 # %% ../../nbs/04_mnist_basics.ipynb #00000005
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
 import torch
 from PIL import Image
+from torch import Tensor
 
 from ..torch_core import tensor
 
 # %% ../../nbs/04_mnist_basics.ipynb #0000001f
 def load_images(
-    folder, # `Path` of a folder of grayscale images, all of the same size
-) -> torch.Tensor:
+    folder: Path # folder of grayscale images, all of the same size
+) -> Tensor:
     """Load the images in `folder`, sorted by name, as one tensor `(n, height, width)`.
 
     Values lie between 0 (black) and 1 (white)."""
-    return torch.stack([tensor(Image.open(file)) for file in folder.ls().sorted()]).float()/255
+    return torch.stack([tensor(Image.open(file)) for file in sorted(folder.iterdir())]).float()/255
 
 # %% ../../nbs/04_mnist_basics.ipynb #00000034
 def mnist_distance(
-    a, # images, `(..., height, width)`
-    b  # images to compare them with, broadcast against `a`
-) -> torch.Tensor:
+    a: Tensor, # images, `(..., height, width)`
+    b: Tensor  # images to compare them with, broadcast against `a`
+) -> Tensor:
     "Return the mean absolute difference between the pixels of `a` and `b`, one number per image."
     return (a - b).abs().mean(dim=(-2, -1))
 
 # %% ../../nbs/04_mnist_basics.ipynb #0000006b
 def init_params(
-    size,          # shape of the result, an integer or a tuple
-    std:float=1.0  # standard deviation of the random numbers
-) -> torch.Tensor:
+    size: int | tuple, # shape of the result, an integer or a tuple
+    std: float = 1.0   # standard deviation of the random numbers
+) -> Tensor:
     "Return normally distributed parameters with mean 0 that require gradients."
     return (std*torch.randn(size)).requires_grad_()
 
 # %% ../../nbs/04_mnist_basics.ipynb #0000007c
-def sigmoid(x:torch.Tensor) -> torch.Tensor:
+def sigmoid(x: Tensor) -> Tensor:
     "Map each element of `x` to the interval (0, 1), as `torch.sigmoid` does."
     return 1/(1 + torch.exp(-x))
 
 # %% ../../nbs/04_mnist_basics.ipynb #0000007f
 def mnist_loss(
-    predictions, # the model's outputs before the sigmoid, `(bs, 1)`
-    targets      # 1 for a 3, 0 for a 7, `(bs, 1)`
-) -> torch.Tensor:
+    predictions: Tensor, # the model's outputs before the sigmoid, `(bs, 1)`
+    targets: Tensor      # 1 for a 3, 0 for a 7, `(bs, 1)`
+) -> Tensor:
     "Return the mean absolute difference between confidence and target: 0 is perfect, and 0.5 is a guess."
     return (targets - sigmoid(predictions)).abs().mean()
 
 def batch_accuracy(
-    predictions, # the model's outputs before the sigmoid, `(bs, 1)`
-    targets      # 1 for a 3, 0 for a 7, `(bs, 1)`
-) -> torch.Tensor:
+    predictions: Tensor, # the model's outputs before the sigmoid, `(bs, 1)`
+    targets: Tensor      # 1 for a 3, 0 for a 7, `(bs, 1)`
+) -> Tensor:
     "Return the fraction of correct answers."
     return ((predictions > 0) == (targets > 0)).float().mean()
 
@@ -59,30 +64,30 @@ def batch_accuracy(
 class LinearModel:
     "Compute `xb@weights + bias`, one weighted sum of all inputs for each output, as `nn.Linear` does."
     def __init__(self,
-        in_features:int, # number of values in an input, such as the pixels of an image
-        out_features:int # number of values in an output
+        in_features: int, # number of values in an input, such as the pixels of an image
+        out_features: int # number of values in an output
     ):
         std = in_features**-0.5
         self.weights = init_params((in_features, out_features), std)
         self.bias = init_params(out_features, std)
 
-    def parameters(self): return self.weights, self.bias
-    def __call__(self, xb): return xb@self.weights + self.bias   # → (bs, out_features)
+    def parameters(self) -> tuple: return self.weights, self.bias
+    def __call__(self, xb: Tensor) -> Tensor: return xb@self.weights + self.bias   # (bs, out_features)
 
 # %% ../../nbs/04_mnist_basics.ipynb #00000094
 class BasicOptim:
     "Subtract `lr` times the gradient from each parameter: plain gradient descent."
     def __init__(self,
-        params,  # the tensors to change
-        lr:float # learning rate
+        params: Iterable[Tensor], # the tensors to change
+        lr: float                 # learning rate
     ): self.params, self.lr = list(params), lr
 
     @torch.no_grad()
-    def step(self):
+    def step(self) -> None:
         "Move each parameter against its gradient."
         for p in self.params: p -= self.lr*p.grad
 
-    def zero_grad(self):
+    def zero_grad(self) -> None:
         "Clear the gradients."
         for p in self.params: p.grad = None
 
@@ -90,31 +95,31 @@ class BasicOptim:
 class SimpleLearner:
     "Train `model` by gradient descent and record the metric after each epoch."
     def __init__(self,
-        data_loaders,          # object whose `train` and `valid` yield batches `xb, yb`
-        model,                 # callable that maps `xb` to predictions, with a method `parameters()`
-        loss_func=mnist_loss,  # loss to minimize, a function of predictions and targets
-        metric=batch_accuracy  # metric to report, a function of predictions and targets
+        data_loaders: Any,                # object whose `train` and `valid` yield batches `xb, yb`
+        model: Any,                       # callable that maps `xb` to predictions, with a method `parameters()`
+        loss_func: Callable = mnist_loss, # loss to minimize, a function of predictions and targets
+        metric: Callable = batch_accuracy # metric to report, a function of predictions and targets
     ):
         self.data_loaders, self.model = data_loaders, model
         self.loss_func, self.metric = loss_func, metric
         self.opt = BasicOptim(model.parameters(), lr=0.)
         self.values = []       # the metric after each epoch
 
-    def train_batch(self, xb, yb):
+    def train_batch(self, xb: Tensor, yb: Tensor) -> None:
         self.loss_func(self.model(xb), yb).backward()
         self.opt.step()
         self.opt.zero_grad()
 
-    def train_epoch(self, learning_rate):
+    def train_epoch(self, learning_rate: float) -> None:
         self.opt.lr = learning_rate
         for xb, yb in self.data_loaders.train: self.train_batch(xb, yb)
 
     @torch.no_grad()
-    def validate_epoch(self):
+    def validate_epoch(self) -> float:
         batches = [(len(xb), self.metric(self.model(xb), yb)) for xb, yb in self.data_loaders.valid]
         return sum(n*value.item() for n, value in batches)/sum(n for n, _ in batches)
 
-    def train_model(self, epochs, learning_rate, show=True):
+    def train_model(self, epochs: int, learning_rate: float, show: bool = True) -> None:
         "Train for `epochs` epochs, append the metric after each to `values`, and print the last one if `show`."
         for _ in range(epochs):
             self.train_epoch(learning_rate)
@@ -125,13 +130,13 @@ class SimpleLearner:
 class SimpleNet:
     "A neural network with one hidden layer: two linear layers with a ReLU between them."
     def __init__(self,
-        in_features:int,  # number of values in an input
-        out_features:int, # number of values in an output
-        hidden:int=30     # number of activations in the hidden layer
+        in_features: int,  # number of values in an input
+        out_features: int, # number of values in an output
+        hidden: int = 30   # number of activations in the hidden layer
     ):
         self.layer1 = LinearModel(in_features, hidden)
         self.layer3 = LinearModel(hidden, out_features)
 
-    def layer2(self, xb): return xb.clamp(min=0)       # ReLU
-    def parameters(self): return *self.layer1.parameters(), *self.layer3.parameters()
-    def __call__(self, xb): return self.layer3(self.layer2(self.layer1(xb)))
+    def layer2(self, xb: Tensor) -> Tensor: return xb.clamp(min=0)       # ReLU
+    def parameters(self) -> tuple: return *self.layer1.parameters(), *self.layer3.parameters()
+    def __call__(self, xb: Tensor) -> Tensor: return self.layer3(self.layer2(self.layer1(xb)))

@@ -5,9 +5,13 @@ __all__ = ['one_hot', 'sigmoid', 'binary_cross_entropy', 'accuracy_multi', 'head
            'where_net', 'TensorColour', 'TypicalColour', 'ColourBlock']
 
 # %% ../../nbs/06_multicat.ipynb #00000004
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+
 from ..data.block import TransformBlock
 from ..data.transforms import Transform
 from ..imports import plt
@@ -18,9 +22,9 @@ from ..vision.core import PILImage
 
 # %% ../../nbs/06_multicat.ipynb #0000001c
 def one_hot(
-    idxs, # numbers of the classes that are there, possibly none
-    n     # how many classes there are
-): # (n,), zeros and ones
+    idxs: Any, # numbers of the classes that are there, possibly none
+    n: int     # how many classes there are
+) -> Tensor:   # (n,), zeros and ones
     "A one for each class in `idxs`, else zeros."
     res = torch.zeros(n)
     res[list(idxs)] = 1.
@@ -28,52 +32,52 @@ def one_hot(
 
 # %% ../../nbs/06_multicat.ipynb #00000028
 def sigmoid(
-    x # any numbers
-): # of the same shape, between 0 and 1
+    x: Tensor # any numbers
+) -> Tensor:  # of the same shape, between 0 and 1
     "`1/(1 + exp(-x))`."
     return 1/(1 + (-x).exp())
 
 # %% ../../nbs/06_multicat.ipynb #0000002c
 def binary_cross_entropy(
-    acts, # activations, of any shape
-    targs # zeros and ones, of the same shape
-): # one number
+    acts: Tensor, # activations, of any shape
+    targs: Tensor # zeros and ones, of the same shape
+) -> Tensor:      # one number
     "Minus the logarithm of the probability given to the truth, averaged over all questions."
     p = acts.sigmoid()
     return -torch.where(targs==1, p, 1-p).log().mean()
 
 # %% ../../nbs/06_multicat.ipynb #00000035
 def accuracy_multi(
-    preds,       # activations, or probabilities, (bs, n)
-    targs,       # zeros and ones, (bs, n)
-    thresh=0.5,  # probabilities above this are a yes
-    sigmoid=True # whether `preds` are activations
-): # one number
+    preds: Tensor,       # activations, or probabilities, (bs, n)
+    targs: Tensor,       # zeros and ones, (bs, n)
+    thresh: float = 0.5, # probabilities above this are a yes
+    sigmoid: bool = True # whether `preds` are activations
+) -> Tensor:             # one number
     "The share of right answers among all `bs*n`."
     if sigmoid: preds = preds.sigmoid()
     return ((preds > thresh) == targs.bool()).float().mean()
 
 # %% ../../nbs/06_multicat.ipynb #00000053
 def head_centre(
-    centre, # (3,), millimetres to the right, down, and away from the camera
-    cal     # (3, 3), the camera: focal lengths on the diagonal, the middle in the last column, in pixels
-): # (2,), pixels from the left and from the top
+    centre: Tensor, # (3,), millimetres to the right, down, and away from the camera
+    cal: Any        # (3, 3), the camera: focal lengths on the diagonal, the middle in the last column, in pixels
+) -> Any:           # (2,), pixels from the left and from the top
     "Where a camera sees a point in space."
     x, y, z = centre
     return tensor([x*cal[0][0]/z + cal[0][2], y*cal[1][1]/z + cal[1][2]])
 
 # %% ../../nbs/06_multicat.ipynb #0000005d
 def sigmoid_range(
-    x,     # any numbers
-    lo, hi # lowest and highest result
-): # of the same shape
+    x: Tensor,           # any numbers
+    lo: float, hi: float # lowest and highest result
+) -> Tensor:             # of the same shape
     "A sigmoid from `lo` to `hi`."
     return torch.sigmoid(x)*(hi - lo) + lo
 
 # %% ../../nbs/06_multicat.ipynb #00000067
 class Whereabouts(nn.Module):
     "A map of scores, (bs, 1, h, w), to the mean place by their softmax, (bs, 2): x and y, -1 to 1."
-    def forward(self, scores):
+    def forward(self, scores: Tensor) -> Tensor:
         bs, _, h, w = scores.shape
         share = scores.flatten(1).softmax(1).view(bs, h, w)
         xs, ys = [torch.linspace(1/n - 1, 1 - 1/n, n, device=scores.device) for n in (w, h)]
@@ -81,18 +85,18 @@ class Whereabouts(nn.Module):
 
 # %% ../../nbs/06_multicat.ipynb #0000006a
 def where_net(
-    widths=(16, 32, 64, 64, 64), # channels after each convolution
-    strides=(2, 1, 2, 1, 1)      # 2 halves height and width
+    widths: Sequence[int] = (16, 32, 64, 64, 64), # channels after each convolution
+    strides: Sequence[int] = (2, 1, 2, 1, 1)      # 2 halves height and width
 ) -> nn.Sequential:
     "A small network that points: pictures (bs, 3, h, w) to (bs, 2), x and y from -1 to 1."
     sizes = [3, *widths]
-    body = [ConvLayer(a, b, stride=s) for a, b, s in zip(sizes, widths, strides)]
+    body = [ConvLayer(a, b, stride=s) for a, b, s in zip(sizes, widths, strides, strict=False)]
     return nn.Sequential(*body, nn.Conv2d(widths[-1], 1, 3, padding=1), Whereabouts())
 
 # %% ../../nbs/06_multicat.ipynb #00000077
 class TensorColour(TensorBase):
     "Red, green, blue, 0 to 1. Shown as a strip below the picture, or below a strip that is there."
-    def show(self, ctx=None, **kwargs):
+    def show(self, ctx: Any = None, **kwargs: Any) -> Any:
         ctx = show_image(torch.ones(3, 8, 8)) if ctx is None else ctx
         y = -0.12*(1 + len(ctx.patches))
         ctx.add_patch(plt.Rectangle((0, y), 1, 0.1, transform=ctx.transAxes, clip_on=False,
@@ -106,6 +110,6 @@ class TypicalColour(Transform):
         pixels = tensor(np.array(PILImage.create(file).resize((32, 32)))).view(-1, 3)
         return TensorColour(pixels.median(0).values/255)
 
-def ColourBlock():
+def ColourBlock() -> TransformBlock:
     "The typical colour of a picture, from its file."
     return TransformBlock(type_tfms=TypicalColour())

@@ -4,64 +4,68 @@
 __all__ = ['pets_net', 'softmax', 'log_softmax', 'nll_loss', 'cross_entropy', 'fine_tune_steps', 'read_slice', 'three_groups']
 
 # %% ../../nbs/05_pet_breeds.ipynb #00000004
-from torch import nn
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
 from ..layers import ConvLayer
 from ..torch_core import params
 
 # %% ../../nbs/05_pet_breeds.ipynb #00000027
 def pets_net(
-    n_out=37,                  # number of classes
-    widths=(32, 64, 128, 256), # channels after each convolution; each halves height and width
+    n_out: int = 37,                            # number of classes
+    widths: Sequence[int] = (32, 64, 128, 256), # channels after each convolution; each halves height and width
 ) -> nn.Sequential:
     "A small network for pictures `(bs, 3, h, w)` of 48 to 96 pixels: scores `(bs, n_out)`."
     sizes = [3, *widths]
     body = [ConvLayer(ni, nf, ks=3 if i else 5, stride=2)
-            for i,(ni,nf) in enumerate(zip(sizes, widths))]
+            for i,(ni,nf) in enumerate(zip(sizes, widths, strict=False))]
     return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
                          nn.Linear(widths[-1], n_out))
 
 # %% ../../nbs/05_pet_breeds.ipynb #0000003b
 def softmax(
-    acts # activations (bs, n)
-): # (bs, n), each row positive and with the sum 1
+    acts: Tensor # activations (bs, n)
+) -> Tensor:     # (bs, n), each row positive and with the sum 1
     "Activations as probabilities: `exp` of each, as a share of its row's sum."
     e = acts.exp()
     return e/e.sum(dim=1, keepdim=True)
 
 # %% ../../nbs/05_pet_breeds.ipynb #0000004b
 def log_softmax(
-    acts # activations (bs, n)
-): # (bs, n), logarithms of probabilities, 0 or less
+    acts: Tensor # activations (bs, n)
+) -> Tensor:     # (bs, n), logarithms of probabilities, 0 or less
     "The logarithm of `softmax`, for activations of any size."
     acts = acts - acts.max(dim=1, keepdim=True).values
     return acts - acts.exp().sum(dim=1, keepdim=True).log()
 
 # %% ../../nbs/05_pet_breeds.ipynb #0000004e
 def nll_loss(
-    log_probs,         # (bs, n), logarithms of probabilities
-    targs,             # (bs,), numbers of the right classes
-    reduction='mean'   # 'none' for the loss of each item
-): # a number, or (bs,)
+    log_probs: Tensor,      # (bs, n), logarithms of probabilities
+    targs: Tensor,          # (bs,), numbers of the right classes
+    reduction: str = 'mean' # 'none' for the loss of each item
+) -> Tensor:                # a number, or (bs,)
     "Minus the entry of the right class: the negative log likelihood."
     losses = -log_probs[range(len(targs)), targs]
     return losses if reduction == 'none' else losses.mean()
 
 def cross_entropy(
-    acts,              # activations (bs, n)
-    targs,             # (bs,), numbers of the right classes
-    reduction='mean'   # 'none' for the loss of each item
-): # a number, or (bs,)
+    acts: Tensor,           # activations (bs, n)
+    targs: Tensor,          # (bs,), numbers of the right classes
+    reduction: str = 'mean' # 'none' for the loss of each item
+) -> Tensor:                # a number, or (bs,)
     "The negative log likelihood of the softmax: what `F.cross_entropy` computes."
     return nll_loss(log_softmax(acts), targs, reduction)
 
 # %% ../../nbs/05_pet_breeds.ipynb #0000006b
 def fine_tune_steps(
-    learn,           # a `Learner` whose last parameter group is the head
-    epochs,          # with all groups
-    base_lr=2e-3,    # learning rate of the head while the body is frozen
-    freeze_epochs=1, # with the head alone
-    lr_mult=100      # the first group's rate is so many times smaller than the head's
-):
+    learn: Any,             # a `Learner` whose last parameter group is the head
+    epochs: int,            # with all groups
+    base_lr: float = 2e-3,  # learning rate of the head while the body is frozen
+    freeze_epochs: int = 1, # with the head alone
+    lr_mult: int = 100      # the first group's rate is so many times smaller than the head's
+) -> Any:
     "What `learn.fine_tune` does, step by step."
     learn.freeze()
     learn.fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=0.99)
@@ -70,8 +74,8 @@ def fine_tune_steps(
 
 # %% ../../nbs/05_pet_breeds.ipynb #0000006e
 def read_slice(
-    lr, # a number, or a slice
-    n,  # how many groups of parameters
+    lr: Any, # a number, or a slice
+    n: int,  # how many groups of parameters
 ) -> list:
     "The learning rate of each group."
     if not isinstance(lr, slice): return [lr]*n
@@ -80,8 +84,8 @@ def read_slice(
     return [lr.stop*step**(i-n+1) for i in range(n)]
 
 def three_groups(
-    model # body and head, as `vision_learner` makes it of `pets_net`
-):
+    model: Any # body and head, as `vision_learner` makes it of `pets_net`
+) -> list:
     "A splitter: the first half of the body, the second half, the head."
     body, head = model
     half = len(body)//2

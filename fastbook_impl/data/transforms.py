@@ -107,7 +107,7 @@ class typedmethod:
         _found.clear()
         return self
 
-    def __get__(self, obj, cls=None): return self if obj is None else types.MethodType(self, obj)
+    def __get__(self, obj, cls=None) -> typing.Any: return self if obj is None else types.MethodType(self, obj)
 
     def __call__(self, obj:Any, x:Any, *args, **kwargs) -> Any:
         "Run the version for the type of `x`, or return `x` unchanged if there is none."

@@ -5,7 +5,9 @@ __all__ = ['InferenceLearner', 'load_learner', 'ModelFileError', 'MissingName']
 
 # %% ../../nbs/library/8_inference/04_learner.ipynb #00000002
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from fastcore.basics import noop
@@ -13,9 +15,9 @@ from torch import Tensor, nn
 
 from ..data.core import Datasets, with_types
 from ..data.transforms import ItemTransform
+from ..torch_core import apply, default_device, is_listy, plain, to_concat, to_cpu
 from .format import MissingName, ModelFileError, read_export, refused
 from .reader import Reader, read_model
-from ..torch_core import apply, default_device, is_listy, plain, to_concat, to_cpu
 
 _all_ = ['ModelFileError', 'MissingName']
 
@@ -23,47 +25,51 @@ _all_ = ['ModelFileError', 'MissingName']
 class InferenceLearner:
     "Predict with a trained model and its transforms. Created by `load_learner`."
     def __init__(self,
-        model:nn.Module, # trained model, which is switched to evaluation mode
-        dls,             # `DataLoaders` with empty data sets
-        loss_func=None,  # loss function, used for its `activation` and `decodes`
-        kind:str='',     # 'table', 'text' or ''
-        made_with=None,  # dictionary of the package versions at export
-        path='.'         # folder of the file
+        model:nn.Module,                   # trained model, which is switched to evaluation mode
+        dls: Any,                          # `DataLoaders` with empty data sets
+        loss_func: Callable | None = None, # loss function, used for its `activation` and `decodes`
+        kind:str='',                       # 'table', 'text' or ''
+        made_with: dict | None = None,     # dictionary of the package versions at export
+        path: str | Path = '.'             # folder of the file
     ):
-        self.model, self.dls, self.loss_func, self.kind, self.made_with, self.path = model.eval(), dls, loss_func, kind, made_with, Path(path)
+        self.model, self.dls, self.loss_func = model.eval(), dls, loss_func
+        self.kind, self.made_with, self.path = kind, made_with, Path(path)
         self._lock = threading.RLock()
 
-    def __repr__(self): return f'{type(self).__name__}: {type(self.model).__name__} with {sum(p.numel() for p in self.model.parameters()):,} weights, made with {self.made_with}'
+    def __repr__(self) -> str:
+        n = sum(p.numel() for p in self.model.parameters())
+        return f'{type(self).__name__}: {type(self.model).__name__} with {n:,} weights, made with {self.made_with}'
 
-    def to(self, device):
+    def to(self, device: Any) -> 'InferenceLearner':
         "Move the model and the loaders to `device`."
         self.model.to(device)
         self.dls.to(device)
         return self
 
     def predict(self,
-        item,              # one source item, as in the data set: a file name, an image or its bytes, a text, a row
-        rm_type_tfms=None, # number of item-creating steps to skip at the beginning
-        with_input=False   # also return the decoded input, first
-    ):
+        item: Any, # one source item, as in the data set: a file name, an image or its bytes, a text, a row
+        rm_type_tfms: Any = None, # number of item-creating steps to skip at the beginning
+        with_input: bool = False  # also return the decoded input, first
+    ) -> tuple:
         "Return the decoded prediction, the prediction as a tensor, and the probabilities (or activations) for `item`."
         with self._lock:
             if self.kind == 'table': return self._predict_row(item)
             xb = self._inputs(next(iter(self.dls.test_dl([item], rm_type_tfms=rm_type_tfms, num_workers=0))))
             preds, decoded = self._answers(self._forward(xb))
             targ = decoded if isinstance(decoded, tuple) else (decoded,)
-            whole = self.dls.decode_batch((*xb, *targ))[0] if with_input or not self._decodes_alone() else None
-            targ = self._decoded_alone(targ) if whole is None else whole[len(xb):]
+            alone = self._decodes_alone() and not with_input
+            whole: Any = () if alone else self.dls.decode_batch((*xb, *targ))[0]
+            targ = self._decoded_alone(targ) if alone else whole[len(xb):]
             res = targ[0] if len(targ) == 1 else targ, _first(decoded), _first(preds)
             return ((whole[0] if len(xb) == 1 else whole[:len(xb)]), *res) if with_input else res
 
     def get_preds(self,
-        ds_idx=1,           # not used: the data sets are empty
-        dl=None,            # loader of the items, such as `learn.dls.test_dl(items)`
-        with_input=False,   # also return the inputs, first
-        with_decoded=False, # also return decoded predictions
-        act=None            # activation function; that of the loss function if not given
-    ):
+        ds_idx: int = 1,            # not used: the data sets are empty
+        dl: Any = None,             # loader of the items, such as `learn.dls.test_dl(items)`
+        with_input: bool = False,   # also return the inputs, first
+        with_decoded: bool = False, # also return decoded predictions
+        act: Callable | None = None # activation function; that of the loss function if not given
+    ) -> tuple:
         """Return the predictions and targets of the items of `dl`: `(inputs)`, `preds`, `targs`, `(decoded)`.
 
         `targs` is None if the items have no targets."""
@@ -72,7 +78,9 @@ class InferenceLearner:
         with self._lock:
             for b in dl.new(get_idxs=lambda: idxs):
                 x = self._inputs(b)
-                xs.append(x); preds.append(to_cpu(self._forward(x))); ys.append(tuple(plain(b if is_listy(b) else (b,)))[len(x):])
+                xs.append(x)
+                preds.append(to_cpu(self._forward(x)))
+                ys.append(tuple(plain(b if is_listy(b) else (b,)))[len(x):])
             order = torch.tensor(idxs).argsort() # text loaders sort by length
             xs, preds, ys = (_in_order(o, order) for o in (xs, preds, ys))
             preds, decoded = self._answers(preds, act)
@@ -80,7 +88,9 @@ class InferenceLearner:
 
     def _predict_row(self, row):
         dl = self.dls.test_dl(row, with_labels=False)
-        if dl.n > 1: raise ValueError(f'predict is for one row, and these are {dl.n}: for several call learn.get_preds(dl=learn.dls.test_dl(rows))')
+        if dl.n > 1:
+            raise ValueError(f'predict is for one row, and these are {dl.n}: for several call '
+                             'learn.get_preds(dl=learn.dls.test_dl(rows))')
         xb = self._inputs(next(iter(dl)))
         preds, decoded = self._answers(self._forward(xb))
         return self.dls.train.decode((*xb, decoded if decoded.ndim > 1 else decoded[:, None])), decoded[0], preds[0]
@@ -91,7 +101,7 @@ class InferenceLearner:
         with torch.no_grad(): preds = self.model(*xb)
         return preds[0] if self.kind == 'text' else preds # a text model also returns features
 
-    def _answers(self, preds, act=None):
+    def _answers(self, preds, act=None) -> tuple[Any, Any]:
         act = getattr(self.loss_func, 'activation', noop) if act is None else act
         preds = act(to_cpu(preds))
         return preds, getattr(self.loss_func, 'decodes', noop)(preds)
@@ -99,26 +109,27 @@ class InferenceLearner:
     def _decodes_alone(self):
         "Return whether targets can be decoded without their inputs."
         dl = self.dls.train
-        return isinstance(dl.dataset, Datasets) and isinstance(dl.kinds, tuple) and not any(isinstance(f, ItemTransform) for pipe in (dl.after_item, dl.after_batch) for f in pipe.fs)
+        if not isinstance(dl.dataset, Datasets) or not isinstance(dl.kinds, tuple): return False
+        return not any(isinstance(f, ItemTransform) for f in [*dl.after_item.fs, *dl.after_batch.fs])
 
     def _decoded_alone(self, targ):
         dl, n = self.dls.train, self.dls.n_inp
         targ = dl.after_batch.decode(with_types(tuple(o[:1] for o in targ), (tuple, dl.kinds[1][n:])))
         targ = dl.after_item.decode(tuple(o[0] for o in targ))
-        return tuple(tl.decode(o) for tl, o in zip(dl.dataset.tls[n:], targ))
+        return tuple(tl.decode(o) for tl, o in zip(dl.dataset.tls[n:], targ, strict=False))
 
 def _first(o): return tuple(p[0] for p in o) if isinstance(o, tuple) else o[0]
 
 def _in_order(batches, order):
     "Concatenate `batches` in the order of the data set. Unwrap a tuple of one element."
-    res = apply(lambda t: t[order], to_concat([to_cpu(b) for b in batches]))
+    res: Any = apply(lambda t: t[order], to_concat([to_cpu(b) for b in batches]))
     return res if isinstance(res, Tensor) or len(res) > 1 else res[0] if len(res) else None
 
 # %% ../../nbs/library/8_inference/04_learner.ipynb #00000009
 def load_learner(
-    fname,      # path of a file that `learn.export` wrote
-    cpu=True,   # predict on the CPU; False: on the default device, a GPU if there is one
-    names=None  # dictionary of your own functions and classes that the learner needs, by name
+    fname: str | Path, # path of a file that `learn.export` wrote
+    cpu: bool = True,  # predict on the CPU; False: on the default device, a GPU if there is one
+    names: Any = None  # dictionary of your own functions and classes that the learner needs, by name
 ) -> InferenceLearner:
     """Load an exported learner, ready to predict, without running any code from the file.
 

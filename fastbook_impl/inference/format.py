@@ -5,8 +5,14 @@ __all__ = ['FILE_KIND', 'VERSION', 'MAX_HEADER', 'MAX_TENSORS', 'MAX_DIMS', 'Mod
            'read_export', 'refused', 'write_export']
 
 # %% ../../nbs/library/8_inference/01_format.ipynb #00000002
-import hashlib, json, math, os, re
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,20 +28,25 @@ FILE_KIND, VERSION = 'fastbook_impl learner', 2
 _CHECKSUM = re.compile(rb'"checksum":"([0-9a-f]{64})"')
 
 def file_checksum(
-    head:bytes, # header, preceded by its length
-    parts       # chunks of the bytes that follow the header
+    head:bytes,     # header, preceded by its length
+    parts: Iterable # chunks of the bytes that follow the header
 ) -> str:
     "Return the SHA-256 of `head` and `parts`, counting the checksum inside `head` as zeros."
-    at, head, sha = _CHECKSUM.search(head), memoryview(head), hashlib.sha256()
-    for p in (head[:at.start(1)], b'0'*64, head[at.end(1):]): sha.update(p)
+    (start, end), view, sha = _checksum_span(head), memoryview(head), hashlib.sha256()
+    for p in (view[:start], b'0'*64, view[end:]): sha.update(p)
     for p in parts: sha.update(p)
     return sha.hexdigest()
+
+def _checksum_span(head) -> tuple[int, int]:
+    found = _CHECKSUM.search(head)
+    if found is None: raise ModelFileError('has no checksum in its header: export the learner again')
+    return found.span(1)
 
 # %% ../../nbs/library/8_inference/01_format.ipynb #0000000a
 MAX_HEADER, MAX_TENSORS, MAX_DIMS = 64_000_000, 100_000, 16
 
 def read_export(
-    file # path of a file that `learn.export` wrote
+    file: Any # path of a file that `learn.export` wrote
 ) -> tuple:
     """Return the description and the tensors by name.
 
@@ -52,7 +63,7 @@ def read_export(
             return _description(texts), tensors
         except Exception as e: raise refused(file, e) from None
 
-def refused(file, e:BaseException) -> ModelFileError:
+def refused(file: Any, e:BaseException) -> ModelFileError:
     "Turn the error `e` from reading `file` into a `ModelFileError` with one line that names the file and the reason."
     if isinstance(e, MissingName): return e
     if isinstance(e, ModelFileError): return ModelFileError(f'{file} {e}')
@@ -72,7 +83,8 @@ def _header(f, size):
     "Return the header, preceded by its length."
     start = f.read(8)
     if _is_pickle(start, f):
-        raise ModelFileError('is a pickle, and is not loaded: loading one runs the code in it, whoever wrote it. Export the learner again with learn.export(), which writes a file without code')
+        raise ModelFileError('is a pickle, and is not loaded: loading one runs the code in it, whoever wrote it. '
+                             'Export the learner again with learn.export(), which writes a file without code')
     n = int.from_bytes(start, 'little')
     if len(start) < 8 or n > min(size - 8, MAX_HEADER): raise ValueError('it does not begin with a header')
     head = start + f.read(n)
@@ -85,7 +97,8 @@ def _is_pickle(start, f):
 
     Binary pickles begin with the byte 0x80 and a version, PyTorch's are zip archives, and old ones are text that ends
     with a period."""
-    if start[:1] == b'\x80' and start[1:2] in (b'\x02', b'\x03', b'\x04', b'\x05') and start[2:8] != b'\0'*6: return True
+    if start[:1] == b'\x80' and start[1:2] in (b'\x02', b'\x03', b'\x04', b'\x05') and start[2:8] != b'\0'*6:
+        return True
     if start[:4] == b'PK\x03\x04': return True
     f.seek(-min(len(start), 1), 2)
     last = f.read(1)
@@ -93,9 +106,11 @@ def _is_pickle(start, f):
     return len(start) > 0 and start[0] in b'c(]})IVSFLNld' and last == b'.' and start[7:8] != b'\0'
 
 # %% ../../nbs/library/8_inference/01_format.ipynb #0000000d
-_DTYPES = {'F64': torch.float64, 'F32': torch.float32, 'F16': torch.float16, 'BF16': torch.bfloat16, 'C64': torch.complex64, 'BOOL': torch.bool,
+_DTYPES = {'F64': torch.float64, 'F32': torch.float32, 'F16': torch.float16, 'BF16': torch.bfloat16,
+           'C64': torch.complex64, 'BOOL': torch.bool,
            'F8_E4M3': torch.float8_e4m3fn, 'F8_E5M2': torch.float8_e5m2,
-           'I8': torch.int8, 'I16': torch.int16, 'I32': torch.int32, 'I64': torch.int64, 'U8': torch.uint8, 'U16': torch.uint16, 'U32': torch.uint32, 'U64': torch.uint64}
+           'I8': torch.int8, 'I16': torch.int16, 'I32': torch.int32, 'I64': torch.int64, 'U8': torch.uint8,
+           'U16': torch.uint16, 'U32': torch.uint32, 'U64': torch.uint64}
 
 def _places(head, size):
     """Return the strings in the header, and the name, dtype and shape of each tensor in the order of the file.
@@ -137,19 +152,21 @@ def _no_constant(name): raise ValueError(f'its description has the number {name}
 
 # %% ../../nbs/library/8_inference/01_format.ipynb #00000014
 def write_export(
-    file,        # path of the file
-    about:dict,  # description of the learner
-    tensors:dict # tensors by name, contiguous and on the CPU
+    file: str | Path, # path of the file
+    about:dict,       # description of the learner
+    tensors:dict      # tensors by name, contiguous and on the CPU
 ) -> Path:
     "Write the description and the tensors to `file` with a checksum. If writing fails, an existing file is unchanged."
     from safetensors.torch import save
+
     from fastbook_impl.torch_core import written_whole
-    file, meta = Path(file), {'kind': FILE_KIND, 'checksum': '0'*64, 'learner': json.dumps(about, ensure_ascii=False, allow_nan=False)}
+    file, meta = Path(file), {'kind': FILE_KIND, 'checksum': '0'*64,
+                              'learner': json.dumps(about, ensure_ascii=False, allow_nan=False)}
     data = save(tensors, metadata=meta)
     n = 8 + int.from_bytes(data[:8], 'little')
     head, rest = data[:n], memoryview(data)[n:]
-    at = _CHECKSUM.search(head)
-    head = head[:at.start(1)] + file_checksum(head, [rest]).encode() + head[at.end(1):]
+    start, end = _checksum_span(head)
+    head = head[:start] + file_checksum(head, [rest]).encode() + head[end:]
     try:
         with written_whole(file) as part, open(part, 'wb') as f: f.writelines([head, rest])
     except OSError as e:

@@ -5,15 +5,19 @@ __all__ = ['PLAIN', 'MAX_OBJECTS', 'MAX_DEPTH', 'read_float', 'read_scalar', 're
            'NotGiven', 'constructor_names', 'Reader', 'own_state', 'places', 'skeleton', 'read_model']
 
 # %% ../../nbs/library/8_inference/03_reader.ipynb #00000002
-import importlib, inspect, re
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
+from fastcore.basics import using_attr
 from torch import nn
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
-from fastcore.basics import using_attr
 
 from ..data.core import Datasets, TfmdLists
 from ..data.transforms import Transform
@@ -25,19 +29,21 @@ def _need(ok, v, what):
     if not ok: raise ValueError(f'it has {str(v)[:50]!r} where {what} should be')
     return v
 
-def _int(low, high): return lambda v: _need(type(v) is int and low <= v <= high, v, f'a whole number from {low} to {high}')
+def _int(low, high):
+    return lambda v: _need(type(v) is int and low <= v <= high, v, f'a whole number from {low} to {high}')
 def _str(most): return lambda v: _need(type(v) is str and len(v) <= most, v, f'a text of at most {most} letters')
 
-def read_float(v):
+def read_float(v: Any) -> float:
     "Read a number. Numbers that JSON lacks are written as `{'float': 'nan'}`, `'inf'` or `'-inf'`."
-    if type(v) is dict: return float(_need(v.get('float') in ('nan', 'inf', '-inf') and len(v) == 1, v, 'a number')['float'])
+    if type(v) is dict:
+        return float(_need(v.get('float') in ('nan', 'inf', '-inf') and len(v) == 1, v, 'a number')['float'])
     return _need(type(v) in (int, float), v, 'a number')
 
 def _several(one, most=8): return lambda v: tuple(one(o) for o in v) if type(v) is list and len(v) <= most else one(v)
 
-def read_scalar(v): return v if v is None or type(v) in (bool, str) else read_float(v)
+def read_scalar(v: Any) -> Any: return v if v is None or type(v) in (bool, str) else read_float(v)
 
-def read_data(v):
+def read_data(v: Any) -> Any:
     "Read any combination of numbers, strings, lists, tuples and dictionaries."
     if type(v) is list: return [read_data(o) for o in v]
     if type(v) is not dict or 'float' in v: return read_scalar(v)
@@ -45,8 +51,8 @@ def read_data(v):
     if 'tuple' in v: return tuple(read_data(o) for o in read_list(v['tuple']))
     return {read_scalar(k): read_data(o) for k, o in pairs(v['dict'])}
 
-def read_list(v): return _need(type(v) is list, v, 'a list')
-def pairs(v): return [_need(type(o) is list and len(o) == 2, o, 'a pair') for o in read_list(v)]
+def read_list(v: Any) -> list: return _need(type(v) is list, v, 'a list')
+def pairs(v: Any) -> list: return [_need(type(o) is list and len(o) == 2, o, 'a pair') for o in read_list(v)]
 
 _int40, _few, _pixels = _int(-2**40, 2**40), _int(0, 1000), _int(1, 4096)
 _TABLE_DTYPES = {'object', 'boolean', 'Float32', 'Float64', *(f'{u}Int{n}' for u in ('', 'U') for n in (8, 16, 32, 64))}
@@ -62,22 +68,27 @@ def _regex(v):
 
 def _array(v):
     shape, values = _need(type(v) is list and len(v) == 2, v, 'a shape and numbers')
-    return torch.tensor([read_float(o) for o in read_list(values)], device='cpu').reshape(_several(_int40)(read_list(shape)))
+    return torch.tensor([read_float(o) for o in read_list(values)],
+                        device='cpu').reshape(_several(_int40)(read_list(shape)))
 
 def _dtype(v):
     if type(v) is str and v in _TABLE_DTYPES: return importlib.import_module('pandas').api.types.pandas_dtype(v)
-    return np.dtype(_need(type(v) is str and re.fullmatch('[<>|=]?[biuf][1248]', v) is not None and v, v, 'a type of numbers'))
+    return np.dtype(_need(type(v) is str and re.fullmatch('[<>|=]?[biuf][1248]', v) is not None and v, v,
+                          'a type of numbers'))
 
 def _param(v): return nn.Parameter(torch.empty(_several(_int(0, 2**40))(read_list(v))))
 
-PLAIN = {'int': _int40, 'few': _few, 'pixels': _pixels, 'bool': lambda v: _need(type(v) is bool, v, 'true or false'), 'has': lambda v: _need(type(v) is bool, v, 'true or false'),
-         'float': read_float, 'str': _str(10_000), 'word': _str(200), 'text': _str(32_000_000), 'ints': _several(_int40), 'numbers': _several(read_float), 'pad': _pad, 'size': _size,
-         'scalar': read_scalar, 'data': read_data, 'attribute': _attribute, 'regex': _regex, 'array': _array, 'dtype': _dtype, 'param': _param}
+PLAIN = {'int': _int40, 'few': _few, 'pixels': _pixels, 'bool': lambda v: _need(type(v) is bool, v, 'true or false'),
+         'has': lambda v: _need(type(v) is bool, v, 'true or false'),
+         'float': read_float, 'str': _str(10_000), 'word': _str(200), 'text': _str(32_000_000),
+         'ints': _several(_int40), 'numbers': _several(read_float), 'pad': _pad, 'size': _size,
+         'scalar': read_scalar, 'data': read_data, 'attribute': _attribute, 'regex': _regex, 'array': _array,
+         'dtype': _dtype, 'param': _param}
 
 # %% ../../nbs/library/8_inference/03_reader.ipynb #00000009
 MAX_OBJECTS, MAX_DEPTH = 100_000, 60
 
-def needs(file, name:str) -> str:
+def needs(file: Any, name:str) -> str:
     "Return the message that `name`, one of the user's functions or classes, is missing."
     arg = f"'{name}'" if name.isidentifier() else repr(name)
     return (f'{file.name} needs your {name}, and the file contains no code: '
@@ -85,8 +96,8 @@ def needs(file, name:str) -> str:
 
 class NotGiven:
     "Stand in for one of the user's functions that was not passed. Raise `MissingName` when called."
-    def __init__(self, file, name): self.file, self.__name__ = file, name
-    def __call__(self, *args, **kwargs): raise MissingName(needs(self.file, self.__name__))
+    def __init__(self, file: Any, name: str): self.file, self.__name__ = file, name
+    def __call__(self, *args: Any, **kwargs: Any) -> None: raise MissingName(needs(self.file, self.__name__))
 
 def constructor_names(cls) -> list:
     "Return the argument names of the `from_state` of `cls` if it has one, or else of its constructor."
@@ -100,15 +111,15 @@ _NAMES = {'module': 'a layer', 'fn': 'a function', 'object': 'an object'}
 class Reader:
     "Create the objects of a description with `reader.value(kind, v)`."
     def __init__(self,
-        names, # the user's functions and classes, by name
-        file   # path of the file, for messages
+        names: Any, # the user's functions and classes, by name
+        file: Any   # path of the file, for messages
     ):
         self.names, self.file = names, file
         self.made, self.depth, self.count = [], 0, 0
         self.must = True     # missing functions are errors
         self.on_meta = False # True while layers are created on the meta device, the only place where they may be
 
-    def value(self, kind:str, v):
+    def value(self, kind:str, v: Any) -> Any:
         "Return the value that `v` describes in a field of the given `kind`."
         if kind[-1] in '?~': return None if v is None else self.value(kind[:-1], v)
         if kind[0] == '[': return [self.value(kind[1:-1], o) for o in read_list(v)]
@@ -117,7 +128,8 @@ class Reader:
         if kind == 'type': return self.type(v)
         tags = set(v) if type(v) is dict else set()
         if kind in ('fn', 'any') and tags & _FUNCTION: return self.function(v)
-        if kind == 'any' and not tags & _OBJECT: return [self.value('any', o) for o in v] if type(v) is list else read_data(v)
+        if kind == 'any' and not tags & _OBJECT:
+            return [self.value('any', o) for o in v] if type(v) is list else read_data(v)
         return self._checked(kind, self.object(v))
 
     def _checked(self, kind, o):
@@ -127,7 +139,7 @@ class Reader:
         else: ok = isinstance(o, SPECS[kind].load())
         return _need(ok, type(o).__name__, _NAMES.get(kind, f'a {kind}')) if not ok else o
 
-    def object(self, v):
+    def object(self, v: Any) -> Any:
         "Return the object that `v` describes."
         _need(type(v) is dict, v, 'an object')
         if 'same' in v: return self.made[_int(0, len(self.made) - 1)(v['same'])]
@@ -151,19 +163,23 @@ class Reader:
 
     def _by_spec(self, v, cls):
         name = v.pop('class', None)
-        if type(name) is not str or name not in SPECS: raise ValueError(f'it asks for a {str(name)[:100]}, which no learner needs')
+        if type(name) is not str or name not in SPECS:
+            raise ValueError(f'it asks for a {str(name)[:100]}, which no learner needs')
         spec = SPECS[name]
         if cls is not None: _need(issubclass(cls, spec.load()), cls.__name__, f'a kind of {name}')
-        cls = cls or spec.load()
-        if issubclass(cls, nn.Module) and not self.on_meta and spec.home != 'fastbook_impl.losses': raise ValueError(f'it has the layer {name} outside the model')
+        made: Any = cls or spec.load()
+        if issubclass(made, nn.Module) and not self.on_meta and spec.home != 'fastbook_impl.losses':
+            raise ValueError(f'it has the layer {name} outside the model')
         layers = v.pop('layers', None) if spec.make == 'layers' else None
         asked = [n for n, f in spec.fields.items() if f.kind not in CONSTANTS]
         if set(v) != set(asked):
             raise ValueError(f'its {name} should have the fields {asked}, but has {[str(k)[:50] for k in v][:20]}')
-        values = {n: CONSTANTS[f.kind]() if f.kind in CONSTANTS else self.value(f.kind, v[n]) for n, f in spec.fields.items()}
-        if spec.make == 'call': return cls(**values)
-        if spec.make == 'state': return cls.from_state(**values)
-        return _assembled(cls, spec, values, [(_layer_name(k), self.value('module?', o)) for k, o in pairs(layers)] if spec.make == 'layers' else [])
+        values = {n: CONSTANTS[f.kind]() if f.kind in CONSTANTS else self.value(f.kind, v[n])
+                  for n, f in spec.fields.items()}
+        if spec.make == 'call': return made(**values)
+        if spec.make == 'state': return made.from_state(**values)  # type: ignore[reportAttributeAccessIssue]
+        named = [(_layer_name(k), self.value('module?', o)) for k, o in pairs(layers)] if spec.make == 'layers' else []
+        return _assembled(made, spec, values, named)
 
     def _your_class(self, name):
         cls = self._your(name)
@@ -174,21 +190,23 @@ class Reader:
         if _need(type(name) is str, name, 'a name') in self.names: return self.names[name]
         raise MissingName(needs(self.file, name))
 
-    def function(self, v):
+    def function(self, v: Any) -> Any:
         "Return a function: one from the registry, one of the user's, or one of these with bound arguments."
         if 'using_attr' in v: return using_attr(self.value('fn', v['using_attr']), PLAIN['attribute'](v.get('attr')))
-        if 'partial' in v: return partial(self.value('fn', v['partial']), *map(read_data, read_list(v['args'])), **{PLAIN['word'](k): read_data(x) for k, x in pairs(v['kwargs'])})
+        if 'partial' in v:
+            return partial(self.value('fn', v['partial']), *map(read_data, read_list(v['args'])),
+                           **{PLAIN['word'](k): read_data(x) for k, x in pairs(v['kwargs'])})
         if 'function' in v: return listed(FUNCTIONS, v['function'])
         name = v['your_function']
         return self._your(name) if self.must or name in self.names else NotGiven(self.file, PLAIN['word'](name))
 
-    def type(self, v):
+    def type(self, v: Any) -> Any:
         "Return a type of items. One of the user's types that was not passed becomes `Unknown`."
         if type(v) is dict: t = self.names.get(PLAIN['word'](v['yours']), Unknown)
         else: t = listed(TYPES, v)
         return t if isinstance(t, type) else Unknown
 
-    def loaders(self, v):
+    def loaders(self, v: Any) -> Any:
         "Return the loaders that `v` describes, without items."
         cls, dl = listed(LOADERS, v['class']), listed(LOADERS, v['loader'])
         pipes = {k: self.value('[object]', v[k]) for k in ('after_item', 'before_batch', 'after_batch')}
@@ -200,7 +218,8 @@ class Reader:
         return cls(*[dl if i == 0 else dl.new(ds) for i in range(_int(1, 2)(v['n']))], device='cpu')
 
     def _lists(self, v):
-        tls = [TfmdLists([], self.value('[object]', o['tfms']), do_setup=False, types=self.value('[type]?', o['types']), split_idx=1) for o in read_list(v['lists'])]
+        tls = [TfmdLists([], self.value('[object]', o['tfms']), do_setup=False, types=self.value('[type]?', o['types']),
+                         split_idx=1) for o in read_list(v['lists'])]
         for tl in tls[1:]: tl.items = tls[0].items
         return tls[0] if v['n_inp'] is None else Datasets(tls=tls, n_inp=_int(1, len(tls))(v['n_inp']))
 
@@ -213,14 +232,17 @@ def own_state(cls) -> bool:
     "Return whether the user's class `cls` defines its own `to_state()` and `from_state(**state)`."
     return hasattr(cls, 'from_state') and getattr(cls.from_state, '__func__', None) is not Transform.from_state.__func__
 
-def _layer_name(name): return _need(type(name) is str and re.fullmatch('[A-Za-z0-9][A-Za-z0-9_]{0,99}', name) is not None and name, name, 'the name of a layer')
+def _layer_name(name):
+    return _need(type(name) is str and re.fullmatch('[A-Za-z0-9][A-Za-z0-9_]{0,99}', name) is not None and name, name,
+                 'the name of a layer')
 
 def _assembled(cls, spec, values, layers):
     o = cls.__new__(cls)
     base = next((b for b in (nn.Sequential, nn.ModuleList, nn.ModuleDict) if issubclass(cls, b)), None)
     if issubclass(cls, nn.Module): nn.Module.__init__(o)
     if len(dict(layers)) != len(layers): raise ValueError('two of its layers have one name')
-    if base is nn.ModuleList and [k for k, _ in layers] != [str(i) for i in range(len(layers))]: raise ValueError('the layers of a list are numbered')
+    if base is nn.ModuleList and [k for k, _ in layers] != [str(i) for i in range(len(layers))]:
+        raise ValueError('the layers of a list are numbered')
     if spec.make == 'layers':
         for name, layer in layers: o.add_module(name, layer)
     for name, x in values.items():
@@ -229,23 +251,28 @@ def _assembled(cls, spec, values, layers):
 
 def _set_steps(o, v):
     "Set the attributes in which a transform may differ from its class: order, split index and handling of tuples."
-    _need(isinstance(o, Transform) and type(v) is dict and set(v) <= {'order', 'split_idx', 'takes_tuples'}, v, 'order, split_idx or takes_tuples')
+    _need(isinstance(o, Transform) and type(v) is dict and set(v) <= {'order', 'split_idx', 'takes_tuples'}, v,
+          'order, split_idx or takes_tuples')
     if 'order' in v: o.order = read_float(v['order'])
     if 'split_idx' in v: o.split_idx = None if v['split_idx'] is None else _int(0, 1)(v['split_idx'])
     if 'takes_tuples' in v: o.takes_tuples = PLAIN['bool'](v['takes_tuples'])
 
 # %% ../../nbs/library/8_inference/03_reader.ipynb #0000000d
-def places(model:nn.Module):
+def places(model:nn.Module) -> Iterator:
     """Yield the module, the attribute, the full name and the tensor of each parameter and buffer of `model`.
 
     A parametrized weight is represented by the tensor that it computes."""
     for prefix, m in model.named_modules():
         if '.parametrizations' in f'.{prefix}': continue
-        own = {**dict(m.named_parameters(recurse=False, remove_duplicate=False)), **dict(m.named_buffers(recurse=False, remove_duplicate=False))}
-        if parametrize.is_parametrized(m): own |= {k: getattr(m, k) for k in m.parametrizations}
+        own = {**dict(m.named_parameters(recurse=False, remove_duplicate=False)),
+               **dict(m.named_buffers(recurse=False, remove_duplicate=False))}
+        own |= {k: getattr(m, k) for k in _parametrized(m)}
         for k, t in own.items(): yield m, k, f'{prefix}.{k}' if prefix else k, t
 
-_FILLS = {getattr(torch.Tensor, f'{k}_') for k in 'uniform normal fmod mul add sub div zero fill copy bernoulli random clamp erfinv'.split()}
+def _parametrized(m) -> list[str]: return list(m.parametrizations) if parametrize.is_parametrized(m) else []
+
+_FILLS = {getattr(torch.Tensor, f'{k}_')
+          for k in 'uniform normal fmod mul add sub div zero fill copy bernoulli random clamp erfinv'.split()}
 
 class _NothingToFill(TorchFunctionMode):
     """Skip the initialization of new weights.
@@ -257,18 +284,20 @@ class _NothingToFill(TorchFunctionMode):
         x = args[0] if args else kwargs.get('tensor')
         return x if fills and isinstance(x, torch.Tensor) and x.is_meta else func(*args, **kwargs)
 
-def skeleton(reader:Reader, v) -> nn.Module:
+def skeleton(reader:Reader, v: Any) -> nn.Module:
     "Build the model that `v` describes on the meta device."
     reader.on_meta = True
     with torch.device('meta'), _NothingToFill(): model = reader.value('module', v)
     reader.on_meta = False
     for m in list(model.modules()):
-        for k in list(m.parametrizations) if parametrize.is_parametrized(m) else []: parametrize.remove_parametrizations(m, k, leave_parametrized=True)
+        for k in _parametrized(m):
+            parametrize.remove_parametrizations(m, k, leave_parametrized=True)
     return model
 
 def read_model(reader:Reader, about:dict, tensors:dict) -> nn.Module:
     "Build the model of the description `about`, check the `tensors` against it, and insert them without copying."
-    model, tied, last = skeleton(reader, about['model']), dict(pairs(about['tied'])), set(read_list(about['channels_last']))
+    model, tied, last = skeleton(reader,
+                                 about['model']), dict(pairs(about['tied'])), set(read_list(about['channels_last']))
     found = list(places(model))
     _check_fit({name: t for _, _, name, t in found}, tied, tensors)
     params = {}

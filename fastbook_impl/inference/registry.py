@@ -6,10 +6,11 @@ __all__ = ['CONSTANTS', 'SPECS', 'FUNCTIONS', 'TYPES', 'LOADERS', 'ATTRIBUTES', 
 
 # %% ../../nbs/library/8_inference/02_registry.ipynb #00000002
 import importlib
+from abc import ABC
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 # %% ../../nbs/library/8_inference/02_registry.ipynb #00000005
 class Field(NamedTuple):
@@ -28,24 +29,27 @@ class Spec(NamedTuple):
         "Import the class."
         return getattr(importlib.import_module(self.home), self.name.rpartition('.')[2])
 
-    def values(self, o) -> dict:
+    def values(self, o: Any) -> dict:
         "Return the fields of the object `o`, with None for an optional attribute that it lacks."
         if self.make == 'state': return o.to_state()
         if self.name == 'TimmBody': return timm_fields(o)
-        return {n: attrgetter(f.attr)(o) if f.kind[-1] != '~' else getattr(o, f.attr, None) for n, f in self.fields.items() if f.kind not in CONSTANTS}
+        return {n: attrgetter(f.attr)(o) if f.kind[-1] != '~' else getattr(o, f.attr, None)
+                for n, f in self.fields.items() if f.kind not in CONSTANTS}
 
 CONSTANTS = {'off': lambda: False, 'none': lambda: None} # fields with a fixed value, which are not in the file
 SPECS = {} # specifications by their names in a file
 
-def register(home, make, table, prefix=''):
+def register(home: str, make: str, table: str, prefix: str = '') -> None:
     "Register the lines of `table`: names of classes, then fields `name:kind` or `name:kind=attribute`."
     for line in table.strip().splitlines():
         classes, *fields = line.split()
-        fields = {n: Field(kind.partition('=')[0], kind.partition('=')[2] or n) for n, _, kind in (f.partition(':') for f in fields)}
+        fields = {n: Field(kind.partition('=')[0], kind.partition('=')[2] or n)
+                  for n, _, kind in (f.partition(':') for f in fields)}
         for c in classes.split('|'): SPECS[prefix + c] = Spec(prefix + c, home, make, fields)
 
 # %% ../../nbs/library/8_inference/02_registry.ipynb #00000007
-_CONV = 'in_channels:int out_channels:int kernel_size:ints stride:ints padding:pad dilation:ints groups:int bias:has padding_mode:word'
+_CONV = ('in_channels:int out_channels:int kernel_size:ints stride:ints padding:pad dilation:ints groups:int '
+         'bias:has padding_mode:word')
 _NORM = 'num_features:int eps:float momentum:float? affine:bool track_running_stats:bool'
 _RNN = 'input_size:int hidden_size:int num_layers:few bias:bool batch_first:bool dropout:float bidirectional:bool'
 
@@ -73,7 +77,8 @@ RMSNorm normalized_shape:ints eps:float? elementwise_affine:bool
 LocalResponseNorm size:int alpha:float beta:float k:float
 MaxPool1d|MaxPool2d|MaxPool3d kernel_size:ints stride:ints padding:ints dilation:ints return_indices:bool ceil_mode:bool
 AvgPool1d kernel_size:ints stride:ints padding:ints ceil_mode:bool count_include_pad:bool
-AvgPool2d|AvgPool3d kernel_size:ints stride:ints padding:ints ceil_mode:bool count_include_pad:bool divisor_override:int?
+AvgPool2d|AvgPool3d kernel_size:ints stride:ints padding:ints ceil_mode:bool count_include_pad:bool \
+    divisor_override:int?
 AdaptiveAvgPool1d|AdaptiveAvgPool2d|AdaptiveAvgPool3d output_size:data
 AdaptiveMaxPool1d|AdaptiveMaxPool2d|AdaptiveMaxPool3d output_size:data return_indices:bool
 ReflectionPad1d|ReflectionPad2d|ReplicationPad1d|ReplicationPad2d|ZeroPad2d|CircularPad2d padding:ints
@@ -82,16 +87,21 @@ Upsample size:ints? scale_factor:numbers? mode:word align_corners:bool? recomput
 UpsamplingNearest2d|UpsamplingBilinear2d size:ints? scale_factor:numbers?
 PixelShuffle upscale_factor:int
 PixelUnshuffle downscale_factor:int
-Embedding num_embeddings:int embedding_dim:int padding_idx:int? max_norm:float? norm_type:float scale_grad_by_freq:bool sparse:bool
-EmbeddingBag num_embeddings:int embedding_dim:int max_norm:float? norm_type:float scale_grad_by_freq:bool mode:word sparse:bool include_last_offset:bool padding_idx:int?
+Embedding num_embeddings:int embedding_dim:int padding_idx:int? max_norm:float? norm_type:float \
+    scale_grad_by_freq:bool sparse:bool
+EmbeddingBag num_embeddings:int embedding_dim:int max_norm:float? norm_type:float \
+    scale_grad_by_freq:bool mode:word sparse:bool include_last_offset:bool padding_idx:int?
 LSTM {_RNN} proj_size:int
 GRU {_RNN}
 RNN {_RNN} nonlinearity:word
-MultiheadAttention embed_dim:int num_heads:int dropout:float bias:has=in_proj_bias add_bias_kv:has=bias_k add_zero_attn:bool kdim:int vdim:int batch_first:bool
+MultiheadAttention embed_dim:int num_heads:int dropout:float bias:has=in_proj_bias \
+    add_bias_kv:has=bias_k add_zero_attn:bool kdim:int vdim:int batch_first:bool
 ''', 'nn.')
 register('torch.nn', 'parts', '''
-TransformerEncoderLayer self_attn:module linear1:module dropout:module linear2:module norm_first:bool norm1:module norm2:module dropout1:module dropout2:module activation:fn activation_relu_or_gelu:int
-TransformerEncoder layers:module num_layers:int norm:module? enable_nested_tensor:bool use_nested_tensor:bool mask_check:bool
+TransformerEncoderLayer self_attn:module linear1:module dropout:module linear2:module norm_first:bool \
+    norm1:module norm2:module dropout1:module dropout2:module activation:fn activation_relu_or_gelu:int
+TransformerEncoder layers:module num_layers:int norm:module? enable_nested_tensor:bool \
+    use_nested_tensor:bool mask_check:bool
 ''', 'nn.')
 register('torch.nn', 'layers', 'Sequential|ModuleList|ModuleDict', 'nn.')
 
@@ -135,18 +145,24 @@ register('fastbook_impl.text.models.awdlstm', 'call', '''
 RNNDropout p:float
 EmbeddingDropout emb:module embed_p:float
 WeightDropout module:module weight_p:float layer_names:[word]
-AWD_LSTM vocab_sz:int=encoder.num_embeddings emb_sz:int n_hid:int n_layers:few pad_token:int?=encoder.padding_idx input_p:float=input_dp.p embed_p:float=encoder_dp.embed_p bidir:bool=rnns.0.module.bidirectional
+AWD_LSTM vocab_sz:int=encoder.num_embeddings emb_sz:int n_hid:int n_layers:few \
+    pad_token:int?=encoder.padding_idx input_p:float=input_dp.p embed_p:float=encoder_dp.embed_p \
+    bidir:bool=rnns.0.module.bidirectional
 ''')
-register('fastbook_impl.tabular.model', 'parts', 'TabularModel embeds:module emb_drop:module bn_cont:module? n_emb:int n_cont:int layers:module')
+register('fastbook_impl.tabular.model', 'parts',
+         'TabularModel embeds:module emb_drop:module bn_cont:module? n_emb:int n_cont:int layers:module')
 register('fastbook_impl.collab', 'parts', '''
-EmbeddingDotBias y_range:numbers? u_weight:module i_weight:module u_bias:module i_bias:module classes:{CategoryMap}~ user:data~ item:data~
+EmbeddingDotBias y_range:numbers? u_weight:module i_weight:module u_bias:module i_bias:module \
+    classes:{CategoryMap}~ user:data~ item:data~
 EmbeddingNN embeds:module emb_drop:module bn_cont:module? n_emb:int n_cont:int layers:module
 ''')
 
 # %% ../../nbs/library/8_inference/02_registry.ipynb #0000000b
 class BasicBlock(nn.Module):
     "Compute torchvision's block of two convolutions with a shortcut. Source: He et al., 2015."
-    def forward(self, x):
+    conv1: nn.Module; conv2: nn.Module; bn1: nn.Module; bn2: nn.Module; relu: nn.Module; downsample: nn.Module | None
+
+    def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
         return self._joined(self.bn2(self.conv2(out)), x)
 
@@ -156,20 +172,22 @@ class BasicBlock(nn.Module):
 
 class Bottleneck(BasicBlock):
     "Compute torchvision's block of three convolutions with a shortcut. Source: He et al., 2015."
-    def forward(self, x):
+    conv3: nn.Module; bn3: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))))
         return self._joined(self.bn3(self.conv3(out)), x)
 
 class TimmBody(nn.Module):
     "Compute the features of the timm architecture `name`, created with random weights."
-    def __init__(self, name, in_chans):
+    def __init__(self, name: str, in_chans: int):
         super().__init__()
         import timm
         if not timm.is_model(name): raise ValueError(f'timm has no architecture {name[:50]!r}')
-        self.model = timm.create_model(name, pretrained=False, num_classes=0, global_pool='', in_chans=in_chans)
-    def forward(self, x): return self.model.forward_features(x)
+        self.model: Any = timm.create_model(name, pretrained=False, num_classes=0, global_pool='', in_chans=in_chans)
+    def forward(self, x: Tensor) -> Tensor: return self.model.forward_features(x)
 
-def timm_fields(body) -> dict:
+def timm_fields(body: TimmBody) -> dict:
     "Return the name of the timm architecture in `body`, and its number of input channels."
     from fastbook_impl.layers import in_channels
     return {'name': body.model.default_cfg['architecture'], 'in_chans': in_channels(body)}
@@ -184,23 +202,33 @@ register('fastbook_impl.inference.registry', 'call', 'TimmBody name:word in_chan
 _NO_FIELDS = {'torchvision.ops.misc': 'Conv2dNormActivation', 'torchvision.models.densenet': '_DenseBlock|_Transition'}
 _TORCHVISION = {
     'ops.misc': ('SqueezeExcitation avgpool:module fc1:module fc2:module activation:module scale_activation:module', ),
-    'models.resnet': ('ResNet conv1:module bn1:module relu:module maxpool:module layer1:module layer2:module layer3:module layer4:module avgpool:module fc:module', ),
+    'models.resnet': ('ResNet conv1:module bn1:module relu:module maxpool:module layer1:module layer2:module '
+                      'layer3:module layer4:module avgpool:module fc:module', ),
     'models.alexnet': ('AlexNet features:module avgpool:module classifier:module', ),
     'models.vgg': ('VGG features:module avgpool:module classifier:module', ),
-    'models.squeezenet': ('Fire squeeze:module squeeze_activation:module expand1x1:module expand1x1_activation:module expand3x3:module expand3x3_activation:module',
+    'models.squeezenet': ('Fire squeeze:module squeeze_activation:module expand1x1:module expand1x1_activation:module '
+                          'expand3x3:module expand3x3_activation:module',
                           'SqueezeNet features:module classifier:module'),
-    'models.densenet': ('_DenseLayer norm1:module relu1:module conv1:module norm2:module relu2:module conv2:module drop_rate:float memory_efficient:bool',
+    'models.densenet': ('_DenseLayer norm1:module relu1:module conv1:module norm2:module relu2:module conv2:module '
+                        'drop_rate:float memory_efficient:bool',
                         'DenseNet features:module classifier:module'),
-    'models.efficientnet': ('MBConv|FusedMBConv use_res_connect:bool block:module stochastic_depth:module', 'EfficientNet features:module avgpool:module classifier:module'),
-    'models.convnext': ('CNBlock layer_scale:param block:module stochastic_depth:module', 'ConvNeXt features:module avgpool:module classifier:module'),
-    'models.mobilenetv2': ('InvertedResidual use_res_connect:bool conv:module', 'MobileNetV2 features:module classifier:module'),
-    'models.mobilenetv3': ('InvertedResidual use_res_connect:bool block:module', 'MobileNetV3 features:module avgpool:module classifier:module')}
+    'models.efficientnet': ('MBConv|FusedMBConv use_res_connect:bool block:module stochastic_depth:module',
+                            'EfficientNet features:module avgpool:module classifier:module'),
+    'models.convnext': ('CNBlock layer_scale:param block:module stochastic_depth:module',
+                        'ConvNeXt features:module avgpool:module classifier:module'),
+    'models.mobilenetv2': ('InvertedResidual use_res_connect:bool conv:module',
+                           'MobileNetV2 features:module classifier:module'),
+    'models.mobilenetv3': ('InvertedResidual use_res_connect:bool block:module',
+                           'MobileNetV3 features:module avgpool:module classifier:module')}
 
-for _home, _lines in _TORCHVISION.items(): register(f'torchvision.{_home}', 'parts', '\n'.join(_lines), f'torchvision.{_home.rpartition(".")[2]}.')
+for _home, _lines in _TORCHVISION.items():
+    register(f'torchvision.{_home}', 'parts', '\n'.join(_lines), f'torchvision.{_home.rpartition(".")[2]}.')
 for _home, _names in _NO_FIELDS.items(): register(_home, 'layers', _names, f'torchvision.{_home.rpartition(".")[2]}.')
 register('torchvision.ops.misc', 'call', 'Permute dims:ints', 'torchvision.misc.')
-register('torchvision.ops.stochastic_depth', 'call', 'StochasticDepth p:float mode:word', 'torchvision.stochastic_depth.')
-register('torchvision.models.convnext', 'call', 'LayerNorm2d normalized_shape:ints eps:float elementwise_affine:bool bias:has', 'torchvision.convnext.')
+register('torchvision.ops.stochastic_depth', 'call', 'StochasticDepth p:float mode:word',
+         'torchvision.stochastic_depth.')
+register('torchvision.models.convnext', 'call',
+         'LayerNorm2d normalized_shape:ints eps:float elementwise_affine:bool bias:has', 'torchvision.convnext.')
 
 # %% ../../nbs/library/8_inference/02_registry.ipynb #0000000e
 register('fastbook_impl.data.transforms', 'state', '''
@@ -251,7 +279,8 @@ register('fastbook_impl.tabular.core', 'parts', '''
 Categorify classes:{CategoryMap}~
 FillMissing fill_strategy:fn add_col:bool fill_vals:{data} fills:{float}~ na_dict:{float}~
 ''')
-_TABLE = 'columns:{dtype} cat_names:[scalar] cont_names:[scalar] y_names:[scalar] procs:[object] dtypes:{dtype} reduce_memory:bool'
+_TABLE = ('columns:{dtype} cat_names:[scalar] cont_names:[scalar] y_names:[scalar] procs:[object] dtypes:{dtype} '
+          'reduce_memory:bool')
 register('fastbook_impl.tabular.core', 'state', f'TabularPandas {_TABLE}')
 register('fastbook_impl.collab', 'state', f'TabularCollab {_TABLE}')
 register('fastbook_impl.losses', 'call', '''
@@ -266,9 +295,11 @@ DiceLoss axis:int smooth:float reduction:word square_in_union:bool
 # %% ../../nbs/library/8_inference/02_registry.ipynb #00000010
 _FUNCTIONS = {
     'fastbook_impl.data.transforms': 'parent_label',
-    'fastbook_impl.vision.core': 'PILImage.create PILImageBW.create PILMask.create TensorPoint.create TensorBBox.create',
+    'fastbook_impl.vision.core': 'PILImage.create PILImageBW.create PILMask.create TensorPoint.create '
+                                 'TensorBBox.create',
     'fastbook_impl.vision.data': 'bb_pad',
-    'fastbook_impl.text.core': 'fix_html replace_rep replace_wrep spec_add_spaces rm_useless_spaces replace_all_caps replace_maj lowercase replace_space',
+    'fastbook_impl.text.core': 'fix_html replace_rep replace_wrep spec_add_spaces rm_useless_spaces replace_all_caps '
+                               'replace_maj lowercase replace_space',
     'fastbook_impl.text.data': 'reverse_text',
     'fastbook_impl.tabular.core': 'FillStrategy.median FillStrategy.constant FillStrategy.mode',
     'fastcore.basics': 'noop',
@@ -280,31 +311,33 @@ _TYPES = {
     'pathlib': 'Path', 'PIL.Image': 'Image', 'fastcore.foundation': 'L', 'torch': 'Tensor',
     'numpy': 'ndarray str_ bool_ int8 int16 int32 int64 uint8 float16 float32 float64',
     'fastbook_impl.inference.registry': 'Row Unknown',
-    'fastbook_impl.torch_core': '''TensorBase TensorImageBase TensorImage TensorImageBW TensorMask TensorFlowField TensorCategory TensorMultiCategory TensorPoint TensorText LMTensorText
-        TitledStr TitledInt TitledFloat''',
+    'fastbook_impl.torch_core': 'TensorBase TensorImageBase TensorImage TensorImageBW TensorMask TensorFlowField '
+                                 'TensorCategory TensorMultiCategory TensorPoint TensorText LMTensorText TitledStr '
+                                 'TitledInt TitledFloat',
     'fastbook_impl.data.transforms': 'Category MultiCategory TitledTuple',
     'fastbook_impl.vision.core': 'PILBase PILImage PILImageBW PILMask TensorBBox LabeledBBox'}
 _LOADERS = {
-    'fastbook_impl.data.core': 'TfmdDL', 'fastbook_impl.text.data': 'SortedDL TextDataLoaders', 'fastbook_impl.tabular.core': 'TabDataLoader', 'fastbook_impl.data.load': 'DataLoaders',
-    'fastbook_impl.vision.data': 'ImageDataLoaders SegmentationDataLoaders', 'fastbook_impl.tabular.data': 'TabularDataLoaders', 'fastbook_impl.collab': 'CollabDataLoaders'}
+    'fastbook_impl.data.core': 'TfmdDL', 'fastbook_impl.text.data': 'SortedDL TextDataLoaders',
+    'fastbook_impl.tabular.core': 'TabDataLoader', 'fastbook_impl.data.load': 'DataLoaders',
+    'fastbook_impl.vision.data': 'ImageDataLoaders SegmentationDataLoaders',
+    'fastbook_impl.tabular.data': 'TabularDataLoaders', 'fastbook_impl.collab': 'CollabDataLoaders'}
 
 def _by_name(lists): return {name: home for home, names in lists.items() for name in names.split()}
 FUNCTIONS, TYPES, LOADERS = map(_by_name, (_FUNCTIONS, _TYPES, _LOADERS))
 ATTRIBUTES = ('name', 'stem', 'suffix', 'parent') # attributes of an item that a file may name
 
-def listed(names, name):
+def listed(names: Any, name: Any) -> Any:
     "Import the object that `name` refers to in `names`, one of the three dictionaries above."
     if type(name) is not str or name not in names:
         raise ValueError(f'it asks for {str(name)[:100]!r}, which no learner needs')
     return attrgetter(name)(importlib.import_module(names[name]))
 
 # %% ../../nbs/library/8_inference/02_registry.ipynb #00000012
-from abc import ABC
-
-class Row(ABC):
+class Row(ABC): # noqa: B024 (it matches by its subclass hook)
     "Match any row of a table."
     @classmethod
-    def __subclasshook__(cls, c): return hasattr(c, 'iloc') and not hasattr(c, 'columns') if cls is Row else NotImplemented
+    def __subclasshook__(cls, c):
+        return hasattr(c, 'iloc') and not hasattr(c, 'columns') if cls is Row else NotImplemented
 
 class Unknown: "Stand in for a type that is not known here."
 
@@ -314,9 +347,10 @@ def _name_of(cls):
     if home == 'torchvision.models.resnet' and name in ('BasicBlock', 'Bottleneck'): return name
     if home == 'fastbook_impl.vision.learner' and name == '_TimmBody': return 'TimmBody'
     if home.startswith('torch.nn.modules.'): return f'nn.{name}'
-    return f'{home.replace("ops.", "models.").replace("models.", "")}.{name}' if home.startswith('torchvision.') else name
+    return (f'{home.replace("ops.", "models.").replace("models.", "")}.{name}' if home.startswith('torchvision.')
+            else name)
 
-def spec_of(cls:type):
+def spec_of(cls:type) -> Any:
     "Return the specification of the class `cls`, or None if it is not in the table."
     spec = SPECS.get(_name_of(cls))
     stands_in = spec is not None and spec.home == 'fastbook_impl.inference.registry'

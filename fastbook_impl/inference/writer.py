@@ -4,11 +4,14 @@
 __all__ = ['plain_value', 'Writer', 'describe_model', 'needed', 'describe_loaders', 'is_table']
 
 # %% ../../nbs/library/8_inference/05_writer.ipynb #00000002
-import math, os
+import math
+import os
+from collections.abc import Callable
 from enum import IntEnum
 from functools import partial
 from pathlib import PurePath
 from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +22,16 @@ from torch.nn.utils import parametrize
 
 from ..data.core import Datasets, TfmdDL, TfmdLists
 from ..data.transforms import Transform
+from ..torch_core import plain
 from .reader import PLAIN, Reader, constructor_names, own_state, places, skeleton
-from .registry import CONSTANTS, FUNCTIONS, LOADERS, SPECS, TYPES, listed, spec_of
-from ..torch_core import is_listy, plain
+from .registry import CONSTANTS, FUNCTIONS, LOADERS, TYPES, listed, spec_of
 
 # %% ../../nbs/library/8_inference/05_writer.ipynb #00000005
 _TUPLES = ('data', 'any') # kinds that preserve tuples
+_FUNCTION_TYPES = partial, FunctionType, BuiltinFunctionType, MethodType
+_DATA_TYPES = bool, int, float, str, tuple, list, L, dict, np.generic
 
-def plain_value(v, tuples=True):
+def plain_value(v: Any, tuples: bool = True) -> Any:
     """Convert `v` to JSON: numbers, strings, lists, and wrapped tuples, dictionaries and infinite numbers.
 
     Raise `TypeError` for anything else."""
@@ -40,15 +45,18 @@ def plain_value(v, tuples=True):
     raise TypeError(f'{v!r:.100} is a {type(v).__name__}, but a file without code can contain only numbers, strings, '
                     'lists, tuples and dictionaries')
 
-_SPECIAL = {'regex': lambda v: [v.pattern, int(v.flags)], 'array': lambda v: [list(v.shape), plain_value(plain(v).cpu().float().flatten().tolist())], 'dtype': lambda v: v.str if isinstance(v, np.dtype) and v.kind in 'biuf' else str(v),
-            'param': lambda v: list(v.shape), 'size': lambda v: list(v)[::-1], 'has': lambda v: v is not None, 'scalar': lambda v: os.fspath(v) if isinstance(v, PurePath) else plain_value(v)}
+_SPECIAL = {'regex': lambda v: [v.pattern, int(v.flags)],
+            'array': lambda v: [list(v.shape), plain_value(plain(v).cpu().float().flatten().tolist())],
+            'dtype': lambda v: v.str if isinstance(v, np.dtype) and v.kind in 'biuf' else str(v),
+            'param': lambda v: list(v.shape), 'size': lambda v: list(v)[::-1], 'has': lambda v: v is not None,
+            'scalar': lambda v: os.fspath(v) if isinstance(v, PurePath) else plain_value(v)}
 
 # %% ../../nbs/library/8_inference/05_writer.ipynb #00000008
 class Writer:
     "Describe objects with `writer.value(kind, o)`. `yours` collects the user's functions and classes by name."
     def __init__(self): self.yours, self._seen, self._alive = {}, {}, []
 
-    def value(self, kind:str, v):
+    def value(self, kind:str, v: Any) -> Any:
         "Return the description of `v` in a field of the given `kind`."
         if kind[-1] in '?~': return None if v is None else self.value(kind[:-1], v)
         if kind[0] == '[': return [self.value(kind[1:-1], o) for o in v]
@@ -59,12 +67,12 @@ class Writer:
             except ValueError as e: raise TypeError(f'{v!r:.60} cannot be exported: {e}') from None
             return res
         if kind == 'type': return self.type(v)
-        if isinstance(v, (partial, FunctionType, BuiltinFunctionType, MethodType)) or kind == 'fn' and isinstance(v, type): return self.function(v)
-        if kind == 'any' and not isinstance(v, (nn.Module, Transform)) and (v is None or isinstance(v, (bool, int, float, str, tuple, list, L, dict, np.generic))):
+        if isinstance(v, _FUNCTION_TYPES) or kind == 'fn' and isinstance(v, type): return self.function(v)
+        if kind == 'any' and not isinstance(v, (nn.Module, Transform)) and (v is None or isinstance(v, _DATA_TYPES)):
             return [self.value('any', o) for o in v] if isinstance(v, (list, L)) else plain_value(v)
         return self.object(v)
 
-    def object(self, o):
+    def object(self, o: Any) -> Any:
         "Describe the object `o`."
         if id(o) in self._seen: return {'same': self._seen[id(o)]}
         cls = parametrize.type_before_parametrizations(o) if isinstance(o, nn.Module) else type(o)
@@ -79,14 +87,18 @@ class Writer:
         res, values = {'class': spec.name}, spec.values(o)
         for name, field in spec.fields.items():
             if field.kind in CONSTANTS: continue
-            res[name] = self._getter(o) if spec.name == 'Getter' and name == 'f' else self.value(field.kind, values[name])
-        if spec.make == 'layers': res['layers'] = [[k, self.object(m)] for k, m in o.named_modules(remove_duplicate=False) if k and '.' not in k]
+            res[name] = (self._getter(o) if spec.name == 'Getter' and name == 'f'
+                         else self.value(field.kind, values[name]))
+        if spec.make == 'layers':
+            res['layers'] = [[k, self.object(m)] for k, m in o.named_modules(remove_duplicate=False) if k
+                             and '.' not in k]
         return res
 
     def _getter(self, o):
         "Describe the function of a getter. A `lambda` is named after its place, `get_x` or `get_y`."
         f = o.to_state()['f']
-        return self.function(f, o.to_state()['place']) if getattr(f, '__name__', '') == '<lambda>' else self.value('fn', f)
+        return (self.function(f, o.to_state()['place']) if getattr(f, '__name__', '') == '<lambda>'
+                else self.value('fn', f))
 
     def _of_yours(self, o, cls):
         if isinstance(o, torch.jit.ScriptModule):
@@ -111,15 +123,18 @@ class Writer:
                              'by name: rename one of them')
         return name
 
-    def function(self, f, name=None):
+    def function(self, f: Callable, name: str | None = None) -> Any:
         "Describe the function `f`: one from the registry, one of the user's, or one of these with bound arguments."
-        if isinstance(f, partial) and f.func is _USING_ATTR and len(f.args) == 2: return {'using_attr': self.value('fn', f.args[0]), 'attr': self.value('attribute', f.args[1])}
+        if isinstance(f, partial) and f.func is _USING_ATTR and len(f.args) == 2:
+            return {'using_attr': self.value('fn', f.args[0]), 'attr': self.value('attribute', f.args[1])}
         if isinstance(f, partial):
-            return {'partial': self.value('fn', f.func), 'args': [plain_value(a) for a in f.args], 'kwargs': [[k, plain_value(v)] for k, v in f.keywords.items()]}
-        known = next((n for n in FUNCTIONS if n.rpartition('.')[2] == getattr(f, '__name__', '') and f in _synonyms(n)), None)
+            return {'partial': self.value('fn', f.func), 'args': [plain_value(a) for a in f.args],
+                    'kwargs': [[k, plain_value(v)] for k, v in f.keywords.items()]}
+        known = next((n for n in FUNCTIONS if n.rpartition('.')[2] == getattr(f, '__name__', '') and f in _synonyms(n)),
+                     None)
         return {'function': known} if known else {'your_function': self._your_name(f, name)}
 
-    def type(self, t):
+    def type(self, t: Any) -> Any:
         "Describe the class `t` of items."
         if issubclass(t, PurePath): return 'Path'
         home = t.__module__.split('.')[0]
@@ -135,7 +150,9 @@ def _synonyms(name):
 
 def _steps(f):
     "Return the attributes in which the transform `f` differs from its class."
-    return {'transform': steps} if (steps := {k: plain_value(v) for k, v in vars(f).items() if k in ('order', 'split_idx', 'takes_tuples') and v != getattr(type(f), k)}) else {}
+    steps = {k: plain_value(v) for k, v in vars(f).items()
+             if k in ('order', 'split_idx', 'takes_tuples') and v != getattr(type(f), k)}
+    return {'transform': steps} if steps else {}
 
 # %% ../../nbs/library/8_inference/05_writer.ipynb #0000000d
 def describe_model(w:Writer, model:nn.Module) -> tuple:
@@ -146,7 +163,9 @@ def describe_model(w:Writer, model:nn.Module) -> tuple:
         if first.setdefault(id(t), name) != name: continue
         t = plain(t).detach().cpu()
         # the strides of a 1x1 kernel are contiguous in both orders, so compare them explicitly
-        if t.ndim == 4 and t.stride() == torch.empty(t.shape, device='meta', memory_format=torch.channels_last).stride(): last.append(name)
+        if t.ndim == 4 and t.stride() == torch.empty(t.shape, device='meta',
+                                                     memory_format=torch.channels_last).stride():
+            last.append(name)
         t = t.contiguous()
         tensors[name] = t if t.untyped_storage().nbytes() == t.nbytes else t.clone()
     about |= {'tied': [[name, first[id(t)]] for _, _, name, t in found if first[id(t)] != name], 'channels_last': last}
@@ -175,26 +194,28 @@ def _structure(model):
     return layers | {n: f'of shape {tuple(t.shape)}' for _, _, n, t in places(model)}
 
 # %% ../../nbs/library/8_inference/05_writer.ipynb #00000011
-def needed(fs) -> list:
+def needed(fs: Any) -> list:
     "Return those of the transforms `fs` that affect validation items."
     found = [f.for_validation() if isinstance(f, Transform) else f for f in fs]
     return [o for o in found if o is not None]
 
-def describe_loaders(w:Writer, dls) -> dict:
+def describe_loaders(w:Writer, dls: Any) -> dict:
     "Describe the loaders `dls` without their items, based on the validation loader if there is one."
     loaders = list(dls)[:2]
     dl = loaders[-1]
     if not isinstance(dl, TfmdDL) or type(dl).__name__ not in LOADERS: raise TypeError(_no_way(dl))
     ds, cls = dl.dataset, type(dls).__name__
     if not (is_table(ds) or isinstance(ds, (Datasets, TfmdLists))): raise TypeError(_no_way(ds))
-    res = {'class': cls if cls in LOADERS else 'DataLoaders', 'loader': type(dl).__name__, 'n': len(loaders), 'bs': dl.bs}
+    res = {'class': cls if cls in LOADERS else 'DataLoaders', 'loader': type(dl).__name__, 'n': len(loaders),
+           'bs': dl.bs}
     res |= {k: _pipe(w, getattr(dl, k)) for k in ('after_item', 'before_batch', 'after_batch')}
     if is_table(ds): return {**res, 'table': w.object(ds), 'kinds': _kinds(w, dl.kinds)}
     tls = ds.tls if isinstance(ds, Datasets) else [ds]
-    res['lists'] = [{'tfms': _pipe(w, tl.tfms), 'types': None if tl.types is None else [w.type(t) for t in tl.types]} for tl in tls]
+    res['lists'] = [{'tfms': _pipe(w, tl.tfms), 'types': None if tl.types is None else [w.type(t) for t in tl.types]}
+                    for tl in tls]
     return {**res, 'n_inp': ds.n_inp if isinstance(ds, Datasets) else None, 'kinds': _kinds(w, dl.kinds)}
 
-def is_table(ds) -> bool:
+def is_table(ds: Any) -> bool:
     "Return whether the data set `ds` is a `TabularPandas`."
     return hasattr(ds, 'cont_names') and spec_of(type(ds)) is not None
 

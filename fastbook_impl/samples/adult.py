@@ -5,38 +5,49 @@ __all__ = ['EDUCATION', 'RULES', 'salary_points', 'make_people', 'make_adult_sam
 
 # %% ../../nbs/samples/07_adult.ipynb #00000002
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .core import sample_maker
 from ..imports import pd
+from .core import sample_maker
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 # %% ../../nbs/samples/07_adult.ipynb #00000005
-EDUCATION = dict(zip('Preschool 1st-4th 5th-6th 7th-8th 9th 10th 11th 12th HS-grad Some-college Assoc-voc Assoc-acdm Bachelors Masters Prof-school Doctorate'.split(),
-                     (.2, .5, 1, 2, 1.6, 2.9, 3.6, 1.3, 32.3, 22.4, 4.2, 3.3, 16.4, 5.3, 1.8, 1.3))) # ordered by years of education, 1 to 16
+EDUCATION = dict(zip('Preschool 1st-4th 5th-6th 7th-8th 9th 10th 11th 12th HS-grad Some-college Assoc-voc Assoc-acdm '
+                     'Bachelors Masters Prof-school Doctorate'.split(),
+                     # ordered by years of education, 1 to 16
+                     (.2, .5, 1, 2, 1.6, 2.9, 3.6, 1.3, 32.3, 22.4, 4.2, 3.3, 16.4, 5.3, 1.8, 1.3), strict=False))
 _shares = {
-    'workclass': {'Private': 74, 'Self-emp-not-inc': 8.3, 'Local-gov': 6.8, 'State-gov': 4.2, 'Self-emp-inc': 3.6, 'Federal-gov': 3.1},
+    'workclass': {'Private': 74, 'Self-emp-not-inc': 8.3, 'Local-gov': 6.8, 'State-gov': 4.2, 'Self-emp-inc': 3.6,
+                  'Federal-gov': 3.1},
     'race': {'White': 85.4, 'Black': 9.6, 'Asian-Pac-Islander': 3.2, 'Amer-Indian-Eskimo': 1, 'Other': .8},
     'sex': {'Male': 62, 'Female': 38},
-    'native-country': {'United-States': 91, '?': 1.8, 'Mexico': 2, 'Philippines': .6, 'Germany': .5, 'Canada': .5, 'Puerto-Rico': .4, 'India': .4, 'Cuba': .4,
-                       'England': .4, 'Jamaica': .3, 'China': .3, 'Italy': .3, 'Poland': .3, 'Vietnam': .3, 'Japan': .3, 'Guatemala': .2}}
+    'native-country': {'United-States': 91, '?': 1.8, 'Mexico': 2, 'Philippines': .6, 'Germany': .5, 'Canada': .5,
+                       'Puerto-Rico': .4, 'India': .4, 'Cuba': .4,
+                       'England': .4, 'Jamaica': .3, 'China': .3, 'Italy': .3, 'Poland': .3, 'Vietnam': .3, 'Japan': .3,
+                       'Guatemala': .2}}
 
 # %% ../../nbs/samples/07_adult.ipynb #00000007
 RULES = { # points for each category; categories that are not listed get 0 points
     'marital-status': {'Married-civ-spouse': 2.4, 'Married-AF-spouse': 2.4},
-    'occupation': {'Exec-managerial': 1.2, 'Prof-specialty': .9, 'Tech-support': .7, 'Protective-serv': .5, 'Sales': .3, 'Machine-op-inspct': -.5,
+    'occupation': {'Exec-managerial': 1.2, 'Prof-specialty': .9, 'Tech-support': .7, 'Protective-serv': .5, 'Sales': .3,
+                   'Machine-op-inspct': -.5,
                    'Handlers-cleaners': -1, 'Farming-fishing': -1.2, 'Other-service': -1.2, 'Priv-house-serv': -2},
     'workclass': {'Self-emp-inc': .5, 'Federal-gov': .5, 'Self-emp-not-inc': -.5}}
 
 def salary_points(
-    df # a table with the columns of `adult.csv`
-):
+    df: 'DataFrame' # a table with the columns of `adult.csv`
+) -> np.ndarray:
     "Return an array with the points of each row; at 0, the probability of earning 50,000 dollars or more is one half."
-    word = lambda c: df[c].astype(object).map(lambda o: o.strip() if isinstance(o, str) else o)
+    def word(c):
+        return df[c].astype(object).map(lambda o: o.strip() if isinstance(o, str) else o)
     years = word('education').map({e: i for i,e in enumerate(EDUCATION, 1)}).to_numpy(float)
     age, hours, gain = (df[c].to_numpy(float) for c in ('age', 'hours-per-week', 'capital-gain'))
     points = -2.8 + .42*(years - 10) - ((age - 48)/16)**2 + .04*(hours - 40) + 3*(gain > 5000)
-    for c,worth in RULES.items(): points += word(c).map(lambda o: worth.get(o, 0.)).to_numpy(float)
+    for c,worth in RULES.items(): points += word(c).map(lambda o, worth=worth: worth.get(o, 0.)).to_numpy(float)
     return points
 
 # %% ../../nbs/samples/07_adult.ipynb #0000000b
@@ -57,13 +68,17 @@ def _marital(rng, age):
     wed = .68/(1 + np.exp(-(age - 26)/4))
     single, parted = (1 - wed)*np.exp(-((age - 17).clip(0)/22)**2), .25*(1 - np.exp(-(age - 17)/25))
     widowed = .3*((age - 45).clip(0)/45)**2
-    words = 'Married-civ-spouse', 'Never-married', 'Divorced', 'Separated', 'Widowed', 'Married-spouse-absent', 'Married-AF-spouse'
+    words = ('Married-civ-spouse', 'Never-married', 'Divorced', 'Separated', 'Widowed', 'Married-spouse-absent',
+             'Married-AF-spouse')
     return _pick(rng, words, np.stack([wed, single, parted*.8, parted*.2, widowed, wed*.02, wed*.002], 1))
 
 # %% ../../nbs/samples/07_adult.ipynb #0000000c
-_jobs = {'Prof-specialty': (13, .45), 'Craft-repair': (13, -.15), 'Exec-managerial': (13, .25), 'Adm-clerical': (12, 0), 'Sales': (11.5, .05), 'Other-service': (10.5, -.15),
-         'Machine-op-inspct': (6.5, -.25), 'Transport-moving': (5, -.2), 'Handlers-cleaners': (4.5, -.2), 'Farming-fishing': (3, -.1), 'Tech-support': (3, .15),
-         'Protective-serv': (2, .05), 'Priv-house-serv': (.5, -.3)} # percentage, and how it changes with each year of education
+_jobs = {'Prof-specialty': (13, .45), 'Craft-repair': (13, -.15), 'Exec-managerial': (13, .25), 'Adm-clerical': (12, 0),
+         'Sales': (11.5, .05), 'Other-service': (10.5, -.15),
+         'Machine-op-inspct': (6.5, -.25), 'Transport-moving': (5, -.2), 'Handlers-cleaners': (4.5, -.2),
+         'Farming-fishing': (3, -.1), 'Tech-support': (3, .15),
+         # percentage, and how it changes with each year of education
+         'Protective-serv': (2, .05), 'Priv-house-serv': (.5, -.3)}
 
 def _occupation(rng, years):
     share, slope = np.array(list(_jobs.values())).T
@@ -71,7 +86,8 @@ def _occupation(rng, years):
 
 def _relationship(rng, age, marital, sex):
     young, n = 1/(1 + np.exp((age - 25)/3)), len(age)
-    alone = _pick(rng, ('Own-child', 'Not-in-family', 'Unmarried', 'Other-relative'), np.stack([2*young, np.full(n, .55), np.full(n, .3), np.full(n, .06)], 1))
+    alone = _pick(rng, ('Own-child', 'Not-in-family', 'Unmarried', 'Other-relative'),
+                  np.stack([2*young, np.full(n, .55), np.full(n, .3), np.full(n, .06)], 1))
     wed = np.isin(marital, ['Married-civ-spouse', 'Married-AF-spouse'])
     return np.where(wed, np.where(sex == 'Male', 'Husband', 'Wife'), alone)
 
@@ -84,9 +100,9 @@ def _numbers(rng, n):
     return [o.astype(np.int64) for o in (weight, gain, loss, hours)]
 
 def make_people(
-    n=20000, # number of rows
-    seed=42  # random seed
-):
+    n: int = 20000, # number of rows
+    seed: int = 42  # random seed
+) -> 'DataFrame':
     "Return a table of `n` people with the fourteen columns of Adult and `salary`, without missing values."
     rng = np.random.default_rng(seed)
     age = (17 + 73*rng.beta(1.6, 3.8, n)).round().astype(np.int64)
@@ -95,8 +111,10 @@ def make_people(
     work, race, sex, country = (_fixed(rng, n, _shares[c]) for c in ('workclass', 'race', 'sex', 'native-country'))
     job, relation = _occupation(rng, years), _relationship(rng, age, marital, sex)
     weight, gain, loss, hours = _numbers(rng, n)
-    df = pd.DataFrame({'age': age, 'workclass': work, 'fnlwgt': weight, 'education': education, 'education-num': years, 'marital-status': marital, 'occupation': job,
-        'relationship': relation, 'race': race, 'sex': sex, 'capital-gain': gain, 'capital-loss': loss, 'hours-per-week': hours, 'native-country': country})
+    df = pd.DataFrame({'age': age, 'workclass': work, 'fnlwgt': weight, 'education': education, 'education-num': years,
+        'marital-status': marital, 'occupation': job,
+        'relationship': relation, 'race': race, 'sex': sex, 'capital-gain': gain, 'capital-loss': loss,
+        'hours-per-week': hours, 'native-country': country})
     chance = 1/(1 + np.exp(-salary_points(df)))
     return df.assign(salary=np.where(rng.random(n) < chance, '>=50k', '<50k'))
 
@@ -109,9 +127,13 @@ def _with_gaps(df, rng):
     df['occupation'] = df['occupation'].mask(rng.random(n) < .016)
     return df
 
-def _spaced(df): return df.assign(**{c: ' ' + df[c] for c in df.columns if c != 'salary' and not pd.api.types.is_numeric_dtype(df[c])})
+def _spaced(df):
+    return df.assign(**{c: ' ' + df[c] for c in df.columns if c != 'salary'
+                        and not pd.api.types.is_numeric_dtype(df[c])})
 
-@sample_maker('ADULT_SAMPLE', version=1, about='a generated table of 20,000 persons with the columns of the Adult census data and known rules for who earns more than 50,000 dollars')
-def make_adult_sample(dest):
+@sample_maker('ADULT_SAMPLE', version=1,
+              about='a generated table of 20,000 persons with the columns of the Adult census data and known rules '
+                    'for who earns more than 50,000 dollars')
+def make_adult_sample(dest: str | Path) -> None:
     "Write `adult.csv`: 15 columns, `salary` is `<50k` or `>=50k`."
     _spaced(_with_gaps(make_people(), np.random.default_rng(43))).to_csv(Path(dest)/'adult.csv', index=False)

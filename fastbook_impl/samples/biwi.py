@@ -7,15 +7,37 @@ __all__ = ['CAMERA', 'SIZE', 'SKULL', 'JAW', 'PEOPLE', 'STYLES', 'MOP', 'HATS', 
            'headphones', 'Pose', 'office', 'books', 'draw_person', 'pose_at', 'draw_head', 'make_heads']
 
 # %% ../../nbs/samples/05_biwi.ipynb #00000002
-import math, random
+import math
+import random
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from .pets import Pen, _expose, _pick, _plant, _rect, _shelf, _wall, backdrop, darker, draw_shared, fluffy, lighter, luma, mix, oval, smooth, tube
+from fastbook_impl.samples.pets import (
+    Pen,
+    _expose,
+    _pick,
+    _plant,
+    _rect,
+    _shelf,
+    _wall,
+    backdrop,
+    darker,
+    draw_shared,
+    fluffy,
+    lighter,
+    luma,
+    mix,
+    oval,
+    smooth,
+    tube,
+)
+
 from .core import sample_maker
 
 # %% ../../nbs/samples/05_biwi.ipynb #00000005
@@ -23,18 +45,18 @@ CAMERA = np.array([[517.679,0,320], [0,517.679,240.5], [0,0,1]]) # focal length 
 SIZE = 640,480
 
 def project(
-    pts,        # (..., 3) millimetres: to the right, down, away from the camera
-)->np.ndarray:  # (..., 2) pixels
+    pts: Any,  # (..., 3) millimetres: to the right, down, away from the camera
+)->np.ndarray: # (..., 2) pixels
     "Project the points `pts` to the image."
     q = np.asarray(pts, float) @ CAMERA.T
     return q[...,:2]/q[...,2:]
 
 # %% ../../nbs/samples/05_biwi.ipynb #00000009
 def rotation(
-    yaw=0,   # degrees to the right of the picture
-    pitch=0, # degrees up
-    roll=0,  # degrees clockwise
-)->np.ndarray: # (3, 3)
+    yaw: float = 0,   # degrees to the right of the picture
+    pitch: float = 0, # degrees up
+    roll: float = 0,  # degrees clockwise
+)->np.ndarray:        # (3, 3)
     "Return the rotation matrix relative to a head that looks into the camera."
     (a,b),(c,d),(e,f) = ((math.cos(math.radians(o)),math.sin(math.radians(o))) for o in (-yaw,-pitch,roll))
     return np.array([[e,-f,0],[f,e,0],[0,0,1]]) @ [[a,0,b],[0,1,0],[-b,0,a]] @ [[1,0,0],[0,c,-d],[0,d,c]]
@@ -43,30 +65,31 @@ def rotation(
 class View:
     "A head or another body in front of the camera."
     def __init__(self,
-        frame,  # (3, 3) a rotation, times the sizes along the three axes
-        centre, # (3,) where its origin is, millimetres from the camera
+        frame: Any,  # (3, 3) a rotation, times the sizes along the three axes
+        centre: Any, # (3,) where its origin is, millimetres from the camera
     ):
         self.frame,self.centre = np.asarray(frame, float),np.asarray(centre, float)
         self.eye = -np.linalg.inv(self.frame) @ self.centre # the camera in the head's coordinates
 
-    def px(self, pts):
+    def px(self, pts: Any) -> np.ndarray:
         "Project points in the coordinates of the head, (..., 3), to the image."
         return project(np.asarray(pts, float) @ self.frame.T + self.centre)
 
-    def ellipses(self, *balls):
-        "Middle (2,) and spread (2, 2) of the ellipse that each of `balls` is seen as: the root of the spread makes it from a unit circle."
+    def ellipses(self, *balls: Any) -> Iterator:
+        """Middle (2,) and spread (2, 2) of the ellipse that each of `balls` is seen as: the root of the spread makes it
+        from a unit circle."""
         for ball in balls:
             c,axes = self.frame@ball[:3]+self.centre,self.frame*ball[3:]
             dual = CAMERA @ (axes@axes.T - np.outer(c,c)) @ CAMERA.T
             mid = dual[:2,2]/dual[2,2]
             yield mid, np.outer(mid,mid)-dual[:2,:2]/dual[2,2]
 
-    def outline(self, *balls): "The outline around `balls`."; return hull(self.ellipses(*balls))
+    def outline(self, *balls: Any) -> np.ndarray: "The outline around `balls`."; return hull(self.ellipses(*balls))
 
     def cap(self,
-        ball, # which
-        axis, # from the ball's middle to that of the cap, in coordinates in which the ball is a sphere of radius 1
-        d,    # 1 nothing, 0 half the ball, -1 the whole of it
+        ball: Any, # which
+        axis: Any, # from the ball's middle to that of the cap, in coordinates in which the ball is a sphere of radius 1
+        d: Any,    # 1 nothing, 0 half the ball, -1 the whole of it
     )->np.ndarray: # (n, 2); n is 0 if none of it is seen
         "Return the outline of the visible part of a cap."
         mid,axes = np.array(ball[:3]),np.array(ball[3:]); axis = np.array(axis)/np.linalg.norm(axis)
@@ -76,17 +99,19 @@ class View:
         if len(rim) and len(limb) and np.linalg.norm(limb[-1]-rim[0])>np.linalg.norm(limb[-1]-rim[-1]): rim = rim[::-1]
         return self.px(np.concatenate([limb,rim])*axes+mid)
 
-    def face(self, pts, lift=0): "Where points of a flat face are seen."; return self.px(on_face(pts, lift))
+    def face(self, pts: Any, lift: float = 0) -> np.ndarray:
+        "Where points of a flat face are seen."
+        return self.px(on_face(pts, lift))
 
-    def sees(self, x, y):
+    def sees(self, x: float, y: float) -> bool:
         "How straight the camera looks at a place of the face: 1 from in front, 0 from the side, less from behind."
         p,u,v = on_face([(x,y),(x+1,y),(x,y+1)]); n,to = np.cross(v-p, u-p),self.eye-p
         return n@to/np.linalg.norm(n)/np.linalg.norm(to)
 
 def hull(
-    ellipses, # of (middle, spread), from `View.ellipses`
-    n=48,     # points
-)->np.ndarray: # (n, 2), beginning at the right, clockwise as seen
+    ellipses: Any, # of (middle, spread), from `View.ellipses`
+    n: int = 48,   # points
+)->np.ndarray:     # (n, 2), beginning at the right, clockwise as seen
     "Return the outline around several ellipses."
     t = np.arange(n)*(2*math.pi/n); u = np.stack([np.cos(t), np.sin(t)], 1)
     touch = np.stack([mid + u@m/np.sqrt(np.einsum('ni,ij,nj->n', u, m, u))[:,None] for mid,m in ellipses])
@@ -103,10 +128,11 @@ def _run(pts, keep):
     start = np.flatnonzero(keep & ~np.roll(keep, 1))
     return np.roll(pts, -start[0] if len(start) else 0, 0)[:keep.sum()]
 
-def on_face(pts, lift=0):
+def on_face(pts: Any, lift: float = 0) -> np.ndarray:
     "The points `pts` (n, 2) of a flat face, on the front of a head or `lift` before it: (n, 3)."
     x,y = np.asarray(pts, float).T
-    front = lambda cx,cy,cz,a,b,c: cz-c*np.sqrt(np.maximum(1-((x-cx)/a)**2-((y-cy)/b)**2, 0))
+    def front(cx, cy, cz, a, b, c):
+        return cz-c*np.sqrt(np.maximum(1-((x-cx)/a)**2-((y-cy)/b)**2, 0))
     return np.stack([x, y, np.minimum(front(*SKULL), front(*JAW))-lift], 1)
 
 # %% ../../nbs/samples/05_biwi.ipynb #0000000f
@@ -119,7 +145,9 @@ class Person:
     skin: str
     style: str = 'short'    # of the hair: a name in `STYLES`
     hair: str = '5a3520'
-    extras: str = ''        # beard, goatee, moustache, stubble, glasses, shades, freckles, lips, earrings, wrinkles, beanie, visor, sunhat, party, headphones
+    # beard, goatee, moustache, stubble, glasses, shades, freckles, lips, earrings, wrinkles, beanie, visor, sunhat,
+    # party, headphones
+    extras: str = ''
     eyes: str = '5a3520'
     shirt: str = '5f7f9f'
     cut: str = 'plain'      # plain, stripes, dots, hood, suit, vee
@@ -127,7 +155,7 @@ class Person:
     build: tuple = (1,1)    # width and height of the head
     smile: float = .5       # -1 to 1
 
-    def has(self, name): "Whether it is among the extras."; return name in self.extras.split()
+    def has(self, name: str) -> bool: "Whether it is among the extras."; return name in self.extras.split()
 
 PEOPLE = {}
 def _cast(*args, **kw): PEOPLE[f'{len(PEOPLE)+1:02}'] = Person(*args, **kw)
@@ -173,7 +201,8 @@ def _eye(pen, who, view, x, k, blink):
 
 def _brow(pen, who, view, x, k, up):
     if view.sees(x, -30)<.02: return
-    s = np.sign(x); c = darker(who.skin,.45) if who.style in ('bald','hijab') or luma(who.hair)>.75 else darker(who.hair,.3)
+    s = np.sign(x)
+    c = darker(who.skin,.45) if who.style in ('bald','hijab') or luma(who.hair)>.75 else darker(who.hair,.3)
     if luma(who.hair)>.75 and who.skin>'d': c = mix(who.hair, who.skin, .35)
     pts = [(x-s*17,-25-up),(x,-32-up),(x+s*19,-24-.5*up)]
     pen.fill(view.face(tube(pts, [3.6,3.8,1.6] if who.has('lips') else [4.8,5,2.4])), c)
@@ -191,11 +220,16 @@ def _mouth(pen, who, view, k, open_, smile):
     w,y,c = 24+3*smile,66,darker(mix(who.skin, 'b03a3a', .5),.3)
     corner,low = y-7*smile,y+3+4*smile
     upper = [(-w,corner),(-w/2,y+.5*smile),(0,y+smile),(w/2,y+.5*smile),(w,corner)]
-    if who.has('lips'): pen.fill(view.face(smooth(upper[:1]+[(-7,y-6),(0,y-4),(7,y-6)]+upper[-1:]+[(w/2,low+9*open_+4),(0,low+12*open_+6),(-w/2,low+9*open_+4)], 4)), mix(who.skin, 'c03048', .62))
+    if who.has('lips'):
+        lips = [*upper[:1],(-7,y-6),(0,y-4),(7,y-6),*upper[-1:],(w/2,low+9*open_+4),(0,low+12*open_+6),
+                (-w/2,low+9*open_+4)]
+        pen.fill(view.face(smooth(lips, 4)), mix(who.skin, 'c03048', .62))
     if open_>.15:
         pen.fill(view.face(smooth(upper+[(w/2,low+9*open_),(0,low+12*open_),(-w/2,low+9*open_)], 4)), '5a1f26')
-        pen.fill(view.face(smooth([(-w*.7,y-1.5*smile),(0,y+smile),(w*.7,y-1.5*smile),(w*.6,y+5),(0,y+6.5),(-w*.6,y+5)], 4)), 'fbf8f2')
-    pen.line(view.face(smooth([(-w,corner),(-w/2,low-2),(0,low),(w/2,low-2),(w,corner)] if open_<=.15 else upper, closed=False)), c, 2.3*k)
+        pen.fill(view.face(smooth([(-w*.7,y-1.5*smile),(0,y+smile),(w*.7,y-1.5*smile),(w*.6,y+5),(0,y+6.5),(-w*.6,y+5)],
+                                  4)), 'fbf8f2')
+    pen.line(view.face(smooth([(-w,corner),(-w/2,low-2),(0,low),(w/2,low-2),(w,corner)] if open_<=.15 else upper,
+                              closed=False)), c, 2.3*k)
 
 # %% ../../nbs/samples/05_biwi.ipynb #0000001c
 def _skin(pen, who, view, k):
@@ -203,14 +237,17 @@ def _skin(pen, who, view, k):
     if who.has('stubble'): _fill(pen, view.cap(JAW, (0,.75,-.66), .3), mix(who.skin, who.hair, .22))
     for s in (-1,1):
         if view.sees(40*s, 33)<.1: continue
-        pen.fill(view.face(oval(40*s, 33, 16, 12)), mix(who.skin, 'e0604a', .16)); pen.fill(view.face(oval(40*s, 33, 10, 7)), mix(who.skin, 'e0604a', .24))
+        pen.fill(view.face(oval(40*s, 33, 16, 12)), mix(who.skin, 'e0604a', .16))
+        pen.fill(view.face(oval(40*s, 33, 10, 7)), mix(who.skin, 'e0604a', .24))
         if who.has('freckles'):
-            for x,y in ((30,26),(38,22),(46,27),(33,35),(42,34),(25,33),(50,35)): pen.fill(view.face(oval(x*s, y, 1.8, 1.6, n=8)), mix(who.skin, '8a4a2a', .5))
+            for x,y in ((30,26),(38,22),(46,27),(33,35),(42,34),(25,33),(50,35)):
+                pen.fill(view.face(oval(x*s, y, 1.8, 1.6, n=8)), mix(who.skin, '8a4a2a', .5))
         if who.has('wrinkles'):
             pen.line(view.face(smooth([(18*s,36),(29*s,48),(32*s,60)], closed=False)), darker(who.skin,.28), 1.5*k)
             for y in (-8,0): pen.line(view.face([(55*s,y),(62*s,y*1.5)]), darker(who.skin,.25), 1.3*k)
     if who.has('wrinkles'):
-        for y in (-62,-53): pen.line(view.face(smooth([(-30,y),(0,y-3),(30,y)], closed=False)), darker(who.skin,.2), 1.4*k)
+        for y in (-62,-53):
+            pen.line(view.face(smooth([(-30,y),(0,y-3),(30,y)], closed=False)), darker(who.skin,.2), 1.4*k)
 
 def _fill(pen, pts, colour, *paints, **kw):
     "A part, if there is something of it to be seen."
@@ -220,7 +257,9 @@ def _fill(pen, pts, colour, *paints, **kw):
 
 # %% ../../nbs/samples/05_biwi.ipynb #0000001e
 STYLES = {}
-def style(f): "Register a hair style: `f(pen, who, view, k, behind)`."; STYLES[f.__name__] = f; return f
+def style(f: Callable) -> Any:
+    "Register a hair style: `f(pen, who, view, k, behind)`."
+    STYLES[f.__name__] = f; return f
 
 MOP = (0,-28,8,86,97,99) # the skull with hair on it
 
@@ -230,29 +269,29 @@ def _hair(pen, who, view, k, axis=(0,-.84,.54), d=-.13, ball=MOP, amp=0, step=9,
     _fill(pen, _tress(pts, k, amp, step) if amp else pts, who.hair, shade=shade, outline=outline*k)
 
 @style
-def bald(pen, who, view, k, behind): pass
+def bald(pen: Pen, who: Person, view: View, k: float, behind: bool) -> None: pass
 
 @style
-def short(pen, who, view, k, behind):
+def short(pen: Pen, who: Person, view: View, k: float, behind: bool) -> None:
     if not behind: _hair(pen, who, view, k, amp=4, step=11)
 
 @style
-def cropped(pen, who, view, k, behind):
+def cropped(pen: Pen, who: Person, view: View, k: float, behind: bool) -> None:
     if not behind: _hair(pen, who, view, k, ball=(0,-27,5,82,92,96), d=-.1, shade=.3)
 
 # %% ../../nbs/samples/05_biwi.ipynb #0000001f
 @style
-def parted(pen, who, view, k, behind):
+def parted(pen: Pen, who: Person, view: View, k: float, behind: bool) -> None:
     if behind: return
     _hair(pen, who, view, k, (-.2,-.84,.5), -.1)
     _hair(pen, who, view, k, (.55,-.8,.1), .42, (3,-31,5,86,98,100))
 
 @style
-def spiky(pen, who, view, k, behind):
+def spiky(pen: Pen, who: Person, view: View, k: float, behind: bool) -> None:
     if not behind: _hair(pen, who, view, k, (0,-.88,.46), -.05, (0,-32,6,86,98,98), amp=24, step=17)
 
 @style
-def monk(pen, who, view, k, behind):
+def monk(pen: Pen, who: Person, view: View, k: float, behind: bool) -> None:
     "Draw hair at the sides and the back only."
     if not behind:
         for s in (-1,1): _hair(pen, who, view, k, (s*.88,.12,.5), .62, (0,-24,8,90,95,103), amp=4, step=10)
@@ -260,41 +299,50 @@ def monk(pen, who, view, k, behind):
 
 # %% ../../nbs/samples/05_biwi.ipynb #00000020
 @style
-def long(pen, who, view, k, behind):
-    if behind: return _fill(pen, _tress(view.outline((0,-30,14,89,94,96), (-52,140,40,48,50,40), (52,140,40,48,50,40)), k, 4, 16), darker(who.hair,.1), shade=.4, outline=1.6*k)
+def long(pen: Pen, who: Person, view: View, k: float, behind: bool) -> Any:
+    if behind:
+        return _fill(pen, _tress(view.outline((0,-30,14,89,94,96), (-52,140,40,48,50,40), (52,140,40,48,50,40)), k, 4,
+                                 16), darker(who.hair,.1), shade=.4, outline=1.6*k)
     for s in (-1,1): _hair(pen, who, view, k, (s*.66,-.62,.42), .2, (s*4,-24,8,89,100,101))
 
 @style
-def bob(pen, who, view, k, behind):
-    if behind: return _fill(pen, view.outline((0,-30,14,94,100,100), (0,62,34,94,46,70)), darker(who.hair,.12), shade=.4, outline=1.6*k)
+def bob(pen: Pen, who: Person, view: View, k: float, behind: bool) -> Any:
+    if behind:
+        return _fill(pen, view.outline((0,-30,14,94,100,100), (0,62,34,94,46,70)), darker(who.hair,.12), shade=.4,
+                     outline=1.6*k)
     for s in (-1,1):
         if _near(view, s): _hair(pen, who, view, k, (s*.9,.12,.42), .42, (0,10,16,93,100,92))
     _hair(pen, who, view, k, (0,-.93,.36), -.02, (0,-28,6,92,101,102))
 
 @style
-def curly(pen, who, view, k, behind):
-    if behind: return _fill(pen, _tress(view.outline((0,-38,22,104,104,100)), k, 9, 17), darker(who.hair,.12), shade=.4, outline=1.6*k)
+def curly(pen: Pen, who: Person, view: View, k: float, behind: bool) -> Any:
+    if behind:
+        return _fill(pen, _tress(view.outline((0,-38,22,104,104,100)), k, 9, 17), darker(who.hair,.12), shade=.4,
+                     outline=1.6*k)
     _hair(pen, who, view, k, (0,-.82,.57), -.08, (0,-36,10,97,104,106), amp=9, step=19, shade=.25, outline=0)
 
 # %% ../../nbs/samples/05_biwi.ipynb #00000021
 @style
-def afro(pen, who, view, k, behind):
-    if behind: return _fill(pen, _tress(view.outline((0,-48,24,138,128,120)), k, 5, 12), darker(who.hair,.05), shade=.6, outline=1.6*k)
+def afro(pen: Pen, who: Person, view: View, k: float, behind: bool) -> Any:
+    if behind:
+        return _fill(pen, _tress(view.outline((0,-48,24,138,128,120)), k, 5, 12), darker(who.hair,.05), shade=.6,
+                     outline=1.6*k)
     _hair(pen, who, view, k, (0,-.8,.6), .16, (0,-44,14,116,122,120), amp=5, step=12, shade=.25, outline=0)
 
 @style
-def bun(pen, who, view, k, behind):
+def bun(pen: Pen, who: Person, view: View, k: float, behind: bool) -> Any:
     if behind: return _fill(pen, view.outline((0,-128,34,36,32,36)), darker(who.hair,.06), shade=.5, outline=1.6*k)
     _hair(pen, who, view, k)
 
 @style
-def pony(pen, who, view, k, behind):
+def pony(pen: Pen, who: Person, view: View, k: float, behind: bool) -> Any:
     if not behind: return _hair(pen, who, view, k)
-    _fill(pen, _tress(view.outline((0,-52,104,26,24,26), (0,10,150,30,40,28), (0,95,138,12,22,12)), k, 3, 14), who.hair, shade=.5, outline=1.6*k)
+    _fill(pen, _tress(view.outline((0,-52,104,26,24,26), (0,10,150,30,40,28), (0,95,138,12,22,12)), k, 3, 14), who.hair,
+          shade=.5, outline=1.6*k)
 
 # %% ../../nbs/samples/05_biwi.ipynb #00000022
 @style
-def braids(pen, who, view, k, behind):
+def braids(pen: Pen, who: Person, view: View, k: float, behind: bool) -> Any:
     if not behind: return [_hair(pen, who, view, k, (s*.5,-.75,.42), .06) for s in (-1,1)]
     for s in (-1,1):
         for i in range(6):
@@ -303,24 +351,27 @@ def braids(pen, who, view, k, behind):
         pen.part(oval(x, y+14*k, 8*k, 7*k), 'f0c03a', shade=.3, outline=1.2*k)
 
 @style
-def hijab(pen, who, view, k, behind):
+def hijab(pen: Pen, who: Person, view: View, k: float, behind: bool) -> None:
     if not behind: return
     _fill(pen, view.outline((0,116,18,104,38,72), (0,60,10,70,60,70)), darker(who.hair,.12), shade=.4, outline=1.6*k)
     _fill(pen, view.outline((0,-26,12,93,103,102), (0,58,-4,80,70,76)), who.hair, shade=.4, outline=1.6*k)
 
 # %% ../../nbs/samples/05_biwi.ipynb #00000023
 @style
-def mohawk(pen, who, view, k, behind):
+def mohawk(pen: Pen, who: Person, view: View, k: float, behind: bool) -> None:
     "Spikes in a row from the forehead to the neck; those that point away from the camera are behind the head."
     spikes = [(math.sin(a),math.cos(a)) for a in np.radians(np.linspace(-48, 108, 9)).tolist()]
-    at = lambda r,u,v: (0,-26-r*v,4+1.03*r*u)
+    def at(r, u, v):
+        return (0,-26-r*v,4+1.03*r*u)
     spikes = [(at(88,*o),at(140,*o)) for o in spikes]
     for low,tip in sorted(spikes, key=lambda o: -np.linalg.norm(view.eye-o[1])):
         if (((view.eye-low)@np.subtract(tip, low))<0)==behind:
             pen.part(view.outline((*low,13,17,17), (*tip,2,3,3)), who.hair, shade=.4, outline=1.4*k)
 
 # %% ../../nbs/samples/05_biwi.ipynb #00000025
-def _near(view, side): "Whether the camera sees that side of the head, -1 or 1, from outside."; return (view.eye-(side*78,0,0))[0]*side>0
+def _near(view, side):
+    "Whether the camera sees that side of the head, -1 or 1, from outside."
+    return (view.eye-(side*78,0,0))[0]*side>0
 
 def _ear(pen, who, view, s, k):
     pen.part(view.outline((s*82,4,14,9,26,17)), who.skin, shade=.4, outline=1.6*k)
@@ -330,28 +381,36 @@ def _ear(pen, who, view, s, k):
 # %% ../../nbs/samples/05_biwi.ipynb #00000026
 def _beard(pen, who, view, k):
     c = who.hair
-    if who.has('beard'): _fill(pen, _tress(view.cap((0,42,-14,66,86,76), (0,.84,-.54), .28), k, 5, 12), c, shade=.45, outline=1.5*k)
-    if who.has('goatee'): _fill(pen, _tress(view.cap((0,42,-18,60,84,76), (0,.86,-.5), .84), k, 3, 8), c, shade=.4, outline=1.4*k)
+    if who.has('beard'):
+        _fill(pen, _tress(view.cap((0,42,-14,66,86,76), (0,.84,-.54), .28), k, 5, 12), c, shade=.45, outline=1.5*k)
+    if who.has('goatee'):
+        _fill(pen, _tress(view.cap((0,42,-18,60,84,76), (0,.86,-.5), .84), k, 3, 8), c, shade=.4, outline=1.4*k)
     if (who.has('beard') or who.has('moustache') or who.has('goatee')) and view.sees(0,55)>-.1:
         pts = smooth([(-31,54),(-16,46),(0,48),(16,46),(31,54),(14,58),(0,56),(-14,58)], 4)
         _fill(pen, view.face(pts, 5), darker(c,.12), shade=.3, outline=1.3*k)
 
 def _glasses(pen, who, view, k):
     dark,c = who.has('shades'),'2b2730' if who.has('shades') or luma(who.skin)>.6 else 'e8c860'
-    lens = lambda s: np.c_[smooth([(s*10,-16),(s*34,-20),(s*57,-15),(s*54,8),(s*34,14),(s*14,9)], 5),np.full(30,-97)]
+    def lens(s):
+        return np.c_[smooth([(s*10,-16),(s*34,-20),(s*57,-15),(s*54,8),(s*34,14),(s*14,9)], 5),np.full(30,-97)]
     for s in (-1,1):
         if _near(view, s): pen.line(view.px([(s*57,-12,-96),(s*86,-8,6)]), c, 3.2*k)
         q = view.px(lens(s))
-        if dark: pen.part(q, '33343a', lambda p: p.line(view.px([(s*22,8,-97),(s*36,-18,-97)]), '8a8f9a', 5*k), shade=.1, outline=2*k)
+        if dark:
+            pen.part(q, '33343a', lambda p, s=s: p.line(view.px([(s*22,8,-97),(s*36,-18,-97)]), '8a8f9a', 5*k),
+                     shade=.1,
+                     outline=2*k)
         pen.line(np.concatenate([q,q[:2]]), c, 2.8*k)
     pen.line(view.px([(-11,-10,-99),(0,-14,-103),(11,-10,-99)]), c, 2.8*k)
 
 # %% ../../nbs/samples/05_biwi.ipynb #00000027
 HATS = {}
-def hat(f): "Register something for the head: `f(pen, who, view, k, behind)`."; HATS[f.__name__] = f; return f
+def hat(f: Callable) -> Any:
+    "Register something for the head: `f(pen, who, view, k, behind)`."
+    HATS[f.__name__] = f; return f
 
 @hat
-def beanie(pen, who, view, k, behind):
+def beanie(pen: Pen, who: Person, view: View, k: float, behind: bool) -> None:
     if behind: return
     ball,axis = (0,-32,8,94,106,106),(0,-.9,.43)
     _fill(pen, view.outline((0,-142,4,20,19,20)), 'f4ecd8', shade=.4, outline=1.5*k)
@@ -360,56 +419,65 @@ def beanie(pen, who, view, k, behind):
     _fill(pen, band, 'f4ecd8', lambda p: _fill(p, top, '3f7fa4'), shade=.45, outline=1.6*k)
 
 @hat
-def visor(pen, who, view, k, behind):
+def visor(pen: Pen, who: Person, view: View, k: float, behind: bool) -> None:
     if behind: return
     _fill(pen, view.cap((0,-30,8,90,103,103), (0,-.96,.26), .16), 'c94f4a', shade=.5, outline=1.6*k)
     _fill(pen, view.outline((0,-60,-98,62,8,26), (0,-52,-132,40,6,18)), darker('c94f4a',.2), shade=.4, outline=1.6*k)
 
 # %% ../../nbs/samples/05_biwi.ipynb #00000028
 @hat
-def sunhat(pen, who, view, k, behind):
+def sunhat(pen: Pen, who: Person, view: View, k: float, behind: bool) -> Any:
     "The brim's far half is behind the head; the near one is in front of everything."
     straw = darker('e3c07a',.22) if view.eye[1]>-66 else 'e3c07a'
     if behind: return _fill(pen, view.outline((0,-66,4,150,2,146)), straw, shade=.2, outline=1.6*k)
     _fill(pen, view.outline((0,-76,4,92,20,98), (0,-120,4,66,28,70)), 'ecca86', shade=.45, outline=1.6*k)
     _fill(pen, view.outline((0,-78,4,93,9,99)), 'c9543f', shade=.2, outline=1.2*k)
     t = math.atan2(view.eye[2]-4, view.eye[0])+np.linspace(-math.pi/2, math.pi/2, 31)
-    arc = lambda r: np.stack([r*np.cos(t), np.full(31,-66), 4+r*np.sin(t)], 1)
+    def arc(r):
+        return np.stack([r*np.cos(t), np.full(31,-66), 4+r*np.sin(t)], 1)
     _fill(pen, view.px(np.concatenate([arc(148),arc(91)[::-1]])), straw, shade=.2, outline=1.6*k)
 
 @hat
-def party(pen, who, view, k, behind):
+def party(pen: Pen, who: Person, view: View, k: float, behind: bool) -> None:
     if behind: return
     cone = view.outline((0,-96,0,52,12,52), (0,-205,6,3,3,3))
     def dots(p):
-        for x,y in ((-30,-102),(-4,-112),(24,-105),(-14,-132),(12,-138),(-2,-160),(5,-180)): p.fill(oval(*view.px((x,y,-40*(y+210)/120)), 5*k, 5*k, n=12), 'f8f4ee')
-    _fill(pen, cone, '8d5fb5', dots, shade=.4, outline=1.6*k); _fill(pen, _tress(view.outline((0,-207,6,13,13,13)), k, 4, 6), 'f0c03a', shade=.3, outline=1.2*k)
+        for x,y in ((-30,-102),(-4,-112),(24,-105),(-14,-132),(12,-138),(-2,-160),(5,-180)):
+            p.fill(oval(*view.px((x,y,-40*(y+210)/120)), rx=5*k, ry=5*k, n=12), 'f8f4ee')
+    _fill(pen, cone, '8d5fb5', dots, shade=.4, outline=1.6*k)
+    _fill(pen, _tress(view.outline((0,-207,6,13,13,13)), k, 4, 6), 'f0c03a', shade=.3, outline=1.2*k)
 
 # %% ../../nbs/samples/05_biwi.ipynb #00000029
 @hat
-def headphones(pen, who, view, k, behind):
+def headphones(pen: Pen, who: Person, view: View, k: float, behind: bool) -> None:
     if behind: return
     t = np.radians(np.linspace(0, 180, 25)); band = np.c_[94*np.cos(t), -14-110*np.sin(t), np.full(25,6)]
     seen = _run(band, ((view.eye-band)*(band-(0,-14,6))).sum(1)>-2e4)
     for c,w in (('2b2730',10),('d9605a',6)): pen.line(view.px(seen), c, w*k)
     for s in (-1,1):
-        if _near(view, s) or abs(view.eye[0])<90: _fill(pen, view.outline((s*92,4,10,15,36,30)), 'd9605a', shade=.5, outline=1.6*k)
+        if _near(view, s) or abs(view.eye[0])<90:
+            _fill(pen, view.outline((s*92,4,10,15,36,30)), 'd9605a', shade=.5, outline=1.6*k)
 
 # %% ../../nbs/samples/05_biwi.ipynb #0000002b
 def _collar(p, who, torso, k):
     "Draw patterns on the clothes."
-    line = lambda pts,c,w: p.line(torso.px(pts), c, w*k)
+    def line(pts, c, w):
+        return p.line(torso.px(pts), c, w*k)
     if who.cut=='stripes':
         for y in range(40, 460, 52): line([(-260,y+20,-70),(0,y+34,-95),(260,y+20,-70)], lighter(who.shirt,.65), 20)
     if who.cut=='dots':
         for i in range(-5,6):
-            for y in range(30, 420, 46): p.fill(oval(*torso.px((i*46+23*(y//46%2),y,-80)), 8*k, 8*k, n=14), lighter(who.shirt,.7))
+            for y in range(30, 420, 46):
+                p.fill(oval(*torso.px((i*46+23*(y//46%2),y,-80)), rx=8*k, ry=8*k, n=14), lighter(who.shirt,.7))
     if who.cut=='suit':
-        p.fill(torso.px([(-46,8,-62),(0,240,-95),(46,8,-62)]), 'f4f0ea'); p.fill(torso.px([(-11,40,-85),(11,40,-85),(17,240,-96),(-17,240,-96)]), 'a8323a')
+        p.fill(torso.px([(-46,8,-62),(0,240,-95),(46,8,-62)]), 'f4f0ea')
+        p.fill(torso.px([(-11,40,-85),(11,40,-85),(17,240,-96),(-17,240,-96)]), 'a8323a')
         for s in (-1,1):
             lapel = [(s*46,2,-60),(s*74,60,-75),(s*52,90,-85),(s*2,250,-96)]
             p.fill(torso.px(lapel), lighter(who.shirt,.12)); line(lapel, darker(who.shirt,.5), 2)
-    if who.cut=='vee': p.fill(torso.px([(-44,-6,-62),(0,76,-80),(44,-6,-62)]), darker(who.skin,.08)); line([(-46,-4,-62),(0,80,-80),(46,-4,-62)], darker(who.shirt,.3), 7)
+    if who.cut=='vee':
+        p.fill(torso.px([(-44,-6,-62),(0,76,-80),(44,-6,-62)]), darker(who.skin,.08))
+        line([(-46,-4,-62),(0,80,-80),(46,-4,-62)], darker(who.shirt,.3), 7)
     if who.cut=='hood':
         for s in (-1,1): line([(s*24,36,-80),(s*30,100,-88),(s*27,150,-90)], 'f4f0ea', 5)
     for s in (-1,1): line([(s*122,160,-70),(s*118,260,-80),(s*122,420,-80)], darker(who.shirt,.35), 3)
@@ -418,10 +486,14 @@ def _collar(p, who, torso, k):
 def _body(pen, who, view, torso, k):
     neck = hull([*view.ellipses((0,62,22,43,40,42)), *torso.ellipses((0,14,6,50,26,46))])
     pen.part(neck, darker(who.skin,.14), shade=.4, outline=1.6*k)
-    pen.part(torso.outline((-112,78,10,66,58,62), (112,78,10,66,58,62), (0,34,14,80,36,54), (-100,520,0,110,90,90), (100,520,0,110,90,90)),
+    pen.part(torso.outline((-112,78,10,66,58,62), (112,78,10,66,58,62), (0,34,14,80,36,54), (-100,520,0,110,90,90),
+                           (100,520,0,110,90,90)),
              who.shirt, lambda p: _collar(p, who, torso, k), shade=.35, outline=1.8*k)
-    if who.cut=='hood': pen.part(hull(torso.ellipses((-66,20,10,40,24,50),(66,20,10,40,24,50),(0,34,-20,50,22,46))), lighter(who.shirt,.1), shade=.5, outline=1.6*k)
-    elif who.cut in ('plain','stripes','dots'): pen.part(torso.outline((0,10,0,58,15,58)), darker(who.shirt,.15), shade=.2, outline=1.5*k)
+    if who.cut=='hood':
+        pen.part(hull(torso.ellipses((-66,20,10,40,24,50),(66,20,10,40,24,50),(0,34,-20,50,22,46))),
+                 lighter(who.shirt,.1), shade=.5, outline=1.6*k)
+    elif who.cut in ('plain','stripes','dots'):
+        pen.part(torso.outline((0,10,0,58,15,58)), darker(who.shirt,.15), shade=.2, outline=1.5*k)
 
 # %% ../../nbs/samples/05_biwi.ipynb #0000002e
 @dataclass(frozen=True)
@@ -433,9 +505,9 @@ class Pose:
     blink:bool=False # whether the eyes are closed
 
     @property
-    def turn(self): "(3, 3)"; return rotation(self.yaw, self.pitch, self.roll)
+    def turn(self) -> Any: "(3, 3)"; return rotation(self.yaw, self.pitch, self.roll)
     @property
-    def centre(self): "(3,) mm"; return np.array([self.x, self.y, self.z])
+    def centre(self) -> Any: "(3,) mm"; return np.array([self.x, self.y, self.z])
 
 def _face(pen, who, view, k, pose):
     "Draw the head without hair."
@@ -461,25 +533,29 @@ def _head(pen, who, view, k, pose):
     for f in worn: f(pen, who, view, k, False)
 
 # %% ../../nbs/samples/05_biwi.ipynb #00000033
-def office(pen, rng, wide, floor):
+def office(pen: Pen, rng: random.Random, wide: float, floor: float) -> None:
     "Draw a wall with a whiteboard that shows the training of a network."
     _wall(pen, wide, 1.05, rng); x = .36+.25*rng.random()
     pen.part(np.array(_rect(x, .08, x+.62, .46)), 'f8f8f6', outline=.012, shade=.1)
     curve = [(x+.1+.4*t,.14+.22*(1-math.exp(-4*t))+.015*math.sin(19*t)) for t in np.linspace(0, 1, 24)]
-    pen.line([(x+.08,.12),(x+.08,.4),(x+.56,.4)], '5a5c62', .008); pen.line(curve, _pick(rng, 'd9453a 3f7fc4 4aa564'), .01)
+    pen.line([(x+.08,.12),(x+.08,.4),(x+.56,.4)], '5a5c62', .008)
+    pen.line(curve, _pick(rng, 'd9453a 3f7fc4 4aa564'), .01)
     for k in range(4): pen.line([(x+.34+.03*(k%2),.13+.03*k),(x+.44+.1*rng.random(),.13+.03*k)], '3a3a46', .007)
     _shelf(pen, .06, 1, rng); _plant(pen, wide-.2, .48, rng)
-    pen.fill(_rect(wide-.34, .5, wide-.04, 1.05), _pick(rng, 'b98a5c 8a8580 7f9ab0')); pen.line([(wide-.34,.66),(wide-.04,.66)], '5a4a40', .008); pen.line([(wide-.34,.84),(wide-.04,.84)], '5a4a40', .008)
+    pen.fill(_rect(wide-.34, .5, wide-.04, 1.05), _pick(rng, 'b98a5c 8a8580 7f9ab0'))
+    pen.line([(wide-.34,.66),(wide-.04,.66)], '5a4a40', .008); pen.line([(wide-.34,.84),(wide-.04,.84)], '5a4a40', .008)
 
 # %% ../../nbs/samples/05_biwi.ipynb #00000034
-def books(pen, rng, wide, floor):
+def books(pen: Pen, rng: random.Random, wide: float, floor: float) -> None:
     "Draw a wall of books."
     pen.fill(_rect(0, 0, wide, 1.05), _pick(rng, '6a4a34 8a6242 5a4a40'))
     for y in np.arange(.02, 1, .245).tolist():
         x = .02
         while x<wide-.05:
             w,h = .02+.03*rng.random(),.13+.07*rng.random()
-            if rng.random()<.93: pen.fill(_rect(x, y+.21-h, x+w, y+.21), mix(_pick(rng, 'c9543f 3f7fa4 e0b04a 5a8a5a 8d6fa5 efe6d6 4f5a6a b0766a'), 'cream', .25))
+            if rng.random()<.93:
+                pen.fill(_rect(x, y+.21-h, x+w, y+.21),
+                         mix(_pick(rng, 'c9543f 3f7fa4 e0b04a 5a8a5a 8d6fa5 efe6d6 4f5a6a b0766a'), 'cream', .25))
             x += w+.004
         pen.fill(_rect(0, y+.21, wide, y+.235), 'a97f58')
 
@@ -491,14 +567,15 @@ _LARGE = 1.25 # heads in cartoons are larger than ours
 @lru_cache(4)
 def _behind(number):
     "Draw the background of a person at twice the final size."
-    who = PEOPLE[number]; image = backdrop(PLACES.get(who.place, who.place), SIZE, .95, random.Random(f'place {number}'))
+    who = PEOPLE[number]
+    image = backdrop(PLACES.get(who.place, who.place), SIZE, .95, random.Random(f'place {number}'))
     return image.filter(ImageFilter.GaussianBlur(1.6)).resize((2*SIZE[0],2*SIZE[1]), Image.Resampling.BILINEAR)
 
 # %% ../../nbs/samples/05_biwi.ipynb #00000036
 def draw_person(
-    number, # a key of `PEOPLE`
-    pose,   # a `Pose`
-):
+    number: int, # a key of `PEOPLE`
+    pose: Pose,  # a `Pose`
+) -> Image.Image:
     "Draw the image of a person with the given head pose (PIL, RGB, 640x480)."
     who = PEOPLE[number]; k = CAMERA[0,0]/pose.z*_LARGE
     view = View(pose.turn*np.array([*who.build,1])*_LARGE, pose.centre)
@@ -523,18 +600,21 @@ def _seat(number):
 def _waves(number):
     "Return two waves for each of seven movements: amplitude, period in frames, phase."
     rng = random.Random(f'waves {number}')
-    return [[(1,150+120*rng.random(),2*math.pi*rng.random()), (.5,70+40*rng.random(),2*math.pi*rng.random())] for _ in range(7)]
+    return [[(1,150+120*rng.random(),2*math.pi*rng.random()), (.5,70+40*rng.random(),2*math.pi*rng.random())]
+            for _ in range(7)]
 
 def pose_at(
-    number, # a key of `PEOPLE`
-    frame,  # 30 to a second
+    number: int, # a key of `PEOPLE`
+    frame: Any,  # 30 to a second
 )->Pose:
     "Return the pose of a person's head in a frame."
     *moves,talk = [sum(a*math.sin(2*math.pi*frame/p+s) for a,p,s in w)/1.5 for w in _waves(number)]
-    yaw,pitch,roll,x,y,z = (m*r for m,r in zip(moves, (62,30,20,210,85,110))); sx,sy,sz = _seat(number)
+    yaw,pitch,roll,x,y,z = (m*r for m,r in zip(moves, (62,30,20,210,85,110), strict=False)); sx,sy,sz = _seat(number)
     return Pose(yaw, pitch, roll, sx+x, sy+y, sz+z, max(talk, 0)**2, frame%17==0)
 
-def draw_head(number, frame): "The picture of a person in a frame of the film."; return draw_person(number, pose_at(number, frame))
+def draw_head(number: int, frame: Any) -> Image.Image:
+    "The picture of a person in a frame of the film."
+    return draw_person(number, pose_at(number, frame))
 
 # %% ../../nbs/samples/05_biwi.ipynb #0000003e
 def _frames(number, n):
@@ -543,7 +623,9 @@ def _frames(number, n):
     while len(out)<n: out.append(out[-1]+rng.randrange(5, 21))
     return out
 
-def _lines(rows): "Numbers as the original writes them, a blank after each."; return ''.join(''.join(f'{v:g} ' for v in row)+'\n' for row in rows)
+def _lines(rows):
+    "Numbers as the original writes them, a blank after each."
+    return ''.join(''.join(f'{v:g} ' for v in row)+'\n' for row in rows)
 
 def _draw_frames(dest, names):
     "Draw the named frames (`01/frame_00003`) into `dest` and write their poses."
@@ -555,12 +637,16 @@ def _draw_frames(dest, names):
 _CAL = '\n'.join(map(_lines, (CAMERA, [[0]*4], np.eye(3), [[0]*3], [SIZE])))
 
 # %% ../../nbs/samples/05_biwi.ipynb #0000003f
-@sample_maker('BIWI_HEAD_POSE', version=2, about='film of 24 drawn people who turn their heads, 20 frames of each, with the pose of the head')
+@sample_maker('BIWI_HEAD_POSE', version=2,
+              about='film of 24 drawn people who turn their heads, 20 frames of each, with the pose of the head')
 def make_heads(
-    dest,          # a folder; gets `01` to `24`
-    per_person=20, # frames
-):
-    "Draw the built-in sample of the Biwi Kinect Head Pose Database: the layout, the names and the camera of the original."
+    dest: str | Path,     # a folder; gets `01` to `24`
+    per_person: int = 20, # frames
+) -> None:
+    """Draw the built-in sample of the Biwi Kinect Head Pose Database: the layout, the names and the camera of the
+    original."""
     dest = Path(dest)
-    for number in PEOPLE: (dest/number).mkdir(parents=True, exist_ok=True); (dest/number/'rgb.cal').write_text(_CAL, newline='\n')
-    draw_shared(_draw_frames, dest, [f'{number}/frame_{f:05}' for number in PEOPLE for f in _frames(number, per_person)])
+    for number in PEOPLE:
+        (dest/number).mkdir(parents=True, exist_ok=True); (dest/number/'rgb.cal').write_text(_CAL, newline='\n')
+    draw_shared(_draw_frames, dest,
+                [f'{number}/frame_{f:05}' for number in PEOPLE for f in _frames(number, per_person)])

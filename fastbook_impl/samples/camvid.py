@@ -7,38 +7,43 @@ __all__ = ['CODES', 'FOCUS', 'EYE', 'NEAR', 'FAR', 'COLOURS', 'EDGES', 'SHAPES',
            'Drive', 'Item', 'plan', 'draw_street', 'make_camvid_tiny', 'make_camvid']
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000002
-import math, random
+import math
+import random
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from .pets import Pen, _expose, _pick, _ramp, darker, draw_shared, lighter, mix, oval, rgb, smooth, tube
 from .core import sample_maker
-from .pascal import KINDS
 from .imagenette import THINGS, _box, _disc
+from .pascal import KINDS
+from .pets import Pen, _expose, _pick, _ramp, darker, draw_shared, lighter, mix, oval, rgb, smooth, tube
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000004
-CODES = '''Animal Archway Bicyclist Bridge Building Car CartLuggagePram Child Column_Pole Fence LaneMkgsDriv LaneMkgsNonDriv Misc_Text
-    MotorcycleScooter OtherMoving ParkingBlock Pedestrian Road RoadShoulder Sidewalk SignSymbol Sky SUVPickupTruck TrafficCone TrafficLight
-    Train Tree Truck_Bus Tunnel VegetationMisc Void Wall'''.split()
+CODES: list[str] = list(('Animal Archway Bicyclist Bridge Building Car CartLuggagePram Child Column_Pole Fence '
+                         'LaneMkgsDriv LaneMkgsNonDriv Misc_Text MotorcycleScooter OtherMoving ParkingBlock Pedestrian '
+                         'Road RoadShoulder Sidewalk SignSymbol Sky SUVPickupTruck TrafficCone TrafficLight Train Tree '
+                         'Truck_Bus Tunnel VegetationMisc Void Wall').split())
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000006
-FOCUS,EYE,NEAR,FAR = 1.05,1.6,1.2,15. # focal length in heights of the picture; metres above the ground; metres ahead where seeing begins, and where small things are too small for a mask
+# focal length in heights of the picture; metres above the ground; metres ahead where seeing begins, and where small
+# things are too small for a mask
+FOCUS,EYE,NEAR,FAR = 1.05,1.6,1.2,15.
 
 class View:
     "A view of a street: an image and a mask of indices into `CODES`."
     def __init__(self,
-        size=(480,360), # pixels
-        drive=None,     # a `Drive`, for colours and light
-        time=0.,        # seconds since it began
-        x=-1.8,         # where the camera is
-        bend=0.,        # of the road to the right, metres at one metre's distance
-        yaw=0.,         # how far it looks to the left and
-        pitch=0.,       # upwards, in heights of the picture
-        air=('dfe6ea',240.), # colour of the distance, and metres at which two thirds of a thing have it
+        size: tuple[int, int] = (480,360), # pixels
+        drive: Any = None,                       # a `Drive`, for colours and light
+        time: float = 0.,                        # seconds since it began
+        x: float = -1.8,                         # where the camera is
+        bend: float = 0.,                        # of the road to the right, metres at one metre's distance
+        yaw: float = 0.,                         # how far it looks to the left and
+        pitch: float = 0.,                       # upwards, in heights of the picture
+        air: tuple = ('dfe6ea',240.), # colour of the distance, and metres at which two thirds of a thing have it
     ):
         self.image,self.mask = Image.new('RGB', size),Image.new('L', size, CODES.index('Void'))
         self.drive,self.time,self.x,self.bend,self.air = drive,time,x,bend,air
@@ -46,70 +51,89 @@ class View:
         self.high,self.frame = size[1],np.diag([size[1],size[1],1.])
         self.draw,self.stencil = ImageDraw.Draw(self.image),ImageDraw.Draw(self.mask)
 
-    def spot(self, x, h, z):
+    def spot(self, x: float, h: float, z: float) -> Any:
         "Project a point in meters to the image, in units of the image height."
         z = max(z, NEAR)
         return self.mid+FOCUS*((x-self.x)/z+self.bend*z), self.horizon+FOCUS*(EYE-h)/z
 
-    def ink(self, code):
+    def ink(self, code: str | None) -> Any:
         "Return a pen for the class `code`, in units of the image height; without a class it does not change the mask."
         return Pen(self.image, self.mask if code else None, self.frame, CODES.index(code) if code else 0)
 
-    def tone(self, colour, z): "The colour at the distance `z`."; return mix(colour, self.air[0], 1-math.exp(-max(z, 0)/self.air[1]))
+    def tone(self, colour: Any, z: float) -> Any:
+        "The colour at the distance `z`."
+        return mix(colour, self.air[0], 1-math.exp(-max(z, 0)/self.air[1]))
 
-    def fill(self, code, pts, colour):
+    def fill(self, code: str | None, pts: Any, colour: Any) -> None:
         "Draw a flat polygon in the street."
         q,z = [self.high*v for p in pts for v in self.spot(*p)],sum(p[2] for p in pts)/len(pts)
         if max(q[::2])<0 or min(q[::2])>self.image.width: return
         self.draw.polygon(q, fill=self.tone(colour, z))
         if code: self.stencil.polygon(q, fill=CODES.index(code))
 
-    def wall(self, code, x, z0, z1, h0, h1, colour): "A rectangle along the road."; self.fill(code, [(x,h0,z0),(x,h1,z0),(x,h1,z1),(x,h0,z1)], colour)
+    def wall(self, code: str | None, x: float, z0: float, z1: float, h0: float, h1: float, colour: Any) -> None:
+        "A rectangle along the road."
+        self.fill(code, [(x,h0,z0),(x,h1,z0),(x,h1,z1),(x,h0,z1)], colour)
 
-    def face(self, code, x0, x1, z, h0, h1, colour): "A rectangle across the road."; self.fill(code, [(x0,h0,z),(x0,h1,z),(x1,h1,z),(x1,h0,z)], colour)
+    def face(self, code: str | None, x0: float, x1: float, z: float, h0: float, h1: float, colour: Any) -> None:
+        "A rectangle across the road."
+        self.fill(code, [(x0,h0,z),(x0,h1,z),(x1,h1,z),(x1,h0,z)], colour)
 
-    def stand(self, code, x, z, h=0.):
+    def stand(self, code: str | None, x: float, z: float, h: float = 0.) -> Any:
         "Return a pen in meters for a flat object, with its origin at a position in the street and `y` pointing down."
         return self.ink(code).at(*self.spot(x, h, z), FOCUS/max(z, NEAR))
 
-    def strip(self, code, x0, x1, colour, z0=NEAR, z1=160.):
+    def strip(self, code: str | None, x0: float, x1: float, colour: Any, z0: float = NEAR, z1: float = 160.) -> None:
         "Draw a strip of the ground from `x0` to `x1`."
         z0 = max(z0, NEAR)
         if z1<=z0: return
         n = int(7*math.log(z1/z0)); zs = np.geomspace(z0, z1, n).tolist() if n>2 else (z0,z1)
-        for a,b in zip(zs[:-1], zs[1:]): self.fill(code, [(x0,0,a),(x1,0,a),(x1,0,b),(x0,0,b)], colour)
+        for a,b in zip(zs[:-1], zs[1:], strict=False): self.fill(code, [(x0,0,a),(x1,0,a),(x1,0,b),(x0,0,b)], colour)
 
-    def dashes(self, code, x, colour, s, width=.24, dash=3., gap=5., z1=40.):
+    def dashes(self, code: str | None, x: float, colour: Any, s: float, width: float = .24, dash: float = 3.,
+               gap: float = 5., z1: float = 40.) -> None:
         "Draw a dashed line; `s` is the position of the camera. Parts thinner than a pixel get no class."
         z = -(s%(dash+gap))
         while z<z1: self.strip(code if z<FAR-5 else None, x-width/2, x+width/2, colour, z, z+dash); z += dash+gap
 
 # %% ../../nbs/samples/06_camvid.ipynb #0000000d
-_PALETTE = dict(Sky='8fc8f0', Building='c0684e', Road='8a6a98', Sidewalk='e8a0b8', Tree='5a9a3c', VegetationMisc='a8c848', Car='3a4fc0', SUVPickupTruck='5f8ff0',
-    Truck_Bus='28a0b0', Pedestrian='e03a30', Child='ff8060', Bicyclist='a02070', MotorcycleScooter='d050c0', Column_Pole='c8c8b0', Fence='806040', Wall='d0b080',
-    LaneMkgsDriv='f8f4e0', LaneMkgsNonDriv='e0d0ff', SignSymbol='f8d840', TrafficLight='f09020', Misc_Text='ffe8a0', Animal='704020', TrafficCone='ff5a10',
-    CartLuggagePram='b060ff', ParkingBlock='b08aa0', RoadShoulder='a89878', Bridge='707890', Archway='907858', Train='206040', OtherMoving='80ffd0', Tunnel='404858', Void='000000')
+_PALETTE = dict(Sky='8fc8f0', Building='c0684e', Road='8a6a98', Sidewalk='e8a0b8', Tree='5a9a3c',
+    VegetationMisc='a8c848', Car='3a4fc0', SUVPickupTruck='5f8ff0',
+    Truck_Bus='28a0b0', Pedestrian='e03a30', Child='ff8060', Bicyclist='a02070', MotorcycleScooter='d050c0',
+    Column_Pole='c8c8b0', Fence='806040', Wall='d0b080',
+    LaneMkgsDriv='f8f4e0', LaneMkgsNonDriv='e0d0ff', SignSymbol='f8d840', TrafficLight='f09020', Misc_Text='ffe8a0',
+    Animal='704020', TrafficCone='ff5a10',
+    CartLuggagePram='b060ff', ParkingBlock='b08aa0', RoadShoulder='a89878', Bridge='707890', Archway='907858',
+    Train='206040', OtherMoving='80ffd0', Tunnel='404858', Void='000000')
 COLOURS = np.array([rgb(_PALETTE[o]) for o in CODES], np.uint8) # (32, 3)
 
 def paint_mask(
-    mask, # picture or array of numbers
-): "A mask to look at: every thing in its colour (PIL, RGB)."; return Image.fromarray(COLOURS[np.asarray(mask)])
+    mask: Any, # picture or array of numbers
+) -> Image.Image:
+    "A mask to look at: every thing in its colour (PIL, RGB)."
+    return Image.fromarray(COLOURS[np.asarray(mask)])
 
 # %% ../../nbs/samples/06_camvid.ipynb #0000000f
 def _panes(view, x, z0, z1, h0, floors, rng, lit=.1):
     "Draw rows of windows on a wall along the road."
-    glass,frame,n = _pick(rng, '4a5a68 5f7484 38444f 7f95a2'),_pick(rng, 'f4f0e6 e6ded0 5a4a40'),max(round((z1-z0)/2.6), 1)
+    glass,frame,n = (_pick(rng, '4a5a68 5f7484 38444f 7f95a2'),_pick(rng, 'f4f0e6 e6ded0 5a4a40'),
+                     max(round((z1-z0)/2.6), 1))
     tall,w = 1.5+.3*rng.random(),(z1-z0)/n
     for k in range(floors):
         for j in range(n):
             a,h = z0+w*(j+.28),h0+3*k+.75; c = 'f6d98a' if rng.random()<lit else glass
             if a<NEAR or a>85: continue
-            view.wall(None, x, a-.12, a+.45*w+.12, h-.12, h+tall+.12, frame); view.wall(None, x, a, a+.45*w, h, h+tall, c)
-            if a<40: view.wall(None, x, a+.2*w, a+.25*w, h, h+tall, frame); view.wall(None, x, a, a+.45*w, h+.55*tall, h+.6*tall, frame)
+            view.wall(None, x, a-.12, a+.45*w+.12, h-.12, h+tall+.12, frame)
+            view.wall(None, x, a, a+.45*w, h, h+tall, c)
+            if a<40:
+                view.wall(None, x, a+.2*w, a+.25*w, h, h+tall, frame)
+                view.wall(None, x, a, a+.45*w, h+.55*tall, h+.6*tall, frame)
 
 def _door(view, x, z, rng):
     c = _pick(rng, 'a8323a 2f5f8a 3f6f4a 2b2d33 e0a03a 6a4a8a')
-    if NEAR<z<70: view.wall(None, x, z-.15, z+1.25, 0, 2.45, 'f0ece2'); view.wall(None, x, z, z+1.1, 0, 2.3, c); view.wall(None, x, z+.2, z+.9, 1.7, 2.1, 'cfe0ea')
+    if NEAR<z<70:
+        view.wall(None, x, z-.15, z+1.25, 0, 2.45, 'f0ece2')
+        view.wall(None, x, z, z+1.1, 0, 2.3, c); view.wall(None, x, z+.2, z+.9, 1.7, 2.1, 'cfe0ea')
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000010
 def _shopfront(view, x, z, z1, rng):
@@ -117,7 +141,8 @@ def _shopfront(view, x, z, z1, rng):
     c,ink = _pick(rng, 'a8323a 2f5f8a 3f7f5a e8c35a 5a3f6a f4ecd8 33343a d9703a'),_pick(rng, 'f8f4ea f6e3a0 2b2d33')
     side,letters,awning = (1 if x>0 else -1),[rng.random() for _ in range(14)],rng.random()<.55
     if z1<NEAR or z>90: return
-    view.wall(None, x, z+.4, z1-.4, .45, 2.4, '3f4a54'); view.wall(None, x, z+.4, z1-.4, .45, 1+.6*letters[0], darker(c,.35))
+    view.wall(None, x, z+.4, z1-.4, .45, 2.4, '3f4a54')
+    view.wall(None, x, z+.4, z1-.4, .45, 1+.6*letters[0], darker(c,.35))
     for t in np.linspace(z+.4, z1-.4, 4)[1:3]: view.wall(None, x, t-.08, t+.08, 0, 2.4, 'e8e2d4')
     view.wall('Misc_Text' if z<FAR else None, x, z+.3, z1-.3, 2.5, 3.4, c)
     for k,r in enumerate(letters):
@@ -125,42 +150,59 @@ def _shopfront(view, x, z, z1, rng):
         if r>.15: view.wall(None, x, a, a+(z1-z-1.8)/14*.62, 2.68, 2.9+.2*r, ink)
     if awning:
         n = 10; zs = np.linspace(z+.3, z1-.3, n+1); e = x-1.2*side
-        for i in range(n): view.fill('Building', [(x,2.5,zs[i]),(e,2.05,zs[i]),(e,2.05,zs[i+1]),(x,2.5,zs[i+1])], 'f8f4ea' if i%2 else c)
+        for i in range(n):
+            view.fill('Building', [(x,2.5,zs[i]),(e,2.05,zs[i]),(e,2.05,zs[i+1]),(x,2.5,zs[i+1])],
+                      'f8f4ea' if i%2 else c)
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000011
-def house(view, z, x, rng, long=9., shop=False):
+def house(view: View, z: float, x: float, rng: random.Random, long: float = 9., shop: bool = False) -> None:
     "Draw a house with its front along the road at `x`, from `z` to `z+long`."
     d,side,z1 = view.drive,(1 if x>0 else -1),z+long
-    floors,wall,roof,style = rng.choice(d.floors),_pick(rng, d.walls),_pick(rng, d.roofs),rng.choice('eaves eaves gable flat'.split())
+    floors,wall,roof,style = (rng.choice(d.floors),_pick(rng, d.walls),_pick(rng, d.roofs),
+                              rng.choice('eaves eaves gable flat'.split()))
     h,mid = 3*floors+.7,z+long/2; lit = lighter(wall,.14) if side*d.sun<0 else darker(wall,.16*abs(d.sun)+.04)
     if z1<NEAR: return
-    if z>NEAR: view.fill('Building', [(x,0,z),(x,h,z),*[(x+3.5*side,h+4,z)]*(style=='eaves'),(x+7*side,h,z),(x+12*side,h,z),(x+12*side,0,z)], darker(wall,.3))
-    if style=='eaves': view.fill('Building', [(x-.3*side,h-.2,z),(x+3.5*side,h+4,z),(x+3.5*side,h+4,z1),(x-.3*side,h-.2,z1)], roof)
+    if z>NEAR:
+        view.fill('Building', [(x,0,z),(x,h,z),*[(x+3.5*side,h+4,z)]*(style=='eaves'),(x+7*side,h,z),(x+12*side,h,z),
+                               (x+12*side,0,z)], darker(wall,.3))
+    if style=='eaves':
+        view.fill('Building', [(x-.3*side,h-.2,z),(x+3.5*side,h+4,z),(x+3.5*side,h+4,z1),(x-.3*side,h-.2,z1)], roof)
     if style!='flat' and floors==2 and z<45:
-        for t in (.2,.75)[:rng.randrange(2)]: a = z+long*t; view.wall('Building', x+2.6*side, a, a+.9, h-1, h+5, mix(roof, 'a8563f', .5)); view.face('Building', x+2.6*side, x+3.4*side, a, h-1, h+5, darker(roof,.3))
+        for t in (.2,.75)[:rng.randrange(2)]:
+            a = z+long*t
+            view.wall('Building', x+2.6*side, a, a+.9, h-1, h+5, mix(roof, 'a8563f', .5))
+            view.face('Building', x+2.6*side, x+3.4*side, a, h-1, h+5, darker(roof,.3))
     view.wall('Building', x, z, z1, 0, h, lit)
-    if style=='gable': view.fill('Building', [(x,h,z),(x,h+2.2,mid-1.6),(x,h+3.6,mid-1.2),(x,h+3.6,mid+1.2),(x,h+2.2,mid+1.6),(x,h,z1)], lit); view.wall(None, x, mid-.6, mid+.6, h+.5, h+2.2, '4a5a68')
+    if style=='gable':
+        view.fill('Building', [(x,h,z),(x,h+2.2,mid-1.6),(x,h+3.6,mid-1.2),(x,h+3.6,mid+1.2),(x,h+2.2,mid+1.6),
+                               (x,h,z1)], lit)
+        view.wall(None, x, mid-.6, mid+.6, h+.5, h+2.2, '4a5a68')
     else: view.wall('Building', x-.01*side, z, z1, h-.35, h, lighter(lit,.35))
-    view.wall(None, x, z, z1, 0, .5, darker(lit,.25)); _panes(view, x, z+.3, z1-.3, 3.5 if shop else .2, floors-shop, rng, d.lit)
+    view.wall(None, x, z, z1, 0, .5, darker(lit,.25))
+    _panes(view, x, z+.3, z1-.3, 3.5 if shop else .2, floors-shop, rng, d.lit)
     if shop: _shopfront(view, x, z, z1, rng)
     else: _door(view, x, z+long*.42, rng)
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000012
-def hall(view, z, x, rng, long=24.):
+def hall(view: View, z: float, x: float, rng: random.Random, long: float = 24.) -> None:
     "Draw a long, low building with the doors of a factory or the windows of a supermarket."
     c,side,z1,h = _pick(rng, view.drive.walls),(1 if x>0 else -1),z+long,5+2*rng.random(); x += 2*side
     if z1<NEAR: return
     if z>NEAR: view.face('Building', x, x+20*side, z, 0, h, darker(c,.3))
-    view.wall('Building', x, z, z1, 0, h, c); view.wall(None, x, z, z1, h-.9, h-.5, _pick(rng, '3f7fa4 d9703a a8323a 4f8a5a'))
+    view.wall('Building', x, z, z1, 0, h, c)
+    view.wall(None, x, z, z1, h-.9, h-.5, _pick(rng, '3f7fa4 d9703a a8323a 4f8a5a'))
     for k in range(5): a = z+long*(k+.2)/5; view.wall(None, x, a, a+long*.11, 0, 3, '5f6a74' if k%2 else 'a9b8c0')
-    view.wall('Misc_Text' if z<2*FAR else None, x-.1*side, z+long*.35, z+long*.65, h-2.2, h-1, 'f4f0e6'); view.wall(None, x-.1*side, z+long*.38, z+long*.62, h-1.8, h-1.4, 'a8323a')
+    view.wall('Misc_Text' if z<2*FAR else None, x-.1*side, z+long*.35, z+long*.65, h-2.2, h-1, 'f4f0e6')
+    view.wall(None, x-.1*side, z+long*.38, z+long*.62, h-1.8, h-1.4, 'a8323a')
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000015
 def _crown(pen, y, r, colour, rng, layers=3):
     "Draw leaves around a point at height `y` in meters, from the dark outline to the highlights."
-    blobs = [(r*(.75*math.cos(a)*q),-y+r*.7*math.sin(a)*q,r*(.42+.2*rng.random())) for a,q in ((2*math.pi*rng.random(),.4+.7*rng.random()) for _ in range(9))]
+    blobs = [(r*(.75*math.cos(a)*q),-y+r*.7*math.sin(a)*q,r*(.42+.2*rng.random()))
+             for a,q in ((2*math.pi*rng.random(),.4+.7*rng.random()) for _ in range(9))]
     for grow,c in ((.06*r,darker(colour,.55)),(0,darker(colour,.22)),(-.13*r,colour))[:layers]:
-        for u,v,s in [(0,-y,.62*r),*blobs]: pen.fill(oval(u-(.06*r if grow<0 else 0), v-(.1*r if grow<0 else 0), s+grow, s+grow, n=26), c)
+        for u,v,s in [(0,-y,.62*r),*blobs]:
+            pen.fill(oval(u-(.06*r if grow<0 else 0), v-(.1*r if grow<0 else 0), s+grow, s+grow, n=26), c)
     for u,v,s in blobs[:5] if layers>2 else (): pen.fill(oval(u-.2*s, v-.35*s, s*.4, s*.32, n=12), lighter(colour,.25))
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000016
@@ -172,7 +214,7 @@ def _branch(pen, x, y, a, long, w, rng):
     if rng.random()<.5: _branch(pen, x+.6*(u-x), y+.6*(v-y), a+rng.choice([-.7,.7]), long*.55, w*.5, rng)
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000017
-def tree(view, z, x, rng, high=7.):
+def tree(view: View, z: float, x: float, rng: random.Random, high: float = 7.) -> Any:
     "Draw a tree that is green, autumnal or bare, depending on the drive."
     if not NEAR+.6<z<46: return
     c,high = view.drive.trees,high*(.8+.45*rng.random()); pen = view.stand('Tree', x, z)
@@ -183,28 +225,30 @@ def tree(view, z, x, rng, high=7.):
     _crown(pen, .68*high, .34*high, view.tone(_pick(rng, c), z), rng, 3 if z<45 else 2)
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000018
-def hedge(view, z, x, rng, long=12., h=1.9):
+def hedge(view: View, z: float, x: float, rng: random.Random, long: float = 12., h: float = 1.9) -> None:
     "Draw a hedge along the road."
     side,c,n = (1 if x>0 else -1),_pick(rng, view.drive.green),max(int(long*.5), 4); h *= .8+.4*rng.random()
     bumps = [h*(.9+.25*rng.random()) for _ in range(n+1)]; zs = np.linspace(z, z+long, n+1)
     if z+long<NEAR: return
     if z>NEAR: view.face('VegetationMisc', x, x+1.2*side, z, 0, bumps[0], darker(c,.35))
-    view.fill('VegetationMisc', [(x,0,zs[0]),*((x,b,a) for a,b in zip(zs, bumps)),(x,0,zs[-1])], darker(c,.15))
-    for a,b in zip(zs, bumps):
+    view.fill('VegetationMisc', [(x,0,zs[0]),*((x,b,a) for a,b in zip(zs, bumps, strict=False)),(x,0,zs[-1])],
+              darker(c,.15))
+    for a,b in zip(zs, bumps, strict=False):
         if NEAR+1<a<50: view.stand(None, x-.05*side, a, b*.6).fill(oval(0, 0, .42, .26, n=10), lighter(c,.12))
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000019
-def planks(view, z, x, rng, long=12.):
+def planks(view: View, z: float, x: float, rng: random.Random, long: float = 12.) -> None:
     "Draw a wooden fence."
     c = _pick(rng, 'a98a64 9a7a52 b89468'); h = 1.5+.6*rng.random()
     if z+long<NEAR: return
     view.wall('Fence', x, z, z+long, 0, h, c)
     for a in np.arange(z, min(z+long, 45), .3): 
-        if a>NEAR: view.wall('Fence', x, a+.03, a+.24, h-.02, h+.13, c); view.wall(None, x, a, a+.04, .0, h, darker(c,.4))
+        if a>NEAR:
+            view.wall('Fence', x, a+.03, a+.24, h-.02, h+.13, c); view.wall(None, x, a, a+.04, .0, h, darker(c,.4))
     view.wall(None, x, z, z+long, h*.72, h*.8, darker(c,.25))
 
 # %% ../../nbs/samples/06_camvid.ipynb #0000001a
-def bricks(view, z, x, rng, long=12.):
+def bricks(view: View, z: float, x: float, rng: random.Random, long: float = 12.) -> None:
     "Draw a wall."
     side,c = (1 if x>0 else -1),_pick(rng, 'b0765a 9a8f84 c8b89a 8f9094 d3cbb8'); h = 1.5+1.2*rng.random()
     if z+long<NEAR: return
@@ -219,22 +263,24 @@ def bricks(view, z, x, rng, long=12.):
 EDGES = dict(hedge=hedge, planks=planks, bricks=bricks)
 
 # %% ../../nbs/samples/06_camvid.ipynb #0000001b
-def park(view, z, x, rng, long=18., edge='hedge'):
+def park(view: View, z: float, x: float, rng: random.Random, long: float = 18., edge: str = 'hedge') -> None:
     "Draw a lawn and trees behind a hedge, a fence or a wall."
-    side = 1 if x>0 else -1; spots = sorted(((z+long*rng.random(),x+side*(2+7*rng.random())) for _ in range(3)), reverse=True)
+    side = 1 if x>0 else -1
+    spots = sorted(((z+long*rng.random(),x+side*(2+7*rng.random())) for _ in range(3)), reverse=True)
     for a,b in spots: tree(view, a, b, random.Random(rng.random()), 9)
     EDGES[edge](view, z, x, rng, long)
 
-def garden(view, z, x, rng, long=14., edge='planks'):
+def garden(view: View, z: float, x: float, rng: random.Random, long: float = 14., edge: str = 'planks') -> None:
     "Draw a house behind its garden."
     side = 1 if x>0 else -1
     house(view, z+1.5, x+5.5*side, random.Random(rng.random()), long-3)
     seeds = [rng.random() for _ in range(3)]
-    for t,seed in zip((.85,.2)[:1+(long>15)], seeds): tree(view, z+long*t, x+2.5*side, random.Random(seed), 4)
+    for t,seed in zip((.85,.2)[:1+(long>15)], seeds, strict=False):
+        tree(view, z+long*t, x+2.5*side, random.Random(seed), 4)
     EDGES[edge](view, z, x, rng, long)
 
 # %% ../../nbs/samples/06_camvid.ipynb #0000001c
-def lot(view, z, x, rng, long=20., edge='planks'):
+def lot(view: View, z: float, x: float, rng: random.Random, long: float = 20., edge: str = 'planks') -> None:
     "Draw a row of parked cars behind a low fence."
     side = 1 if x>0 else -1; view.strip('ParkingBlock', x, x+16*side, '9a9a98', z, z+long)
     for t in np.arange(z+long-4, z, -6.5):
@@ -245,13 +291,18 @@ def lot(view, z, x, rng, long=20., edge='planks'):
     view.wall('Fence', x, z, z+long, .62, .82, 'f0ece4')
 
 # %% ../../nbs/samples/06_camvid.ipynb #0000001f
-SHAPES = dict( # the name in the mask, length, half the width, and the height of body and cabin from the tail to the nose
-    car=('Car', 4.1, .86, [(0,.8,0),(.04,.92,0),(.08,.95,.98),(.2,.95,1.42),(.5,.95,1.48),(.58,.95,1.42),(.74,.93,.96),(.95,.8,0),(1,.6,0)]),
-    saloon=('Car', 4.6, .88, [(0,.75,0),(.03,.92,0),(.16,.95,.97),(.28,.95,1.38),(.52,.95,1.42),(.58,.95,1.36),(.72,.92,.95),(.95,.78,0),(1,.58,0)]),
-    suv=('SUVPickupTruck', 4.7, .98, [(0,1.,0),(.03,1.12,1.2),(.07,1.15,1.8),(.5,1.15,1.86),(.58,1.15,1.78),(.72,1.12,1.16),(.95,1.02,0),(1,.7,0)]),
-    van=('SUVPickupTruck', 5.2, .98, [(0,1.2,1.3),(.02,1.25,2.05),(.1,1.25,2.2),(.7,1.25,2.2),(.78,1.25,2.05),(.9,1.15,1.2),(.97,.95,0),(1,.7,0)]))
+# the name in the mask, length, half the width, and the height of body and cabin from the tail to the nose
+SHAPES = dict(
+    car=('Car', 4.1, .86, [(0,.8,0),(.04,.92,0),(.08,.95,.98),(.2,.95,1.42),(.5,.95,1.48),(.58,.95,1.42),(.74,.93,.96),
+                           (.95,.8,0),(1,.6,0)]),
+    saloon=('Car', 4.6, .88, [(0,.75,0),(.03,.92,0),(.16,.95,.97),(.28,.95,1.38),(.52,.95,1.42),(.58,.95,1.36),
+                              (.72,.92,.95),(.95,.78,0),(1,.58,0)]),
+    suv=('SUVPickupTruck', 4.7, .98, [(0,1.,0),(.03,1.12,1.2),(.07,1.15,1.8),(.5,1.15,1.86),(.58,1.15,1.78),
+                                      (.72,1.12,1.16),(.95,1.02,0),(1,.7,0)]),
+    van=('SUVPickupTruck', 5.2, .98,
+         [(0,1.2,1.3),(.02,1.25,2.05),(.1,1.25,2.2),(.7,1.25,2.2),(.78,1.25,2.05),(.9,1.15,1.2),(.97,.95,0),(1,.7,0)]))
 
-def _slice(w, top, h0, h1, grow=0):
+def _slice(w, top, h0, h1, grow=0.):
     "Return a cross section of a car with half-width `w` below and `top` above and with beveled corners."
     b = min(.14, (h1-h0)*.4)
     w,top,h0,h1 = w+grow,top+grow,h0-grow,h1+grow
@@ -261,25 +312,32 @@ def _slice(w, top, h0, h1, grow=0):
 @lru_cache(64)
 def _slices(shape, away, n=9):
     "(metres from the near end, height of the body, height of the cabin), from far to near."
-    _,long,_,profile = SHAPES[shape]; t,body,cabin = map(np.array, zip(*profile))
+    _,long,_,profile = SHAPES[shape]; t,body,cabin = map(np.array, zip(*profile, strict=False))
     ts = np.unique(np.concatenate([t, np.linspace(0, 1, n)]))
     rows = [(q if away else 1-q, np.interp(q, t, body), np.interp(q, t, cabin)) for q in ts]
     return [(long*q,b,c) for q,b,c in sorted(rows, reverse=True)]
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000020
-def car(view, z, x, rng, shape='car', away=True, code=None):
+def car(view: View, z: float, x: float, rng: random.Random, shape: str = 'car', away: bool = True,
+        code: str | None = None) -> None:
     "Draw a car whose near end is at `z`; with `away`, it drives in the same direction as the camera."
-    c = _pick(rng, 'c9302a 2f5fa8 e8e6e0 33363c 8f959c c8ccd0 f0c03a 3f7f5a 6fb5e0 e0702a 7a3f5a b9a88a f4f4f0 4a5560'); lamps = rng.random()<view.drive.dark
+    c = _pick(rng, 'c9302a 2f5fa8 e8e6e0 33363c 8f959c c8ccd0 f0c03a 3f7f5a 6fb5e0 e0702a 7a3f5a b9a88a f4f4f0 4a5560')
+    lamps = rng.random()<view.drive.dark
     kind,long,w,_ = SHAPES[shape]
     if z>105 or z+long<2.5: return
-    rows = [o for o in _slices(shape, away, 60 if z<5 else 30 if z<12 else 9) if z+o[0]>NEAR]; ink,dark = code or kind,darker(c,.75)
+    rows = [o for o in _slices(shape, away, 60 if z<5 else 30 if z<12 else 9) if z+o[0]>NEAR]
+    ink,dark = code or kind,darker(c,.75)
     def put(name, pts, q, colour): view.fill(name, [(x+u,v,z+q) for u,v in pts], colour)
     if z<45:
-        for q,b,t in rows: put('Void', _slice(w, w, .2, b, .05), q, dark); t>b+.05 and put('Void', _slice(w*.94, w*.74, b-.1, t, .05), q, dark)
+        for q,b,t in rows:
+            put('Void', _slice(w, w, .2, b, .05), q, dark)
+            t>b+.05 and put('Void', _slice(w*.94, w*.74, b-.1, t, .05), q, dark)
     for s in (-1,1): put(ink, _box(s*(w-.14)-.13, 0, s*(w-.14)+.13, .6), long*.82, '1c1c20')
     for q,b,t in rows:
         put(ink, _slice(w, w, .2, b), q, darker(c,.12)); put(ink, _slice(w*.96, w*.94, b-.16, b), q, lighter(c,.22))
-        if t>b+.05: put(ink, _slice(w*.94, w*.74, b-.05, t), q, '3f505c'); t>b+.35 and put(ink, _slice(w*.77, w*.72, t-.17, t), q, lighter(c,.12))
+        if t>b+.05:
+            put(ink, _slice(w*.94, w*.74, b-.05, t), q, '3f505c')
+            t>b+.35 and put(ink, _slice(w*.77, w*.72, t-.17, t), q, lighter(c,.12))
     _sides(view, z, x, shape, away, c, ink)
     if z>NEAR: _ends(view, z, x, shape, away, c, ink, lamps)
 
@@ -296,157 +354,218 @@ def _sides(view, z, x, shape, away, c, ink):
 def _ends(view, z, x, shape, away, c, ink, lamps):
     "Draw lamps, license plate, bumper and window of the near end."
     _,long,w,profile = SHAPES[shape]; q,b,t = _slices(shape, away)[-1]
-    put = lambda pts,colour,name=None: view.fill(name, [(x+u,v,z) for u,v in pts], colour)
-    put(_box(-w*.97, .22, w*.97, .42, .08), '3a3c42' if c!='33363c' else '5a5c62'); plate = 'f8f4e0' if not away else 'f2cf4a'
+    def put(pts, colour, name=None):
+        return view.fill(name, [(x+u,v,z) for u,v in pts], colour)
+    put(_box(-w*.97, .22, w*.97, .42, .08), '3a3c42' if c!='33363c' else '5a5c62')
+    plate = 'f8f4e0' if not away else 'f2cf4a'
     for s in (-1,1):
         if away: put(_box(s*w*.84-.11, b-.36, s*w*.84+.11, b-.08, .04), 'ff5a4a' if lamps else 'b0202a')
-        else: put(oval(s*w*.7, b-.12, .17, .13, n=14), 'fffbe0' if lamps else 'e8eef0'); put(oval(s*w*.7, b-.12, .08, .07, n=10), 'ffffff')
+        else:
+            put(oval(s*w*.7, b-.12, .17, .13, n=14), 'fffbe0' if lamps else 'e8eef0')
+            put(oval(s*w*.7, b-.12, .08, .07, n=10), 'ffffff')
         put(_box(s*(w-.16)-.12, 0, s*(w-.16)+.12, .24, .03), '1c1c20', ink)
     if not away: put(smooth([(-.42,.5),(0,.38),(.42,.5),(.3,.56),(0,.48),(-.3,.56)], 4), '26282e')
     put(_box(-.27, .42, .27, .56, .02) if away else _box(-.25, .27, .25, .39, .02), plate)
-    if z<30 and shape=='van' and away: view.face(None, x-.02, x+.02, z, .45, 2, darker(c,.5)); [view.face(None, x+s*.45-.3, x+s*.45+.3, z, 1.35, 1.9, '3f505c') for s in (-1,1)]
+    if z<30 and shape=='van' and away:
+        view.face(None, x-.02, x+.02, z, .45, 2, darker(c,.5))
+        [view.face(None, x+s*.45-.3, x+s*.45+.3, z, 1.35, 1.9, '3f505c') for s in (-1,1)]
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000023
-def bus(view, z, x, rng, away=True):
+def bus(view: View, z: float, x: float, rng: random.Random, away: bool = True) -> None:
     "Draw a bus, in most cases with two decks."
     c,h,s = _pick(rng, 'c9262f c9262f d9a92a'),4.3 if rng.random()<.65 else 3.1,-1 if x>view.x else 1
     long,w = 10.5,1.25; e = x+s*w; code = 'Truck_Bus'
     if z>105 or z+long<3: return
     for grow,name,colour in ((.07,'Void',darker(c,.75)),(0,code,darker(c,.2))):
         for q in (long,max(z, NEAR)-z): view.face(name, x-w-grow, x+w+grow, z+q, .3-grow, h+grow, colour)
-        view.fill(name, [(e+s*grow,.3,z-grow),(e+s*grow,h+grow,z-grow),(e+s*grow,h+grow,z+long),(e+s*grow,.3,z+long)], colour)
+        view.fill(name, [(e+s*grow,.3,z-grow),(e+s*grow,h+grow,z-grow),(e+s*grow,h+grow,z+long),(e+s*grow,.3,z+long)],
+                  colour)
     for deck in range(2 if h>4 else 1):
-        for k in range(6): view.wall(None, e, max(z+.5+1.65*k, NEAR), z+1.8+1.65*k, 1.4+1.7*deck, 2.2+1.7*deck, 'f6e6b0' if rng.random()<.3 else '9fc4d4')
+        for k in range(6):
+            view.wall(None, e, max(z+.5+1.65*k, NEAR), z+1.8+1.65*k, 1.4+1.7*deck, 2.2+1.7*deck,
+                      'f6e6b0' if rng.random()<.3 else '9fc4d4')
     for q in (1.9,8.3):
-        if z+q>NEAR+.5: view.fill(code, [(e,.45+.48*math.sin(a),z+q+.48*math.cos(a)) for a in np.arange(14)*.449], '1c1c20')
+        if z+q>NEAR+.5:
+            view.fill(code, [(e,.45+.48*math.sin(a),z+q+.48*math.cos(a)) for a in np.arange(14)*.449], '1c1c20')
     if z<NEAR: return
-    put = lambda a,b,h0,h1,colour,name=None: view.face(name, x+a, x+b, z, h0, h1, colour)
+    def put(a, b, h0, h1, colour, name=None):
+        return view.face(name, x+a, x+b, z, h0, h1, colour)
     put(-w, w, .3, h, c, code); put(-w*.9, w*.9, 1.5, 2.5, '4f6470')
-    if h>4: put(-w*.9, w*.9, 3.1, 3.9, '4f6470'); put(-w*.8, w*.8, 2.6, 3, '26242a'); [put(-.8+.28*k, -.6+.28*k, 2.7, 2.9, 'f6c33a') for k in range(6)]
-    for k in (-1,1): put(k*.95-.16, k*.95+.16, .6, .85, 'd03a3a' if away else 'fbf0c0'); put(k*.9-.2, k*.9+.2, 0, .35, '1c1c20', code)
+    if h>4:
+        put(-w*.9, w*.9, 3.1, 3.9, '4f6470')
+        put(-w*.8, w*.8, 2.6, 3, '26242a'); [put(-.8+.28*k, -.6+.28*k, 2.7, 2.9, 'f6c33a') for k in range(6)]
+    for k in (-1,1):
+        put(k*.95-.16, k*.95+.16, .6, .85, 'd03a3a' if away else 'fbf0c0')
+        put(k*.9-.2, k*.9+.2, 0, .35, '1c1c20', code)
     put(-w, w, .42, .55, darker(c,.5))
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000026
-_COATS,_SKINS,_HAIRS = '33363c 5a5f66 7a4a3a c8a86a a8323a 2f4f7f 8f959c e8e2d4 4f6a4a 8d6fa5 e0a03a d9605a','f0bf9a e0a880 c98a64 9a6444','3a2a22 7a4a26 d9b060 b0532a 2b2730 c9c4bd'
+_COATS,_SKINS,_HAIRS = ('33363c 5a5f66 7a4a3a c8a86a a8323a 2f4f7f 8f959c e8e2d4 4f6a4a 8d6fa5 e0a03a d9605a',
+                        'f0bf9a e0a880 c98a64 9a6444','3a2a22 7a4a26 d9b060 b0532a 2b2730 c9c4bd')
 
 def _walk(pen, rng, step, code=None):
     "Draw a walking person, 1.75 m tall; `step` is the phase of the legs."
-    coat,legs,skin,hair = _pick(rng, _COATS),_pick(rng, '33557f 3a3c42 2b2d33 6a5a4a'),_pick(rng, _SKINS),_pick(rng, _HAIRS)
+    coat,legs,skin,hair = (_pick(rng, _COATS),_pick(rng, '33557f 3a3c42 2b2d33 6a5a4a'),_pick(rng, _SKINS),
+                           _pick(rng, _HAIRS))
     skirt,bag,hat = rng.random()<.3,rng.random()<.3,rng.random()<.2; a = .2*math.sin(step)
     for s in (-1,1):
-        x = s*a; pen.fill(tube([(.06*s,-.85),(.07*s+x*.5,-.45),(.06*s+x,-.06)], [.1,.085,.07]), legs if s<0 else darker(legs,.25)); pen.fill(oval(.08*s+x, -.04, .11, .05, n=10), '33282a')
+        x = s*a
+        pen.fill(tube([(.06*s,-.85),(.07*s+x*.5,-.45),(.06*s+x,-.06)], [.1,.085,.07]),
+                 legs if s<0 else darker(legs,.25))
+        pen.fill(oval(.08*s+x, -.04, .11, .05, n=10), '33282a')
     pen.fill(tube([(.2,-1.35),(.27,-1.08),(.2+a*.6,-.85)], [.08,.07,.06]), darker(coat,.3))
-    pen.part(smooth([(-.2,-1.47),(.2,-1.47),(.25,-1.1),(.3 if skirt else .22,-.62 if skirt else -.78),(-.3 if skirt else -.22,-.62 if skirt else -.78),(-.25,-1.1)], 4), coat, shade=.3, outline=.03)
-    pen.fill(tube([(-.2,-1.35),(-.28,-1.08),(-.22-a*.6,-.85)], [.08,.07,.06]), darker(coat,.15)); pen.fill(oval(-.22-a*.6, -.82, .06, .07, n=8), skin)
+    pen.part(smooth([(-.2,-1.47),(.2,-1.47),(.25,-1.1),(.3 if skirt else .22,-.62 if skirt else -.78),
+                     (-.3 if skirt else -.22,-.62 if skirt else -.78),(-.25,-1.1)], 4), coat, shade=.3, outline=.03)
+    pen.fill(tube([(-.2,-1.35),(-.28,-1.08),(-.22-a*.6,-.85)], [.08,.07,.06]), darker(coat,.15))
+    pen.fill(oval(-.22-a*.6, -.82, .06, .07, n=8), skin)
     pen.fill(oval(0, -1.62, .155, .18, n=16), darker(skin,.5)); pen.fill(oval(0, -1.61, .135, .16, n=16), skin)
-    pen.fill(smooth([(-.16,-1.6),(-.15,-1.78),(0,-1.83),(.15,-1.78),(.16,-1.6),(.08,-1.7),(-.08,-1.7)], 4), coat if hat else hair)
+    pen.fill(smooth([(-.16,-1.6),(-.15,-1.78),(0,-1.83),(.15,-1.78),(.16,-1.6),(.08,-1.7),(-.08,-1.7)], 4),
+             coat if hat else hair)
     if bag: pen.part(_box(.18, -.95, .44, -.62, .03), _pick(rng, '8a5a34 a8323a 3f7f8a'), outline=.02, shade=0)
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000027
-def walker(view, z, x, rng, speed=1.2):
+def walker(view: View, z: float, x: float, rng: random.Random, speed: float = 1.2) -> None:
     if NEAR+1<z<FAR: _walk(view.stand('Pedestrian', x, z), rng, 6*rng.random()+2.4*view.time*speed)
 
-def child(view, z, x, rng):
+def child(view: View, z: float, x: float, rng: random.Random) -> None:
     "Draw a child, often next to an adult."
     if NEAR+1<z<FAR:
         KINDS['person'](view.stand('Child', x, z).at(0, -.68, .7), rng)
         if rng.random()<.7: _walk(view.stand('Pedestrian', x+.75, z), rng, 2.4*view.time)
 
-def dog(view, z, x, rng):
+def dog(view: View, z: float, x: float, rng: random.Random) -> None:
     "Draw a person with a dog on a leash."
     if NEAR+1<z<FAR:
-        view.stand('Pedestrian', x, z).line([(.22,-.85),(.7,-.45)], '5a3a2a', .04); _walk(view.stand('Pedestrian', x, z), rng, 2.4*view.time)
+        view.stand('Pedestrian', x, z).line([(.22,-.85),(.7,-.45)], '5a3a2a', .04)
+        _walk(view.stand('Pedestrian', x, z), rng, 2.4*view.time)
         KINDS['dog'](view.stand('Animal', x+.85, z).at(0, -.4, .42), rng)
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000028
-def pram(view, z, x, rng):
+def pram(view: View, z: float, x: float, rng: random.Random) -> None:
     "Draw a person with a baby carriage."
     if not NEAR+1<z<FAR: return
     c = _pick(rng, '2f4f7f a8323a 4a5a4a 33343a e0a03a'); _walk(view.stand('Pedestrian', x, z), rng, 2.4*view.time)
     pen = view.stand('CartLuggagePram', x+.75, z-.05)
     pen.line([(-.3,-.95),(-.12,-.55)], '5a5c62', .05)
-    for u in (-.2,.28): _disc(pen, u, -.14, .14, '2b2a30', shade=0, outline=.02); pen.fill(oval(u, -.14, .06, .06, n=8), 'c9cdd2')
+    for u in (-.2,.28):
+        _disc(pen, u, -.14, .14, '2b2a30', shade=0, outline=.02); pen.fill(oval(u, -.14, .06, .06, n=8), 'c9cdd2')
     pen.part(smooth([(-.35,-.65),(.42,-.65),(.34,-.32),(-.26,-.32)], 4), c, shade=.4, outline=.03)
     pen.part(smooth([(.02,-.64),(.08,-1.),(.36,-1.),(.46,-.64)], 4), darker(c,.2), shade=.4, outline=.03)
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000029
-def rider(view, z, x, rng, away=True, motor=False):
+def rider(view: View, z: float, x: float, rng: random.Random, away: bool = True, motor: bool = False) -> None:
     "Draw a person on a bicycle or motorcycle, from behind or from the front."
     if not NEAR+1<z<FAR: return
-    coat,skin,hat,pack = _pick(rng, _COATS+' f0e03a 50d070'),_pick(rng, _SKINS),_pick(rng, 'e8e6e0 c9302a 2f5fa8 f0c03a 33363c'),rng.random()<.5
+    coat,skin,hat,pack = (_pick(rng, _COATS+' f0e03a 50d070'),_pick(rng, _SKINS),
+                          _pick(rng, 'e8e6e0 c9302a 2f5fa8 f0c03a 33363c'),rng.random()<.5)
     pen = view.stand('MotorcycleScooter' if motor else 'Bicyclist', x, z); a = .12*math.sin(5*view.time)
     pen.fill(_box(-.13 if motor else -.045, -.68, .13 if motor else .045, 0, .04), '26262a')
-    if motor: pen.part(_box(-.24, -.95, .24, -.42, .1), _pick(rng, 'c92a2a f06a1a 3f7fc4 33363c'), shade=.4, outline=.03); pen.fill(oval(0, -.72, .1, .08, n=12), 'd03a3a' if away else 'fbf0c0')
-    for s in (-1,1): pen.fill(tube([(.08*s,-.95),(.16*s,-.68+a*s),(.13*s,-.34+a*s)], [.1,.08,.06]), '2f3f5a'); pen.fill(oval(.14*s, -.3+a*s, .07, .05, n=8), '26242a')
+    if motor:
+        pen.part(_box(-.24, -.95, .24, -.42, .1), _pick(rng, 'c92a2a f06a1a 3f7fc4 33363c'), shade=.4, outline=.03)
+        pen.fill(oval(0, -.72, .1, .08, n=12), 'd03a3a' if away else 'fbf0c0')
+    for s in (-1,1):
+        pen.fill(tube([(.08*s,-.95),(.16*s,-.68+a*s),(.13*s,-.34+a*s)], [.1,.08,.06]), '2f3f5a')
+        pen.fill(oval(.14*s, -.3+a*s, .07, .05, n=8), '26242a')
     for s in (-1,1): pen.fill(tube([(.2*s,-1.42),(.32*s,-1.2),(.26*s,-1.0)], [.075,.07,.055]), darker(coat,.25))
     if not away: pen.line([(-.3,-1),(.3,-1)], '3a3c42', .05)
     pen.part(smooth([(-.2,-1.5),(.2,-1.5),(.25,-1.2),(.18,-.9),(-.18,-.9),(-.25,-1.2)], 4), coat, shade=.4, outline=.03)
-    if pack and away: pen.part(_box(-.16, -1.45, .16, -1.08, .06), _pick(rng, '3a3c42 d9703a 3f7f8a'), shade=.3, outline=.02)
-    pen.fill(oval(0, -1.65, .15, .17, n=16), skin); pen.fill(smooth([(-.18,-1.64),(-.15,-1.83),(0,-1.89),(.15,-1.83),(.18,-1.64)], 4), hat)
+    if pack and away:
+        pen.part(_box(-.16, -1.45, .16, -1.08, .06), _pick(rng, '3a3c42 d9703a 3f7f8a'), shade=.3, outline=.02)
+    pen.fill(oval(0, -1.65, .15, .17, n=16), skin)
+    pen.fill(smooth([(-.18,-1.64),(-.15,-1.83),(0,-1.89),(.15,-1.83),(.18,-1.64)], 4), hat)
 
 # %% ../../nbs/samples/06_camvid.ipynb #0000002b
-def lamp(view, z, x, rng):
+def lamp(view: View, z: float, x: float, rng: random.Random) -> None:
     "Draw a lamppost."
     if not NEAR+.6<z<FAR: return
     s = -1 if x>0 else 1; pen,c = view.stand('Column_Pole', x, z),_pick(rng, '5a6068 4a5a50 8f959c')
     pen.fill(_box(-.17, -7, .17, 0, .02), c); pen.fill(_box(-.24, -1, .24, 0, .03), darker(c,.2))
-    pen.fill(tube([(0,-6.9),(.4*s,-7.3),(1.5*s,-7.3)], [.17,.16,.15]), c); pen.fill(oval(1.6*s, -7.22, .35, .13, n=12), 'fff0b0' if view.drive.dark>.5 else 'e8e8e0')
+    pen.fill(tube([(0,-6.9),(.4*s,-7.3),(1.5*s,-7.3)], [.17,.16,.15]), c)
+    pen.fill(oval(1.6*s, -7.22, .35, .13, n=12), 'fff0b0' if view.drive.dark>.5 else 'e8e8e0')
 
-def sign(view, z, x, rng):
+def sign(view: View, z: float, x: float, rng: random.Random) -> None:
     "Draw a road sign on its post."
     if not NEAR+.6<z<FAR: return
-    kind = rng.choice('triangle round blue arrow text'.split()); pole,pen = view.stand('Column_Pole', x, z),view.stand('SignSymbol', x, z).at(0, -2.6, 1.25)
+    kind = rng.choice('triangle round blue arrow text'.split())
+    pole,pen = view.stand('Column_Pole', x, z),view.stand('SignSymbol', x, z).at(0, -2.6, 1.25)
     pole.fill(_box(-.13, -2.6, .13, 0, .01), '8f959c')
-    if kind=='triangle': pen.fill([(0,-.48),(.46,.32),(-.46,.32)], 'c9302a'); pen.fill([(0,-.28),(.28,.21),(-.28,.21)], 'f8f8f4'); pen.fill(_box(-.05, -.1, .05, .14, .01), '26242a')
-    elif kind=='round': pen.fill(oval(0, 0, .42, .42), 'c9302a'); pen.fill(oval(0, 0, .3, .3), 'f8f8f4'); [pen.fill(_box(u-.08, -.14, u+.06, .14, .04), '26242a') for u in (-.1,.13)]
-    elif kind=='blue': pen.fill(oval(0, 0, .42, .42), '2a5fb8'); pen.fill([(0,-.28),(.2,0),(.07,0),(.07,.26),(-.07,.26),(-.07,0),(-.2,0)], 'f8f8f4')
-    elif kind=='arrow': pen.fill(_box(-.7, -.4, .7, .4, .05), '2a6a4a'); pen.fill(_box(-.5, -.06, .3, .08, .01), 'f8f8f4'); pen.fill([(.25,-.22),(.58,.01),(.25,.24)], 'f8f8f4')
-    else: pen.fill(_box(-.5, -.55, .5, .4, .04), 'f4c83a'); [pen.fill(_box(-.38, y, .1+.28*rng.random(), y+.12, .01), '26242a') for y in (-.4,-.14,.12)]
+    if kind=='triangle':
+        pen.fill([(0,-.48),(.46,.32),(-.46,.32)], 'c9302a')
+        pen.fill([(0,-.28),(.28,.21),(-.28,.21)], 'f8f8f4'); pen.fill(_box(-.05, -.1, .05, .14, .01), '26242a')
+    elif kind=='round':
+        pen.fill(oval(0, 0, .42, .42), 'c9302a')
+        pen.fill(oval(0, 0, .3, .3), 'f8f8f4')
+        [pen.fill(_box(u-.08, -.14, u+.06, .14, .04), '26242a') for u in (-.1,.13)]
+    elif kind=='blue':
+        pen.fill(oval(0, 0, .42, .42), '2a5fb8')
+        pen.fill([(0,-.28),(.2,0),(.07,0),(.07,.26),(-.07,.26),(-.07,0),(-.2,0)], 'f8f8f4')
+    elif kind=='arrow':
+        pen.fill(_box(-.7, -.4, .7, .4, .05), '2a6a4a')
+        pen.fill(_box(-.5, -.06, .3, .08, .01), 'f8f8f4'); pen.fill([(.25,-.22),(.58,.01),(.25,.24)], 'f8f8f4')
+    else:
+        pen.fill(_box(-.5, -.55, .5, .4, .04), 'f4c83a')
+        [pen.fill(_box(-.38, y, .1+.28*rng.random(), y+.12, .01), '26242a') for y in (-.4,-.14,.12)]
 
 # %% ../../nbs/samples/06_camvid.ipynb #0000002c
-def lights(view, z, x, rng):
+def lights(view: View, z: float, x: float, rng: random.Random) -> None:
     "Draw traffic lights, which change every few seconds."
     if not NEAR+.6<z<FAR: return
-    on = int(view.time/5+9*rng.random())%3; pen = view.stand('Column_Pole', x, z); pen.fill(_box(-.13, -2.3, .13, 0, .01), '3a3c42')
-    pen = view.stand('TrafficLight', x, z).at(0, -2.2, 1.2).at(0, 2.2); pen.fill(_box(-.27, -3.5, .27, -2.2, .08), '1f2024')
-    for k,c in enumerate('ff4a3a ffc03a 4af08a'.split()): pen.fill(oval(0, -3.22+.38*k, .15, .15, n=14), c if k==on else darker(c,.75))
+    on = int(view.time/5+9*rng.random())%3
+    pen = view.stand('Column_Pole', x, z); pen.fill(_box(-.13, -2.3, .13, 0, .01), '3a3c42')
+    pen = view.stand('TrafficLight', x, z).at(0, -2.2, 1.2).at(0, 2.2)
+    pen.fill(_box(-.27, -3.5, .27, -2.2, .08), '1f2024')
+    for k,c in enumerate('ff4a3a ffc03a 4af08a'.split()):
+        pen.fill(oval(0, -3.22+.38*k, .15, .15, n=14), c if k==on else darker(c,.75))
 
 # %% ../../nbs/samples/06_camvid.ipynb #0000002d
-def cone(view, z, x, rng):
+def cone(view: View, z: float, x: float, rng: random.Random) -> None:
     if NEAR+.6<z<FAR-8:
         pen = view.stand('TrafficCone', x, z); pen.fill(_box(-.28, -.08, .28, .02, .02), 'd9480f')
-        pen.fill([(-.2,-.05),(-.05,-.75),(.05,-.75),(.2,-.05)], 'f2641f'); pen.fill([(-.145,-.3),(-.1,-.52),(.1,-.52),(.145,-.3)], 'f8f4ee')
+        pen.fill([(-.2,-.05),(-.05,-.75),(.05,-.75),(.2,-.05)], 'f2641f')
+        pen.fill([(-.145,-.3),(-.1,-.52),(.1,-.52),(.145,-.3)], 'f8f4ee')
 
-def post(view, z, x, rng):
+def post(view: View, z: float, x: float, rng: random.Random) -> None:
     "Draw a mailbox, a trash can or a telephone booth, which have no class."
     if not NEAR+.6<z<FAR: return
     pen,kind = view.stand('Void', x, z),rng.random()
-    if kind<.45: pen.part(_box(-.26, -1.4, .26, 0, .05), 'c9262f', shade=.5, outline=.03); pen.part(oval(0, -1.42, .3, .12), 'b01f28', shade=.3, outline=.03); pen.fill(_box(-.14, -1.15, .14, -1.08, .02), '26242a')
-    elif kind<.75: pen.part(_box(-.27, -.95, .27, 0, .05), _pick(rng, '3f5a4a 33363c 4a6a8a'), shade=.4, outline=.03); pen.fill(_box(-.3, -1.02, .3, -.9, .03), '26282c')
+    if kind<.45:
+        pen.part(_box(-.26, -1.4, .26, 0, .05), 'c9262f', shade=.5, outline=.03)
+        pen.part(oval(0, -1.42, .3, .12), 'b01f28', shade=.3, outline=.03)
+        pen.fill(_box(-.14, -1.15, .14, -1.08, .02), '26242a')
+    elif kind<.75:
+        pen.part(_box(-.27, -.95, .27, 0, .05), _pick(rng, '3f5a4a 33363c 4a6a8a'), shade=.4, outline=.03)
+        pen.fill(_box(-.3, -1.02, .3, -.9, .03), '26282c')
     else:
         pen.part(_box(-.48, -2.4, .48, 0, .06), 'c9262f', shade=.25, outline=.04)
         for i in range(2):
             for j in range(4): pen.fill(_box(-.36+.38*i, -2+.45*j, -.04+.38*i, -1.63+.45*j, .01), 'dfe8ea')
 
-def bike(view, z, x, rng):
+def bike(view: View, z: float, x: float, rng: random.Random) -> None:
     "Draw a parked bicycle or motorcycle."
-    if NEAR+1<z<FAR: name = rng.choice(['motorbike','bicycle','bicycle']); KINDS[name](view.stand('MotorcycleScooter' if name=='motorbike' else 'Bicyclist', x, z).at(0, -.62, .66), rng)
+    if NEAR+1<z<FAR:
+        name = rng.choice(['motorbike','bicycle','bicycle'])
+        KINDS[name](view.stand('MotorcycleScooter' if name=='motorbike' else 'Bicyclist', x, z).at(0, -.62, .66), rng)
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000030
-def bridge(view, z, x, rng):
+def bridge(view: View, z: float, x: float, rng: random.Random) -> None:
     "Draw a railway bridge with a train; `x` is the distance of the bridge from the start of the drive."
     c = _pick(rng, '2f7a5f 37806a')
     if not NEAR<z<75: return
     train = view.stand('Train', -26+7*(view.time-x/view.drive.speed+14), z, 6.9).at(0, -2.1, 2.2)
     if z<75:
         KINDS['train'](train, rng)
-        for k in range(3): train.part(_box(1.25+2.4*k, -.5, 3.5+2.4*k, .6, .1), '8a3a34', shade=.3); [train.fill(_box(1.5+2.4*k+.48*i, -.25, 1.8+2.4*k+.48*i, .1, .03), 'f6e6b0') for i in range(4)]
-    for s in (-1,1): view.wall('Bridge', s*7.2, z, z+5, 0, 5.3, darker(c,.45)); view.face('Bridge', s*7.2, s*70, z, 0, 6, darker(c,.1))
-    view.face('Bridge', -70, 70, z, 5.2, 6.9, c); view.face(None, -70, 70, z, 5.2, 5.4, darker(c,.35)); view.face(None, -70, 70, z, 6.7, 6.9, lighter(c,.3))
+        for k in range(3):
+            train.part(_box(1.25+2.4*k, -.5, 3.5+2.4*k, .6, .1), '8a3a34', shade=.3)
+            [train.fill(_box(1.5+2.4*k+.48*i, -.25, 1.8+2.4*k+.48*i, .1, .03), 'f6e6b0') for i in range(4)]
+    for s in (-1,1):
+        view.wall('Bridge', s*7.2, z, z+5, 0, 5.3, darker(c,.45))
+        view.face('Bridge', s*7.2, s*70, z, 0, 6, darker(c,.1))
+    view.face('Bridge', -70, 70, z, 5.2, 6.9, c)
+    view.face(None, -70, 70, z, 5.2, 5.4, darker(c,.35)); view.face(None, -70, 70, z, 6.7, 6.9, lighter(c,.3))
     for k in range(-9,10): view.face(None, k*1.8-.08, k*1.8+.08, z, 5.4, 6.7, darker(c,.25))
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000031
-def gate(view, z, x, rng):
+def gate(view: View, z: float, x: float, rng: random.Random) -> None:
     "Draw a gate of the old town."
     c = _pick(rng, 'c8b89a b8ac98')
     if not NEAR<z<75: return
@@ -458,21 +577,25 @@ def gate(view, z, x, rng):
     view.fill(None, [*arch,*[(a*1.09,2.6+(b-2.6)*1.12,q) for a,b,q in arch[::-1]]], lighter(c,.35))
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000032
-def crossing(view, z, x, rng, what='car', right=True):
+def crossing(view: View, z: float, x: float, rng: random.Random, what: str = 'car', right: bool = True) -> None:
     "Draw a vehicle that crosses the road."
-    code,k,low,f = dict(car=('Car',2.1,.92,KINDS['car']), bus=('Truck_Bus',4,.98,KINDS['bus']), motorbike=('MotorcycleScooter',1.05,.94,KINDS['motorbike']),
+    code,k,low,f = dict(car=('Car',2.1,.92,KINDS['car']), bus=('Truck_Bus',4,.98,KINDS['bus']),
+        motorbike=('MotorcycleScooter',1.05,.94,KINDS['motorbike']),
         bicycle=('Bicyclist',.95,.9,KINDS['bicycle']), lorry=('Truck_Bus',3.2,.62,THINGS['garbage_truck'][0]))[what]
     if not 8<z<80: return
     pen = view.stand(code, x, z).at(0, -low*k, k).at(flip=right); f(pen, rng)
     if what in ('bicycle','motorbike'): _walk(view.stand('Bicyclist' if what=='bicycle' else code, x, z, .15), rng, 0)
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000033
-def works(view, z, x, rng):
+def works(view: View, z: float, x: float, rng: random.Random) -> None:
     "Draw roadworks with a barrier and an excavator."
     if not NEAR+1<z<FAR+6: return
     pen = view.stand('OtherMoving', x, z+3.5); y = 'f0b81f'
-    pen.part(_box(-1.3, -.6, 1.3, 0, .25), '33343a', shade=.3); pen.part(_box(-1.2, -1.5, 1.2, -.55, .15), y, shade=.4); pen.part(_box(-.9, -2.7, .2, -1.45, .1), y, shade=.3); pen.fill(_box(-.75, -2.5, .05, -1.8, .05), '9fc4d4')
-    pen.part(tube([(.5,-1.4),(1.3,-3.1),(2.1,-1.9)], [.2,.17,.13]), darker(y,.1), shade=.3); pen.part(smooth([(1.8,-2.),(2.45,-1.9),(2.3,-1.1),(1.75,-1.3)], 4), '5a5c62', shade=.4)
+    pen.part(_box(-1.3, -.6, 1.3, 0, .25), '33343a', shade=.3)
+    pen.part(_box(-1.2, -1.5, 1.2, -.55, .15), y, shade=.4)
+    pen.part(_box(-.9, -2.7, .2, -1.45, .1), y, shade=.3); pen.fill(_box(-.75, -2.5, .05, -1.8, .05), '9fc4d4')
+    pen.part(tube([(.5,-1.4),(1.3,-3.1),(2.1,-1.9)], [.2,.17,.13]), darker(y,.1), shade=.3)
+    pen.part(smooth([(1.8,-2.),(2.45,-1.9),(2.3,-1.1),(1.75,-1.3)], 4), '5a5c62', shade=.4)
     for k in range(8): view.face('Fence', x-1.8+.5*k, x-1.3+.5*k, z, .7, 1.05, 'f8f4ee' if k%2 else 'd9302a')
     for u in (-1.6,1.9): view.face('Fence', x+u-.05, x+u+.05, z, 0, .7, '5a5c62')
 
@@ -500,17 +623,32 @@ class Drive:
     air: tuple = ('dfe6ea',260.) # haze
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000037
-PLOTS = dict(house=(house,9,15,{}), shop=(house,9,14,dict(shop=True)), hall=(hall,20,30,{}), park=(park,14,24,{}), garden=(garden,13,17,{}), lot=(lot,18,26,{}))
+PLOTS = dict(house=(house,9,15,{}), shop=(house,9,14,dict(shop=True)), hall=(hall,20,30,{}), park=(park,14,24,{}),
+             garden=(garden,13,17,{}), lot=(lot,18,26,{}))
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000038
 DRIVES = {o.files.split('_')[0]: o for o in (
-    Drive('0001TP_{:06}', 6690, 'shop shop house house park', ('3f4a66','d9a58f'), lit=.45, dark=.9, sun=0, clouds=(5,'6f7488'), road='5a5c66', light=(.78,1.12,.03), air=('8a8290',130.), extras='yellow gate', floors=(2,3,3), trees='3f5f40 4a6648', bend=-.0006),
-    Drive('0006R0_f{:05}', 930, 'shop house shop hall lot park', ('c4ccd2','eceff0'), sun=0, clouds=(6,'f4f5f5'), road='8f8f92', pave='a09c98', walls='a9a49c b5806a c8c4bd 8f9298 d3cbb8 9a8078', air=('e4e8ea',200.), extras='bridge', bend=.0007),
-    Drive('0016E5_{:05}', 390, 'house shop house shop garden park house hall', ('8fbfe6','eaf1f3'), sun=.7, road='7d7d80', pave='bdb6aa', extras='planted bridge bays', bend=.0004, half=4.8),
-    Drive('Seq05VD_f{:05}', 0, 'garden house house park shop house', ('5f9fd9','dcebf2'), trees='d9903a c8642f e0b04a a8452a 8a9a4a', green='7f8a45 9a8a3f 6f8a4a', lawn='a8a85a', road='88827c', pave='c4b8a4', sun=-.8, light=(1.05,.95,.05), extras='planted verge bays', bend=-.0004, clouds=(3,'fdfdfb'), floors=(2,2,2)),
-    Drive('0008TP_{:06}', 1200, 'hall house lot shop house park', ('8a939c','b9c0c4'), sun=0, clouds=(7,'9fa7ae'), road='5f656c', pave='8f9092', light=(.85,1.05,-.03), air=('aab2b8',110.), extras='rain yellow', dark=.7, lit=.25, walls='9a8f84 8f9298 a8735e c2b8a8 7f8a94', bend=.0003),
-    Drive('0011R0_f{:05}', 2400, 'park house house garden house', ('b9cfe0','f4ece0'), trees='bare', green='6f7a4f 5f6f4a 8a8560', lawn='9fa07a', road='98989a', pave='a8a6a4', sun=.4, light=(1.03,.92,.02), extras='planted gate bays', clouds=(3,'f4f2f0'), bend=-.0008, air=('efe9e0',170.)),
-    Drive('Seq02VD_f{:05}', 600, 'house house shop park garden', ('a9c4d6','f3e9d8'), walls='a8604a b5705a 9a5848 c9a58a d9c8a8', roofs='4f5866 5f6879', sun=-.5, road='6c6a6e', pave='c9c2b8', extras='planted bridge', trees='6f9a4a 8aa84f f0b8c4', bend=.0006, clouds=(5,'fdf8f0'), floors=(2,3,3)),
+    Drive('0001TP_{:06}', 6690, 'shop shop house house park', ('3f4a66','d9a58f'), lit=.45, dark=.9, sun=0,
+          clouds=(5,'6f7488'), road='5a5c66', light=(.78,1.12,.03), air=('8a8290',130.), extras='yellow gate',
+          floors=(2,3,3), trees='3f5f40 4a6648', bend=-.0006),
+    Drive('0006R0_f{:05}', 930, 'shop house shop hall lot park', ('c4ccd2','eceff0'), sun=0, clouds=(6,'f4f5f5'),
+          road='8f8f92', pave='a09c98', walls='a9a49c b5806a c8c4bd 8f9298 d3cbb8 9a8078', air=('e4e8ea',200.),
+          extras='bridge', bend=.0007),
+    Drive('0016E5_{:05}', 390, 'house shop house shop garden park house hall', ('8fbfe6','eaf1f3'), sun=.7,
+          road='7d7d80', pave='bdb6aa', extras='planted bridge bays', bend=.0004, half=4.8),
+    Drive('Seq05VD_f{:05}', 0, 'garden house house park shop house', ('5f9fd9','dcebf2'),
+          trees='d9903a c8642f e0b04a a8452a 8a9a4a', green='7f8a45 9a8a3f 6f8a4a', lawn='a8a85a', road='88827c',
+          pave='c4b8a4', sun=-.8, light=(1.05,.95,.05), extras='planted verge bays', bend=-.0004, clouds=(3,'fdfdfb'),
+          floors=(2,2,2)),
+    Drive('0008TP_{:06}', 1200, 'hall house lot shop house park', ('8a939c','b9c0c4'), sun=0, clouds=(7,'9fa7ae'),
+          road='5f656c', pave='8f9092', light=(.85,1.05,-.03), air=('aab2b8',110.), extras='rain yellow', dark=.7,
+          lit=.25, walls='9a8f84 8f9298 a8735e c2b8a8 7f8a94', bend=.0003),
+    Drive('0011R0_f{:05}', 2400, 'park house house garden house', ('b9cfe0','f4ece0'), trees='bare',
+          green='6f7a4f 5f6f4a 8a8560', lawn='9fa07a', road='98989a', pave='a8a6a4', sun=.4, light=(1.03,.92,.02),
+          extras='planted gate bays', clouds=(3,'f4f2f0'), bend=-.0008, air=('efe9e0',170.)),
+    Drive('Seq02VD_f{:05}', 600, 'house house shop park garden', ('a9c4d6','f3e9d8'),
+          walls='a8604a b5705a 9a5848 c9a58a d9c8a8', roofs='4f5866 5f6879', sun=-.5, road='6c6a6e', pave='c9c2b8',
+          extras='planted bridge', trees='6f9a4a 8aa84f f0b8c4', bend=.0006, clouds=(5,'fdf8f0'), floors=(2,3,3)),
 )}
 
 # %% ../../nbs/samples/06_camvid.ipynb #0000003a
@@ -533,7 +671,7 @@ def _where(o, cam, t):
 
 # %% ../../nbs/samples/06_camvid.ipynb #0000003b
 @lru_cache(16)
-def plan(name):
+def plan(name: str) -> Any:
     "Plan the plots, the objects in front of them, and the junctions of a drive: (items, items, meters)."
     d,rng = DRIVES[name],random.Random(f'street {name}'); end = 31*d.speed+150
     joints = [20+25*rng.random()]
@@ -541,9 +679,9 @@ def plan(name):
     cross = [next((o for o in ('bridge','gate') if o in d.extras and i%3==1), 'road') for i in range(len(joints))]
     plots = [o for side in (-1,1) for o in _row(d, side, joints, end, rng)]
     things = [o for side in (-1,1) for o in _furniture(d, side, joints, end, rng)]+_traffic(d, joints, cross, end, rng)
-    for s,kind in zip(joints, cross):
+    for s,kind in zip(joints, cross, strict=False):
         if kind!='road': things.append(Item(dict(bridge=bridge, gate=gate)[kind], s, 0, rng.random(), {}))
-    return plots,things,[s for s,kind in zip(joints, cross) if kind=='road']
+    return plots,things,[s for s,kind in zip(joints, cross, strict=False) if kind=='road']
 
 # %% ../../nbs/samples/06_camvid.ipynb #0000003c
 def _row(d, side, joints, end, rng):
@@ -561,7 +699,8 @@ def _row(d, side, joints, end, rng):
 def _furniture(d, side, joints, end, rng):
     "Plan the posts, trees, parked cars and people on one side."
     near,far = side*(d.half+.55),lambda: side*(d.half+.9+(d.walk-1.4)*rng.random())
-    item = lambda f,s,x,v=0,**kw: Item(f, s, x, rng.random(), kw, v)
+    def item(f, s, x, v=0, **kw):
+        return Item(f, s, x, rng.random(), kw, v)
     for s in np.arange(-5+9*rng.random(), end, 48): yield item(lamp, s, near)
     if 'planted' in d.extras:
         for s in np.arange(4, end, 24): yield item(tree, s+4*rng.random(), near, high=5.5)
@@ -569,15 +708,20 @@ def _furniture(d, side, joints, end, rng):
     s = -5
     while s<end:
         s += 12+24*rng.random(); f = rng.choices([walker,child,dog,pram,sign,post,bike], [7,2.5,2,1.5,2,1.5,1])[0]
-        yield item(f, s, near if f in (sign,post,bike) else far(), rng.choice([-1.2,1.2,1,-.9]) if f in (walker,child,dog,pram) else 0)
+        yield item(f, s, near if f in (sign,post,bike) else far(),
+                   rng.choice([-1.2,1.2,1,-.9]) if f in (walker,child,dog,pram) else 0)
     for s in np.arange(0, end, 9):
-        if math.sin(s/17+side+d.first)>.7 and rng.random()<.7 and min(abs(s-j) for j in joints)>9: yield item(car, s, side*(d.half-1.), shape=rng.choice('car saloon car saloon car saloon car van suv'.split()), away=side<0 or rng.random()<.2)
+        if math.sin(s/17+side+d.first)>.7 and rng.random()<.7 and min(abs(s-j) for j in joints)>9:
+            yield item(car, s, side*(d.half-1.),
+                       shape=rng.choice('car saloon car saloon car saloon car van suv'.split()), away=side<0
+                       or rng.random()<.2)
 
 # %% ../../nbs/samples/06_camvid.ipynb #0000003e
 def _traffic(d, joints, cross, end, rng):
     "Plan the vehicles, riders and people on the road."
     out,item = [],lambda f,s,x,v=0,vx=0,tow=0,**kw: out.append(Item(f, s, x, rng.random(), kw, v, vx, tow))
-    shape = lambda: rng.choice('car saloon car saloon car saloon car van'.split())
+    def shape():
+        return rng.choice('car saloon car saloon car saloon car van'.split())
     item(bus if rng.random()<.3 else car, 0, -1.8, tow=13+9*rng.random())
     for s in np.arange(14, end, 90): item(rider, s+40*rng.random(), -3.1, v=.5*d.speed, motor=rng.random()<.1)
     s = 15
@@ -585,10 +729,12 @@ def _traffic(d, joints, cross, end, rng):
         s += 50+70*rng.random(); f = rng.choices([car,bus,rider], [12,1.5,2])[0]
         kw = dict(shape=shape()) if f is car else dict(motor=rng.random()<.4) if f is rider else {}
         item(f, s, 1.9, -6, away=False, **kw)
-    for j,kind in zip(joints, cross):
+    for j,kind in zip(joints, cross, strict=False):
         if kind!='road': continue
         at = (j-22)/d.speed
-        right = rng.random()<.5; item(crossing, j+(1.5 if right else -1.5), 6*rng.random()-3, vx=5 if right else -5, right=right, at=at, what=rng.choice('car car bus motorbike bicycle lorry'.split()))
+        right = rng.random()<.5
+        item(crossing, j+(1.5 if right else -1.5), 6*rng.random()-3, vx=5 if right else -5, right=right, at=at,
+             what=rng.choice('car car bus motorbike bicycle lorry'.split()))
         item(walker, j-7, -5+8*rng.random(), vx=rng.choice([-1.1,1.1]), at=at)
     for s in (rng.uniform(45, 60),rng.uniform(130, 160)):
         item(works, s, -d.half+1.2)
@@ -601,10 +747,13 @@ def _sky(view, rng):
     d = view.drive; pen = view.ink('Sky'); _ramp(pen, view.wide, 0, view.horizon+.03, *d.sky, steps=24)
     for _ in range(d.clouds[0]):
         x,y,r = (rng.random()*1.9+.004*view.time)%1.9-.25,(.02+.36*rng.random())*view.horizon*2,.04+.05*rng.random()
-        for k in range(5): pen.fill(oval(x+(k-2)*r*.8, y-r*.25*(k%2)-.2*r*rng.random(), r*(.7+.4*rng.random()), r*.42, n=18), mix(d.clouds[1], d.sky[1], .25+.1*k))
+        for k in range(5):
+            pen.fill(oval(x+(k-2)*r*.8, y-r*.25*(k%2)-.2*r*rng.random(), r*(.7+.4*rng.random()), r*.42, n=18),
+                     mix(d.clouds[1], d.sky[1], .25+.1*k))
     for code,n,c in (('Tree',60,'6a8a5a'),):
         for _ in range(n):
-            x,h,c2 = (rng.random()-.5)*260,7+4*rng.random(),mix(c, _pick(rng, d.walls) if code=='Building' else '4f6a4a', rng.random())
+            x,h,c2 = (rng.random()-.5)*260,7+4*rng.random(),mix(c, _pick(rng, d.walls) if code=='Building'
+                                                                else '4f6a4a', rng.random())
             if code=='Tree': view.stand(code, x, 150).fill(oval(0, -.3*h, h*.8, h*.6, n=14), view.tone(c2, 150))
             else: view.face(code, x-5, x+5, 155, 0, h, c2)
     THINGS['church'][0](view.stand('Building', 28*(rng.random()-.5), 120).at(0, -8, 9), rng)
@@ -622,24 +771,34 @@ def _road(view, s, joints):
     view.strip('VegetationMisc', -70, 70, d.lawn); view.strip('Sidewalk', -edge, edge, d.pave)
     if 'verge' in d.extras: [view.strip('RoadShoulder', k*(w+.7), k*w, '9a9070') for k in (-1,1)]
     else: [view.strip(None, k*(w+.22), k*w, lighter(d.pave,.35)) for k in (-1,1)]
-    for a in np.arange(-(s%1.6), 26, 1.6): [view.strip(None, k*(w+.25), k*edge, darker(d.pave,.14), a, a+.06) for k in (-1,1)]
+    for a in np.arange(-(s%1.6), 26, 1.6):
+        [view.strip(None, k*(w+.25), k*edge, darker(d.pave,.14), a, a+.06) for k in (-1,1)]
     view.strip('Road', -w, w, d.road)
-    for a in np.arange(-(s%46), 60 if 'bays' in d.extras else -99, 46): _bay(view, -w, -w+2.1, a, a+20); _bay(view, w-2.1, w, a+23, a+40)
+    for a in np.arange(-(s%46), 60 if 'bays' in d.extras else -99, 46):
+        _bay(view, -w, -w+2.1, a, a+20); _bay(view, w-2.1, w, a+23, a+40)
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000042
 def _patches(view, s):
     "Draw tar, manholes and patches of lighter gray."
     d = view.drive; k = int(s//9)
     for i in range(k, k+5):
-        rng = random.Random(f'{d.files} {i}'); z = 9*i-s+6*rng.random(); x,w = (rng.random()-.5)*d.half*1.5,.4+1.1*rng.random()
-        view.strip(None, x-w, x+w, mix(d.road, _pick(rng, '33343a c8c4bd 5a5058'), .1+.16*rng.random()), z, z+1+4*rng.random())
-        if rng.random()<.5: z += 4; x = (rng.random()-.5)*5; view.fill(None, [(x+.35*math.cos(a),0,z+.35*math.sin(a)) for a in np.arange(12)*.524] if z>NEAR+1 else [(0,0,1)]*3, darker(d.road,.35))
+        rng = random.Random(f'{d.files} {i}')
+        z = 9*i-s+6*rng.random(); x,w = (rng.random()-.5)*d.half*1.5,.4+1.1*rng.random()
+        view.strip(None, x-w, x+w, mix(d.road, _pick(rng, '33343a c8c4bd 5a5058'), .1+.16*rng.random()), z,
+                   z+1+4*rng.random())
+        if rng.random()<.5:
+            z += 4
+            x = (rng.random()-.5)*5
+            view.fill(None, [(x+.35*math.cos(a),0,z+.35*math.sin(a)) for a in np.arange(12)*.524] if z>NEAR+1
+                      else [(0,0,1)]*3, darker(d.road,.35))
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000043
 def _markings(view, s, joints):
     d = view.drive; white = darker('f4f2ea', .12); w = d.half
     view.dashes('LaneMkgsDriv', 0, white, s)
-    if 'yellow' in d.extras: [[view.strip(o, k*(w-.1), k*(w-.42), 'e0bc30', a, b) for o,a,b in (('LaneMkgsDriv',NEAR,FAR-5),(None,FAR-5,40))] for k in (-1,1)]
+    if 'yellow' in d.extras:
+        [[view.strip(o, k*(w-.1), k*(w-.42), 'e0bc30', a, b)
+          for o,a,b in (('LaneMkgsDriv',NEAR,FAR-5),(None,FAR-5,40))] for k in (-1,1)]
     for j in joints:
         z = j-s
         if z+5<NEAR: continue
@@ -647,7 +806,8 @@ def _markings(view, s, joints):
         for k in (-1,1): view.strip(None, k*w, k*70, darker(d.road,.06), z-4, z+4)
         near = z-9<FAR-2
         view.strip('LaneMkgsDriv' if near else None, -w, 0, white, z-10.2, z-9.5)
-        for u in np.arange(-w+.3, w-.8, 1.8): view.strip('LaneMkgsNonDriv' if near else None, u, u+.9, white, z-8.5, z-5.2)
+        for u in np.arange(-w+.3, w-.8, 1.8):
+            view.strip('LaneMkgsNonDriv' if near else None, u, u+.9, white, z-8.5, z-5.2)
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000044
 def _shadows(view, s, plots, things):
@@ -656,61 +816,82 @@ def _shadows(view, s, plots, things):
     def put(pts, dark): draw.polygon([view.high*v for p in pts for v in view.spot(*p)], fill=dark)
     for o in plots:
         z = o.s-s; long = o.kw['long']
-        if z+long>NEAR and z<90 and o.x*d.sun<0: reach = (2.5+6*(o.draw is house))*abs(d.sun); put([(o.x,0,z),(o.x-math.copysign(reach, o.x),0,z+1),(o.x-math.copysign(reach, o.x),0,z+long+1),(o.x,0,z+long)], 70)
+        if z+long>NEAR and z<90 and o.x*d.sun<0:
+            reach = (2.5+6*(o.draw is house))*abs(d.sun)
+            put([(o.x,0,z),(o.x-math.copysign(reach, o.x),0,z+1),(o.x-math.copysign(reach, o.x),0,z+long+1),
+                 (o.x,0,z+long)], 70)
     for o in things:
-        z,x = _where(o, s, view.time); w,long = {car:(1.05,4.6),bus:(1.5,11),tree:(2.2,3),works:(1.6,3)}.get(o.draw, (.4,.4))
-        if NEAR<z+long and z<70 and o.draw not in (bridge,gate): put([(x+u+.2*d.sun,0,max(z+v*long/2+long/2, NEAR)) for u,v in oval(0, 0, 1.15*w, 1.1, n=14)], 120)
+        z,x = _where(o, s, view.time)
+        w,long = {car:(1.05,4.6),bus:(1.5,11),tree:(2.2,3),works:(1.6,3)}.get(o.draw, (.4,.4))
+        if NEAR<z+long and z<70 and o.draw not in (bridge,gate):
+            put([(x+u+.2*d.sun,0,max(z+v*long/2+long/2, NEAR)) for u,v in oval(0, 0, 1.15*w, 1.1, n=14)], 120)
     view.image.paste((28,28,44), (0,0), shade.filter(ImageFilter.BoxBlur(view.image.height/300)))
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000045
 def _rain(view, rng):
     "Draw reflections on a wet road and streaks of rain."
-    h = round(view.horizon*view.image.height); flip = view.image.crop((0, 0, view.image.width, h)).transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-    wet = view.image.copy(); wet.paste(flip, (0,h)); wet = Image.blend(view.image, wet.filter(ImageFilter.BoxBlur(view.image.height/150)), .3)
+    h = round(view.horizon*view.image.height)
+    flip = view.image.crop((0, 0, view.image.width, h)).transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    wet = view.image.copy()
+    wet.paste(flip, (0,h)); wet = Image.blend(view.image, wet.filter(ImageFilter.BoxBlur(view.image.height/150)), .3)
     ground = view.mask.point([255*(CODES[i] in ('Road','ParkingBlock') if i<32 else 0) for i in range(256)])
     view.image.paste(wet, (0,0), ground); pen = view.ink(None)
-    for _ in range(90): x,y,c = rng.random()*view.wide,rng.random(),.03+.04*rng.random(); pen.line([(x,y),(x-.2*c,y+c)], 'c4ccd4', .0025)
+    for _ in range(90):
+        x,y,c = rng.random()*view.wide,rng.random(),.03+.04*rng.random()
+        pen.line([(x,y),(x-.2*c,y+c)], 'c4ccd4', .0025)
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000046
 def _known_drive(name):
     drive,_,frame = str(name).partition('_'); digits = frame.lstrip('f')
-    if drive not in DRIVES or not digits.isdigit(): raise ValueError(f"There is no frame {name!r}; frames are named like {', '.join(d.files.format(d.first) for d in DRIVES.values())}.")
+    if drive not in DRIVES or not digits.isdigit():
+        raise ValueError(f"There is no frame {name!r}; frames are named like "
+                         f"{', '.join(d.files.format(d.first) for d in DRIVES.values())}.")
     return drive,int(digits)
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000047
 def _light(image, light, rng):
     "Apply the light of the drive and the exposure of the camera."
     bright,gamma,warm = light
-    return _expose(image.point([min(round(255*(v/255)**gamma*bright*k), 255) for k in (1+warm,1,1-warm) for v in range(256)]), rng)
+    return _expose(image.point([min(round(255*(v/255)**gamma*bright*k), 255) for k in (1+warm,1,1-warm)
+                                for v in range(256)]), rng)
 
 def _seams(mask, k):
     "Shrink the mask by a factor of `k`; a pixel gets the class at its center, or Void if it covers less than 70%."
-    parts = mask.reshape(len(mask)//k, k, -1, k).swapaxes(1, 2).reshape(len(mask)//k, -1, k*k); middle = parts[...,k*k//2]
+    parts = mask.reshape(len(mask)//k, k, -1, k).swapaxes(1, 2).reshape(len(mask)//k, -1, k*k)
+    middle = parts[...,k*k//2]
     torn = (parts==middle[...,None]).mean(-1)<.7
     return Image.fromarray(np.where(torn, CODES.index('Void'), middle).astype(np.uint8))
 
 def _in_sight(d, plots, things, s, t):
     "(z, x, item) from far to near: plots and what is as far from the road as they are, then what is before them."
     seen = sorted(((*_where(o, s, t),o) for o in plots+things), key=lambda o: -o[0])
-    seen = [o for o in seen if -40<o[0]<((110 if o[2].draw in (house,hall) else 50) if 'long' in o[2].kw else 60 if o[2].draw in (bridge,gate) else 34) and o[0]+o[2].kw.get('long', 12)>NEAR]
-    behind = lambda x,o: abs(x)>d.half+d.walk-.1 and o.draw not in (bridge,gate)
+    seen = [o for o in seen if -40<o[0]<((110 if o[2].draw in (house,hall) else 50) if 'long' in o[2].kw else 60
+                                         if o[2].draw in (bridge,gate) else 34) and o[0]+o[2].kw.get('long', 12)>NEAR]
+    def behind(x, o):
+        return abs(x)>d.half+d.walk-.1 and o.draw not in (bridge,gate)
     return [o for o in seen if behind(*o[1:])],[o for o in seen if not behind(*o[1:])]
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000048
 def draw_street(
-    name,           # of a frame, like '0016E5_00390'; 30 are a second
-    size=(480,360), # pixels
-):
+    name: str,                               # of a frame, like '0016E5_00390'; 30 are a second
+    size: tuple[int, int] = (480,360), # pixels
+) -> tuple:
     "Draw a frame (PIL, RGB) and its mask (PIL, L, indices into `CODES`); the same arguments give the same bytes."
     drive,number = _known_drive(name); d = DRIVES[drive]; t = (number-d.first)/30; s = d.speed*t
-    rng,k = random.Random(f'frame {name}'),2 if size[0]>300 else 3; wave = lambda p: math.sin(t/p+len(drive)*p)
-    view = View((size[0]*k,size[1]*k), d, t, -1.8+.25*wave(5), d.bend*(1+.6*wave(11)), .05*wave(7), .03*wave(3)+(rng.random()-.5)*.012, d.air)
-    plots,things,joints = plan(drive); _sky(view, random.Random(f'sky {drive}')); _road(view, s, joints); _patches(view, s); _markings(view, s, joints); _shadows(view, s, plots, things)
+    rng,k = random.Random(f'frame {name}'),2 if size[0]>300 else 3
+    def wave(p): return math.sin(t/p+len(drive)*p)
+    view = View((size[0]*k,size[1]*k), d, t, -1.8+.25*wave(5), d.bend*(1+.6*wave(11)), .05*wave(7),
+                .03*wave(3)+(rng.random()-.5)*.012, d.air)
+    plots,things,joints = plan(drive)
+    _sky(view, random.Random(f'sky {drive}'))
+    _road(view, s, joints); _patches(view, s); _markings(view, s, joints); _shadows(view, s, plots, things)
     back,front = _in_sight(d, plots, things, s, t); cuts = [z for z,_,o in front if o.draw in (bridge,gate) and z>NEAR]
-    for far,near in zip([1e9,*cuts], [*cuts,-1e9]):
+    for far,near in zip([1e9,*cuts], [*cuts,-1e9], strict=False):
         for row in (back,front):
             for z,x,o in row:
-                if near<=z<far: o.draw(view, z, o.s if o.draw is bridge else x, random.Random(o.seed), **{a: b for a,b in o.kw.items() if a!='at'})
+                if near<=z<far:
+                    o.draw(view, z, o.s if o.draw is bridge else x, random.Random(o.seed),
+                           **{a: b for a,b in o.kw.items() if a!='at'})
     if 'rain' in d.extras: _rain(view, rng)
     return _light(view.image.reduce(k), d.light, rng), _seams(np.asarray(view.mask), k)
 
@@ -736,19 +917,22 @@ def _make(dest, draw, names):
     draw_shared(draw, dest, names)
 
 # %% ../../nbs/samples/06_camvid.ipynb #00000051
-@sample_maker('CAMVID_TINY', version=3, about='140 frames of seven drawn drives through a town, 128x96, with masks of 32 classes')
+@sample_maker('CAMVID_TINY', version=3,
+              about='140 frames of seven drawn drives through a town, 128x96, with masks of 32 classes')
 def make_camvid_tiny(
-    dest,           # a folder; gets `images`, `labels` and `codes.txt`
-    frames=(18,32), # of each drive, and of the one that CAMVID validates with
-):
+    dest: str | Path,      # a folder; gets `images`, `labels` and `codes.txt`
+    frames: Any = (18,32), # of each drive, and of the one that CAMVID validates with
+) -> None:
     "Draw the built-in sample of CAMVID_TINY: the layout, the names and the classes of the original."
     _make(dest, _draw_tiny, _frame_names(*frames))
 
-@sample_maker('CAMVID', version=3, about='120 frames of seven drawn drives through a town, 480x360, with masks of 32 classes; valid.txt names the 30 of one drive')
+@sample_maker('CAMVID', version=3,
+              about='120 frames of seven drawn drives through a town, 480x360, with masks of 32 classes; valid.txt '
+                    'names the 30 of one drive')
 def make_camvid(
-    dest,           # a folder; gets `images`, `labels`, `codes.txt` and `valid.txt`
-    frames=(15,30), # of each drive, and of the one to validate with
-):
+    dest: str | Path,      # a folder; gets `images`, `labels`, `codes.txt` and `valid.txt`
+    frames: Any = (15,30), # of each drive, and of the one to validate with
+) -> None:
     "Draw the built-in sample of CamVid: the layout, the names and the classes of the original."
     names = _frame_names(*frames); _make(dest, _draw_large, names)
     (Path(dest)/'valid.txt').write_text(''.join(f'{n}.png\n' for n in names if n.startswith(_VALID)), newline='\n')

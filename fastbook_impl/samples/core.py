@@ -4,10 +4,14 @@
 __all__ = ['enlarge_digit', 'Sample', 'sample_maker', 'find_sample', 'make_mnist_sample', 'make_mnist_tiny', 'make_mnist']
 
 # %% ../../nbs/samples/01_core.ipynb #00000002
-import csv, importlib, math, os
+import csv
+import importlib
+import math
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,7 +20,7 @@ from PIL import Image
 def _load_scans():
     "Return scikit-learn's digits: scans (1797,8,8) with the amount of ink from 0 to 16, and labels (1797,)."
     from sklearn.datasets import load_digits
-    digits = load_digits()
+    digits: Any = load_digits()
     return digits.images, digits.target
 
 # %% ../../nbs/samples/01_core.ipynb #00000008
@@ -57,8 +61,8 @@ def _draw_digits(
     return np.rint(255*np.clip((np.stack(imgs)-.42)/.4, 0, 1)).astype(np.uint8)
 
 def enlarge_digit(
-    scan, # (8,8), amount of ink from 0 to 16, as in scikit-learn's `load_digits`
-)->np.ndarray: # (28,28) uint8, white on black
+    scan: np.ndarray, # (8,8), amount of ink from 0 to 16, as in scikit-learn's `load_digits`
+)->np.ndarray:        # (28,28) uint8, white on black
     "Enlarge an 8×8 `scan` to a 28×28 image like those of MNIST, about 20 pixels high and with center of mass (14,14)."
     return _draw_digits(_even_ink(scan), [{}])[0]
 
@@ -101,7 +105,8 @@ def _write_labels(
     rows, # list of (file name relative to `dest`, label)
 ):
     "Write `labels.csv` with columns `name` and `label`."
-    with open(Path(dest)/'labels.csv', 'w', newline='') as f: csv.writer(f, lineterminator='\n').writerows([('name','label'), *rows])
+    with open(Path(dest)/'labels.csv', 'w', newline='') as f:
+        csv.writer(f, lineterminator='\n').writerows([('name','label'), *rows])
 
 # %% ../../nbs/samples/01_core.ipynb #00000019
 @dataclass
@@ -113,17 +118,22 @@ class Sample:
     version:int   # version of the files; a cached copy with a different version is created again
 
 _samples = {}
-_modules = dict(PETS='fastbook_impl.samples.pets', IMAGENETTE='fastbook_impl.samples.imagenette', IMAGENETTE_160='fastbook_impl.samples.imagenette', PASCAL_2007='fastbook_impl.samples.pascal', BIWI_HEAD_POSE='fastbook_impl.samples.biwi',
+_modules = dict(PETS='fastbook_impl.samples.pets', IMAGENETTE='fastbook_impl.samples.imagenette',
+    IMAGENETTE_160='fastbook_impl.samples.imagenette', PASCAL_2007='fastbook_impl.samples.pascal',
+    BIWI_HEAD_POSE='fastbook_impl.samples.biwi',
     CAMVID_TINY='fastbook_impl.samples.camvid', CAMVID='fastbook_impl.samples.camvid',
-    ADULT_SAMPLE='fastbook_impl.samples.adult', IMDB_SAMPLE='fastbook_impl.samples.reviews', IMDB='fastbook_impl.samples.reviews',
-    HUMAN_NUMBERS='fastbook_impl.samples.reviews', ML_SAMPLE='fastbook_impl.samples.ratings', ML_100k='fastbook_impl.samples.ratings') # data set → module that registers its sample when imported
+    ADULT_SAMPLE='fastbook_impl.samples.adult', IMDB_SAMPLE='fastbook_impl.samples.reviews',
+    IMDB='fastbook_impl.samples.reviews',
+    # data set → module that registers its sample when imported
+    HUMAN_NUMBERS='fastbook_impl.samples.reviews', ML_SAMPLE='fastbook_impl.samples.ratings',
+    ML_100k='fastbook_impl.samples.ratings')
 
 # %% ../../nbs/samples/01_core.ipynb #0000001a
 def sample_maker(
     name:str,      # attribute of `URLs` that the sample replaces
     about:str='',  # short description of the content, which is shown to the user
     version:int=1, # version of the files; increase it when they change, so that cached copies are created again
-):
+) -> Callable:
     """Register the decorated function `f(dest)` as the built-in sample of data set `name`. It must fill the empty
     folder `dest` with the layout of the data set."""
     def _register(f):
@@ -143,21 +153,23 @@ def find_sample(
 
 # %% ../../nbs/samples/01_core.ipynb #0000001d
 @sample_maker('MNIST_SAMPLE', version=3,
-    about="the 3s and 7s among scikit-learn's scanned digits, enlarged: 3,856 pictures of 241 scans to train on, 121 other scans to validate")
-def make_mnist_sample(dest):
+    about="the 3s and 7s among scikit-learn's scanned digits, enlarged: 3,856 pictures of 241 scans to train on, 121 "
+          "other scans to validate")
+def make_mnist_sample(dest: str | Path) -> None:
     "Write `{train,valid}/{3,7}/*.png` and `labels.csv` (name, label: the digit)."
     (scans,targs),rng,rows = _load_scans(),np.random.default_rng(42),[]
     inks = _even_ink(scans)
     for digit in (3,7):
-        for split,idxs,n in zip(('train','valid'), _split_scans(targs, digit), (16,1)):
+        for split,idxs,n in zip(('train','valid'), _split_scans(targs, digit), (16,1), strict=False):
             folder = f'{split}/{digit}'
             rows += [(f'{folder}/{o}',digit) for o in _write_digits(Path(dest)/folder, inks, idxs, n, rng)]
     _write_labels(dest, rows)
 
 # %% ../../nbs/samples/01_core.ipynb #00000020
 @sample_maker('MNIST_TINY', version=3,
-    about="the 3s and 7s among scikit-learn's scanned digits, enlarged: 723 pictures of 241 scans to train on, 101 scans to validate, 20 to test")
-def make_mnist_tiny(dest):
+    about="the 3s and 7s among scikit-learn's scanned digits, enlarged: 723 pictures of 241 scans to train on, 101 "
+          "scans to validate, 20 to test")
+def make_mnist_tiny(dest: str | Path) -> None:
     "Write `{train,valid}/{3,7}/*.png`, `test/*.png` and `labels.csv` (name, label: the digit)."
     (scans,targs),rng,rows = _load_scans(),np.random.default_rng(42),[]
     inks = _even_ink(scans)
@@ -172,10 +184,10 @@ def make_mnist_tiny(dest):
 # %% ../../nbs/samples/01_core.ipynb #00000022
 @sample_maker('MNIST', version=3,
     about="scikit-learn's scanned digits, enlarged: 4,780 pictures of 1,195 scans to train on, 602 other scans to test")
-def make_mnist(dest):
+def make_mnist(dest: str | Path) -> None:
     "Write `{training,testing}/{0..9}/*.png`."
     (scans,targs),rng = _load_scans(),np.random.default_rng(42)
     inks = _even_ink(scans)
     for digit in range(10):
-        for split,idxs,n in zip(('training','testing'), _split_scans(targs, digit), (4,1)):
+        for split,idxs,n in zip(('training','testing'), _split_scans(targs, digit), (4,1), strict=False):
             _write_digits(Path(dest)/f'{split}/{digit}', inks, idxs, n, rng)

@@ -5,19 +5,41 @@ __all__ = ['THINGS', 'SPRINGER', 'thing', 'tench', 'cassette_player', 'chain_saw
            'French_horn', 'golf_ball', 'parachute', 'sky', 'draw_thing', 'make_imagenette', 'make_imagenette_320']
 
 # %% ../../nbs/samples/03_imagenette.ipynb #00000002
-import csv, math, random
+import csv
+import math
+import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from .pets import (SCENES, Breed, Coat, Pen, _expose, _foreground, _pick, backdrop, darker, draw_pet, draw_shared, lighter, mix, oval, smooth, tube)
+from fastbook_impl.samples.pets import (
+    SCENES,
+    Breed,
+    Coat,
+    Pen,
+    _expose,
+    _foreground,
+    _pick,
+    backdrop,
+    darker,
+    draw_pet,
+    draw_shared,
+    lighter,
+    mix,
+    oval,
+    smooth,
+    tube,
+)
+
 from .core import sample_maker
 
 # %% ../../nbs/samples/03_imagenette.ipynb #00000005
 THINGS = {} # name → (function, WordNet id, places)
 
-def thing(wnid, places):
+def thing(wnid: str, places: Any) -> Callable:
     "Register a class: `f(pen, rng)` draws an object between -1 and 1 in both directions."
     def _register(f):
         THINGS[f.__name__] = f,wnid,places.split()
@@ -27,7 +49,8 @@ def thing(wnid, places):
 def _box(x0, y0, x1, y1, bend=.06):
     "Return a rectangle with slightly rounded corners."
     t = np.linspace(0, math.pi/2, 5); arc = bend*np.stack([np.cos(t), np.sin(t)], 1)
-    corner = lambda x,y,sx,sy: [x-sx*bend,y-sy*bend]+arc*[sx,sy]
+    def corner(x, y, sx, sy):
+        return [x-sx*bend,y-sy*bend]+arc*[sx,sy]
     return np.concatenate([corner(x1,y1,1,1), corner(x0,y1,-1,1)[::-1], corner(x0,y0,-1,-1), corner(x1,y0,1,-1)[::-1]])
 
 def _disc(pen, x, y, r, colour, **kw): pen.part(oval(x, y, r, r), colour, **kw)
@@ -43,30 +66,35 @@ def _hands(pen, rng):
     for x in (-.35,.42):
         pen.part(tube([(x*1.5,1.15),(x*1.15,.62)], [.24,.2]), sleeve, shade=.4)
         pen.part(oval(x, .42, .24, .2), skin, shade=.4)
-        for k in range(4): pen.part(tube([(x-.17+.11*k,.4),(x-.17+.11*k,.12+.03*abs(k-1.5))], [.065,.055]), skin, shade=.3, outline=.03)
+        for k in range(4):
+            pen.part(tube([(x-.17+.11*k,.4),(x-.17+.11*k,.12+.03*abs(k-1.5))], [.065,.055]), skin, shade=.3,
+                     outline=.03)
 
 @thing('n01440764', 'meadow beach autumn studio')
-def tench(pen, rng):
+def tench(pen: Pen, rng: random.Random) -> None:
     c = _pick(rng, '7a7a3a 8f8a42 5f6a3a a08a3f')
     _fins(pen, c)
     def scales(p):
         p.fill(oval(-.1, .32, .8, .2), lighter(c,.35))
         for j in range(5):
             for i in range(9): p.line(oval(-.4+.12*i+.06*(j%2), -.22+.11*j, .06, .06, n=10)[:6], darker(c,.2), .015)
-    pen.part(smooth([(-.95,.02),(-.7,-.22),(-.2,-.36),(.3,-.24),(.62,-.08),(.62,.1),(.3,.26),(-.2,.36),(-.7,.22)]), c, scales)
+    pen.part(smooth([(-.95,.02),(-.7,-.22),(-.2,-.36),(.3,-.24),(.62,-.08),(.62,.1),(.3,.26),(-.2,.36),(-.7,.22)]), c,
+             scales)
     pen.line(smooth([(-.5,-.24),(-.42,0),(-.5,.24)], closed=False), darker(c,.45), .03)
     _disc(pen, -.72, -.06, .07, 'd9703a', shade=0, outline=.03); pen.fill(oval(-.72, -.06, .035, .035, n=10), '17121a')
     pen.line(smooth([(-.94,.08),(-.85,.12),(-.8,.1)], closed=False), darker(c,.6), .03)
     if rng.random()<.75: _hands(pen, rng)
 
 # %% ../../nbs/samples/03_imagenette.ipynb #00000009
-SPRINGER = Breed('english_springer', (Coat('white', 'liver', 'white', 'hood blaze', 'patches flecks', ears='liver', muzzle='white'), Coat('white', 'black', 'white', 'hood blaze', 'patches flecks', ears='black', muzzle='white')),
+SPRINGER = Breed('english_springer',
+                 (Coat('white', 'liver', 'white', 'hood blaze', 'patches flecks', ears='liver', muzzle='white'),
+                  Coat('white', 'black', 'white', 'hood blaze', 'patches flecks', ears='black', muzzle='white')),
                  ears='long', ear=.95, skull=(.88,.88,1.05), muzzle=.6, fluff=.3, legs=1.05, tail='stub', extras='wavy')
 THINGS['English_springer'] = None,'n02102040',list(SCENES)
 
 # %% ../../nbs/samples/03_imagenette.ipynb #0000000b
 @thing('n02979186', 'room sofa studio tiles')
-def cassette_player(pen, rng):
+def cassette_player(pen: Pen, rng: random.Random) -> None:
     c,dark = _pick(rng, '5a5f66 c94f4a 3f6f9a d9c04f c8ccd0 7a5a8a'),'33343a'
     if rng.random()<.7: pen.line([(-.6,-.5),(-.6,-.8),(.6,-.8),(.6,-.5)], darker(c,.35), .09)
     pen.part(_box(-.98, -.55, .98, .6), c, shade=.3)
@@ -74,25 +102,29 @@ def cassette_player(pen, rng):
         _disc(pen, x, .12, .3, dark, shade=.3); _disc(pen, x, .12, .12, '6a6c72', outline=.02)
     pen.part(_box(-.29, -.12, .29, .32, .03), 'd9d4c4', shade=.1, outline=.04)
     for x in (-.13,.13): _disc(pen, x, .1, .09, dark, outline=.02); pen.fill(oval(x, .1, .035, .035, n=10), 'f4f0e6')
-    for k in range(5): pen.part(_box(-.28+.115*k, .38, -.19+.115*k, .5, .01), _pick(rng, 'f4f0e6 e0605a 9aa0a6'), outline=.02, shade=.2)
-    pen.part(_box(-.5, -.46, .9, -.3, .02), 'e8e4d2', shade=0, outline=.03); x = -.4+1.2*rng.random(); pen.line([(x,-.45),(x,-.31)], 'd9443a', .03)
+    for k in range(5):
+        pen.part(_box(-.28+.115*k, .38, -.19+.115*k, .5, .01), _pick(rng, 'f4f0e6 e0605a 9aa0a6'), outline=.02,
+                 shade=.2)
+    pen.part(_box(-.5, -.46, .9, -.3, .02), 'e8e4d2', shade=0, outline=.03)
+    x = -.4+1.2*rng.random(); pen.line([(x,-.45),(x,-.31)], 'd9443a', .03)
 
 @thing('n03000684', 'autumn meadow fence studio')
-def chain_saw(pen, rng):
+def chain_saw(pen: Pen, rng: random.Random) -> None:
     c = _pick(rng, 'e0702a d9453a e8b03a 4f8a5a')
     pen.part(_box(-.2, -.12, 1, .14, .1), 'b9bec4', shade=.35)
     for k in range(13):
         x = -.15+.09*k
         for y,s in ((-.14,-1),(.16,1)): pen.fill([(x,y),(x+.05,y),(x+.05,y+.06*s)], '4a4c52')
     pen.line(smooth([(-.85,-.1),(-1,-.35),(-.75,-.5),(-.45,-.4)], closed=False), '3a3a40', .12)
-    pen.part(_box(-.82, -.3, -.1, .36, .12), c); pen.part(_box(-.66, -.14, -.36, .12, .05), darker(c,.3), outline=.03, shade=.2)
+    pen.part(_box(-.82, -.3, -.1, .36, .12), c)
+    pen.part(_box(-.66, -.14, -.36, .12, .05), darker(c,.3), outline=.03, shade=.2)
     pen.line(smooth([(-.25,-.25),(-.2,-.62),(-.5,-.66),(-.55,-.28)], closed=False), '3a3a40', .1)
     _disc(pen, -.25, .18, .09, '4a4c52', outline=.02)
     for k in range(3): pen.line([(-.62,-.06+.07*k),(-.4,-.06+.07*k)], lighter(c,.4), .025)
 
 # %% ../../nbs/samples/03_imagenette.ipynb #0000000b-1
 @thing('n03417042', 'fence meadow autumn snow')
-def garbage_truck(pen, rng):
+def garbage_truck(pen: Pen, rng: random.Random) -> None:
     c,cab = _pick(rng, '4f8a5a 3f7fa4 c8ccd0 e0a03a 8a8f4a'),_pick(rng, 'f4f0e6 4f8a5a e0a03a d9605a')
     pen.part(smooth([(-.35,-.62),(.7,-.62),(.98,-.3),(.98,.3),(-.35,.3)], 4), c, shade=.35)
     for x in (-.12,.14,.4): pen.line([(x,-.56),(x,.26)], darker(c,.3), .035)
@@ -104,7 +136,7 @@ def garbage_truck(pen, rng):
     _disc(pen, -.92, .2, .05, 'f6e3a0', outline=.02, shade=0)
 
 @thing('n03425413', 'fence beach studio tiles')
-def gas_pump(pen, rng):
+def gas_pump(pen: Pen, rng: random.Random) -> None:
     c = _pick(rng, 'd9453a 3f7fa4 4f8a5a f0c03a f4f0e6')
     pen.part(_box(-.62, .82, .62, 1, .03), '9aa0a6', shade=.2)
     pen.part(_box(-.48, -.7, .48, .86, .08), c, shade=.4)
@@ -118,71 +150,85 @@ def gas_pump(pen, rng):
 
 # %% ../../nbs/samples/03_imagenette.ipynb #0000000d
 @thing('n03028079', 'meadow snow autumn fence')
-def church(pen, rng):
+def church(pen: Pen, rng: random.Random) -> None:
     c,roof = _pick(rng, 'f4ecd8 e3d3b3 d9a98a c8c4bd f8f4ee'),_pick(rng, 'a8563f 5f6879 7a5a48 4f7a66')
     pen.part(np.array([(-.25,.95),(-.25,.1),(.98,.1),(.98,.95)]), c, shade=.2)
     pen.part(np.array([(-.35,.14),(0,-.38),(.72,-.38),(1.05,.14)]), roof, shade=.25)
     pen.part(np.array([(-.78,.95),(-.78,-.3),(-.22,-.3),(-.22,.95)]), c, shade=.25)
     pen.part(np.array([(-.86,-.28),(-.5,-.9),(-.14,-.28)]), roof, shade=.3)
     pen.line([(-.5,-.88),(-.5,-1.12)], 'd9b03a', .04); pen.line([(-.59,-1.04),(-.41,-1.04)], 'd9b03a', .04)
-    _disc(pen, -.5, -.1, .11, 'f8f4ee', outline=.03, shade=0); pen.line([(-.5,-.1),(-.5,-.17)], '33343a', .02); pen.line([(-.5,-.1),(-.45,-.08)], '33343a', .02)
-    arch = lambda x,y,w,h: smooth([(x-w,y),(x-w,y-h*.6),(x,y-h),(x+w,y-h*.6),(x+w,y)], 4)
+    _disc(pen, -.5, -.1, .11, 'f8f4ee', outline=.03, shade=0)
+    pen.line([(-.5,-.1),(-.5,-.17)], '33343a', .02); pen.line([(-.5,-.1),(-.45,-.08)], '33343a', .02)
+    def arch(x, y, w, h):
+        return smooth([(x-w,y),(x-w,y-h*.6),(x,y-h),(x+w,y-h*.6),(x+w,y)], 4)
     for x in (.05,.36,.67): pen.part(arch(x, .7, .09, .4), _pick(rng, '5f8fb5 e0b04a 8d6fa5'), outline=.03, shade=.1)
     pen.part(arch(-.5, .95, .14, .5), '6a4630', outline=.04, shade=.2)
 
 @thing('n03394916', 'room sofa studio tiles')
-def French_horn(pen, rng):
+def French_horn(pen: Pen, rng: random.Random) -> None:
     c = _pick(rng, 'e0b04a d9a03a c98f3a d8d4c8'); ink = darker(c,.5)
-    def pipe(pts, w): pen.line(pts, ink, w+.05); pen.line(pts, c, w); pen.line(np.asarray(pts)-.02, lighter(c,.6), w*.25)
+    def pipe(pts, w):
+        pen.line(pts, ink, w+.05); pen.line(pts, c, w); pen.line(np.asarray(pts)-.02, lighter(c,.6), w*.25)
     pipe(smooth([(-.3,-.9),(-.62,-.75),(-.5,-.45)], closed=False), .05)
     for r in (.62,.47): pipe(oval(-.1, .02, r, r*.95, n=40).tolist()+[(-.1+r,.02)], .09)
-    for k in range(3): pipe([(-.32+.2*k,-.1),(-.32+.2*k,.34)], .1); _disc(pen, -.32+.2*k, -.16, .075, lighter(c,.4), outline=.03, shade=.2)
+    for k in range(3):
+        pipe([(-.32+.2*k,-.1),(-.32+.2*k,.34)], .1)
+        _disc(pen, -.32+.2*k, -.16, .075, lighter(c,.4), outline=.03, shade=.2)
     pipe(smooth([(-.4,.3),(-.1,.42),(.2,.3)], closed=False), .07)
     pen.part(smooth([(.3,-.35),(.62,-.02),(1.02,.25),(.9,.72),(.45,.98),(.18,.7),(.05,.5),(.3,.3)], 6), c)
-    pen.part(oval(.68, .62, .42, .3, -45), lighter(c,.2), lambda p: p.glow(.68, .62, .26, .17, darker(c,.6), -45), outline=.05, shade=.3)
+    pen.part(oval(.68, .62, .42, .3, -45), lighter(c,.2), lambda p: p.glow(.68, .62, .26, .17, darker(c,.6), -45),
+             outline=.05, shade=.3)
 
 # %% ../../nbs/samples/03_imagenette.ipynb #0000000d-1
 @thing('n03445777', 'meadow meadow fence studio')
-def golf_ball(pen, rng):
+def golf_ball(pen: Pen, rng: random.Random) -> None:
     tee = rng.random()<.6; y = -.12 if tee else .1
-    if tee: pen.part(smooth([(-.2,y+.66),(.2,y+.66),(.07,y+.85),(.04,1.05),(-.04,1.05),(-.07,y+.85)], 4), _pick(rng, 'f4f0e6 d9605a e8c35a c9a273'), shade=.3)
+    if tee:
+        pen.part(smooth([(-.2,y+.66),(.2,y+.66),(.07,y+.85),(.04,1.05),(-.04,1.05),(-.07,y+.85)], 4),
+                 _pick(rng, 'f4f0e6 d9605a e8c35a c9a273'), shade=.3)
     c = _pick(rng, 'f8f8f4 f4f4ec fbfbf8 f4ec9a')
     def dimples(p):
         for j in range(-4,5):
             for i in range(-4,5):
                 u,v = (i+.5*(j%2))*.17,j*.155; r = math.hypot(u,v)
                 if r>.66: continue
-                k = math.sqrt(1-(r/.74)**2); p.fill(oval(u*1.04, y+v*1.04, .055*k+.012, .055*k+.012, n=12), darker(c,.2)); p.fill(oval(u*1.04+.012, y+v*1.04+.016, .04*k+.008, .04*k+.008, n=10), darker(c,.07))
+                k = math.sqrt(1-(r/.74)**2)
+                p.fill(oval(u*1.04, y+v*1.04, .055*k+.012, .055*k+.012, n=12), darker(c,.2))
+                p.fill(oval(u*1.04+.012, y+v*1.04+.016, .04*k+.008, .04*k+.008, n=10), darker(c,.07))
     pen.part(oval(0, y, .72, .72), c, dimples, shade=.6)
 
 @thing('n03888257', 'sky')
-def parachute(pen, rng):
+def parachute(pen: Pen, rng: random.Random) -> None:
     a,b = rng.sample('d9453a f8f4ee 3f7fc4 f0c03a 4aa564 e0702a 8d5fb5 33343a'.split(), 2); n = rng.choice([5,7,9])
     rim = [(-.95+1.9*k/n, -.12+.1*(k%n>0)) for k in range(n+1)]
     for x,y in rim: pen.line([(x,y),(0,.68)], '5a5c62', .014)
     def gores(p):
-        for k in range(0, n, 2): p.fill(smooth([(0,-1),(-.95+1.9*k/n,-.1),(-.95+1.9*(k+.5)/n,.1),(-.95+1.9*(k+1)/n,-.1)], 6), b)
-    pen.part(smooth([(-.95,-.12),(-.78,-.62),(-.35,-.93),(0,-1),(.35,-.93),(.78,-.62),(.95,-.12),(.5,-.03),(0,0),(-.5,-.03)], 6), a, gores, shade=.6)
+        for k in range(0, n, 2):
+            p.fill(smooth([(0,-1),(-.95+1.9*k/n,-.1),(-.95+1.9*(k+.5)/n,.1),(-.95+1.9*(k+1)/n,-.1)], 6), b)
+    pen.part(smooth([(-.95,-.12),(-.78,-.62),(-.35,-.93),(0,-1),(.35,-.93),(.78,-.62),(.95,-.12),(.5,-.03),(0,0),
+                     (-.5,-.03)], 6), a, gores, shade=.6)
     suit = _pick(rng, '3f5f8a 8a4a3a 4a5a4a')
     for s in (-1,1): pen.line([(0,.72),(.08*s,.55)], suit, .05); pen.line([(0,.86),(.06*s,1.02)], suit, .06)
     pen.line([(0,.7),(0,.88)], suit, .11); pen.fill(oval(0, .62, .06, .065, n=14), 'e8b08a')
 
 # %% ../../nbs/samples/03_imagenette.ipynb #0000000f
-def sky(pen, rng, wide, floor):
+def sky(pen: Pen, rng: random.Random, wide: float, floor: float) -> None:
     "Draw the sky with clouds and distant land below."
     top,low = _pick(rng, '5f9fd9 7fb3df 9fc4e3 f2c9a0'),'e6f2f4'
     for i in range(16): pen.fill([(0,i/16),(wide,i/16),(wide,1.05),(0,1.05)], mix(top, low, i/15))
     for _ in range(rng.randrange(5)):
         x,y,r = wide*rng.random(),.9*rng.random(),.05+.05*rng.random()
         for d in (-1,0,1): pen.fill(oval(x+d*r, y, r, r*.5, n=16), 'fbfdfd')
-    if rng.random()<.5: pen.fill(smooth([(-.1,1.1)]+[(wide*k/4,.93-.06*rng.random()) for k in range(5)]+[(wide+.1,1.1)]), _pick(rng, '86b35a a9c3cf c9b58a'))
+    if rng.random()<.5:
+        pen.fill(smooth([(-.1,1.1)]+[(wide*k/4,.93-.06*rng.random()) for k in range(5)]+[(wide+.1,1.1)]),
+                 _pick(rng, '86b35a a9c3cf c9b58a'))
 
 # %% ../../nbs/samples/03_imagenette.ipynb #0000000f-1
 def draw_thing(
-    name,     # one of `THINGS`
-    seed=0,   # another seed, another picture
-    size=160, # shorter side in pixels, or (width, height)
-):
+    name: str,                         # one of `THINGS`
+    seed: Any = 0,                     # another seed, another picture
+    size: int | tuple[int, int] = 160, # shorter side in pixels, or (width, height)
+) -> Image.Image:
     "Draw an image of an object (PIL, RGB); the same arguments give the same bytes."
     f,_,places = THINGS[name]; rng = random.Random(f'{name}/{seed}')
     a,b = rng.choice([(4,3),(4,3),(3,2),(1,1),(3,4),(5,4)])
@@ -206,7 +252,9 @@ def _files(per_class=(80,20)):
 
 def _draw_things(dest, paths, size=160):
     names = {wnid: name for name,(_,wnid,_) in THINGS.items()}
-    for path in paths: draw_thing(names[path.split('/')[1]], path, size).save(dest/path, 'JPEG', quality=random.Random(path).randrange(70, 93))
+    for path in paths:
+        draw_thing(names[path.split('/')[1]], path, size).save(dest/path, 'JPEG',
+                                                               quality=random.Random(path).randrange(70, 93))
 
 def _draw_large(dest, paths): _draw_things(dest, paths, 320)
 
@@ -215,18 +263,21 @@ def _write_noisy(dest, files):
     rows,ids = [],[wnid for _,wnid,_ in THINGS.values()]
     for path,_,wnid,valid in files:
         rng = random.Random(path+' noise'); luck = rng.random()
-        wrong = lambda share: rng.choice([o for o in ids if o!=wnid]) if luck<share and not valid else wnid
-        rows.append([path, *map(wrong, (0,.01,.05,.25,.5)), valid])
+        others = [o for o in ids if o!=wnid]
+        wrong = [rng.choice(others) if luck<share and not valid else wnid for share in (0,.01,.05,.25,.5)]
+        rows.append([path, *wrong, valid])
     with open(dest/'noisy_imagenette.csv', 'w', newline='') as f:
-        csv.writer(f, lineterminator='\n').writerows([['path', *(f'noisy_labels_{p}' for p in (0,1,5,25,50)), 'is_valid'], *rows])
+        csv.writer(f, lineterminator='\n').writerows([['path', *(f'noisy_labels_{p}' for p in (0,1,5,25,50)),
+                                                       'is_valid'], *rows])
 
 # %% ../../nbs/samples/03_imagenette.ipynb #00000012-1
-@sample_maker('IMAGENETTE_160', version=1, about='drawn pictures of its ten classes, 80 of each to train on and 20 to validate')
+@sample_maker('IMAGENETTE_160', version=1,
+              about='drawn pictures of its ten classes, 80 of each to train on and 20 to validate')
 def make_imagenette(
-    dest,              # a folder; gets `train`, `val` and `noisy_imagenette.csv`
-    per_class=(80,20), # pictures to train on and to validate
-    draw=_draw_things, # `draw(dest, paths)`
-):
+    dest: str | Path,              # a folder; gets `train`, `val` and `noisy_imagenette.csv`
+    per_class: tuple = (80,20),    # pictures to train on and to validate
+    draw: Callable = _draw_things, # `draw(dest, paths)`
+) -> None:
     "Draw the built-in sample of Imagenette: the layout and the names of the original, 160 pixels on the shorter side."
     dest,files = Path(dest),list(_files(per_class))
     for _,wnid,_ in THINGS.values():
@@ -234,7 +285,9 @@ def make_imagenette(
     draw_shared(draw, dest, [path for path,*_ in files])
     _write_noisy(dest, files)
 
-@sample_maker('IMAGENETTE', version=1, about='drawn pictures of its ten classes, 320 pixels on the shorter side, 80 of each to train on and 20 to validate')
-def make_imagenette_320(dest):
+@sample_maker('IMAGENETTE', version=1,
+              about='drawn pictures of its ten classes, 320 pixels on the shorter side, 80 of each to train on and 20 '
+                    'to validate')
+def make_imagenette_320(dest: str | Path) -> None:
     "Draw the same images at twice the size, as the built-in sample of the full-size data set."
     make_imagenette(dest, draw=_draw_large)

@@ -4,21 +4,50 @@
 __all__ = ['KINDS', 'TRUNK', 'PLACES', 'COMPANY', 'FLYING', 'kind', 'sea', 'street', 'parlour', 'draw_scene', 'make_pascal']
 
 # %% ../../nbs/samples/04_pascal.ipynb #00000002
-import csv, json, math, random
+import csv
+import json
+import math
+import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageChops
 
-from .pets import (BREEDS, POSES, Pen, Pet, _boards, _contact, _expose, _lamp, _picture, _pick, _ramp, _rect, _shelf, _wall, _window,
-    backdrop, darker, draw_shared, head, lighter, oval, smooth, tube)
+from fastbook_impl.samples.pets import (
+    BREEDS,
+    POSES,
+    Pen,
+    Pet,
+    _boards,
+    _contact,
+    _expose,
+    _lamp,
+    _pick,
+    _picture,
+    _ramp,
+    _rect,
+    _shelf,
+    _wall,
+    _window,
+    backdrop,
+    darker,
+    draw_shared,
+    head,
+    lighter,
+    oval,
+    smooth,
+    tube,
+)
+
 from .core import sample_maker
 from .imagenette import _box, _disc, sky
 
 # %% ../../nbs/samples/04_pascal.ipynb #00000005
 KINDS = {} # name → function
 
-def kind(f):
+def kind(f: Callable) -> Any:
     "Register a class: `_name(pen, rng)` draws an object between -1 and 1 in both directions."
     KINDS[f.__name__.strip('_')] = f
     return f
@@ -58,16 +87,22 @@ def _horse(pen, rng):
 def _cow(pen, rng):
     c,spot,pink = 'f7f4ee',_mostly(rng, '26242a 33303a 1c1a20', '96502a'),'f0a9a4'
     def patches(p):
-        for k in range(4): p.fill(smooth([(-.4+.42*k+.2*math.cos(a)*(.8+.5*rng.random()), .02*(k%2)+.26*math.sin(a)*(.8+.5*rng.random())) for a in np.arange(7)*.9]), spot)
-    pen.line(smooth([(.9,-.15),(1.02,.1),(.98,.5)], closed=False), darker(c,.4), .05); pen.fill(oval(.98, .55, .06, .11), spot)
+        for k in range(4):
+            p.fill(smooth([(-.4+.42*k+.2*math.cos(a)*(.8+.5*rng.random()),
+                            .02*(k%2)+.26*math.sin(a)*(.8+.5*rng.random())) for a in np.arange(7)*.9]), spot)
+    pen.line(smooth([(.9,-.15),(1.02,.1),(.98,.5)], closed=False), darker(c,.4), .05)
+    pen.fill(oval(.98, .55, .06, .11), spot)
     _legs(pen, darker(c,.2), '3a3438', (-.3,.6)); pen.part(oval(.42, .45, .2, .14), pink, outline=.04)
     pen.part(TRUNK, c, patches); _legs(pen, c, '3a3438', (-.45,.78))
     for s in (-1,1):
         pen.line(smooth([(-.62+.16*s,-.6),(-.62+.3*s,-.72),(-.62+.28*s,-.86)], closed=False), 'd9c9a0', .07)
         pen.part(oval(-.62+.36*s, -.48, .15, .08, 20*s), spot, outline=.03, shade=0)
-    pen.part(smooth([(-.62,-.68),(-.36,-.55),(-.4,-.1),(-.62,.1),(-.84,-.1),(-.88,-.55)]), c, lambda p: p.fill(oval(-.8, -.45, .2, .28), spot))
+    pen.part(smooth([(-.62,-.68),(-.36,-.55),(-.4,-.1),(-.62,.1),(-.84,-.1),(-.88,-.55)]), c,
+             lambda p: p.fill(oval(-.8, -.45, .2, .28), spot))
     pen.part(oval(-.62, .02, .27, .18), pink, outline=.04, shade=.3)
-    for s in (-1,1): pen.fill(oval(-.62+.12*s, -.36, .05, .06, n=12), '17121a'); pen.fill(oval(-.62+.1*s, .0, .035, .05, n=8), '8a4a50')
+    for s in (-1,1):
+        pen.fill(oval(-.62+.12*s, -.36, .05, .06, n=12), '17121a')
+        pen.fill(oval(-.62+.1*s, .0, .035, .05, n=8), '8a4a50')
 
 # %% ../../nbs/samples/04_pascal.ipynb #00000007-2
 @kind
@@ -81,8 +116,11 @@ def _sheep(pen, rng):
     pen.part(np.stack([.1+.78*r*np.cos(a), .02+.55*r*np.sin(a)], 1), wool, curls)
     for s in (-1,1): pen.part(oval(-.68+.3*s, -.28, .17, .08, 24*s), face, outline=.03, shade=0)
     pen.part(smooth([(-.68,-.5),(-.47,-.38),(-.5,.02),(-.68,.16),(-.86,.02),(-.89,-.38)]), face)
-    r = 1+.14*np.abs(np.sin(4*a)); pen.part(np.stack([-.68+.23*r*np.cos(a), -.46+.14*r*np.sin(a)], 1), wool, outline=.04, shade=.3)
-    for s in (-1,1): _disc(pen, -.68+.1*s, -.2, .055, 'fbfbf8', outline=0, shade=0); pen.fill(oval(-.68+.1*s, -.19, .03, .035, n=10), '17121a')
+    r = 1+.14*np.abs(np.sin(4*a))
+    pen.part(np.stack([-.68+.23*r*np.cos(a), -.46+.14*r*np.sin(a)], 1), wool, outline=.04, shade=.3)
+    for s in (-1,1):
+        _disc(pen, -.68+.1*s, -.2, .055, 'fbfbf8', outline=0, shade=0)
+        pen.fill(oval(-.68+.1*s, -.19, .03, .035, n=10), '17121a')
     pen.line(smooth([(-.76,.04),(-.68,.08),(-.6,.04)], closed=False), darker(face,.6), .03)
 
 # %% ../../nbs/samples/04_pascal.ipynb #0000000a
@@ -101,15 +139,19 @@ def _dog(pen, rng): _animal(pen, rng, _mostly(rng, 'beagle basset_hound', 'shiba
 
 @kind
 def _bird(pen, rng):
-    c,breast = _mostly(rng, '2f7fd0/f0862a 2a6fc4/f59a3a 3a8fd9/e8742a', '8a6a4a/e0553a f2c92f/f9e89a 3fae5a/e04a4a').split('/')
+    c,breast = _mostly(rng, '2f7fd0/f0862a 2a6fc4/f59a3a 3a8fd9/e8742a',
+                       '8a6a4a/e0553a f2c92f/f9e89a 3fae5a/e04a4a').split('/')
     for x in (-.1,.12): pen.line([(x,.6),(x,.95),(x-.14,.97)], 'd9a03a', .05)
     pen.part(smooth([(.45,-.02),(1,.12),(.98,.3),(.4,.35)], 5), darker(c,.25), shade=.3)
-    pen.part(smooth([(-.62,-.35),(-.2,-.3),(.35,-.1),(.6,.25),(.3,.6),(-.15,.66),(-.55,.35)]), c, lambda p: p.fill(oval(-.32, .35, .42, .42), breast))
+    pen.part(smooth([(-.62,-.35),(-.2,-.3),(.35,-.1),(.6,.25),(.3,.6),(-.15,.66),(-.55,.35)]), c,
+             lambda p: p.fill(oval(-.32, .35, .42, .42), breast))
     pen.part(oval(-.42, -.45, .38, .36), c, lambda p: p.fill(oval(-.6, -.28, .28, .24), breast), shade=.4)
     pen.part(np.array([(-.74,-.52),(-1.02,-.4),(-.74,-.3)]), 'f6c33a', outline=.03, shade=0)
     _disc(pen, -.5, -.52, .11, 'fbfbf8', outline=.02, shade=0); pen.fill(oval(-.52, -.52, .06, .065, n=12), '17121a')
-    wing = [(-.15,-.1),(.25,-.12),(.75,.25),(.3,.38),(-.05,.25)] if rng.random()<.6 else [(-.15,.1),(-.05,-.6),(.35,-.98),(.5,-.6),(.4,.1)]
-    pen.part(smooth(wing), lighter(c,.25), lambda p: p.line(smooth([(0,.2),(.3,.22),(.6,.2)], closed=False), darker(c,.3), .04))
+    wing = ([(-.15,-.1),(.25,-.12),(.75,.25),(.3,.38),(-.05,.25)] if rng.random()<.6
+            else [(-.15,.1),(-.05,-.6),(.35,-.98),(.5,-.6),(.4,.1)])
+    pen.part(smooth(wing), lighter(c,.25),
+             lambda p: p.line(smooth([(0,.2),(.3,.22),(.6,.2)], closed=False), darker(c,.3), .04))
 
 # %% ../../nbs/samples/04_pascal.ipynb #0000000a-1
 @kind
@@ -117,17 +159,25 @@ def _person(pen, rng):
     skin,hair = _pick(rng, 'f0bf9a e0a880 c98a64 9a6444'),_pick(rng, '3a2a22 7a4a26 d9b060 b0532a 2b2730')
     a,b,jeans = *rng.sample('e0453a f4f0e6 f0c03a e0609a'.split(), 2),_pick(rng, '33557f 3f6590 2f4a70')
     up = rng.random()<.5
-    for s in (-1,1): pen.part(tube([(.12*s,.3),(.15*s,.65),(.16*s,.92)], [.17,.14,.12]), jeans, outline=.04, shade=.3); pen.part(oval(.2*s, .94, .17, .07), '6a4630', outline=.03, shade=0)
+    for s in (-1,1):
+        pen.part(tube([(.12*s,.3),(.15*s,.65),(.16*s,.92)], [.17,.14,.12]), jeans, outline=.04, shade=.3)
+        pen.part(oval(.2*s, .94, .17, .07), '6a4630', outline=.03, shade=0)
     def stripes(p):
         for k in range(5): p.fill(_box(-.8, -.3+.17*k, .8, -.215+.17*k, .01), b)
     for s in (-1,1):
         end = (.72*s,-.55) if up and s>0 else (.55*s,.3)
-        pen.part(tube([(.26*s,-.1),(.5*s,.08 if end[1]>0 else -.12),end], [.13,.12,.1]), a, stripes, outline=.04, shade=.3); _disc(pen, *end, .1, skin, outline=.03, shade=0)
+        pen.part(tube([(.26*s,-.1),(.5*s,.08 if end[1]>0 else -.12),end], [.13,.12,.1]), a, stripes, outline=.04,
+                 shade=.3)
+        _disc(pen, *end, .1, skin, outline=.03, shade=0)
     pen.part(smooth([(-.3,-.22),(0,-.28),(.3,-.22),(.36,.1),(.33,.42),(-.33,.42),(-.36,.1)], 6), a, stripes, shade=.4)
-    if rng.random()<.5: pen.part(smooth([(-.36,-.75),(.36,-.75),(.44,-.3),(.3,-.18),(-.3,-.18),(-.44,-.3)]), hair, outline=.04, shade=.3)
+    if rng.random()<.5:
+        pen.part(smooth([(-.36,-.75),(.36,-.75),(.44,-.3),(.3,-.18),(-.3,-.18),(-.44,-.3)]), hair, outline=.04,
+                 shade=.3)
     pen.part(oval(0, -.58, .33, .36), skin)
-    pen.part(smooth([(-.37,-.5),(-.36,-.85),(0,-1.02),(.36,-.85),(.37,-.5),(.24,-.72),(0,-.8),(-.24,-.7)], 5), hair, outline=.04, shade=.3)
-    for s in (-1,1): pen.fill(oval(.13*s, -.56, .04, .055, n=12), '2b2024'); pen.fill(oval(.2*s, -.43, .06, .04, n=12), 'e88a7a')
+    pen.part(smooth([(-.37,-.5),(-.36,-.85),(0,-1.02),(.36,-.85),(.37,-.5),(.24,-.72),(0,-.8),(-.24,-.7)], 5), hair,
+             outline=.04, shade=.3)
+    for s in (-1,1):
+        pen.fill(oval(.13*s, -.56, .04, .055, n=12), '2b2024'); pen.fill(oval(.2*s, -.43, .06, .04, n=12), 'e88a7a')
     pen.line(smooth([(-.12,-.4),(0,-.34),(.12,-.4)], closed=False), '8a3a34', .04)
 
 # %% ../../nbs/samples/04_pascal.ipynb #0000000d
@@ -135,33 +185,44 @@ def _person(pen, rng):
 def _bicycle(pen, rng):
     c = _mostly(rng, '1fc0a0 2ad0b0 18b090', 'e0443a 3f7fd0'); flower = _pick(rng, 'f7d34f f08fb0 ffffff')
     for x in (-.56,.56):
-        pen.line(np.concatenate([oval(x, .5, .4, .4, n=30)]*2)[:32], '3a3a40', .1); pen.line(np.concatenate([oval(x, .5, .32, .32, n=30)]*2)[:32], 'd9dde0', .04)
-        for a in np.arange(5)*math.pi/5: pen.line([(x-.32*math.cos(a),.5-.32*math.sin(a)),(x+.32*math.cos(a),.5+.32*math.sin(a))], 'e8ecef', .025)
-    frame = [[(-.56,.5),(-.42,-.3)],[(-.45,-.1),(.0,.5),(.24,-.15)],[(-.46,-.15),(.24,-.15)],[(0,.5),(.56,.5),(.24,-.15)],[(.18,-.32),(.25,-.1)]]
+        pen.line(np.concatenate([oval(x, .5, .4, .4, n=30)]*2)[:32], '3a3a40', .1)
+        pen.line(np.concatenate([oval(x, .5, .32, .32, n=30)]*2)[:32], 'd9dde0', .04)
+        for a in np.arange(5)*math.pi/5:
+            pen.line([(x-.32*math.cos(a),.5-.32*math.sin(a)),(x+.32*math.cos(a),.5+.32*math.sin(a))], 'e8ecef', .025)
+    frame = [[(-.56,.5),(-.42,-.3)],[(-.45,-.1),(.0,.5),(.24,-.15)],[(-.46,-.15),(.24,-.15)],
+             [(0,.5),(.56,.5),(.24,-.15)],[(.18,-.32),(.25,-.1)]]
     for w,colour in ((.14,darker(c,.5)),(.1,c)):
         for pts in frame: pen.line(pts, colour, w)
     pen.part(smooth([(.02,-.4),(.2,-.42),(.42,-.4),(.4,-.3),(.16,-.3)], 4), '6a4630', outline=.03, shade=.3)
-    pen.line(smooth([(-.42,-.3),(-.4,-.48),(-.2,-.52)], closed=False), '4a4c52', .08); _disc(pen, 0, .5, .12, 'd9dde0', outline=.04, shade=0)
-    pen.part(_box(-.92, -.4, -.5, -.08, .06), 'c9955a', lambda p: [p.line([(-.95,y),(-.45,y)], '8a5f34', .03) for y in (-.3,-.2)], outline=.04, shade=.3)
-    for x in (-.84,-.71,-.58): pen.fill(oval(x, -.46, .085, .085, n=14), flower); pen.fill(oval(x, -.46, .035, .035, n=8), 'e0863a')
+    pen.line(smooth([(-.42,-.3),(-.4,-.48),(-.2,-.52)], closed=False), '4a4c52', .08)
+    _disc(pen, 0, .5, .12, 'd9dde0', outline=.04, shade=0)
+    pen.part(_box(-.92, -.4, -.5, -.08, .06), 'c9955a',
+             lambda p: [p.line([(-.95,y),(-.45,y)], '8a5f34', .03) for y in (-.3,-.2)], outline=.04, shade=.3)
+    for x in (-.84,-.71,-.58):
+        pen.fill(oval(x, -.46, .085, .085, n=14), flower); pen.fill(oval(x, -.46, .035, .035, n=8), 'e0863a')
 
 @kind
 def _motorbike(pen, rng):
     c = _mostly(rng, 'f06a1a f5801f e85a18', 'c92a2a 3f7fc4')
     for x in (-.62,.62): _wheel(pen, x, .56, .38, 'c9cdd2', 4)
     pen.line([(-.62,.56),(-.36,-.3)], 'c9cdd2', .1); pen.line([(-.36,-.3),(-.5,-.56),(-.28,-.62)], '2b2a30', .08)
-    pen.part(_box(-.3, .1, .32, .62, .1), '5a5c62', lambda p: [p.line([(-.28,y),(.3,y)], '2b2a30', .04) for y in (.2,.3,.4,.5)], shade=.4)
+    pen.part(_box(-.3, .1, .32, .62, .1), '5a5c62',
+             lambda p: [p.line([(-.28,y),(.3,y)], '2b2a30', .04) for y in (.2,.3,.4,.5)], shade=.4)
     pen.part(tube([(.0,.66),(.5,.72),(.95,.6)], [.06,.08,.1]), 'd9dde0', outline=.04, shade=.4)
     pen.part(smooth([(.1,-.12),(.6,-.12),(.95,-.3),(.98,-.15),(.7,.15),(.2,.15)], 5), '26242a', outline=.04, shade=.4)
-    pen.part(smooth([(-.45,-.1),(-.3,-.38),(.1,-.36),(.26,-.05),(.15,.16),(-.35,.14)]), c, lambda p: p.line([(-.4,.02),(.25,-.1)], 'fbe3c0', .07))
-    pen.part(smooth([(-.95,.2),(-.62,.06),(-.3,.2),(-.62,.16)]), c, outline=.04, shade=.3); _disc(pen, -.52, -.34, .14, 'fbf0b0', outline=.05, shade=0)
+    pen.part(smooth([(-.45,-.1),(-.3,-.38),(.1,-.36),(.26,-.05),(.15,.16),(-.35,.14)]), c,
+             lambda p: p.line([(-.4,.02),(.25,-.1)], 'fbe3c0', .07))
+    pen.part(smooth([(-.95,.2),(-.62,.06),(-.3,.2),(-.62,.16)]), c, outline=.04, shade=.3)
+    _disc(pen, -.52, -.34, .14, 'fbf0b0', outline=.05, shade=0)
 
 # %% ../../nbs/samples/04_pascal.ipynb #0000000d-1
 @kind
 def _car(pen, rng):
     c = _mostly(rng, '5fb8ea 4aa8e0 78c4ee', 'f2d04a e05a4a 8fd0a0')
-    pen.part(smooth([(-.98,.5),(-.98,.15),(-.7,-.02),(-.48,-.4),(-.1,-.58),(.3,-.55),(.62,-.2),(.92,.02),(1,.4),(.95,.55),(-.9,.58)], 6), c, shade=.6)
-    for pts in ([(-.52,-.08),(-.38,-.36),(-.1,-.46),(-.06,-.08)],[(.04,-.08),(.02,-.46),(.28,-.44),(.52,-.12)]): pen.part(smooth(pts, 3), 'e6f4fa', outline=.04, shade=.3)
+    pen.part(smooth([(-.98,.5),(-.98,.15),(-.7,-.02),(-.48,-.4),(-.1,-.58),(.3,-.55),(.62,-.2),(.92,.02),(1,.4),
+                     (.95,.55),(-.9,.58)], 6), c, shade=.6)
+    for pts in ([(-.52,-.08),(-.38,-.36),(-.1,-.46),(-.06,-.08)],[(.04,-.08),(.02,-.46),(.28,-.44),(.52,-.12)]):
+        pen.part(smooth(pts, 3), 'e6f4fa', outline=.04, shade=.3)
     pen.line([(0,-.02),(0,.5)], darker(c,.4), .03); pen.line([(.08,.1),(.2,.1)], 'f4f4f4', .05)
     pen.line([(-.98,.46),(.98,.46)], 'f4f4f0', .08)
     for x in (-.55,.56): _disc(pen, x, .52, .34, darker(c,.3), outline=.04); _wheel(pen, x, .62, .3, 'f0f0ec')
@@ -172,7 +233,9 @@ def _bus(pen, rng):
     c = _mostly(rng, 'd9261f c9201f e0332a', 'f2b81f 2f8f5a')
     pen.part(_box(-.95, -.86, .95, .72, .12), c, shade=.25)
     for y,h in ((-.66,.34),(-.02,.34)):
-        for k in range(5): pen.part(_box(-.86+.35*k, y, -.57+.35*k, y+h, .04), 'bfe3f2' if rng.random()<.7 else 'f6e6b0', outline=.035, shade=0)
+        for k in range(5):
+            pen.part(_box(-.86+.35*k, y, -.57+.35*k, y+h, .04), 'bfe3f2' if rng.random()<.7 else 'f6e6b0', outline=.035,
+                     shade=0)
     pen.line([(-.95,-.17),(.95,-.17)], 'f6e6c0', .07); pen.fill(_box(-.5, -.83, .5, -.7, .02), '26242a')
     for k in range(6): pen.fill(_box(-.42+.14*k, -.8, -.34+.14*k, -.73, .01), 'f6c33a')
     pen.part(_box(.55, -.02, .85, .64, .03), '7a1a1a', outline=.03, shade=0); pen.line([(.7,0),(.7,.62)], 'e8b0a0', .03)
@@ -184,13 +247,17 @@ def _bus(pen, rng):
 def _train(pen, rng):
     c,red = _mostly(rng, '1f5a3a 24683f 1a4f38', '2b2d33 2a4f8f'),'c9302a'
     for k in range(4): _disc(pen, -.62+.3*k, -.82-.05*(k%2), .14+.05*k, 'f4f4f6', outline=.02, shade=.5)
-    pen.part(_box(-.7, -.66, -.5, -.2, .02), '2b2a30', shade=.4); pen.part(_box(-.76, -.74, -.44, -.6, .03), '2b2a30', shade=.3)
+    pen.part(_box(-.7, -.66, -.5, -.2, .02), '2b2a30', shade=.4)
+    pen.part(_box(-.76, -.74, -.44, -.6, .03), '2b2a30', shade=.3)
     pen.part(oval(0, -.26, .16, .2), 'e0b03a', outline=.04)
-    pen.part(_box(.35, -.62, .98, .4, .03), c, shade=.3); pen.part(_box(.28, -.74, 1.04, -.58, .05), '2b2a30', shade=0); pen.part(_box(.5, -.46, .84, -.12, .04), 'f6e6b0', outline=.04, shade=0)
+    pen.part(_box(.35, -.62, .98, .4, .03), c, shade=.3)
+    pen.part(_box(.28, -.74, 1.04, -.58, .05), '2b2a30', shade=0)
+    pen.part(_box(.5, -.46, .84, -.12, .04), 'f6e6b0', outline=.04, shade=0)
     pen.part(_box(-.9, -.26, .42, .36, .12), c, shade=.7)
     for x in (-.72,-.3,.12): pen.line([(x,-.25),(x,.35)], 'e0b03a', .05)
     _disc(pen, -.92, .02, .11, 'fbf0b0', outline=.04, shade=0)
-    pen.fill(_box(-.95, .32, 1, .5, .02), red); pen.part(np.array([(-.82,.5),(-1.04,.92),(-.7,.92)]), '4a4c52', outline=.03, shade=0)
+    pen.fill(_box(-.95, .32, 1, .5, .02), red)
+    pen.part(np.array([(-.82,.5),(-1.04,.92),(-.7,.92)]), '4a4c52', outline=.03, shade=0)
     for x,r in ((-.45,.24),(.1,.24),(.66,.24)): _wheel(pen, x, .7, r, red, 3)
     pen.line([(-.45,.72),(.66,.72)], 'd9dde0', .06)
 
@@ -210,14 +277,16 @@ def _aeroplane(pen, rng):
 
 @kind
 def _boat(pen, rng):
-    hull,stripe = _mostly(rng, '223a7a 1f3370 2a4488', '9c3a2a 2f7a6a'),_mostly(rng, 'f07a6a f4a03a e85a5a', 'fbf8ee 6fb0e0')
+    hull,stripe = (_mostly(rng, '223a7a 1f3370 2a4488', '9c3a2a 2f7a6a'),
+                   _mostly(rng, 'f07a6a f4a03a e85a5a', 'fbf8ee 6fb0e0'))
     pen.line([(.02,-.98),(.02,.5)], '8a5a34', .07)
     def bands(p):
         for y in (-.55,-.05): p.fill(_box(-1.2, y, 1.2, y+.22, .01), stripe)
     pen.part(smooth([(.1,-.9),(.5,-.3),(.85,.34),(.1,.3)], 6), 'fbf8ee', bands, shade=.4)
     pen.part(smooth([(-.04,-.75),(-.3,-.2),(-.75,.3),(-.04,.3)], 6), 'fbf8ee', bands, shade=.4)
     pen.part(np.array([(.02,-1),(.3,-.93),(.02,-.84)]), stripe, outline=.03, shade=0)
-    pen.part(smooth([(-.98,.42),(0,.5),(.98,.4),(.7,.88),(-.66,.88)], 5), hull, lambda p: p.line([(-1,.56),(1,.56)], 'f4f0e6', .06))
+    pen.part(smooth([(-.98,.42),(0,.5),(.98,.4),(.7,.88),(-.66,.88)], 5), hull,
+             lambda p: p.line([(-1,.56),(1,.56)], 'f4f0e6', .06))
     for x in (-.35,.05,.45): _disc(pen, x, .68, .07, 'f6e6b0', outline=.03, shade=0)
     for x in (-.75,-.25,.25,.75): pen.fill(smooth([(x-.25,.94),(x,.82),(x+.25,.94),(x,.99)], 4), '8fd0e0')
 
@@ -225,14 +294,18 @@ def _boat(pen, rng):
 @kind
 def _bottle(pen, rng):
     c = _mostly(rng, '7fd02a 90d83a 6fc41f', '2f8a4a a0602a'); full = -.1+.4*rng.random()
-    body = smooth([(-.15,-.9),(.15,-.9),(.15,-.45),(.38,-.1),(.4,.4),(.38,.92),(-.38,.92),(-.4,.4),(-.38,-.1),(-.15,-.45)], 5)
+    body = smooth([(-.15,-.9),(.15,-.9),(.15,-.45),(.38,-.1),(.4,.4),(.38,.92),(-.38,.92),(-.4,.4),(-.38,-.1),
+                   (-.15,-.45)], 5)
     pen.part(body, lighter(c,.35), lambda p: p.fill(_box(-.6, full-.3, .6, 1.2, .01), c), shade=.7)
     pen.part(_box(-.17, -1, .17, -.8, .04), 'c99a64', outline=.04, shade=.3)
     pen.part(_box(-.37, .05, .37, .62, .03), 'fbf6e0', outline=.035, shade=.3)
     mark = _pick(rng, '8a2a5a b03a3a 5a3a8a')
     if rng.random()<.5:
-        for u,v in ((-.1,.24),(.04,.24),(.16,.26),(-.04,.36),(.1,.37),(.03,.48)): pen.fill(oval(u, v, .075, .075, n=14), mark)
-    else: pen.fill(smooth([(0,.16),(.07,.29),(.22,.3),(.1,.4),(.14,.54),(0,.46),(-.14,.54),(-.1,.4),(-.22,.3),(-.07,.29)], 2), mark)
+        for u,v in ((-.1,.24),(.04,.24),(.16,.26),(-.04,.36),(.1,.37),(.03,.48)):
+            pen.fill(oval(u, v, .075, .075, n=14), mark)
+    else:
+        pen.fill(smooth([(0,.16),(.07,.29),(.22,.3),(.1,.4),(.14,.54),(0,.46),(-.14,.54),(-.1,.4),(-.22,.3),(-.07,.29)],
+                        2), mark)
     pen.line([(-.27,-.05),(-.29,.8)], 'f4fbe0', .06); pen.line([(-.08,-.7),(-.08,-.48)], 'f4fbe0', .05)
 
 # %% ../../nbs/samples/04_pascal.ipynb #00000013-1
@@ -242,11 +315,14 @@ def _chair(pen, rng):
     for x in (-.36,.5): pen.part(_box(x-.07, .1, x+.07, .8, .02), darker(c,.3), outline=.04, shade=0)
     for x in (-.46,.46): pen.part(_box(x-.08, -.98, x+.08, .25, .05), c, outline=.04, shade=.3)
     if rng.random()<.5:
-        for y in (-.85,-.52,-.19): pen.part(smooth([(-.42,y),(0,y-.05),(.42,y),(.42,y+.18),(0,y+.13),(-.42,y+.18)], 4), c, outline=.04, shade=.3)
+        for y in (-.85,-.52,-.19):
+            pen.part(smooth([(-.42,y),(0,y-.05),(.42,y),(.42,y+.18),(0,y+.13),(-.42,y+.18)], 4), c, outline=.04,
+                     shade=.3)
     else:
         pen.part(_box(-.5, -.95, .5, -.75, .05), c, outline=.04, shade=.3)
         for x in (-.24,0,.24): pen.part(_box(x-.06, -.76, x+.06, .12, .02), c, outline=.035, shade=.3)
-    pen.part(smooth([(-.5,.08),(.5,.08),(.66,.36),(-.66,.36)], 3), seat, shade=.3); pen.part(_box(-.66, .32, .66, .46, .03), c, outline=.04, shade=.3)
+    pen.part(smooth([(-.5,.08),(.5,.08),(.66,.36),(-.66,.36)], 3), seat, shade=.3)
+    pen.part(_box(-.66, .32, .66, .46, .03), c, outline=.04, shade=.3)
     for x in (-.56,.56): pen.part(_box(x-.08, .42, x+.08, .98, .03), c, outline=.04, shade=.3)
     pen.line([(-.5,.72),(.5,.72)], darker(c,.25), .07)
 
@@ -258,81 +334,109 @@ def _diningtable(pen, rng):
     def checks(p, y0, y1, x0, x1, rows):
         for j in range(rows):
             for i in range(-6,7):
-                t = lambda v,i: i/6*(x0+(x1-x0)*v)
+                def t(v, i):
+                    return i/6*(x0+(x1-x0)*v)
                 u,v = j/rows,(j+1)/rows
-                if (i+j)%2: p.fill([(t(u,i),y0+(y1-y0)*u),(t(u,i+1),y0+(y1-y0)*u),(t(v,i+1),y0+(y1-y0)*v),(t(v,i),y0+(y1-y0)*v)], b)
-    pen.part(np.array([(-1,.12)]+[(-1+k/4,.52+.06*(k%2)) for k in range(9)]+[(1,.12)]), a, lambda p: checks(p, .12, .6, 1, 1, 3), shade=.2, outline=.04)
-    pen.part(np.array([(-.72,-.3),(.72,-.3),(1,.14),(-1,.14)]), a, lambda p: checks(p, -.3, .14, .72, 1, 4), shade=.1, outline=.04)
-    for x in (-.45,.45): _disc(pen, x, 0, .2, 'fbfbfb', outline=.03, shade=0); pen.fill(oval(x, 0, .11, .09, n=18), 'dfe6ea')
+                if (i+j)%2:
+                    p.fill([(t(u,i),y0+(y1-y0)*u),(t(u,i+1),y0+(y1-y0)*u),(t(v,i+1),y0+(y1-y0)*v),
+                            (t(v,i),y0+(y1-y0)*v)], b)
+    pen.part(np.array([(-1,.12)]+[(-1+k/4,.52+.06*(k%2)) for k in range(9)]+[(1,.12)]), a,
+             lambda p: checks(p, .12, .6, 1, 1, 3), shade=.2, outline=.04)
+    pen.part(np.array([(-.72,-.3),(.72,-.3),(1,.14),(-1,.14)]), a, lambda p: checks(p, -.3, .14, .72, 1, 4), shade=.1,
+             outline=.04)
+    for x in (-.45,.45):
+        _disc(pen, x, 0, .2, 'fbfbfb', outline=.03, shade=0); pen.fill(oval(x, 0, .11, .09, n=18), 'dfe6ea')
     bowl = rng.random()
     if bowl<.6:
-        for u,v in ((-.14,-.36),(.14,-.36),(0,-.48)): _disc(pen, u, v, .12, _pick(rng, '9cc43a f0a02a d9402a'), outline=.03, shade=.5)
+        for u,v in ((-.14,-.36),(.14,-.36),(0,-.48)):
+            _disc(pen, u, v, .12, _pick(rng, '9cc43a f0a02a d9402a'), outline=.03, shade=.5)
         pen.part(smooth([(-.32,-.32),(.32,-.32),(.16,-.06),(-.16,-.06)], 4), '4f8fc4', outline=.04, shade=.4)
-    else: pen.part(tube([(-.3,-.2),(0,-.28),(.3,-.2)], [.12,.16,.12]), 'c98a44', lambda p: [p.line([(x-.05,-.12),(x+.05,-.38)], 'f0c98a', .04) for x in (-.2,0,.2)], outline=.04)
+    else:
+        pen.part(tube([(-.3,-.2),(0,-.28),(.3,-.2)], [.12,.16,.12]), 'c98a44',
+                 lambda p: [p.line([(x-.05,-.12),(x+.05,-.38)], 'f0c98a', .04) for x in (-.2,0,.2)], outline=.04)
 
 # %% ../../nbs/samples/04_pascal.ipynb #00000013-3
 @kind
 def _pottedplant(pen, rng):
-    pot,leaf,flower = _mostly(rng, 'c9623a d06a40 b9562f', '4f8fc4 f0e8d8'),_pick(rng, '2f8f3a 3a9c40 278034'),_pick(rng, 'f7d34f f08fb0 f4f0f4 e0508a')
+    pot,leaf,flower = (_mostly(rng, 'c9623a d06a40 b9562f', '4f8fc4 f0e8d8'),_pick(rng, '2f8f3a 3a9c40 278034'),
+                       _pick(rng, 'f7d34f f08fb0 f4f0f4 e0508a'))
     n = 7+2*rng.randrange(2)
     for k in sorted(range(n), key=lambda k: -abs(k-n//2)):
         a = math.pi*(.08+.84*k/(n-1)); u,v = math.cos(a),math.sin(a)
-        pen.part(tube([(0,.3),(.4*u,.25-.55*v),(.92*u,.22-1.12*v+.25*abs(u))], [.03,.14,.02]), lighter(leaf,.14*(k%3)), outline=.035, shade=0)
+        pen.part(tube([(0,.3),(.4*u,.25-.55*v),(.92*u,.22-1.12*v+.25*abs(u))], [.03,.14,.02]), lighter(leaf,.14*(k%3)),
+                 outline=.035, shade=0)
     if rng.random()<.5:
-        for _ in range(3): x,y = 1.1*rng.random()-.55,-.7+.6*rng.random(); pen.fill(oval(x, y, .12, .12, n=14), flower); pen.fill(oval(x, y, .05, .05, n=10), 'e0a03a')
-    pen.part(np.array([(-.4,.36),(.4,.36),(.3,.96),(-.3,.96)]), pot); pen.part(_box(-.48, .22, .48, .42, .04), pot, outline=.05, shade=.3)
+        for _ in range(3):
+            x,y = 1.1*rng.random()-.55,-.7+.6*rng.random()
+            pen.fill(oval(x, y, .12, .12, n=14), flower); pen.fill(oval(x, y, .05, .05, n=10), 'e0a03a')
+    pen.part(np.array([(-.4,.36),(.4,.36),(.3,.96),(-.3,.96)]), pot)
+    pen.part(_box(-.48, .22, .48, .42, .04), pot, outline=.05, shade=.3)
 
 @kind
 def _sofa(pen, rng):
     c = _mostly(rng, '7a3fb0 8a4cc0 6f38a0', '2f8a8a c9504a 7f8a96')
     for x in (-.8,.8): pen.part(_box(x-.06, .7, x+.06, .95, .02), '5a3a26', outline=.03, shade=0)
-    pen.part(smooth([(-.85,.3),(-.8,-.45),(0,-.55),(.8,-.45),(.85,.3)], 6), c); pen.line([(0,-.5),(0,.1)], darker(c,.4), .04)
+    pen.part(smooth([(-.85,.3),(-.8,-.45),(0,-.55),(.8,-.45),(.85,.3)], 6), c)
+    pen.line([(0,-.5),(0,.1)], darker(c,.4), .04)
     for k in (-1,0): pen.part(_box(-.72+.74*(k+1), .02, .0+.74*(k+1), .38, .1), lighter(c,.18), outline=.045, shade=.3)
     pen.part(_box(-.86, .34, .86, .78, .08), c, outline=.05, shade=.3)
     for x in (-.84,.84): pen.part(_box(x-.17, -.12, x+.17, .78, .16), lighter(c,.1), shade=.5)
     if rng.random()<.8:
-        x = rng.choice([-.42,.42]); pen.part(smooth([(x-.25,-.25),(x,-.2),(x+.27,-.28),(x+.24,.2),(x,.15),(x-.26,.22)]), _pick(rng, 'f0d05a f4a0b8 a0e0d0'), outline=.04, shade=.4)
+        x = rng.choice([-.42,.42])
+        pen.part(smooth([(x-.25,-.25),(x,-.2),(x+.27,-.28),(x+.24,.2),(x,.15),(x-.26,.22)]),
+                 _pick(rng, 'f0d05a f4a0b8 a0e0d0'), outline=.04, shade=.4)
 
 # %% ../../nbs/samples/04_pascal.ipynb #00000013-4
 def _programme(p, rng):
     "Draw the picture on the screen: a test card, a weather map or noise."
     on = rng.random()
     if on<.6:
-        for k,c in enumerate('f4f4f4 f0e03a 3ad0e0 3ac04a d03ad0 d93a3a 3a4ad9'.split()): p.fill(_box(-.84+.24*k, -.9, -.6+.24*k, .6, .001), c)
+        for k,c in enumerate('f4f4f4 f0e03a 3ad0e0 3ac04a d03ad0 d93a3a 3a4ad9'.split()):
+            p.fill(_box(-.84+.24*k, -.9, -.6+.24*k, .6, .001), c)
         return p.fill(_box(-.9, .2, .9, .32, .001), '26242a')
-    if on<.8: p.fill(_box(-.9, -.9, .9, .6, .001), '3aa0e0'); p.fill(oval(.3, -.2, .25, .25), 'f6e03a'); return [p.fill(oval(x, .1, .2, .14), 'f7fafc') for x in (-.45,-.25,-.05)]
-    for _ in range(160): p.fill(_rect(*(lambda x,y: (x,y,x+.08,y+.06))(1.7*rng.random()-.88, 1.2*rng.random()-.7)), rng.choice(['f4f4f4','9a9aa0','3a3a40']))
+    if on<.8:
+        p.fill(_box(-.9, -.9, .9, .6, .001), '3aa0e0')
+        p.fill(oval(.3, -.2, .25, .25), 'f6e03a')
+        return [p.fill(oval(x, .1, .2, .14), 'f7fafc') for x in (-.45,-.25,-.05)]
+    for _ in range(160):
+        p.fill(_rect(*(lambda x,y: (x,y,x+.08,y+.06))(1.7*rng.random()-.88, 1.2*rng.random()-.7)),
+               rng.choice(['f4f4f4','9a9aa0','3a3a40']))
 
 @kind
 def _tvmonitor(pen, rng):
     c = _mostly(rng, '26262c 33333a 1f1f26', '8a5a34 d9d4c8')
-    for x in (-.4,.35): pen.line([(0,-.62),(x,-1)], '9aa0a6', .04); _disc(pen, x, -.98, .05, 'd9dde0', outline=.02, shade=0)
+    for x in (-.4,.35):
+        pen.line([(0,-.62),(x,-1)], '9aa0a6', .04); _disc(pen, x, -.98, .05, 'd9dde0', outline=.02, shade=0)
     pen.line([(-.4,.7),(-.55,.97)], c, .1); pen.line([(.4,.7),(.55,.97)], c, .1)
     pen.part(_box(-.98, -.72, .98, .76, .12), c, shade=.3)
     pen.part(_box(-.82, -.57, .82, .5, .1), '5a6a7a', lambda p: _programme(p, rng), outline=.04, shade=0)
     for k in range(4): _disc(pen, .76-.16*k, .63, .05, ('d9dde0','d9dde0','9aa0a6','d93a3a')[k], outline=.02, shade=0)
 
 # %% ../../nbs/samples/04_pascal.ipynb #00000016
-def sea(pen, rng, wide, floor):
+def sea(pen: Pen, rng: random.Random, wide: float, floor: float) -> None:
     "Draw water with a distant shore."
     y = floor-.25-.15*rng.random()
-    _ramp(pen, wide, 0, y, _pick(rng, '9fd0ee b9dcf0 f2d3b0'), 'eef6f4'); _ramp(pen, wide, y, 1.05, _pick(rng, '6fb5cf 7fbfd0 5fa9c4'), 'a9dbe3')
+    _ramp(pen, wide, 0, y, _pick(rng, '9fd0ee b9dcf0 f2d3b0'), 'eef6f4')
+    _ramp(pen, wide, y, 1.05, _pick(rng, '6fb5cf 7fbfd0 5fa9c4'), 'a9dbe3')
     for _ in range(14):
-        x,v = wide*rng.random(),y+(1-y)*rng.random(); pen.line(smooth([(x,v),(x+.04,v-.015),(x+.08,v)], closed=False), 'eaf7f8', .008)
+        x,v = wide*rng.random(),y+(1-y)*rng.random()
+        pen.line(smooth([(x,v),(x+.04,v-.015),(x+.08,v)], closed=False), 'eaf7f8', .008)
 
-def street(pen, rng, wide, floor):
+def street(pen: Pen, rng: random.Random, wide: float, floor: float) -> None:
     "Draw a row of houses and a road."
     y,x = floor-.12,-.1
     _ramp(pen, wide, 0, y, _pick(rng, 'a9d3ee c9dbe6 f0dfc8'), 'f0f4f2')
     while x<wide:
-        w,top = .2+.15*rng.random(),y-.25-.25*rng.random(); pen.fill(_rect(x, top, x+w, y), _pick(rng, 'e3c9b0 d9d3c4 e8dcc0 c9ccc4 e0c4b4'))
+        w,top = .2+.15*rng.random(),y-.25-.25*rng.random()
+        pen.fill(_rect(x, top, x+w, y), _pick(rng, 'e3c9b0 d9d3c4 e8dcc0 c9ccc4 e0c4b4'))
         for j in range(3):
             for i in range(2): pen.fill(_rect(x+w*(.18+.4*i), top+.05+.13*j, x+w*(.38+.4*i), top+.12+.13*j), '9fb0b8')
         x += w
-    pen.fill(_rect(0, y, wide, y+.06), 'd3cfc6'); pen.fill(_rect(0, y+.06, wide, 1.05), _pick(rng, 'a4a4a4 b0aeac 9c9ea2'))
+    pen.fill(_rect(0, y, wide, y+.06), 'd3cfc6')
+    pen.fill(_rect(0, y+.06, wide, 1.05), _pick(rng, 'a4a4a4 b0aeac 9c9ea2'))
     for k in range(-1,5): pen.fill(_rect(.3*k, y+.25, .3*k+.16, y+.275), 'f0efe8')
 
-def parlour(pen, rng, wide, floor):
+def parlour(pen: Pen, rng: random.Random, wide: float, floor: float) -> None:
     "Draw a wall with decoration and floorboards."
     y = floor-.08-.2*rng.random()
     _wall(pen, wide, y, rng); rng.choice([_window,_picture,_shelf,_lamp])(pen, wide*rng.random(), y, rng)
@@ -353,7 +457,8 @@ def _cast(rng):
     "Choose a background and the classes in the image."
     star = rng.choice(list(KINDS)); places,near = rng.choice([o for o in COMPANY if star in o[1]])
     names = [star]
-    for _ in range(rng.choices((0,1,2,3), (15,40,38,7))[0]): names.append(rng.choice([o for o in (near if rng.random()<.6 else KINDS) if o not in names]))
+    for _ in range(rng.choices((0,1,2,3), (15,40,38,7))[0]):
+        names.append(rng.choice([o for o in (near if rng.random()<.6 else KINDS) if o not in names]))
     place = rng.choice(places if rng.random()<.85 else COMPANY[rng.randrange(6)][0])
     return place,names
 
@@ -364,37 +469,41 @@ def _cells(n, wide, rng):
     for j,cols in enumerate(rows):
         w,h = wide/cols,1/len(rows); k = .5*min(w, h)*min(max(w, h)/min(w, h), 1.2)
         for i in range(cols):
-            r = k*(.88+.2*rng.random()); near = lambda mid,room: mid+(rng.random()-.5)*max(1.1*(room-2*r), .1*r)
-            yield min(max(near((i+.5)*w, w), .9*r), wide-.9*r),min(max(near((j+.5)*h, h), .9*r), 1-.95*r),r
+            r = k*(.88+.2*rng.random())
+            x = (i+.5)*w+(rng.random()-.5)*max(1.1*(w-2*r), .1*r)
+            y = (j+.5)*h+(rng.random()-.5)*max(1.1*(h-2*r), .1*r)
+            yield min(max(x, .9*r), wide-.9*r),min(max(y, .9*r), 1-.95*r),r
 
 FLYING = 'aeroplane bird'.split()
 
 # %% ../../nbs/samples/04_pascal.ipynb #00000019-1
 def draw_scene(
-    seed=0,   # another seed, another picture
-    size=160, # shorter side in pixels, or (width, height)
-)->tuple: # (PIL picture RGB, list of (kind, (left, top, width, height) in pixels))
+    seed: Any = 0,                     # another seed, another picture
+    size: int | tuple[int, int] = 160, # shorter side in pixels, or (width, height)
+)->tuple:                              # (PIL picture RGB, list of (kind, (left, top, width, height) in pixels))
     "Draw an image with objects of one to four classes and their boxes; the same arguments give the same result."
     rng = random.Random(f'scene/{seed}'); place,names = _cast(rng)
     a,b = rng.choice([(4,3),(4,3),(4,3),(3,4)])
     w,h = size = (size*a//min(a,b),size*b//min(a,b)) if isinstance(size, int) else size
     if len(names)<3 and rng.random()<.25: names.append(rng.choice(names))
     rng.shuffle(names); names.sort(key=lambda o: o not in FLYING)
-    cells = sorted(_cells(len(names), w/h, rng), key=lambda o: o[1]) if len(names)>2 or w<h else list(_cells(len(names), w/h, rng))
-    back = backdrop(PLACES.get(place, place), size, .62 if len(names)>1 and len({round(o[1],1) for o in cells})>1 else .8, rng)
+    cells = sorted(_cells(len(names), w/h, rng),
+                   key=lambda o: o[1]) if len(names)>2 or w<h else list(_cells(len(names), w/h, rng))
+    back = backdrop(PLACES.get(place, place), size, .62 if len(names)>1
+                    and len({round(o[1],1) for o in cells})>1 else .8, rng)
     back = Image.blend(back, Image.new('RGB', size, 'white'), .2)
-    for name,(x,y,r) in zip(names, cells):
+    for name,(x,y,r) in zip(names, cells, strict=False):
         if name not in FLYING+['boat']: _contact(back, x*h, (y+.95*r)*h, .75*r*h, .12*r*h)
     image = back.resize((2*w,2*h), Image.Resampling.BILINEAR)
-    boxes = [_place(image, name, x, y, r, rng) for name,(x,y,r) in zip(names, cells)]
-    return _expose(image.reduce(2), rng),list(zip(names, boxes))
+    boxes = [_place(image, name, x, y, r, rng) for name,(x,y,r) in zip(names, cells, strict=False)]
+    return _expose(image.reduce(2), rng),list(zip(names, boxes, strict=False))
 
 # %% ../../nbs/samples/04_pascal.ipynb #00000019-2
 def _place(image, name, x, y, r, rng):
     "Draw an object into an image of twice the final size; return its box in the final image."
     before = image.copy()
     KINDS[name](Pen(image).at(0, 0, image.height).at(x, y, r, (rng.random()-.5)*10).at(flip=rng.random()<.5), rng)
-    x0,y0,x1,y1 = (v/2 for v in ImageChops.difference(image, before).getbbox())
+    x0,y0,x1,y1 = (v/2 for v in ImageChops.difference(image, before).getbbox() or (0,0,0,0))
     return [x0, y0, x1-x0, y1-y0]
 
 # %% ../../nbs/samples/04_pascal.ipynb #0000001c
@@ -408,7 +517,8 @@ def _draw_scenes(dest, paths):
     "Draw the images `train/000005.jpg` … into `dest`, with the boxes of each image as a comment in its file."
     for path in paths:
         image,things = draw_scene(Path(path).stem)
-        image.save(dest/path, 'JPEG', quality=random.Random(path).randrange(75, 93), comment=json.dumps(things).encode())
+        image.save(dest/path, 'JPEG', quality=random.Random(path).randrange(75, 93),
+                   comment=json.dumps(things).encode())
 
 def _seen(path):
     "Return the size of an image and the objects listed in its comment."
@@ -420,9 +530,11 @@ def _coco(pictures):
     names = sorted(KINDS)
     images = [dict(file_name=name, height=h, width=w, id=int(Path(name).stem)) for name,(w,h),_ in pictures]
     boxes = [(int(Path(name).stem),kind,box) for name,_,things in pictures for kind,box in things]
-    annotations = [dict(id=i, image_id=image, category_id=names.index(kind)+1, bbox=box, area=box[2]*box[3], iscrowd=0, ignore=0, segmentation=[])
+    annotations = [dict(id=i, image_id=image, category_id=names.index(kind)+1, bbox=box, area=box[2]*box[3], iscrowd=0,
+                        ignore=0, segmentation=[])
                    for i,(image,kind,box) in enumerate(boxes, 1)]
-    return dict(images=images, type='instances', annotations=annotations, categories=[dict(supercategory='none', id=i, name=o) for i,o in enumerate(names, 1)])
+    return dict(images=images, type='instances', annotations=annotations,
+                categories=[dict(supercategory='none', id=i, name=o) for i,o in enumerate(names, 1)])
 
 def _write_tables(dest, files):
     seen = {name: _seen(dest/folder/name) for folder,name,_ in files}
@@ -432,15 +544,19 @@ def _write_tables(dest, files):
     table('train.csv', ('fname','labels','is_valid'), *((name,labels[name],part==1) for _,name,part in files if part<2))
     table('test.csv', ('fname','labels'), *((name,labels[name]) for _,name,part in files if part==2))
     for i,part in enumerate(('train','valid','test')):
-        (dest/f'{part}.json').write_text(json.dumps(_coco([(name,*seen[name]) for _,name,p in files if p==i])), newline='\n')
+        (dest/f'{part}.json').write_text(json.dumps(_coco([(name,*seen[name]) for _,name,p in files if p==i])),
+                                         newline='\n')
 
 # %% ../../nbs/samples/04_pascal.ipynb #0000001e
-@sample_maker('PASCAL_2007', version=1, about='drawn scenes with one to four of its twenty kinds of things: 825 to train on, 275 to validate, 100 to test, with boxes')
+@sample_maker('PASCAL_2007', version=1,
+              about='drawn scenes with one to four of its twenty kinds of things: 825 to train on, 275 to validate, '
+                    '100 to test, with boxes')
 def make_pascal(
-    dest,                 # a folder; gets `train`, `test` and their tables
-    counts=(825,275,100), # pictures to train on, to validate and to test
-):
-    "Draw the built-in sample of PASCAL VOC 2007: the layout and the tables of the original, 160 pixels on the shorter side."
+    dest: str | Path,              # a folder; gets `train`, `test` and their tables
+    counts: tuple = (825,275,100), # pictures to train on, to validate and to test
+) -> None:
+    """Draw the built-in sample of PASCAL VOC 2007: the layout and the tables of the original, 160 pixels on the shorter
+    side."""
     dest = Path(dest); files = [('test' if part==2 else 'train',name,part) for name,part in _deal(counts)]
     for folder in ('train','test'): (dest/folder).mkdir(parents=True, exist_ok=True)
     draw_shared(_draw_scenes, dest, [f'{folder}/{name}' for folder,name,_ in files])

@@ -11,10 +11,16 @@ __all__ = ['PAINTS', 'BREEDS', 'lookalikes', 'PATTERNS', 'HEAD', 'EARS', 'TAILS'
            'tiles', 'studio', 'backdrop', 'trimap', 'draw_pet', 'draw_shared', 'make_pets', 'contact_sheet']
 
 # %% ../../nbs/samples/02_pets.ipynb #00000002
-import math, os, random, subprocess, sys
+import math
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
@@ -23,37 +29,44 @@ from .core import sample_maker
 
 # %% ../../nbs/samples/02_pets.ipynb #00000006
 PAINTS = dict(
-    white='f8f4ee', snow='fbf8f2', cream='f1dfc3', ivory='f3e9d6', wheat='e2bd80', fawn='dcae74', apricot='eab987', gold='dba04e',
-    orange='e58b3a', red='b8612c', rust='9c4f27', ruddy='b9703a', tan='cd8a48', sand='d9c19a', brown='80502f', liver='643828',
-    chocolate='4f342a', seal='50392f', black='38343b', jet='2b2730', charcoal='4b4850', grey='8f9198', blue='7f8c9e', silver='c6c8cc', ember='3a2a26',
-    steel='5f6879', mist='a9b3c0', pink='eebda6', rose='e79a94', blush='f2c4b3', smoke='6d6a70', flax='c9a86c', brindle='6b4a33',
-    hazel='7a5a2c', umber='5a3520', amber='e0912f', copper='d98527', lemon='d9b03a', green='9cb84b', jade='7fb04b', sky='5b9bd9', nose='b5614f')
+    white='f8f4ee', snow='fbf8f2', cream='f1dfc3', ivory='f3e9d6', wheat='e2bd80', fawn='dcae74', apricot='eab987',
+    gold='dba04e',
+    orange='e58b3a', red='b8612c', rust='9c4f27', ruddy='b9703a', tan='cd8a48', sand='d9c19a', brown='80502f',
+    liver='643828',
+    chocolate='4f342a', seal='50392f', black='38343b', jet='2b2730', charcoal='4b4850', grey='8f9198', blue='7f8c9e',
+    silver='c6c8cc', ember='3a2a26',
+    steel='5f6879', mist='a9b3c0', pink='eebda6', rose='e79a94', blush='f2c4b3', smoke='6d6a70', flax='c9a86c',
+    brindle='6b4a33',
+    hazel='7a5a2c', umber='5a3520', amber='e0912f', copper='d98527', lemon='d9b03a', green='9cb84b', jade='7fb04b',
+    sky='5b9bd9', nose='b5614f')
 
 def rgb(
-    name, # a paint's name, six hex digits, or a triple
-): # (red, green, blue), 0 to 255
+    name: str, # a paint's name, six hex digits, or a triple
+) -> Any:      # (red, green, blue), 0 to 255
     "Return the color called `name`."
     if not isinstance(name, str): return tuple(name)
     h = PAINTS.get(name, name)
     return tuple(int(h[i:i+2], 16) for i in (0,2,4))
 
 def mix(
-    a, b, # two colours
-    t,    # 0 is all `a`, 1 is all `b`
-):
+    a: Any, b: Any, # two colours
+    t: float,       # 0 is all `a`, 1 is all `b`
+) -> Any:
     "Interpolate from color `a` to color `b` by the fraction `t`."
-    return tuple(round(x + (y-x)*t) for x,y in zip(rgb(a), rgb(b)))
+    return tuple(round(x + (y-x)*t) for x,y in zip(rgb(a), rgb(b), strict=False))
 
-def darker(c, t=.5): "The colour `c` in shadow."; return mix(c, (30,18,22), t)
-def lighter(c, t=.5): "The colour `c` in light."; return mix(c, (255,250,240), t)
-def luma(c): "How bright `c` is, 0 to 1."; return sum(w*x for w,x in zip((.3,.59,.11), rgb(c)))/255
+def darker(c: Any, t: float = .5) -> Any: "The colour `c` in shadow."; return mix(c, (30,18,22), t)
+def lighter(c: Any, t: float = .5) -> Any: "The colour `c` in light."; return mix(c, (255,250,240), t)
+def luma(c: Any) -> float:
+    "How bright `c` is, 0 to 1."
+    return sum(w*x for w,x in zip((.3,.59,.11), rgb(c), strict=False))/255
 
 # %% ../../nbs/samples/02_pets.ipynb #00000009
 def smooth(
-    pts,         # (n, 2)
-    n:int=8,     # points on the curve from one of `pts` to the next
-    closed=True, # whether the last is joined to the first
-)->np.ndarray: # (points, 2)
+    pts: Any,            # (n, 2)
+    n:int=8,             # points on the curve from one of `pts` to the next
+    closed: bool = True, # whether the last is joined to the first
+)->np.ndarray:           # (points, 2)
     "Return a Catmull-Rom curve through `pts`."
     p = np.asarray(pts, float)
     if closed: a,b,c,d = (np.roll(p, k, 0)[:,None] for k in (1,0,-1,-2))
@@ -65,15 +78,15 @@ def smooth(
     return out if closed else np.concatenate([out, p[-1:]])
 
 # %% ../../nbs/samples/02_pets.ipynb #0000000b
-def oval(x, y, rx, ry, tilt=0, n:int=36):
+def oval(x: float, y: float, rx: float, ry: float, tilt: float = 0, n:int=36) -> np.ndarray:
     "Return an ellipse with half-axes `rx` and `ry` around `(x,y)`, rotated by `tilt` degrees: (n, 2)."
     t,a = np.arange(n)*(2*math.pi/n), math.radians(tilt)
     u,v,c,s = rx*np.cos(t), ry*np.sin(t), math.cos(a), math.sin(a)
     return np.array([x+u*c-v*s, y+u*s+v*c]).T
 
 def mirrored(
-    half, # (n, 2), the right half, from the top down; points with x=0 belong to both
-):
+    half: Any, # (n, 2), the right half, from the top down; points with x=0 belong to both
+) -> np.ndarray:
     "Return a symmetric outline from its right half."
     h = np.asarray(half, float)
     return np.concatenate([h, (h*[-1,1])[::-1][1 if h[-1,0]==0 else 0: -1 if h[0,0]==0 else None]])
@@ -84,9 +97,9 @@ def _directions(p):
     return d/np.maximum(np.hypot(d[:,0], d[:,1]), 1e-9)[:,None]
 
 def tube(
-    spine,  # (n, 2)
-    widths, # half the width, at places evenly spread along the spine
-):
+    spine: Any,  # (n, 2)
+    widths: Any, # half the width, at places evenly spread along the spine
+) -> np.ndarray:
     "Return a band of variable width around a curved line, with round ends."
     s = smooth(spine, closed=False); d = _directions(s)
     w = np.interp(np.linspace(0, 1, len(s)), np.linspace(0, 1, len(widths)), widths)[:,None]
@@ -103,12 +116,13 @@ def _walk(pts):
     return lambda s: np.stack([np.interp(s % at[-1], at, q[:,i]) for i in (0,1)], 1), at[-1]
 
 def fluffy(
-    pts,    # (n, 2), a closed outline
-    amp,    # height of the tufts, about
-    step,   # distance between them
-    rng,    # `random.Random`
-    top=1., # what share of `amp` the tufts at the very top have: the hair on a head is shorter than on the cheeks
-):
+    pts: Any,           # (n, 2), a closed outline
+    amp: float,         # height of the tufts, about
+    step: float,        # distance between them
+    rng: random.Random, # `random.Random`
+    # what share of `amp` the tufts at the very top have: the hair on a head is shorter than on the cheeks
+    top: float = 1.,
+) -> np.ndarray:
     "Return the outline with tufts of fur that lean along it."
     on,length = _walk(pts)
     k = max(int(length/step), 8); gap = length/k
@@ -124,66 +138,71 @@ def fluffy(
     return np.stack([a, c+out*h*.75, b+out*h], 1).reshape(-1,2)
 
 # %% ../../nbs/samples/02_pets.ipynb #00000010
+_PIXELS = np.eye(3)
+
 class Pen:
     "A pen that draws on an image in its own coordinates and marks the drawn area on a mask."
     def __init__(self,
-        image,           # PIL image, RGB
-        mask=None,       # PIL image, L, of the same size
-        frame=np.eye(3), # (3, 3) map from the pen's coordinates to pixels
-        ink=255,         # value written to the mask
+        image: Image.Image,     # PIL image, RGB
+        mask: Any = None,       # PIL image, L, of the same size
+        frame: Any = _PIXELS,   # (3, 3) map from the pen's coordinates to pixels
+        ink: int = 255,         # value written to the mask
     ):
         self.image,self.mask,self.frame,self.ink = image,mask,frame,ink
         self.draw = ImageDraw.Draw(image)
 
-    def at(self, x=0, y=0, scale=1, tilt=0, flip=False):
+    def at(self, x: float = 0, y: float = 0, scale: float = 1, tilt: float = 0, flip: bool = False) -> 'Pen':
         "Return a pen with coordinates moved to `(x,y)`, scaled, rotated by `tilt` degrees and, with `flip`, mirrored."
         c,s,f = math.cos(math.radians(tilt))*scale, math.sin(math.radians(tilt))*scale, -1 if flip else 1
         return Pen(self.image, self.mask, self.frame @ np.array([[c*f,-s,x],[s*f,c,y],[0,0,1]]), self.ink)
 
     @property
-    def scale(self): "Pixels to a unit."; return math.hypot(self.frame[0,0], self.frame[1,0])
+    def scale(self) -> Any: "Pixels to a unit."; return math.hypot(self.frame[0,0], self.frame[1,0])
 
-    def px(self, pts):
+    def px(self, pts: Any) -> np.ndarray:
         "Convert `pts` (n, 2) to pixel coordinates."
         p,((a,b,c),(d,e,f),_) = np.asarray(pts, float),self.frame.tolist()
         x,y,out = p[:,0],p[:,1],np.empty(p.shape)
         out[:,0],out[:,1] = a*x+b*y+c, d*x+e*y+f
         return out
 
-    def fill(self, pts, colour):
+    def fill(self, pts: Any, colour: Any) -> None:
         "Fill a closed outline."
         q = self.px(pts).ravel().tolist()
         self.draw.polygon(q, fill=rgb(colour))
         if self.mask is not None: ImageDraw.Draw(self.mask).polygon(q, fill=self.ink)
 
-    def line(self, pts, colour, width=.05):
+    def line(self, pts: Any, colour: Any, width: float = .05) -> None:
         "Draw an open line, `width` units wide."
         q,w = self.px(pts).ravel().tolist(), max(round(width*self.scale), 1)
         self.draw.line(q, fill=rgb(colour), width=w)
         if self.mask is not None: ImageDraw.Draw(self.mask).line(q, fill=self.ink, width=w)
 
-    def under(self, x, y):
+    def under(self, x: float, y: float) -> Any:
         "Return the color of the image at `(x,y)`."
         u,v = self.px([(x,y)])[0]; w,h = self.image.size
         return self.image.getpixel((min(max(int(u),0),w-1), min(max(int(v),0),h-1)))
 
-    def glow(self, x, y, rx, ry, colour, tilt=0, soft=.35, steps=5):
-        "A spot with soft edges: ovals that shrink from `1+soft` to `1-soft` while their colour goes from what is there to `colour`."
+    def glow(self, x: float, y: float, rx: float, ry: float, colour: Any, tilt: float = 0, soft: float = .35,
+             steps: int = 5) -> None:
+        """A spot with soft edges: ovals that shrink from `1+soft` to `1-soft` while their colour goes from what is
+        there to `colour`."""
         start = self.under(x, y)
         for i in range(steps):
             t = 1+soft*(1-2*i/(steps-1))
             self.fill(oval(x, y, rx*t, ry*t, tilt), mix(start, colour, (i+1)/steps))
 
     def part(self,
-        pts,          # its closed outline
-        colour,
-        *paints,      # functions of a pen, called one after the other
-        shade=.5,     # strength of the shading, or 0
-        outline=.055, # width of the outline, or 0
-        rim=None,     # (n, 2): outline only this line
-    ):
+        pts: Any,              # its closed outline
+        colour: Any,
+        *paints: Any,          # functions of a pen, called one after the other
+        shade: float = .5,     # strength of the shading, or 0
+        outline: float = .055, # width of the outline, or 0
+        rim: Any = None,       # (n, 2): outline only this line
+    ) -> None:
         "Draw a body part: fill, paint, shade and outline it."
-        q = self.px(pts); (x0,y0),(x1,y1) = np.floor(q.min(0)).astype(int).tolist(), np.ceil(q.max(0)).astype(int).tolist()
+        q = self.px(pts)
+        (x0,y0),(x1,y1) = np.floor(q.min(0)).astype(int).tolist(), np.ceil(q.max(0)).astype(int).tolist()
         x0,y0,x1,y1 = max(x0-3,0), max(y0-3,0), min(x1+3,self.image.width), min(y1+3,self.image.height)
         if x1-x0<2 or y1-y0<2: return
         size = x1-x0,y1-y0
@@ -197,11 +216,11 @@ class Pen:
 
 # %% ../../nbs/samples/02_pets.ipynb #00000013
 def shaded(
-    image,             # the colours of a part, RGB
-    stencil,           # its shape, L
-    strength,          # 0 to 1
-    light=(-.5,-.8),   # where light comes from: left and above
-):
+    image: Image.Image,       # the colours of a part, RGB
+    stencil: Any,             # its shape, L
+    strength: float,          # 0 to 1
+    light: tuple = (-.5,-.8), # where light comes from: left and above
+) -> Image.Image:
     "Return the part with shading that makes it look round."
     k,(w,h) = 4,image.size
     small = stencil.resize((max(w//k,1), max(h//k,1)), Image.Resampling.BOX)
@@ -230,7 +249,7 @@ class Coat:
     tail: str = ''       # its end
     nose: str = '302d33'
 
-    def named(self, part):
+    def named(self, part: str) -> Any:
         "Return the color name of a part; by default, ears and muzzle match the face, and other parts match the fur."
         return getattr(self, part) or (part in ('ears','muzzle') and self.face) or self.fur
 
@@ -250,15 +269,18 @@ class Breed:
     girth: float = 1.       # width of the body
     head: float = 1.        # size of the head to the body
     tail: str = 'plain'     # plain, thin, plume, feather, curl, up or stub
-    extras: str = ''        # tufts, jowls, beard, brows, fringe, topknot, skirt, wrinkles, barrel, smile, wavy, bigeyes, bald
+    # tufts, jowls, beard, brows, fringe, topknot, skirt, wrinkles, barrel, smile, wavy, bigeyes, bald
+    extras: str = ''
 
     @property
-    def species(self): "cat or dog"; return 'cat' if self.name[0].isupper() else 'dog'
+    def species(self) -> str: "cat or dog"; return 'cat' if self.name[0].isupper() else 'dog'
 
 BREEDS = {}
 
-def _cat(name, *coats, **kw): BREEDS[name] = Breed(name, coats, **{**dict(eyes='lemon', muzzle=.12, girth=.92, skull=(1,1,.9)), **kw})
-def _dog(name, *coats, **kw): BREEDS[name] = Breed(name, coats, **{**dict(ears='drop', muzzle=.5, skull=(.86,.9,1.1)), **kw})
+def _cat(name, *coats, **kw):
+    BREEDS[name] = Breed(name, coats, **{**dict(eyes='lemon', muzzle=.12, girth=.92, skull=(1,1,.9)), **kw})
+def _dog(name, *coats, **kw):
+    BREEDS[name] = Breed(name, coats, **{**dict(ears='drop', muzzle=.5, skull=(.86,.9,1.1)), **kw})
 
 # %% ../../nbs/samples/02_pets.ipynb #0000001b
 _cat('Abyssinian', Coat('ruddy', 'brown', 'apricot', 'ticked brow chin', 'ticked chest', tail='brown', nose='nose'),
@@ -278,10 +300,13 @@ _cat('Egyptian_Mau', Coat('silver', 'charcoal', 'white', 'tabby chin', 'spots ch
      eyes='green', ears='tall', ear=.95, skull=(.95,.92,.8), girth=.82, legs=1.1)
 _cat('Maine_Coon', Coat('9a7450', '4a3324', 'cream', 'tabby chin', 'tabby bib', tail='4a3324', nose='nose'),
      Coat('orange', 'rust', 'cream', 'tabby chin', 'tabby bib', tail='rust', nose='nose'),
-     eyes='lemon green', ears='tall', ear=1.05, skull=(.98,1,1.05), muzzle=.22, fluff=.9, ruff=.5, tail='plume', girth=1.08, extras='tufts')
-_cat('Persian', Coat('white', 'cream', 'snow', nose='d98f8a'), Coat('cream', 'apricot', 'white', nose='d98f8a'), Coat('apricot', 'orange', 'cream', 'brow chin', nose='nose'),
+     eyes='lemon green', ears='tall', ear=1.05, skull=(.98,1,1.05), muzzle=.22, fluff=.9, ruff=.5, tail='plume',
+     girth=1.08, extras='tufts')
+_cat('Persian', Coat('white', 'cream', 'snow', nose='d98f8a'), Coat('cream', 'apricot', 'white', nose='d98f8a'),
+     Coat('apricot', 'orange', 'cream', 'brow chin', nose='nose'),
      eyes='amber copper', ear=.55, skull=(1.05,1.2,1.1), muzzle=0, fluff=1, ruff=.5, legs=.75, tail='plume', girth=1.15)
-_cat('Ragdoll', Coat('cream', 'seal', 'white', 'points vee', 'bib', ears='seal', paws='white', tail='seal', nose='d98f8a'),
+_cat('Ragdoll', Coat('cream', 'seal', 'white', 'points vee', 'bib', ears='seal', paws='white', tail='seal',
+                     nose='d98f8a'),
      Coat('ivory', 'blue', 'white', 'points vee', 'bib', ears='blue', paws='white', tail='blue', nose='d98f8a'),
      eyes='sky', ear=.85, skull=(1,1.05,.95), fluff=.75, ruff=.3, tail='plume', girth=1.05)
 _cat('Russian_Blue', Coat('mist', 'blue', 'silver', nose='59606e'), Coat('blue', 'steel', 'mist', nose='59606e'),
@@ -294,62 +319,83 @@ _cat('Sphynx', Coat('pink', 'rose', 'blush', 'wrinkles', 'wrinkles', ears='rose'
      eyes='green sky', ears='tall', ear=1.4, skull=(.92,.85,.72), girth=.75, legs=1.1, tail='thin', extras='bald')
 
 # %% ../../nbs/samples/02_pets.ipynb #0000001d
-_dog('american_bulldog', Coat('white', 'tan', 'snow', 'eyepatch', 'patches'), Coat('white', 'brindle', 'snow', 'eyepatch', 'patches'),
+_dog('american_bulldog', Coat('white', 'tan', 'snow', 'eyepatch', 'patches'),
+     Coat('white', 'brindle', 'snow', 'eyepatch', 'patches'),
      ears='button', ear=.9, skull=(1,1.12,1.35), muzzle=.35, girth=1.25, tail='thin', extras='jowls')
-_dog('american_pit_bull_terrier', Coat('brown', 'liver', 'white', 'blaze', 'chest', muzzle='brown'), Coat('red', 'rust', 'white', 'blaze', 'chest', nose='7a4a40'),
+_dog('american_pit_bull_terrier', Coat('brown', 'liver', 'white', 'blaze', 'chest', muzzle='brown'),
+     Coat('red', 'rust', 'white', 'blaze', 'chest', nose='7a4a40'),
      Coat('steel', 'charcoal', 'white', '', 'chest'),
      ears='button', ear=.85, skull=(.98,1.02,1.15), muzzle=.45, girth=1.08, legs=1.05, tail='thin', eyes='hazel umber')
-_dog('basset_hound', Coat('white', 'ember', 'white', 'blaze', 'saddle', face='c07a3e', ears='a8652f', muzzle='white', tail='white'),
+_dog('basset_hound', Coat('white', 'ember', 'white', 'blaze', 'saddle', face='c07a3e', ears='a8652f', muzzle='white',
+                          tail='white'),
      ears='long', ear=1.25, skull=(.82,.88,1.15), muzzle=.8, girth=1.15, legs=.4, extras='jowls')
-_dog('beagle', Coat('white', 'ember', 'white', 'blaze', 'saddle', face='c07a3e', ears='a8652f', muzzle='white', tail='white'),
+_dog('beagle', Coat('white', 'ember', 'white', 'blaze', 'saddle', face='c07a3e', ears='a8652f', muzzle='white',
+                    tail='white'),
      skull=(.9,.92,1.), tail='up')
 _dog('boxer', Coat('fawn', 'ember', 'white', 'mask', 'chest', muzzle='ember', paws='white'),
      Coat('b5763f', 'ember', 'white', 'mask', 'chest brindle', muzzle='ember', paws='white'),
      ears='button', skull=(.9,1,1.4), muzzle=.25, girth=1.05, legs=1.15, tail='stub', extras='jowls wrinkles')
 _dog('chihuahua', Coat('fawn', 'tan', 'cream', 'chin', 'chest'), Coat('cream', 'fawn', 'white', 'chin', 'chest'),
-     ears='tall', ear=1.35, skull=(1.05,.95,.75), muzzle=.28, girth=.75, legs=.9, head=1.15, tail='thin', extras='bigeyes')
+     ears='tall', ear=1.35, skull=(1.05,.95,.75), muzzle=.28, girth=.75, legs=.9, head=1.15, tail='thin',
+     extras='bigeyes')
 _dog('english_cocker_spaniel', Coat('c98b45', 'tan', 'gold'), Coat('a5602f', 'red', 'tan'),
      ears='long', ear=1.05, skull=(.88,.86,1.1), muzzle=.6, fluff=.35, tail='stub', extras='wavy')
-_dog('english_setter', Coat('white', 'charcoal', 'white', 'flecks', 'flecks', ears='charcoal'), Coat('white', 'tan', 'white', 'flecks', 'flecks', ears='tan'),
+_dog('english_setter', Coat('white', 'charcoal', 'white', 'flecks', 'flecks', ears='charcoal'),
+     Coat('white', 'tan', 'white', 'flecks', 'flecks', ears='tan'),
      ears='long', ear=.85, skull=(.8,.82,1.05), muzzle=.9, fluff=.5, legs=1.2, girth=.95, tail='feather', extras='wavy')
-_dog('german_shorthaired', Coat('c9bdb0', 'liver', 'white', '', 'patches flecks', face='liver', nose='5a3a30'), Coat('liver', 'liver', 'brown', '', 'flecks', nose='5a3a30'),
+_dog('german_shorthaired', Coat('c9bdb0', 'liver', 'white', '', 'patches flecks', face='liver', nose='5a3a30'),
+     Coat('liver', 'liver', 'brown', '', 'flecks', nose='5a3a30'),
      ear=1.05, skull=(.82,.82,1.05), muzzle=.9, legs=1.2, girth=.95, tail='stub', eyes='hazel')
 _dog('great_pyrenees', Coat('white', 'sand', 'snow', 'badger'), Coat('snow', 'ivory', 'white'),
      ear=.75, skull=(.98,1,1.05), muzzle=.55, fluff=.85, ruff=.35, girth=1.25, tail='plume')
-_dog('havanese', Coat('white', 'black', 'snow', 'eyepatch', 'patches', ears='black'), Coat('wheat', 'fawn', 'cream'), Coat('ivory', 'fawn', 'white', 'eyepatch', 'patches', ears='fawn'),
+_dog('havanese', Coat('white', 'black', 'snow', 'eyepatch', 'patches', ears='black'), Coat('wheat', 'fawn', 'cream'),
+     Coat('ivory', 'fawn', 'white', 'eyepatch', 'patches', ears='fawn'),
      ears='long', ear=.75, skull=(1,1,1), muzzle=.3, fluff=.8, legs=.75, tail='plume', extras='fringe beard wavy')
-_dog('japanese_chin', Coat('white', 'black', 'snow', 'hood', 'patches', ears='black'), Coat('white', 'red', 'snow', 'hood', 'patches', ears='red'),
-     ears='long', ear=.8, skull=(1.02,1.02,1), muzzle=.05, fluff=.6, legs=.8, girth=.9, head=1.08, tail='plume', extras='bigeyes wavy')
-_dog('keeshond', Coat('grey', 'charcoal', 'silver', 'spectacles', 'saddle bib', ears='charcoal', muzzle='charcoal', paws='ivory', tail='silver'),
+_dog('japanese_chin', Coat('white', 'black', 'snow', 'hood', 'patches', ears='black'),
+     Coat('white', 'red', 'snow', 'hood', 'patches', ears='red'),
+     ears='long', ear=.8, skull=(1.02,1.02,1), muzzle=.05, fluff=.6, legs=.8, girth=.9, head=1.08, tail='plume',
+     extras='bigeyes wavy')
+_dog('keeshond', Coat('grey', 'charcoal', 'silver', 'spectacles', 'saddle bib', ears='charcoal', muzzle='charcoal',
+                      paws='ivory', tail='silver'),
      ears='prick', ear=.8, skull=(.92,.98,.85), fluff=1, ruff=.6, tail='curl')
 
 # %% ../../nbs/samples/02_pets.ipynb #0000001e
-_dog('leonberger', Coat('gold', 'ember', 'flax', 'mask', ears='5a3c2a', muzzle='ember'), Coat('b5763f', 'ember', 'gold', 'mask', ears='ember', muzzle='ember'),
+_dog('leonberger', Coat('gold', 'ember', 'flax', 'mask', ears='5a3c2a', muzzle='ember'),
+     Coat('b5763f', 'ember', 'gold', 'mask', ears='ember', muzzle='ember'),
      ear=.9, skull=(.92,.95,1.1), muzzle=.65, fluff=.9, ruff=.55, girth=1.2, legs=1.05, tail='plume')
-_dog('miniature_pinscher', Coat('black', 'tan', 'tan', 'tanpoints', 'tanchest', muzzle='tan', paws='tan'), Coat('red', 'tan', 'tan', 'chin', muzzle='red'),
+_dog('miniature_pinscher', Coat('black', 'tan', 'tan', 'tanpoints', 'tanchest', muzzle='tan', paws='tan'),
+     Coat('red', 'tan', 'tan', 'chin', muzzle='red'),
      ears='tall', skull=(.85,.8,.8), muzzle=.55, girth=.78, legs=1.2, tail='stub')
-_dog('newfoundland', Coat('black', 'charcoal', 'charcoal'), Coat('4a3630', 'chocolate', 'liver'), Coat('black', 'charcoal', 'white', '', 'chest'),
+_dog('newfoundland', Coat('black', 'charcoal', 'charcoal'), Coat('4a3630', 'chocolate', 'liver'),
+     Coat('black', 'charcoal', 'white', '', 'chest'),
      ear=.75, skull=(1.05,1.08,1.2), muzzle=.55, fluff=.95, ruff=.4, girth=1.35, tail='plume')
 _dog('pomeranian', Coat('orange', 'rust', 'apricot', 'chin', 'bib'), Coat('e3a25a', 'orange', 'cream', 'chin', 'bib'),
-     ears='prick', ear=.5, skull=(.95,.95,.75), muzzle=.35, fluff=1, ruff=.8, legs=.7, girth=1.15, head=.95, tail='curl', extras='smile')
-_dog('pug', Coat('wheat', 'ember', 'cream', 'mask', ears='ember', muzzle='ember'), Coat('cfae86', 'ember', 'cream', 'mask', ears='ember', muzzle='ember'),
-     ears='button', ear=.8, skull=(1.05,1.1,1.2), muzzle=.05, girth=1.2, legs=.75, head=1.08, tail='curl', extras='wrinkles bigeyes jowls')
-_dog('saint_bernard', Coat('white', 'red', 'white', 'hood blaze', 'patches', ears='5a3428', muzzle='white', tail='white'),
+     ears='prick', ear=.5, skull=(.95,.95,.75), muzzle=.35, fluff=1, ruff=.8, legs=.7, girth=1.15, head=.95,
+     tail='curl', extras='smile')
+_dog('pug', Coat('wheat', 'ember', 'cream', 'mask', ears='ember', muzzle='ember'),
+     Coat('cfae86', 'ember', 'cream', 'mask', ears='ember', muzzle='ember'),
+     ears='button', ear=.8, skull=(1.05,1.1,1.2), muzzle=.05, girth=1.2, legs=.75, head=1.08, tail='curl',
+     extras='wrinkles bigeyes jowls')
+_dog('saint_bernard', Coat('white', 'red', 'white', 'hood blaze', 'patches', ears='5a3428', muzzle='white',
+                           tail='white'),
      Coat('white', '8a4b2a', 'white', 'hood blaze', 'saddle', ears='4a2c24', muzzle='white'),
      ear=.9, skull=(1,1.05,1.3), muzzle=.6, fluff=.5, girth=1.3, legs=1.05, tail='plume', extras='jowls barrel')
 _dog('samoyed', Coat('snow', 'ivory', 'white'), Coat('white', 'ivory', 'snow'),
      ears='prick', ear=.75, skull=(.98,1,.9), fluff=1, ruff=.5, girth=1.15, tail='curl', extras='smile')
 _dog('scottish_terrier', Coat('charcoal', 'black', 'smoke'), Coat('black', 'charcoal', 'charcoal'),
-     ears='prick', ear=.85, skull=(.8,.82,1.1), muzzle=.75, fluff=.5, legs=.4, girth=1.05, tail='up', extras='beard brows skirt')
+     ears='prick', ear=.85, skull=(.8,.82,1.1), muzzle=.75, fluff=.5, legs=.4, girth=1.05, tail='up',
+     extras='beard brows skirt')
 _dog('shiba_inu', Coat('d9853f', 'rust', 'snow', 'cheeks', 'bib', muzzle='snow', paws='snow', tail='cream'),
      Coat('c9733a', 'rust', 'snow', 'cheeks', 'bib', muzzle='snow', paws='snow', tail='cream'),
      ears='prick', ear=.75, skull=(.98,1.05,.9), muzzle=.42, fluff=.2, tail='curl', extras='smile')
-_dog('staffordshire_bull_terrier', Coat('brindle', 'ember', 'white', '', 'brindle chest'), Coat('red', 'rust', 'white', '', 'chest'), Coat('steel', 'charcoal', 'white', '', 'chest'),
+_dog('staffordshire_bull_terrier', Coat('brindle', 'ember', 'white', '', 'brindle chest'),
+     Coat('red', 'rust', 'white', '', 'chest'), Coat('steel', 'charcoal', 'white', '', 'chest'),
      ears='button', ear=.75, skull=(1.05,1.18,1.15), muzzle=.32, girth=1.22, legs=.82, tail='thin', extras='smile')
 _dog('wheaten_terrier', Coat('wheat', 'flax', 'cream'), Coat('d9ae6c', 'flax', 'wheat'),
      ears='button', ear=1.1, skull=(.92,.95,1.1), muzzle=.6, fluff=.65, tail='up', extras='fringe beard wavy')
 _dog('yorkshire_terrier', Coat('steel', 'charcoal', 'tan', face='c98a45', muzzle='dca564', paws='c98a45'),
-     ears='prick', ear=.8, skull=(.92,.92,.95), muzzle=.35, fluff=.6, legs=.65, girth=.9, tail='up', extras='topknot beard skirt')
+     ears='prick', ear=.8, skull=(.92,.92,.95), muzzle=.35, fluff=.6, legs=.65, girth=.9, tail='up',
+     extras='topknot beard skirt')
 
 # %% ../../nbs/samples/02_pets.ipynb #00000020
 lookalikes = [ # what tells them apart
@@ -366,12 +412,13 @@ lookalikes = [ # what tells them apart
 # %% ../../nbs/samples/02_pets.ipynb #00000023
 class Pet:
     "An individual animal of a breed, with its own pose, build, coat and mood."
-    def __init__(self, breed, rng, pose='sitting'):
+    def __init__(self, breed: Any, rng: random.Random, pose: Any = 'sitting'):
         self.breed,self.rng,self.pose = breed,rng,pose
         self._build(); self._dress(); self._mood()
 
     def _build(self):
-        b = self.breed; near = lambda x,s: x*(1+self.wobble(s))
+        b = self.breed
+        def near(x, s): return x*(1+self.wobble(s))
         self.skull = [near(s,.05) for s in b.skull]
         self.ear,self.fluff,self.ruff = near(b.ear,.12),near(b.fluff,.15),near(b.ruff,.15)
         self.girth,self.legs,self.muzzle = near(b.girth,.08),near(b.legs,.08),near(b.muzzle,.1)
@@ -391,36 +438,45 @@ class Pet:
         self.turn,self.gaze,self.pupil,self.ear_tilt = self.wobble(.9),self.wobble(.06),r(),self.wobble(6)
         self.asleep,self.tongue = r()<.07, not self.is_cat and r()<.38
 
-    def wobble(self, s=1.): "A random number between `-s` and `s`."; return (2*self.rng.random()-1)*s
-    def has(self, extra): "Whether the breed has this among its extras."; return extra in self.breed.extras.split()
+    def wobble(self, s: float = 1.) -> float: "A random number between `-s` and `s`."; return (2*self.rng.random()-1)*s
+    def has(self, extra: str) -> bool:
+        "Whether the breed has this among its extras."
+        return extra in self.breed.extras.split()
     @property
-    def is_cat(self): return self.breed.species=='cat'
+    def is_cat(self) -> bool: return self.breed.species=='cat'
 
-    def dye(self, c): "The colour `c` with this animal's own tint."; return tuple(min(max(round(x*k), 0), 255) for x,k in zip(rgb(c), self.tint))
+    def dye(self, c: Any) -> Any:
+        "The colour `c` with this animal's own tint."
+        return tuple(min(max(round(x*k), 0), 255) for x,k in zip(rgb(c), self.tint, strict=False))
 
-    def colour(self, part): "The colour of a part: `fur`, `marks`, `face`, `ears` …"; return self.dye(self.coat.named(part))
+    def colour(self, part: str) -> Any:
+        "The colour of a part: `fur`, `marks`, `face`, `ears` …"
+        return self.dye(self.coat.named(part))
 
-    def shift(self, depth=.16): "How far something moves sideways with the turn of the head, `depth` being how near it is."; return self.turn*depth
+    def shift(self, depth: float = .16) -> Any:
+        "How far something moves sideways with the turn of the head, `depth` being how near it is."
+        return self.turn*depth
 
     @property
-    def aside(self): "How far the muzzle moves."; return self.shift(.2+.3*self.muzzle)
+    def aside(self) -> Any: "How far the muzzle moves."; return self.shift(.2+.3*self.muzzle)
 
     @property
-    def sideways(self): "Whether the body is seen from the side."; return self.pose in ('standing','lying')
+    def sideways(self) -> bool: "Whether the body is seen from the side."; return self.pose in ('standing','lying')
 
     @property
-    def foot(self):
+    def foot(self) -> float:
         "The distance from the center of the head to the ground."
-        return dict(sitting=2.05+.7*self.legs, standing=1.45+.3*self.girth+.95*self.legs, lying=1.9, portrait=1.4)[self.pose]
+        return dict(sitting=2.05+.7*self.legs, standing=1.45+.3*self.girth+.95*self.legs, lying=1.9,
+                    portrait=1.4)[self.pose]
 
-    def furry(self, pts, share=1.):
+    def furry(self, pts: Any, share: float = 1.) -> Any:
         "Return the outline with the tufts of fur of this animal, if it has any."
         return fluffy(pts, .125*self.fluff*share, .14, self.rng, top=.6) if self.fluff>.1 else pts
 
 # %% ../../nbs/samples/02_pets.ipynb #00000028
 PATTERNS = {}
 
-def pattern(f):
+def pattern(f: Callable) -> Any:
     "Register a way of painting: `f(pen, pet, box)` with `box` = (x0, y0, x1, y1)."
     PATTERNS[f.__name__] = f
     return f
@@ -435,14 +491,16 @@ def _scatter(pet, box, step):
 
 def _blot(x, y, r, pet):
     "The outline of an uneven patch."
-    return smooth([(x+r*(1+pet.wobble(.28))*math.cos(a), y+r*(.85+pet.wobble(.25))*math.sin(a)) for a in np.arange(8)*math.pi/4])
+    return smooth([(x+r*(1+pet.wobble(.28))*math.cos(a), y+r*(.85+pet.wobble(.25))*math.sin(a))
+                   for a in np.arange(8)*math.pi/4])
 
 @pattern
-def spots(pen, pet, box):
-    for x,y in _scatter(pet, box, .36): pen.fill(oval(x, y, .09+pet.wobble(.03), .075, pet.wobble(40), n=12), pet.colour('marks'))
+def spots(pen: Pen, pet: Pet, box: Any) -> None:
+    for x,y in _scatter(pet, box, .36):
+        pen.fill(oval(x, y, .09+pet.wobble(.03), .075, pet.wobble(40), n=12), pet.colour('marks'))
 
 @pattern
-def rosettes(pen, pet, box):
+def rosettes(pen: Pen, pet: Pet, box: Any) -> None:
     heart = mix(pet.colour('fur'), pet.colour('marks'), .3)
     for x,y in _scatter(pet, box, .44):
         r = .15+pet.wobble(.04)
@@ -450,24 +508,25 @@ def rosettes(pen, pet, box):
         pen.fill(oval(x+.03, y+.03, r*.6, r*.5, n=12), heart)
 
 @pattern
-def flecks(pen, pet, box):
+def flecks(pen: Pen, pet: Pet, box: Any) -> None:
     c = mix(pet.colour('fur'), pet.colour('marks'), .75)
     for x,y in _scatter(pet, box, .2):
         if pet.rng.random()<.75: pen.fill(oval(x, y, .025+pet.rng.random()*.05, .035, pet.wobble(60), n=8), c)
 
 @pattern
-def ticked(pen, pet, box):
+def ticked(pen: Pen, pet: Pet, box: Any) -> None:
     c = mix(pet.colour('fur'), pet.colour('marks'), .5)
     for x,y in _scatter(pet, box, .17): pen.line([(x,y),(x+pet.wobble(.03),y+.1)], c, .03)
 
 @pattern
-def brindle(pen, pet, box):
-    for x,y in _scatter(pet, box, .3): pen.fill(tube([(x,y-.2),(x+pet.wobble(.1),y),(x+pet.wobble(.1),y+.22)], [.01,.045,.01]), pet.colour('marks'))
+def brindle(pen: Pen, pet: Pet, box: Any) -> None:
+    for x,y in _scatter(pet, box, .3):
+        pen.fill(tube([(x,y-.2),(x+pet.wobble(.1),y),(x+pet.wobble(.1),y+.22)], [.01,.045,.01]), pet.colour('marks'))
 
 @pattern
-def patches(pen, pet, box):
+def patches(pen: Pen, pet: Pet, box: Any) -> None:
     x0,y0,x1,y1 = box
-    for i in range(2+int(pet.rng.random()*2)):
+    for _ in range(2+int(pet.rng.random()*2)):
         x,y = x0+(x1-x0)*(.1+.8*pet.rng.random()), y0+(y1-y0)*(.05+.6*pet.rng.random())
         pen.fill(_blot(x, y, .38+pet.rng.random()*.22, pet), pet.colour('marks'))
 
@@ -475,22 +534,25 @@ def patches(pen, pet, box):
 def _tabby_face(pen, pet, c):
     for x in (-.36,-.13,.13,.36): pen.fill(tube([(x*.75+pet.shift(.1),-.3),(x,-.6),(x*1.25,-1)], [.01,.055,.07]), c)
     for s in (-1,1):
-        for y,d in ((.02,.1),(.26,.05),(.48,0)): pen.fill(tube([(s*.58,y+.05),(s*.8,y),(s*1.15,y+d-.05)], [.01,.05,.06]), c)
+        for y,d in ((.02,.1),(.26,.05),(.48,0)):
+            pen.fill(tube([(s*.58,y+.05),(s*.8,y),(s*1.15,y+d-.05)], [.01,.05,.06]), c)
 
 @pattern
-def tabby(pen, pet, box):
+def tabby(pen: Pen, pet: Pet, box: Any) -> None:
     c = pet.colour('marks'); x0,y0,x1,y1 = box; w,h = x1-x0,y1-y0; n = int(7+3*pet.rng.random())
     if box==HEAD: return _tabby_face(pen, pet, c)
     for t in ((i+.5+pet.wobble(.2))/n for i in range(n)):
         if pet.sideways:
             x = x0+w*t
-            pen.fill(tube([(x+.1,y0-.1),(x,y0+.35*h),(x+.12+pet.wobble(.1),y0+(.62+pet.wobble(.1))*h)], [.11,.08,.01]), c)
+            pen.fill(tube([(x+.1,y0-.1),(x,y0+.35*h),(x+.12+pet.wobble(.1),y0+(.62+pet.wobble(.1))*h)], [.11,.08,.01]),
+                     c)
         else:
             y = y0+h*(.12+.85*t)
-            for s in (-1,1): pen.fill(tube([(s*1.35,y-.15),(s*.75,y-.04),(s*(.38+pet.wobble(.08)),y+.02)], [.1,.075,.01]), c)
+            for s in (-1,1):
+                pen.fill(tube([(s*1.35,y-.15),(s*.75,y-.04),(s*(.38+pet.wobble(.08)),y+.02)], [.1,.075,.01]), c)
 
 @pattern
-def saddle(pen, pet, box):
+def saddle(pen: Pen, pet: Pet, box: Any) -> None:
     x0,y0,x1,y1 = box; w,h = x1-x0,y1-y0; c = pet.colour('marks'); tan = pet.colour('face') if pet.coat.face else c
     if not pet.sideways:
         for colour,x,r in ((tan,1.05,.55),(c,1.12,.5)):
@@ -506,59 +568,64 @@ def _breast(pet, box, side, front):
     return (x0+.2,y0+side*(y1-y0)) if pet.sideways else (pet.shift(),y0+front*(y1-y0))
 
 @pattern
-def chest(pen, pet, box): pen.fill(_blot(*_breast(pet, box, .62, .38), .4, pet), pet.colour('pale'))
+def chest(pen: Pen, pet: Pet, box: Any) -> None:
+    pen.fill(_blot(*_breast(pet, box, .62, .38), .4, pet), pet.colour('pale'))
 
 @pattern
-def bib(pen, pet, box): pen.fill(fluffy(oval(*_breast(pet, box, .5, .36), .5, .68), .12, .14, pet.rng), pet.colour('pale'))
+def bib(pen: Pen, pet: Pet, box: Any) -> None:
+    pen.fill(fluffy(oval(*_breast(pet, box, .5, .36), .5, .68), .12, .14, pet.rng), pet.colour('pale'))
 
 @pattern
-def tanchest(pen, pet, box):
+def tanchest(pen: Pen, pet: Pet, box: Any) -> None:
     x,y = _breast(pet, box, .68, .36)
     for s in (-1,1): pen.fill(oval(x+.3*s, y, .2, .16, 20*s), pet.colour('marks'))
 
 # %% ../../nbs/samples/02_pets.ipynb #0000002c
 @pattern
-def points(pen, pet, box): "The dark face of the cats from Siam."; pen.glow(pet.shift(), .2, .7+pet.wobble(.02), .72, pet.colour('marks'), soft=.3, steps=9)
+def points(pen: Pen, pet: Pet, box: Any) -> None:
+    "The dark face of the cats from Siam."
+    pen.glow(pet.shift(), .2, .7+pet.wobble(.02), .72, pet.colour('marks'), soft=.3, steps=9)
 
 @pattern
-def vee(pen, pet, box):
+def vee(pen: Pen, pet: Pet, box: Any) -> None:
     d,e = pet.shift(.14),pet.aside
     pen.fill(smooth([(d,-.62),(d+.15,-.2),(e+.4,.4),(e+.45,.95),(e-.45,.95),(e-.4,.4),(d-.15,-.2)]), pet.colour('pale'))
 
 @pattern
-def blaze(pen, pet, box):
+def blaze(pen: Pen, pet: Pet, box: Any) -> None:
     d,e,w = pet.shift(.1),pet.aside,.13+.09*pet.rng.random()
     right = [(d+w*.7,-1),(d+w*.7,-.3),(e+.3+w,.3),(e+.36,.95)]
     pen.fill(smooth(right+[(e-.36,.95),(e-.3-w,.3),(d-w*.7,-.3),(d-w*.7,-1)]), pet.colour('pale'))
 
 @pattern
-def mask(pen, pet, box):
+def mask(pen: Pen, pet: Pet, box: Any) -> None:
     d,c = pet.shift(),pet.colour('marks')
     pen.glow(d, .42, .52, .42, c, soft=.25)
     for s in (-1,1): pen.glow(d+.43*s, -.03, .24, .22, mix(c, pet.colour('face'), .25), soft=.3)
 
 @pattern
-def chin(pen, pet, box):
+def chin(pen: Pen, pet: Pet, box: Any) -> None:
     for s in (-1,1): pen.glow(pet.shift(.2)+.3*s, .5, .36, .26, pet.colour('pale'), soft=.25)
 
 @pattern
-def brow(pen, pet, box):
+def brow(pen: Pen, pet: Pet, box: Any) -> None:
     d = pet.shift(.13)
     for x in (-.2,0,.2): pen.fill(tube([(x*.9+d,-.4),(x+d,-.62),(x*1.2+d,-.9)], [.01,.04,.03]), pet.colour('marks'))
 
 @pattern
-def cheeks(pen, pet, box):
+def cheeks(pen: Pen, pet: Pet, box: Any) -> None:
     d,c = pet.shift(),pet.colour('pale')
-    for s in (-1,1): pen.fill(oval(.78*s+d*.5, .48, .5, .52, -20*s), c); pen.fill(oval(d+.4*s, -.36, .13, .09, -15*s), c)
+    for s in (-1,1):
+        pen.fill(oval(.78*s+d*.5, .48, .5, .52, -20*s), c); pen.fill(oval(d+.4*s, -.36, .13, .09, -15*s), c)
 
 @pattern
-def tanpoints(pen, pet, box):
+def tanpoints(pen: Pen, pet: Pet, box: Any) -> None:
     d,c = pet.shift(),pet.colour('marks')
     for s in (-1,1): pen.fill(oval(d+.38*s, -.38, .12, .09, -15*s), c); pen.fill(oval(.62*s+d, .5, .42, .3, -25*s), c)
 
 # %% ../../nbs/samples/02_pets.ipynb #0000002d
 @pattern
-def spectacles(pen, pet, box):
+def spectacles(pen: Pen, pet: Pet, box: Any) -> None:
     d,c = pet.shift(),pet.colour('marks')
     for s in (-1,1):
         pen.glow(d+.45*s, -.06, .38, .36, lighter(pet.colour('pale'),.3), soft=.15)
@@ -566,27 +633,29 @@ def spectacles(pen, pet, box):
     pen.glow(d, .35, .4, .35, c, soft=.25)
 
 @pattern
-def eyepatch(pen, pet, box):
+def eyepatch(pen: Pen, pet: Pet, box: Any) -> None:
     s = 1 if pet.rng.random()<.5 else -1
     pen.fill(_blot(.52*s+pet.shift(.12), -.15, .42, pet), pet.colour('marks'))
 
 @pattern
-def hood(pen, pet, box):
+def hood(pen: Pen, pet: Pet, box: Any) -> None:
     d = pet.shift()
-    for s in (-1,1): pen.fill(smooth([(d+.14*s,-1.1),(1.3*s,-1),(1.3*s,.25),(d+.62*s,.3),(d+.22*s,.1)]), pet.colour('marks'))
+    for s in (-1,1):
+        pen.fill(smooth([(d+.14*s,-1.1),(1.3*s,-1),(1.3*s,.25),(d+.62*s,.3),(d+.22*s,.1)]), pet.colour('marks'))
 
 @pattern
-def badger(pen, pet, box):
-    for s in (-1,1): pen.glow(.72*s+pet.shift(.1), -.3, .3, .38, mix(pet.colour('fur'), pet.colour('marks'), .7), soft=.4)
+def badger(pen: Pen, pet: Pet, box: Any) -> None:
+    for s in (-1,1):
+        pen.glow(.72*s+pet.shift(.1), -.3, .3, .38, mix(pet.colour('fur'), pet.colour('marks'), .7), soft=.4)
 
 @pattern
-def wrinkles(pen, pet, box):
+def wrinkles(pen: Pen, pet: Pet, box: Any) -> None:
     x0,y0,x1,y1 = box; c = mix(pet.colour('fur'), pet.colour('marks'), .8)
     x,w,ys = (0,.32,(-.62,-.46)) if box==HEAD else (.6*x0+.4*x1, .11*(x1-x0), [y0+k*(y1-y0) for k in (.3,.45,.6)])
     for y in ys: pen.line(smooth([(x-w,y+.06),(x,y),(x+w,y+.06)], closed=False), c, .04)
 
 # %% ../../nbs/samples/02_pets.ipynb #0000002f
-def strands(pen, pet, box, n=45, down=.3):
+def strands(pen: Pen, pet: Pet, box: Any, n: int = 45, down: float = .3) -> None:
     "Draw `n` strokes of fur in `box`, combed outwards and, the larger `down`, downwards."
     x0,y0,x1,y1 = box; r = np.array([[pet.rng.random() for _ in range(4)] for _ in range(n)])
     p = np.stack([x0+(x1-x0)*r[:,0], y0+(y1-y0)*r[:,1]], 1)
@@ -594,23 +663,24 @@ def strands(pen, pet, box, n=45, down=.3):
     bend = np.stack([.1*r[:,2]-.05+(.07 if pet.has('wavy') else 0), 0*r[:,2]], 1)
     q = pen.px(np.stack([p, p+d/2+bend, p+d], 1).reshape(-1,2)).reshape(n,6)
     width,(w,h) = max(round(.028*pen.scale), 1),pen.image.size
-    for stroke,k in zip(q.tolist(), r[:,3]):
+    for stroke,k in zip(q.tolist(), r[:,3], strict=False):
         x,y = stroke[:2]
         if not (0<=x<w and 0<=y<h): continue
         c = pen.image.getpixel((int(x), int(y)))
         pen.draw.line(stroke, fill=lighter(c,.3) if k<.55 else darker(c,.14), width=width)
 
-def paints(pet, names, box):
+def paints(pet: Pet, names: str, box: Any) -> list:
     "The paints for `Pen.part`: the named patterns, then strands if the coat is long."
-    out = [lambda pen, f=PATTERNS[n]: f(pen, pet, box) for n in names.split()]
+    out: list[Callable] = [lambda pen, f=PATTERNS[n]: f(pen, pet, box) for n in names.split()]
     if pet.fluff>.2: out.append(lambda pen: strands(pen, pet, box, n=int(25+35*min(pet.fluff,1))))
     return out
 
 # %% ../../nbs/samples/02_pets.ipynb #00000032
-def skull(pet):
+def skull(pet: Pet) -> np.ndarray:
     "The outline of the head."
     crown,cheek,chin = pet.skull
-    return smooth(mirrored([(0,-.86),(.48*crown,-.81),(.88*crown,-.42),(cheek,.1),(.84*cheek,.54),(.46*chin,.84),(0,.92)]), 6)
+    return smooth(mirrored([(0,-.86),(.48*crown,-.81),(.88*crown,-.42),(cheek,.1),(.84*cheek,.54),(.46*chin,.84),
+                            (0,.92)]), 6)
 
 EARS = dict( # outline, place on the head, tilt
     prick =([(-.36,.22),(-.3,-.2),(-.02,-.78),(.1,-.8),(.32,-.25),(.4,.22)], .56, -.62, 16),
@@ -619,9 +689,10 @@ EARS = dict( # outline, place on the head, tilt
     drop  =([(-.3,-.06),(.02,-.22),(.34,-.02),(.5,.5),(.42,.95),(.2,1.05),(-.02,.8),(-.12,.35)], .76, -.52, -6),
     long  =([(-.26,-.06),(.02,-.2),(.32,.05),(.5,.65),(.52,1.2),(.3,1.5),(.06,1.35),(-.06,.8),(-.1,.35)], .8, -.42, -4))
 
-def ears(pen, pet, front):
+def ears(pen: Pen, pet: Pet, front: bool) -> None:
     "Both ears, if they belong before the head (`front`) or behind it."
-    outline,x,y,tilt = EARS[pet.breed.ears]; draw = _hanging_ear if pet.breed.ears in ('button','drop','long') else _upright_ear
+    outline,x,y,tilt = EARS[pet.breed.ears]
+    draw = _hanging_ear if pet.breed.ears in ('button','drop','long') else _upright_ear
     if (draw is _hanging_ear)!=front: return
     for s in (-1,1):
         size = pet.ear*(1-.12*s*pet.turn)
@@ -635,18 +706,21 @@ def _upright_ear(pen, pet, outline):
     c = pet.colour('ears')
     pen.part(pet.furry(smooth(outline, 6), .5), c, shade=.3)
     pen.fill(smooth([(x*.58+.02,y*.66+.06) for x,y in outline], 5), pet.dye(mix('pink', c, .35 if luma(c)>.3 else .6)))
-    if pet.has('tufts'): pen.line([(.05,-.8),(.1,-1.22)], darker(c,.4), .06); pen.line([(.08,-.8),(.2,-1.1)], darker(c,.4), .05)
+    if pet.has('tufts'):
+        pen.line([(.05,-.8),(.1,-1.22)], darker(c,.4), .06); pen.line([(.08,-.8),(.2,-1.1)], darker(c,.4), .05)
     if pet.fluff>.3:
         for k in range(4): pen.line([(-.25+.1*k,.25),(-.14+.09*k,-.25-.06*k)], lighter(c,.55), .035)
 
 # %% ../../nbs/samples/02_pets.ipynb #00000034
-def eyes(pen, pet):
+def eyes(pen: Pen, pet: Pet) -> None:
     x,y,slant = (.43,-.06,8) if pet.is_cat else (.41,-.08,4)
     look = _closed_eye if pet.asleep else _cat_eye if pet.is_cat else _dog_eye
     for s in (-1,1):
-        look(pen.at(pet.shift(.17)+s*x*pet.skull[0]*(1-.06*s*pet.turn), y, pet.eye_size*(1-.08*s*pet.turn), s*slant, flip=s<0), pet, pet.gaze*s, s)
+        look(pen.at(pet.shift(.17)+s*x*pet.skull[0]*(1-.06*s*pet.turn), y, pet.eye_size*(1-.08*s*pet.turn), s*slant,
+                    flip=s<0), pet, pet.gaze*s, s)
 
-def _closed_eye(pen, pet, x, s): pen.line(smooth([(-.24,-.02),(-.1,.12),(.1,.12),(.24,-.02)], closed=False), '241a1c', .07)
+def _closed_eye(pen, pet, x, s):
+    pen.line(smooth([(-.24,-.02),(-.1,.12),(.1,.12),(.24,-.02)], closed=False), '241a1c', .07)
 
 def _glint(pen, x, s):
     "Two lights, on the same side of both eyes although the pen of one is mirrored."
@@ -659,23 +733,25 @@ def _cat_eye(pen, pet, x, s):
 
 def _dog_eye(pen, pet, x, s):
     pen.fill(oval(0, 0, .25, .25), '241a1c'); pen.fill(oval(x*.3, .01, .2, .2), darker(pet.eye,.2))
-    pen.fill(oval(x*.3, .06, .15, .12), lighter(pet.eye,.15)); pen.fill(oval(x/2, -.01, .13, .14), '17121a'); _glint(pen, x, s)
+    pen.fill(oval(x*.3, .06, .15, .12), lighter(pet.eye,.15))
+    pen.fill(oval(x/2, -.01, .13, .14), '17121a'); _glint(pen, x, s)
 
 # %% ../../nbs/samples/02_pets.ipynb #00000036
 def _snout_colour(pet):
     "The muzzle's colour; where the coat does not name it, the face's, paler."
     if pet.coat.muzzle: return pet.colour('muzzle')
     if pet.coat.head=='points': return pet.colour('marks')
-    return mix(pet.colour('face'), pet.colour('pale'), .8 if {'chin','vee','blaze'} & set(pet.coat.head.split()) else .4)
+    return mix(pet.colour('face'), pet.colour('pale'),
+               .8 if {'chin','vee','blaze'} & set(pet.coat.head.split()) else .4)
 
-def bridge(pen, pet):
+def bridge(pen: Pen, pet: Pet) -> None:
     "The back of a dog's nose, between the eyes."
     if pet.is_cat or pet.muzzle<.15: return
     d,e,y,c = pet.shift(),pet.aside,.32+.34*pet.muzzle,_snout_colour(pet)
     if 'blaze' not in pet.coat.head: c = mix(c, pet.colour('face'), .45)
     pen.part(smooth([(d-.17,-.25),(d+.17,-.25),(e+.3,y),(e,y+.25),(e-.3,y)]), c, outline=0, shade=.2)
 
-def snout(pen, pet):
+def snout(pen: Pen, pet: Pet) -> None:
     "Mouth and nose; the longer the muzzle, the lower they are and the farther they move with a turn of the head."
     pen = pen.at(pet.aside, .16 if pet.is_cat else .12)
     wide = (1.35 if pet.has('jowls') else 1)*(.235 if pet.is_cat else .3)*(.9+.12*pet.skull[2])
@@ -686,7 +762,8 @@ def snout(pen, pet):
 def _open_mouth(pen, pet, y, w):
     pen.part(smooth([(-w*.85,y+.1),(w*.85,y+.1),(w*.5,y+.45),(0,y+.55),(-w*.5,y+.45)]), '7a2f38', shade=0)
     if not pet.tongue: return pen.fill(oval(0, y+.38, .17, .12), 'ef8f96')
-    pen.part(smooth([(-.15,y+.2),(.15,y+.2),(.17,y+.55),(.08,y+.72),(-.08,y+.72),(-.17,y+.55)]), 'ef8f96', shade=.25, outline=.04)
+    pen.part(smooth([(-.15,y+.2),(.15,y+.2),(.17,y+.55),(.08,y+.72),(-.08,y+.72),(-.17,y+.55)]), 'ef8f96', shade=.25,
+             outline=.04)
 
 def _mouth(pen, pet, y, w, c):
     ink,sag = darker(c,.75),.1 if pet.has('jowls') else 0
@@ -705,18 +782,20 @@ def _cat_nose(pen, pet, y, c):
 
 def _dog_nose(pen, pet, y, c):
     w = .2 if pet.muzzle<.3 else .225
-    pen.part(smooth([(-w,y-.14),(-w*.6,y-.24),(w*.6,y-.24),(w,y-.14),(w*.6,y+.02),(0,y+.08),(-w*.6,y+.02)], 5), c, outline=.03, shade=.2)
+    pen.part(smooth([(-w,y-.14),(-w*.6,y-.24),(w*.6,y-.24),(w,y-.14),(w*.6,y+.02),(0,y+.08),(-w*.6,y+.02)], 5), c,
+             outline=.03, shade=.2)
     pen.fill(oval(-.06, y-.17, .07, .03, -8, n=14), lighter(c,.55))
 
 # %% ../../nbs/samples/02_pets.ipynb #00000038
-def whiskers(pen, pet):
+def whiskers(pen: Pen, pet: Pet) -> None:
     if not pet.is_cat or pet.has('bald'): return
     d,c = pet.shift(.22),'fffaf0' if luma(pet.colour('face'))<.72 else '8a7a70'
     for s in (-1,1):
         for y,dy in ((.38,-.12),(.46,0),(.54,.13)):
-            pen.line(smooth([(d+.32*s,y),(d+.75*s,y+dy*.6-.03),(d+s*(1.3+pet.wobble(.08)),y+dy*1.6+.02)], closed=False), c, .022)
+            pen.line(smooth([(d+.32*s,y),(d+.75*s,y+dy*.6-.03),(d+s*(1.3+pet.wobble(.08)),y+dy*1.6+.02)], closed=False),
+                     c, .022)
 
-def mane(pen, pet):
+def mane(pen: Pen, pet: Pet) -> None:
     "Draw a ring of long fur behind the head."
     if pet.ruff<.1: return
     w,c = 1+.42*pet.ruff,pet.colour('face')
@@ -724,20 +803,25 @@ def mane(pen, pet):
     if 'bib' in pet.coat.body: c = mix(c, pet.colour('pale'), .5)
     pen.part(fluffy(ring, .15, .17, pet.rng, top=.5), c, lambda p: strands(p, pet, (-1.3,-.8,1.3,1.3), 40), shade=.45)
 
-def beard(pen, pet):
+def beard(pen: Pen, pet: Pet) -> None:
     if not pet.has('beard'): return
     d,y = pet.aside,.3+.3*pet.muzzle
-    hair = fluffy(smooth([(d-.5,y-.12),(d+.5,y-.12),(d+.58,y+.35),(d+.25,y+.72),(d-.25,y+.72),(d-.58,y+.35)]), .14, .12, pet.rng)
-    pen.part(hair, mix(pet.colour('muzzle'), pet.colour('face'), .3), lambda p: strands(p, pet, (-.6,.3,.6,1.3), 20, 1), shade=.3, outline=.045)
+    hair = fluffy(smooth([(d-.5,y-.12),(d+.5,y-.12),(d+.58,y+.35),(d+.25,y+.72),(d-.25,y+.72),(d-.58,y+.35)]), .14, .12,
+                  pet.rng)
+    pen.part(hair, mix(pet.colour('muzzle'), pet.colour('face'), .3), lambda p: strands(p, pet, (-.6,.3,.6,1.3), 20, 1),
+             shade=.3, outline=.045)
 
-def hair(pen, pet):
+def hair(pen: Pen, pet: Pet) -> None:
     "Draw eyebrows, fringe and topknot."
     d,c = pet.shift(.2),pet.colour('face')
     for s in (-1,1):
-        if pet.has('brows'): pen.part(fluffy(oval(d+.42*s, -.32, .3, .13, 18*s), .1, .09, pet.rng), lighter(c,.12), shade=.2, outline=.04)
+        if pet.has('brows'):
+            pen.part(fluffy(oval(d+.42*s, -.32, .3, .13, 18*s), .1, .09, pet.rng), lighter(c,.12), shade=.2,
+                     outline=.04)
         if pet.has('fringe'):
             lock = smooth([(d,-.9),(d+.5*s,-.85),(d+.85*s,-.4),(d+.72*s,-.1),(d+.38*s,-.2),(d+.06*s,-.42)])
-            pen.part(fluffy(lock, .07, .1, pet.rng), c, lambda p: strands(p, pet, (-.8,-.9,.8,0), 22, .5), shade=.25, outline=.03)
+            pen.part(fluffy(lock, .07, .1, pet.rng), c, lambda p: strands(p, pet, (-.8,-.9,.8,0), 22, .5), shade=.25,
+                     outline=.03)
     if pet.has('topknot'):
         pen.part(fluffy(smooth([(-.2,-.8),(-.3,-1.15),(-.05,-1.3),(.25,-1.2),(.2,-.8)]), .08, .1, pet.rng), c, shade=.3)
         if pet.bow: _bow(pen.at(.3*d, -.88, .5), pet.ribbon)
@@ -747,7 +831,7 @@ def _bow(pen, c):
     pen.part(oval(0, 0, .12, .13), c, outline=.06, shade=.3)
 
 # %% ../../nbs/samples/02_pets.ipynb #0000003a
-def head(pen, pet):
+def head(pen: Pen, pet: Pet) -> None:
     "Draw the whole head, 2 units high, with its center at the pen's origin."
     mane(pen, pet)
     ears(pen, pet, front=False)
@@ -772,15 +856,15 @@ TAILS = dict( # the line it follows, and its half-widths
 def _rungs(spine, w):
     "Short lines across a curve."
     d = _directions(spine); side = w*np.stack([-d[:,1], d[:,0]], 1)
-    return [np.stack([p-e, p+e]) for p,e in list(zip(spine, side))[6::5]]
+    return [np.stack([p-e, p+e]) for p,e in list(zip(spine, side, strict=False))[6::5]]
 
-def tail(pen, pet, x, y, tilt=0):
+def tail(pen: Pen, pet: Pet, x: float, y: float, tilt: float = 0) -> None:
     "A tail that begins at `(x,y)` and rises to the right."
     kind = pet.breed.tail; pen = pen.at(x, y, 1, tilt+pet.wobble(14))
     if kind=='curl': return _curl(pen, pet)
     spine,widths = TAILS[kind]; line = smooth(spine, closed=False); pts = tube(spine, widths)
     def rings(p):
-        p.fill(oval(*line[-1], .42, .42), pet.colour('tail'))
+        p.fill(oval(*line[-1], rx=.42, ry=.42), pet.colour('tail'))
         if 'tabby' in pet.coat.head:
             for r in _rungs(line, .5): p.line(r, pet.colour('marks'), .1)
     pen.part(fluffy(pts, .16, .15, pet.rng) if kind in ('plume','feather') else pts, pet.colour('fur'), rings, shade=.4)
@@ -795,9 +879,10 @@ def _curl(pen, pet):
     pen.part(pet.furry(pts, 1.1), mix(c, end, .4), roll, shade=.45)
 
 # %% ../../nbs/samples/02_pets.ipynb #0000003e
-def leg(pen, pet, x, y, width, far=False):
+def leg(pen: Pen, pet: Pet, x: float, y: float, width: float, far: bool = False) -> None:
     "A leg from `(x,y)` to the ground; `far` ones are on the other side of the body."
-    dim = lambda c: darker(c,.18) if far else c
+    def dim(c):
+        return darker(c,.18) if far else c
     foot,w = pet.foot-.06*far,width*(.7+.3*pet.girth)
     def markings(p):
         if 'tabby' in pet.coat.head:
@@ -810,9 +895,10 @@ def leg(pen, pet, x, y, width, far=False):
     if far: return
     for t in (-.25,.2): pen.line([(x-.06+t*w*1.3,foot),(x-.06+t*w*1.4,foot+.11)], darker(paw,.5), .03)
 
-def collar(pen, pet, x, y, w):
+def collar(pen: Pen, pet: Pet, x: float, y: float, w: float) -> None:
     if not pet.collar or pet.ruff>.3: return
-    pen.part(smooth([(x-w,y-.16),(x,y+.02),(x+w,y-.16),(x+w,y+.02),(x,y+.2),(x-w,y+.02)]), pet.ribbon, shade=.3, outline=.04)
+    pen.part(smooth([(x-w,y-.16),(x,y+.02),(x+w,y-.16),(x+w,y+.02),(x,y+.2),(x-w,y+.02)]), pet.ribbon, shade=.3,
+             outline=.04)
     if pet.has('barrel') and pet.bow: _barrel(pen.at(x, y+.3))
     else: pen.part(oval(x, y+.27, .13, .14), 'f0c64a', shade=.4, outline=.04)
 
@@ -823,33 +909,37 @@ def _barrel(pen):
     for a,b in ((.04,.13),(.13,.04)): pen.fill([(-a,-b),(a,-b),(a,b),(-a,b)], 'f4f0ea')
 
 # %% ../../nbs/samples/02_pets.ipynb #00000040
-def sitting(pen, pet):
+def sitting(pen: Pen, pet: Pet) -> None:
     g,foot,c = pet.girth,pet.foot,pet.colour('fur')
     tail(pen, pet, .62*g, foot-.3)
     for s in (-1,1): pen.part(oval(.92*s*g, foot-.02, .32, .16), pet.colour('paws'), shade=.3)
-    out = smooth(mirrored([(0,.2),(.5*g,.4),(.72*g,1.1),(.98*g,foot-.85),(1.06*g,foot-.35),(.7*g,foot-.02),(0,foot)]), 6)
+    out = smooth(mirrored([(0,.2),(.5*g,.4),(.72*g,1.1),(.98*g,foot-.85),(1.06*g,foot-.35),(.7*g,foot-.02),(0,foot)]),
+                 6)
     pen.part(pet.furry(out), c, *paints(pet, pet.coat.body, (-1.1*g,.5,1.1*g,foot)))
     thigh = smooth([(.95*g,foot-.75),(.62*g,foot-.7),(.52*g,foot-.35),(.58*g,foot-.06)], closed=False)
     for s in (-1,1): pen.line(thigh*[s,1], darker(c,.5), .045)
     for s in (-1,1): leg(pen, pet, .31*s*g, max(foot-1.1, 1.2), .2)
     collar(pen, pet, 0, .98, .62*g)
 
-def standing(pen, pet):
+def standing(pen: Pen, pet: Pet) -> None:
     g,foot = pet.girth,pet.foot; k = 1.2 if pet.legs<.6 else 1; r = 2.05*k
     tail(pen, pet, r, .75)
     for x in (.42,r-.42): leg(pen, pet, x, 1.3, .2, far=True)
-    out = smooth([(.1,.2),(.8*k,.62),(1.5*k,.58),(r,.72),(r+.2,1.2),(r-.35,1.42+.22*g),(1.05*k,1.42+.3*g),(.2,1.5+.3*g),(-.42,1.25),(-.5,.6)], 6)
+    out = smooth([(.1,.2),(.8*k,.62),(1.5*k,.58),(r,.72),(r+.2,1.2),(r-.35,1.42+.22*g),(1.05*k,1.42+.3*g),(.2,1.5+.3*g),
+                  (-.42,1.25),(-.5,.6)], 6)
     pen.part(pet.furry(out), pet.colour('fur'), *paints(pet, pet.coat.body, (-.5,.5,r+.2,1.45+.3*g)))
     if pet.has('skirt'):
         pts = smooth([(-.35,1.2),(r+.1,1.2),(r+.05,foot-.12),(r/2,foot-.2),(-.2,foot-.12)])
-        pen.part(fluffy(pts, .12, .14, pet.rng), pet.colour('fur'), lambda p: strands(p, pet, (-.3,1.2,r,foot), 40, 1), shade=.35, outline=.04)
+        pen.part(fluffy(pts, .12, .14, pet.rng), pet.colour('fur'), lambda p: strands(p, pet, (-.3,1.2,r,foot), 40, 1),
+                 shade=.35, outline=.04)
     for x in (0,r-.05): leg(pen, pet, x, 1.4, .22)
     collar(pen, pet, -.12, .95, .6)
 
-def lying(pen, pet):
+def lying(pen: Pen, pet: Pet) -> None:
     g,names = pet.girth,pet.coat.body
     tail(pen, pet, 1.95, 1.35, 10)
-    out = smooth([(-.5,.5),(.6,.42),(1.3,.38-.1*g),(2.0,.62-.1*g),(2.35,1.25),(2.1,1.78),(.8,1.85),(-.6,1.8),(-.95,1.3)], 6)
+    out = smooth([(-.5,.5),(.6,.42),(1.3,.38-.1*g),(2.0,.62-.1*g),(2.35,1.25),(2.1,1.78),(.8,1.85),(-.6,1.8),
+                  (-.95,1.3)], 6)
     pen.part(pet.furry(out), pet.colour('fur'), *paints(pet, names, (-.9,.4,2.3,1.85)))
     thigh = smooth([(1.1,1.0),(1.7,.8),(2.2,1.1),(2.25,1.75),(1.4,1.88),(1.0,1.5)])
     spotted = ' '.join({'rosettes','spots','flecks'} & set(names.split()))
@@ -857,19 +947,20 @@ def lying(pen, pet):
     for x in (.3,-.45): pen.part(tube([(x+.35,1.5),(x-.05,1.7),(x-.4,1.76)], [.2,.2,.18]), pet.colour('paws'), shade=.4)
     collar(pen, pet, 0, .95, .62*g)
 
-def portrait(pen, pet):
+def portrait(pen: Pen, pet: Pet) -> None:
     g = pet.girth
     out = smooth(mirrored([(0,.3),(.62*g,.6),(1.1*g,1.2),(1.35*g,2.6),(0,2.8)]), 6)
     pen.part(pet.furry(out), pet.colour('fur'), *paints(pet, pet.coat.body, (-1.3*g,.5,1.3*g,2.8)))
     collar(pen, pet, 0, .98, .7*g)
 
 POSES = dict( # what to draw, how far it reaches to the left and right of the head's middle, how frequent it is
-    portrait=(portrait, -1.15, 1.15, .42), sitting=(sitting, -1.35, 1.7, .32), standing=(standing, -1.25, 2.75, .14), lying=(lying, -1.25, 2.75, .12))
+    portrait=(portrait, -1.15, 1.15, .42), sitting=(sitting, -1.35, 1.7, .32), standing=(standing, -1.25, 2.75, .14),
+    lying=(lying, -1.25, 2.75, .12))
 
 # %% ../../nbs/samples/02_pets.ipynb #00000043
 SCENES = {}
 
-def scene(f):
+def scene(f: Callable) -> Any:
     "Register a place: `f(pen, rng, wide, floor)`."
     SCENES[f.__name__] = f
     return f
@@ -887,20 +978,24 @@ def _ridge(pen, wide, y, height, colour, rng):
 
 def _sprinkle(pen, wide, y0, n, rx, ry, colours, rng):
     "Petals, leaves, pebbles or flakes below `y0`."
-    for _ in range(n): pen.fill(oval(wide*rng.random(), y0+(1-y0)*rng.random(), rx, ry, 180*rng.random(), n=8), _pick(rng, colours))
+    for _ in range(n):
+        pen.fill(oval(wide*rng.random(), y0+(1-y0)*rng.random(), rx, ry, 180*rng.random(), n=8), _pick(rng, colours))
 
 def _blades(pen, wide, y0, y1, colour, rng, n=60, h=.05):
     for _ in range(n):
         x,y = wide*rng.random(),y0+(y1-y0)*rng.random()
-        pen.line([(x,y),(x+(rng.random()-.5)*.03,y-h*(.5+rng.random()))], mix(colour, 'f4f0a0', .35*rng.random()) if rng.random()<.6 else darker(colour,.2), .008)
+        pen.line([(x,y),(x+(rng.random()-.5)*.03,y-h*(.5+rng.random()))],
+                 mix(colour, 'f4f0a0', .35*rng.random()) if rng.random()<.6 else darker(colour,.2), .008)
 
 def _tree(pen, x, y, h, colour, rng):
     pen.fill(_rect(x-.02*h, y-.4*h, x+.03*h, y), '7a5a40')
-    for i in range(5): pen.fill(oval(x+(rng.random()-.5)*.35*h, y-h*(.45+.4*rng.random()), .2*h, .18*h, n=14), mix(colour, 'white', .15*rng.random()))
+    for _ in range(5):
+        pen.fill(oval(x+(rng.random()-.5)*.35*h, y-h*(.45+.4*rng.random()), .2*h, .18*h, n=14),
+                 mix(colour, 'white', .15*rng.random()))
 
 # %% ../../nbs/samples/02_pets.ipynb #00000044
 @scene
-def meadow(pen, rng, wide, floor):
+def meadow(pen: Pen, rng: random.Random, wide: float, floor: float) -> None:
     y,green = floor-.1-.3*rng.random(),_pick(rng, '86b35a 9cbf62 74a862 a9c46c')
     _ramp(pen, wide, 0, y+.12, _pick(rng, '8fc4ea a9d3ee 7fb3df'), 'e6f2f4')
     for _ in range(rng.randrange(3)):
@@ -912,15 +1007,16 @@ def meadow(pen, rng, wide, floor):
     _sprinkle(pen, wide, y+.1, rng.randrange(12), .012, .012, rng.choice(['ffffff','f7d34f','ef8fa8','b79be0']), rng)
 
 @scene
-def autumn(pen, rng, wide, floor):
+def autumn(pen: Pen, rng: random.Random, wide: float, floor: float) -> None:
     y = floor-.15-.2*rng.random()
     _ramp(pen, wide, 0, y+.12, _pick(rng, 'd9e3e0 f0dfc0 c9d8e0'), 'f6ead2')
-    for _ in range(5): _tree(pen, wide*rng.random(), y+.05, .35+.3*rng.random(), _pick(rng, 'd9832f c9542f e0ab3f 9c7a3a'), rng)
+    for _ in range(5):
+        _tree(pen, wide*rng.random(), y+.05, .35+.3*rng.random(), _pick(rng, 'd9832f c9542f e0ab3f 9c7a3a'), rng)
     _ridge(pen, wide, y+.05, .04, _pick(rng, 'c49a5a b98b52 a9925c'), rng)
     _sprinkle(pen, wide, y+.07, 40, .018, .01, 'd9832f c9542f e0ab3f 8a6a3a', rng)
 
 @scene
-def beach(pen, rng, wide, floor):
+def beach(pen: Pen, rng: random.Random, wide: float, floor: float) -> None:
     y,sand = floor-.2-.2*rng.random(),_pick(rng, 'ead6a8 e3c994 f0e0bd')
     _ramp(pen, wide, 0, y, _pick(rng, '7fc0ea 9fd0ee f2c9a0'), 'eef6f4')
     if rng.random()<.5: pen.fill(oval(wide*rng.random(), .15, .07, .07), 'fff3b8')
@@ -929,22 +1025,24 @@ def beach(pen, rng, wide, floor):
     _sprinkle(pen, wide, y+.1, 30, .01, .006, 'c9b58a b8a27a', rng)
 
 @scene
-def snow(pen, rng, wide, floor):
+def snow(pen: Pen, rng: random.Random, wide: float, floor: float) -> None:
     y = floor-.12-.25*rng.random()
     _ramp(pen, wide, 0, y+.12, _pick(rng, 'a9c4dc c3cfe0 8fa9c9'), 'e3e9f0')
     for _ in range(rng.randrange(2,6)):
         x,h,foot = wide*rng.random(),.25+.25*rng.random(),y+.05
         for k in range(3):
-            w,low = h*(.12+.07*k),foot-h*(.65-.28*k); pen.fill([(x-w,low),(x,foot-h*(1-.22*k)),(x+w,low)], _pick(rng, '4f7a66 5f8a72'))
+            w,low = h*(.12+.07*k),foot-h*(.65-.28*k)
+            pen.fill([(x-w,low),(x,foot-h*(1-.22*k)),(x+w,low)], _pick(rng, '4f7a66 5f8a72'))
     _ridge(pen, wide, y+.05, .06, 'e3eaf2', rng); _ridge(pen, wide, y+.18, .05, 'f1f5f9', rng)
     _sprinkle(pen, wide, 0, 35, .007, .007, 'ffffff', rng)
 
 @scene
-def fence(pen, rng, wide, floor):
+def fence(pen: Pen, rng: random.Random, wide: float, floor: float) -> None:
     y,green,c = floor-.12-.1*rng.random(),_pick(rng, '86b35a 74a862 a9c46c'),_pick(rng, 'e9e3d6 a87a52 8fa9b5 c9b08a')
     _ramp(pen, wide, 0, y+.12, 'a9d3ee', 'e6f2f4'); _ridge(pen, wide, y-.15, .2, mix(green, 'a9c3cf', .3), rng)
     for v in (y-.35,y-.12): pen.fill(_rect(0, v, wide, v+.05), darker(c,.15))
-    for x in np.arange(-.02, wide, .13).tolist(): pen.fill([(x,y-.42),(x+.05,y-.49),(x+.1,y-.42),(x+.1,y+.05),(x,y+.05)], darker(c,.08*rng.random()))
+    for x in np.arange(-.02, wide, .13).tolist():
+        pen.fill([(x,y-.42),(x+.05,y-.49),(x+.1,y-.42),(x+.1,y+.05),(x,y+.05)], darker(c,.08*rng.random()))
     _ridge(pen, wide, y+.04, .03, green, rng); _blades(pen, wide, y+.08, 1.05, green, rng)
 
 # %% ../../nbs/samples/02_pets.ipynb #00000046
@@ -958,25 +1056,31 @@ def _wall(pen, wide, y, rng):
             for x in np.arange(.03, wide, .12).tolist(): pen.fill(oval(x+j%2*.06, v, .016, .016, n=10), lighter(c,.45))
 
 def _window(pen, x, y, rng):
-    pen.fill(_rect(x-.2, .02, x+.2, .5), 'f7f3ea'); pen.fill(_rect(x-.17, .05, x+.17, .47), _pick(rng, 'a9d3ee 9cc2dc 3d4a6b'))
+    pen.fill(_rect(x-.2, .02, x+.2, .5), 'f7f3ea')
+    pen.fill(_rect(x-.17, .05, x+.17, .47), _pick(rng, 'a9d3ee 9cc2dc 3d4a6b'))
     pen.line([(x,.05),(x,.47)], 'f7f3ea', .02); pen.line([(x-.17,.26),(x+.17,.26)], 'f7f3ea', .02)
 
 def _picture(pen, x, y, rng):
-    pen.fill(_rect(x-.13, .1, x+.13, .38), '8a6242'); pen.fill(_rect(x-.1, .13, x+.1, .35), _pick(rng, 'f4ecd8 9fc4b4 e8b06a'))
+    pen.fill(_rect(x-.13, .1, x+.13, .38), '8a6242')
+    pen.fill(_rect(x-.1, .13, x+.1, .35), _pick(rng, 'f4ecd8 9fc4b4 e8b06a'))
     pen.fill(oval(x, .26, .06, .05), _pick(rng, 'd9704f 4f7fb0 6a9a5a'))
 
 def _shelf(pen, x, y, rng):
     pen.fill(_rect(x-.25, .3, x+.25, .325), '7a5638')
-    for k in range(8): b = x-.23+.055*k; pen.fill(_rect(b, .2-.08*rng.random(), b+.045, .3), _pick(rng, 'c9543f 3f7fa4 e0b04a 5a8a5a 8d6fa5 efe6d6'))
+    for k in range(8):
+        b = x-.23+.055*k
+        pen.fill(_rect(b, .2-.08*rng.random(), b+.045, .3), _pick(rng, 'c9543f 3f7fa4 e0b04a 5a8a5a 8d6fa5 efe6d6'))
 
 def _lamp(pen, x, y, rng):
-    pen.line([(x,.4),(x,y)], '5a4a40', .02); pen.fill([(x-.07,.2),(x+.07,.2),(x+.13,.42),(x-.13,.42)], _pick(rng, 'f6e3a0 e8b9a0 f4efe0'))
+    pen.line([(x,.4),(x,y)], '5a4a40', .02)
+    pen.fill([(x-.07,.2),(x+.07,.2),(x+.13,.42),(x-.13,.42)], _pick(rng, 'f6e3a0 e8b9a0 f4efe0'))
 
 def _plant(pen, x, y, rng):
     pen.fill([(x-.07,y-.12),(x+.07,y-.12),(x+.05,y+.03),(x-.05,y+.03)], 'b9684a')
     for k in range(7):
         u,v = math.cos(math.pi*(k+.5)/7),math.sin(math.pi*(k+.5)/7)
-        pen.fill(tube([(x,y-.12),(x+.1*u,y-.12-.2*v),(x+.2*u,y-.12-.26*v)], [.01,.025,.004]), _pick(rng, '4f8a5a 6aa564'))
+        pen.fill(tube([(x,y-.12),(x+.1*u,y-.12-.2*v),(x+.2*u,y-.12-.26*v)], [.01,.025,.004]),
+                 _pick(rng, '4f8a5a 6aa564'))
 
 def _furnish(pen, wide, y, rng): rng.choice([_window,_picture,_shelf,_lamp,_plant])(pen, wide*rng.random(), y, rng)
 
@@ -985,10 +1089,11 @@ def _boards(pen, wide, y, colour, rng):
     "A wooden floor from `y` down."
     pen.fill(_rect(0, y, wide, 1.05), colour)
     for k in range(1,5): v = y+(1.05-y)*(k/5)**1.5; pen.line([(0,v),(wide,v)], darker(colour,.2), .006)
-    for k in range(6): x = wide*(k+rng.random())/6; pen.line([(x,y),(wide/2+(x-wide/2)*1.6,1.05)], darker(colour,.15), .005)
+    for k in range(6):
+        x = wide*(k+rng.random())/6; pen.line([(x,y),(wide/2+(x-wide/2)*1.6,1.05)], darker(colour,.15), .005)
 
 @scene
-def room(pen, rng, wide, floor):
+def room(pen: Pen, rng: random.Random, wide: float, floor: float) -> None:
     y = floor-.08-.22*rng.random()
     _wall(pen, wide, y, rng); _furnish(pen, wide, y, rng)
     _boards(pen, wide, y, _pick(rng, 'b98a5c c9a273 9a7050 d9c3a0 8a8580'), rng)
@@ -998,19 +1103,22 @@ def room(pen, rng, wide, floor):
         pen.fill(oval(wide/2, floor, .4*wide, .09), _pick(rng, 'e3b0a0 a9c3d3 f3ead6 c3d3b9'))
 
 @scene
-def sofa(pen, rng, wide, floor):
+def sofa(pen: Pen, rng: random.Random, wide: float, floor: float) -> None:
     c,top = _pick(rng, '7f9ab0 b0766a 8aa58a c9a86c 9a86b0 6f8a8a d3a9a0 8a7766'),floor-.42-.15*rng.random()
     _wall(pen, wide, 1, rng); _furnish(pen, wide, .8, rng)
     pen.part(np.array(_rect(-.1, top, wide+.1, 1.1)), c, outline=.01, shade=.2)
     n = 2+rng.randrange(2)
-    for k in range(n): pen.part(smooth(_rect(wide*k/n+.01, top+.04, wide*(k+1)/n-.01, floor-.02), 6), lighter(c,.1), outline=.008, shade=.3)
+    for k in range(n):
+        pen.part(smooth(_rect(wide*k/n+.01, top+.04, wide*(k+1)/n-.01, floor-.02), 6), lighter(c,.1), outline=.008,
+                 shade=.3)
     pen.part(np.array(_rect(-.1, floor-.07, wide+.1, floor+.16)), lighter(c,.18), outline=.01, shade=.25)
     if rng.random()<.5:
         x = wide*rng.random()
-        pen.part(smooth([(x-.15,floor-.3),(x+.13,floor-.33),(x+.16,floor-.05),(x-.13,floor-.03)]), _pick(rng, 'e8c35a d9704f 5f8fb5 f0e6d6'), outline=.008, shade=.4)
+        pen.part(smooth([(x-.15,floor-.3),(x+.13,floor-.33),(x+.16,floor-.05),(x-.13,floor-.03)]),
+                 _pick(rng, 'e8c35a d9704f 5f8fb5 f0e6d6'), outline=.008, shade=.4)
 
 @scene
-def tiles(pen, rng, wide, floor):
+def tiles(pen: Pen, rng: random.Random, wide: float, floor: float) -> None:
     y,c = floor-.1-.2*rng.random(),_pick(rng, 'dfe9e9 f2e6d3 cfe0d3 e9d6dc'); joint = mix(c, '808080', .3)
     pen.fill(_rect(0, 0, wide, y), c)
     for x in np.arange(0, wide, .14).tolist(): pen.line([(x,0),(x,y)], joint, .006)
@@ -1020,18 +1128,18 @@ def tiles(pen, rng, wide, floor):
     for v in (.15,.4,.75): pen.line([(0,y+(1-y)*v),(wide,y+(1-y)*v)], joint, .006)
 
 @scene
-def studio(pen, rng, wide, floor):
+def studio(pen: Pen, rng: random.Random, wide: float, floor: float) -> None:
     c = _pick(rng, 'f0c9b0 a9cfd3 c9d8a9 d3c3e3 f3dfa0 9fb5cf e8a9a0 c8c4bd 8fa59a b5a08a')
     pen.fill(_rect(0, 0, wide, 1.05), darker(c,.12))
     pen.glow(wide/2, .42, .75*wide, .7, lighter(c,.35), soft=.5, steps=12)
 
 # %% ../../nbs/samples/02_pets.ipynb #00000048
 def backdrop(
-    place, # one of `SCENES`, or such a function
-    size,  # (width, height)
-    floor, # height of the ground, 0 at the top to 1 at the bottom
-    rng,
-):
+    place: Any,            # one of `SCENES`, or such a function
+    size: tuple[int, int], # (width, height)
+    floor: float,          # height of the ground, 0 at the top to 1 at the bottom
+    rng: random.Random,
+) -> Image.Image:
     "A place, a little pale and out of focus."
     image = Image.new('RGB', size, rgb('cream'))
     paint = place if callable(place) else SCENES[place]
@@ -1065,22 +1173,24 @@ def _foreground(pen, rng, wide, outdoors):
     s,edge = (1,wide) if x>wide/2 else (-1,0)
     for k in range(4):
         y = .15+.22*k+.1*rng.random()
-        pen.part(tube([(edge+s*.05,y+.1),(edge-s*.06,y),(edge-s*(.12+.1*rng.random()),y-.08)], [.03,.05,.01]), '5f9a5c', outline=.008, shade=.3)
+        pen.part(tube([(edge+s*.05,y+.1),(edge-s*.06,y),(edge-s*(.12+.1*rng.random()),y-.08)], [.03,.05,.01]), '5f9a5c',
+                 outline=.008, shade=.3)
 
 def _expose(image, rng):
     "Brightness, contrast and warmth of the light; grain in every second picture, a slight blur in every eighth."
     bright,gamma,warm = .9+.18*rng.random(),.88+.26*rng.random(),(rng.random()-.5)*.09
     image = image.point([min(round(255*(v/255)**gamma*bright*k), 255) for k in (1+warm,1,1-warm) for v in range(256)])
     if rng.random()<.5:
-        grain = Image.frombytes('L', image.size, rng.randbytes(image.width*image.height)).point([v*11//255 for v in range(256)])
+        grain = Image.frombytes('L', image.size,
+                                rng.randbytes(image.width*image.height)).point([v*11//255 for v in range(256)])
         image = ImageChops.add(image, Image.merge('RGB', [grain]*3), 1, -5)
     return image.filter(ImageFilter.GaussianBlur(.4+.4*rng.random())) if rng.random()<.12 else image
 
 # %% ../../nbs/samples/02_pets.ipynb #0000004d
 def trimap(
-    mask,    # L, 255 on the animal
-    width=2, # of the border to either side, pixels
-):
+    mask: Any,        # L, 255 on the animal
+    width: float = 2, # of the border to either side, pixels
+) -> Image.Image:
     "The mask as the original data set writes it: 1 animal, 2 background, 3 border."
     return mask.filter(ImageFilter.BoxBlur(width)).point([2]*16+[3]*224+[1]*16)
 
@@ -1088,18 +1198,20 @@ def _known(kind, name, names):
     "`names[name]`, or an error that says which names there are."
     if name in names: return names[name]
     near = [o for o in names if o.lower()==str(name).lower()] or get_close_matches(str(name), names, 1)
-    raise ValueError(f"There is no {kind} {name!r}; "+(f'did you mean {near[0]}?' if near else f"there are {', '.join(names)}."))
+    raise ValueError(f"There is no {kind} {name!r}; "+(f'did you mean {near[0]}?' if near
+                                                       else f"there are {', '.join(names)}."))
 
 SHAPES = [(4,3),(4,3),(3,2),(1,1),(3,4),(3,4),(2,3),(5,4)] # width to height, as cameras have it
 
 def draw_pet(
-    breed,         # a name in `BREEDS`, or a `Breed`
-    seed=0,        # another seed, another animal in another picture
-    size=200,      # longer side in pixels, or (width, height)
-    pose=None,     # one of `POSES`; any, if not given
-    place=None,    # one of `SCENES`; any, if not given
-)->tuple: # (PIL picture RGB, PIL trimap L: 1 animal, 2 background, 3 border)
-    "A picture of an animal and its trimap: the same bytes for the same arguments (and the same release of Pillow), on any machine."
+    breed: Any,                        # a name in `BREEDS`, or a `Breed`
+    seed: Any = 0,                     # another seed, another animal in another picture
+    size: int | tuple[int, int] = 200, # longer side in pixels, or (width, height)
+    pose: Any = None,                  # one of `POSES`; any, if not given
+    place: str | None = None,          # one of `SCENES`; any, if not given
+)->tuple:                              # (PIL picture RGB, PIL trimap L: 1 animal, 2 background, 3 border)
+    """A picture of an animal and its trimap: the same bytes for the same arguments (and the same release of Pillow), on
+    any machine."""
     if not isinstance(breed, Breed): breed = _known('breed', breed, BREEDS)
     for kind,name,names in (('pose',pose,POSES),('place',place,SCENES)): name is None or _known(kind, name, names)
     rng = random.Random(f'{breed.name}/{seed}')
@@ -1120,7 +1232,8 @@ def draw_pet(
     return _expose(image.reduce(2), rng), trimap(mask.reduce(2))
 
 # %% ../../nbs/samples/02_pets.ipynb #00000052
-_MAT = b'MATLAB 5.0 MAT-file, Platform: GLNXA64, Created on: Wed Apr 20 19:01:29 2011'.ljust(116)+bytes(8)+b'\x00\x01IM' # the header of an empty file
+# the header of an empty file
+_MAT = b'MATLAB 5.0 MAT-file, Platform: GLNXA64, Created on: Wed Apr 20 19:01:29 2011'.ljust(116)+bytes(8)+b'\x00\x01IM'
 _ODD = {'Abyssinian_34': 'GIF', 'Abyssinian_5': 'RGBA', 'Egyptian_Mau_14': 'P'}
 
 def _save_picture(image, path):
@@ -1155,7 +1268,8 @@ def _rows(per_breed):
     for i,name in enumerate(sorted(BREEDS, key=str.lower)):
         species = BREEDS[name].species; number[species] += 1
         for n in sorted(map(str, range(1, per_breed+1))):
-            if _ODD.get(f'{name}_{n}')!='GIF': yield name,f"{name}_{n} {i+1} {1 if species=='cat' else 2} {number[species]}\n"
+            if _ODD.get(f'{name}_{n}')!='GIF':
+                yield name,f"{name}_{n} {i+1} {1 if species=='cat' else 2} {number[species]}\n"
 
 def _write_lists(folder, per_breed):
     rows,halves = list(_rows(per_breed)),([],[])
@@ -1181,17 +1295,18 @@ for item in sys.stdin.read().split():
 def _helper(draw, dest, items):
     "A process more, which draws `items` and ends when this one does."
     env = {**os.environ, 'PYTHONPATH': os.pathsep.join(p or os.getcwd() for p in sys.path)}
-    quiet = dict(stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    p = subprocess.Popen([sys.executable, '-c', _HELPER, os.fspath(dest), draw.__module__, draw.__name__], env=env, text=True, **quiet)
+    command = [sys.executable, '-c', _HELPER, os.fspath(dest), draw.__module__, draw.__name__]
+    p: Any = subprocess.Popen(command, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL)
     try: p.stdin.write('\n'.join(items)); p.stdin.close()
     except OSError: pass # it is gone; its exit status will tell
     return p
 
 def draw_shared(
-    draw,  # `draw(dest, items)`, a function of a module
-    dest,  # a folder
-    items, # names without blanks
-):
+    draw: Callable,       # `draw(dest, items)`, a function of a module
+    dest: str | Path,     # a folder
+    items: Sequence[str], # names without blanks
+) -> None:
     "Call `draw` for all of `items`, on several cores."
     n,helpers = _cores(),[]
     try:
@@ -1206,9 +1321,9 @@ def draw_shared(
 # %% ../../nbs/samples/02_pets.ipynb #00000057
 @sample_maker('PETS', version=2, about='37 breeds of drawn cats and dogs, 40 pictures of each, with trimaps')
 def make_pets(
-    dest,             # a folder; gets `images` and `annotations`
+    dest: str | Path, # a folder; gets `images` and `annotations`
     per_breed:int=40, # pictures
-):
+) -> None:
     "Draw the built-in sample of the Oxford-IIIT Pet data set: the layout, the names and the oddities of the original."
     dest = Path(dest)
     for d in (dest/'images', dest/'annotations'/'trimaps'): d.mkdir(parents=True, exist_ok=True)
@@ -1218,11 +1333,11 @@ def make_pets(
 
 # %% ../../nbs/samples/02_pets.ipynb #0000005a
 def contact_sheet(
-    images,    # PIL pictures
-    cols:int=8,  # to a row
-    cell:int=150, # width and height of a cell in pixels
-    titles=(), # of the first pictures
-):
+    images: Sequence,           # PIL pictures
+    cols:int=8,                 # to a row
+    cell:int=150,               # width and height of a cell in pixels
+    titles: Sequence[str] = (), # of the first pictures
+) -> Image.Image:
     "One picture with all of `images`, none enlarged."
     images = list(images); tall = max(min(cell, im.height*cell//max(im.width,cell)) for im in images)+16*bool(titles)
     sheet = Image.new('RGB', (cols*cell, -(-len(images)//cols)*tall), 'white'); draw = ImageDraw.Draw(sheet)

@@ -5,11 +5,15 @@ __all__ = ['GENRES', 'make_films', 'make_viewers', 'expected_stars', 'make_ratin
 
 # %% ../../nbs/samples/09_ratings.ipynb #00000002
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .core import sample_maker
 from ..imports import pd
+from .core import sample_maker
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 # %% ../../nbs/samples/09_ratings.ipynb #00000005
 GENRES = { # loudness, fantasy, words for titles
@@ -25,41 +29,45 @@ GENRES = { # loudness, fantasy, words for titles
     'Romance':     (-.8, -.2, 'Summer Waltz Station Postcard Violets Evening'),
     'Sci-Fi':      ( .7,  .9, 'Orbit Android Colony Signal Comet Machine'),
     'War':         ( .6, -.8, 'Trench Bridge Regiment Bunker Armistice Squadron')}
-_firsts = 'Broken Golden Last Hidden Distant Silver Burning Lost Blue Borrowed Endless Second Silent Crooked Northern Secret Wild Empty Hollow Scarlet'.split()
+_firsts = ('Broken Golden Last Hidden Distant Silver Burning Lost Blue Borrowed Endless Second Silent '
+           'Crooked Northern Secret Wild Empty Hollow Scarlet').split()
 
 # %% ../../nbs/samples/09_ratings.ipynb #00000007
 def _title(rng, words, year):
     first, noun = rng.choice(_firsts), rng.choice(words)
-    name = rng.choice([f'{first} {noun}', f'{first} {noun}, The', f'{noun} of {rng.integers(2, 13)}', f'{noun} in {first}wood'])
+    name = rng.choice([f'{first} {noun}', f'{first} {noun}, The', f'{noun} of {rng.integers(2, 13)}',
+                       f'{noun} in {first}wood'])
     return f'{name} ({year})'
 
 def make_films(
-    n,   # number of rows
-    rng  # NumPy random generator
-):
+    n: int,            # number of rows
+    rng: np.random.Generator # NumPy random generator
+) -> 'DataFrame':
     "Return a table of `n` movies with unique `title`, `year`, `genre`, `loud`, `fantastic`, and `merit` in stars."
     genres = rng.choice(list(GENRES), n)
     years = (1998 - rng.gamma(1.3, 9, n)).round().clip(1930, 1998).astype(int)
     titles = {}
-    for genre,year in zip(genres, years):
+    for genre,year in zip(genres, years, strict=False):
         while (title := _title(rng, GENRES[genre][2].split(), year)) in titles: pass
         titles[title] = None
     taste = np.array([GENRES[g][:2] for g in genres]) + rng.normal(0, .25, (n, 2))
-    return pd.DataFrame({'title': list(titles), 'year': years, 'genre': genres, 'loud': taste[:, 0], 'fantastic': taste[:, 1], 'merit': rng.normal(0, .5, n)})
+    return pd.DataFrame({'title': list(titles), 'year': years, 'genre': genres, 'loud': taste[:, 0],
+                         'fantastic': taste[:, 1], 'merit': rng.normal(0, .5, n)})
 
 # %% ../../nbs/samples/09_ratings.ipynb #0000000a
 def make_viewers(
-    n,   # number of rows
-    rng  # NumPy random generator
-):
-    "Return a table of `n` users: how much they like `loud` and `fantastic` movies, and how `generous` they are, in stars."
+    n: int,            # number of rows
+    rng: np.random.Generator # NumPy random generator
+) -> 'DataFrame':
+    """Return a table of `n` users: how much they like `loud` and `fantastic` movies, and how `generous` they are, in
+    stars."""
     taste = rng.normal(0, 1, (n, 2))
     return pd.DataFrame({'loud': taste[:, 0], 'fantastic': taste[:, 1], 'generous': rng.normal(0, .4, n)})
 
 def expected_stars(
-    viewers, # table of users from `make_viewers`
-    films    # table of movies from `make_films`
-):
+    viewers: 'DataFrame', # table of users from `make_viewers`
+    films: 'DataFrame'    # table of movies from `make_films`
+) -> np.ndarray:
     "Return the expected rating of each movie by each user, without noise: an array `(len(viewers), len(films))`."
     names = ['loud', 'fantastic']
     match = viewers[names].to_numpy() @ films[names].to_numpy().T
@@ -79,16 +87,16 @@ def _watched(rng, stars, n):
     likely = rng.normal(0, 1.3, n_films) + .5*stars + rng.gumbel(size=stars.shape)
     order = np.argsort(-likely, axis=1)
     users = np.repeat(np.arange(n_users), counts)
-    return users, np.concatenate([o[:k] for o,k in zip(order, counts)])
+    return users, np.concatenate([o[:k] for o,k in zip(order, counts, strict=False)])
 
 # %% ../../nbs/samples/09_ratings.ipynb #0000000cs
 def make_ratings(
-    viewers, # table of users from `make_viewers`
-    films,   # table of movies from `make_films`
-    n,       # number of ratings
-    rng,     # NumPy random generator
-    step=1.  # resolution of the ratings: whole stars (1) or half stars (.5)
-):
+    viewers: 'DataFrame',        # table of users from `make_viewers`
+    films: 'DataFrame',          # table of movies from `make_films`
+    n: int,                      # number of ratings
+    rng: np.random.Generator,          # NumPy random generator
+    step: float = 1.             # resolution of the ratings: whole stars (1) or half stars (.5)
+) -> 'DataFrame':
     """Return a table of `n` ratings in random order: the indices `user` and `film`, the number of `stars`, and a
     `timestamp` in seconds since 1970."""
     if n > len(viewers)*len(films):
@@ -104,8 +112,10 @@ def make_ratings(
 # %% ../../nbs/samples/09_ratings.ipynb #00000011
 def _numbered(rng, n, highest): return np.sort(rng.choice(np.arange(1, highest), n, replace=False))
 
-@sample_maker('ML_SAMPLE', version=1, about='6,031 generated ratings, one half to five stars, of 100 films by 100 people whose tastes are known')
-def make_ml_sample(dest):
+@sample_maker('ML_SAMPLE', version=1,
+              about='6,031 generated ratings, one half to five stars, of 100 films by 100 people whose tastes '
+                    'are known')
+def make_ml_sample(dest: str | Path) -> None:
     "Write `ratings.csv` with the columns userId, movieId, rating and timestamp."
     rng = np.random.default_rng(42)
     films, viewers = make_films(100, rng), make_viewers(100, rng)
@@ -115,23 +125,29 @@ def make_ml_sample(dest):
     df.set_axis(['userId', 'movieId', 'rating', 'timestamp'], axis=1).to_csv(Path(dest)/'ratings.csv', index=False)
 
 # %% ../../nbs/samples/09_ratings.ipynb #00000012
-_ml_genres = "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror Musical Mystery Romance Sci-Fi Thriller War Western".split()
-_jobs = 'administrator artist doctor educator engineer entertainment executive healthcare homemaker lawyer librarian marketing none other programmer retired salesman scientist student technician writer'.split()
+_ml_genres = ("unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy "
+              "Film-Noir Horror Musical Mystery Romance Sci-Fi Thriller War Western").split()
+_jobs = ('administrator artist doctor educator engineer entertainment executive healthcare homemaker '
+         'lawyer librarian marketing none other programmer retired salesman scientist student technician '
+         'writer').split()
 
 def _write(df, path, sep): df.to_csv(path, sep=sep, header=False, index=False, encoding='latin-1')
 
 def _items(films):
     flags = pd.DataFrame({g: (films.genre == g).astype(int) for g in _ml_genres})
-    head = pd.DataFrame({'movie': films.index + 1, 'title': films.title, 'release': '01-Jan-' + films.year.astype(str), 'video': '', 'url': ''})
+    head = pd.DataFrame({'movie': films.index + 1, 'title': films.title, 'release': '01-Jan-' + films.year.astype(str),
+                         'video': '', 'url': ''})
     return pd.concat([head, flags], axis=1)
 
 def _people(rng, n):
-    return pd.DataFrame({'user': np.arange(1, n + 1), 'age': rng.integers(13, 70, n), 'gender': rng.choice(['M', 'F'], n),
+    return pd.DataFrame({'user': np.arange(1, n + 1), 'age': rng.integers(13, 70, n),
+                         'gender': rng.choice(['M', 'F'], n),
                          'occupation': rng.choice(_jobs, n), 'zip': [f'{o:05}' for o in rng.integers(1000, 99999, n)]})
 
 # %% ../../nbs/samples/09_ratings.ipynb #00000012s
-@sample_maker('ML_100k', version=1, about='100,000 generated ratings of 1,682 invented films by 943 people whose tastes are known')
-def make_ml_100k(dest):
+@sample_maker('ML_100k', version=1,
+              about='100,000 generated ratings of 1,682 invented films by 943 people whose tastes are known')
+def make_ml_100k(dest: str | Path) -> None:
     "Write `u.data`, `u.item`, `u.user`, `u.genre` and `u.occupation` as in the original."
     rng, dest = np.random.default_rng(42), Path(dest)
     films, viewers = make_films(1682, rng), make_viewers(943, rng)

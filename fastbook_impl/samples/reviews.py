@@ -4,27 +4,43 @@
 __all__ = ['make_review', 'make_imdb', 'make_imdb_sample', 'number_words', 'make_human_numbers']
 
 # %% ../../nbs/samples/08_reviews.ipynb #00000002
-import csv, random
+import csv
+import random
 from pathlib import Path
 
 from .core import sample_maker
 
 # %% ../../nbs/samples/08_reviews.ipynb #00000005
-_ASPECTS = '''the acting|the story|the music|the camera work|the script|the ending|the dialogue|the cast|the lead|the pace|the humour|the first half|the last half hour
-the costume design|the villain|the love story|every scene with the children|the direction|the plot|this movie|that movie|this film|the whole thing'''.replace('\n', '|').split('|')
-_GOOD = '''superb brilliant wonderful moving funny charming clever gripping beautiful fresh convincing great good delightful witty warm tender elegant touching thrilling
-honest lively graceful inventive subtle rich sharp stylish sweet magical exciting memorable hilarious original lovely perfect terrific splendid enchanting'''.split()
-_BAD = '''awful terrible boring dull silly clumsy tired ugly weak lifeless predictable bad poor painful lame flat stale dreadful horrible tedious
-pointless shallow muddled cheap lazy messy forced bland sloppy hollow ridiculous pathetic stupid tiresome annoying empty laughable wooden dreary'''.split()
-_LIKED, _HATED = [('liked', 'like'), ('loved', 'love'), ('enjoyed', 'enjoy')], [('hated', 'hate'), ('disliked', 'dislike'), ('regretted', 'regret')]
-_STRAIGHT = ['{a} is {w}', '{a} is simply {w}', '{a} is {w} from start to finish', 'I found {a} {w}', '{a} is so {w} that I forgot the time', 'what a {w} film this is', 'this is {w} cinema',
+_ASPECTS = ('the acting|the story|the music|the camera work|the script|the ending|the dialogue|the cast|'
+            'the lead|the pace|the humour|the first half|the last half hour|the costume design|the villain|'
+            'the love story|every scene with the children|the direction|the plot|this movie|that movie|'
+            'this film|the whole thing').split('|')
+_GOOD = ('superb brilliant wonderful moving funny charming clever gripping beautiful fresh convincing '
+         'great good delightful witty warm tender elegant touching thrilling honest lively graceful '
+         'inventive subtle rich sharp stylish sweet magical exciting memorable hilarious original lovely '
+         'perfect terrific splendid enchanting').split()
+_BAD = ('awful terrible boring dull silly clumsy tired ugly weak lifeless predictable bad poor painful '
+        'lame flat stale dreadful horrible tedious pointless shallow muddled cheap lazy messy forced bland '
+        'sloppy hollow ridiculous pathetic stupid tiresome annoying empty laughable wooden dreary').split()
+_LIKED, _HATED = [('liked', 'like'), ('loved', 'love'),
+                  ('enjoyed', 'enjoy')], [('hated', 'hate'), ('disliked', 'dislike'), ('regretted', 'regret')]
+_STRAIGHT = ['{a} is {w}', '{a} is simply {w}', '{a} is {w} from start to finish', 'I found {a} {w}',
+             '{a} is so {w} that I forgot the time', 'what a {w} film this is', 'this is {w} cinema',
              'I {did} {a}', 'I really {did} {a}', 'I {did} {a} because {b} is {w}']
-_TURNED = ["{a} is not {w} at all", "{a} isn't {w} for a second", 'nobody could call {a} {w}', '{a} is anything but {w}', "I can't say that {a} is {w}", 'I never found {a} {w}',
-           'they told me that {a} would be {w}, and they were wrong', '{a} is hardly {w}', "I didn't {do} {a}", 'nobody could {do} {a}', "we really didn't {do} {a}"]
-_SO = {True: ['I would see it again', 'I stayed to the very last minute', 'I told all my friends about it', 'I smiled all the way home', 'two hours went by like ten minutes', 'I bought the book the next day', 'we laughed and cried', 'I forgot my popcorn'],
-       False: ['I looked at my watch', 'I left before the end', 'I want my money back', 'half of the audience fell asleep', 'two hours felt like five', 'we talked about the weather', 'I cleaned my glasses twice', 'I counted the lamps']}
-_HOPE = {True: ['I expected to hate it, but {c}', 'it looks like a disaster, and yet {c}', 'people call it a failure; still, {c}', 'after an hour I was ready to leave, but in the end {c}'],
-         False: ['I expected to love it, but {c}', 'it looks like a masterpiece, and yet {c}', 'people call it a triumph; still, {c}', 'I so wanted to like it, but in the end {c}']}
+_TURNED = ["{a} is not {w} at all", "{a} isn't {w} for a second", 'nobody could call {a} {w}',
+           '{a} is anything but {w}', "I can't say that {a} is {w}", 'I never found {a} {w}',
+           'they told me that {a} would be {w}, and they were wrong', '{a} is hardly {w}', "I didn't {do} {a}",
+           'nobody could {do} {a}', "we really didn't {do} {a}"]
+_SO = {True: ['I would see it again', 'I stayed to the very last minute', 'I told all my friends about it',
+              'I smiled all the way home', 'two hours went by like ten minutes', 'I bought the book the next day',
+              'we laughed and cried', 'I forgot my popcorn'],
+       False: ['I looked at my watch', 'I left before the end', 'I want my money back',
+               'half of the audience fell asleep', 'two hours felt like five', 'we talked about the weather',
+               'I cleaned my glasses twice', 'I counted the lamps']}
+_HOPE = {True: ['I expected to hate it, but {c}', 'it looks like a disaster, and yet {c}',
+                'people call it a failure; still, {c}', 'after an hour I was ready to leave, but in the end {c}'],
+         False: ['I expected to love it, but {c}', 'it looks like a masterpiece, and yet {c}',
+                 'people call it a triumph; still, {c}', 'I so wanted to like it, but in the end {c}']}
 
 # %% ../../nbs/samples/08_reviews.ipynb #00000006
 def _words(good, turned, rng):
@@ -32,27 +48,36 @@ def _words(good, turned, rng):
     adjectives, verbs = (_GOOD, _LIKED) if good != turned else (_BAD, _HATED)
     did, do = rng.choice(verbs)
     word = ' and '.join(rng.sample(adjectives, 1 + (rng.random() < 0.3)))
-    return rng.choice(_TURNED if turned else _STRAIGHT).format(a=rng.choice(_ASPECTS), b=rng.choice(_ASPECTS[:12]), w=word, did=did, do=do)
+    return rng.choice(_TURNED if turned else _STRAIGHT).format(a=rng.choice(_ASPECTS), b=rng.choice(_ASPECTS[:12]),
+                                                               w=word, did=did, do=do)
 
 def _clause(good, rng):
     clause = _words(good, rng.random() < 0.42, rng)
     if rng.random() < 0.15: clause = rng.choice(_HOPE[good]).format(c=clause)
     if rng.random() < 0.12: clause += f', so {rng.choice(_SO[good])}'
-    return clause.replace(' a awful', ' an awful').replace(' a ugly', ' an ugly').replace(' a e', ' an e').replace(' a o', ' an o').replace(' a i', ' an i').replace(' a annoying', ' an annoying')
+    for start in 'awful', 'ugly', 'e', 'o', 'i', 'annoying': clause = clause.replace(f' a {start}', f' an {start}')
+    return clause
 
 # %% ../../nbs/samples/08_reviews.ipynb #00000009
-_NAMES = 'Anna Ben Clara David Emma Frank Grace Henry Irene Jack Karen Leo Maria Nick Olga Paul Rose Sam Tina Victor'.split()
-_JOBS = 'a teacher|a retired policeman|a young widow|a taxi driver|a jazz singer|two brothers|a nurse|an unlucky thief|the last lighthouse keeper|a chess champion'.split('|')
-_PLACES = 'a small town in Texas|Paris|a village by the sea|New York|a hospital at night|the desert|Brazil|an old hotel|a station on Mars|a boarding school'.split('|')
-_EVENTS = '''finds a letter that was never sent|inherits a house with a secret|falls in love with the wrong person|has to be back by midnight|loses everything in one night|meets an old friend
-is taken for somebody else|learns to dance|wants to win the big race|steals a painting'''.replace('\n', '|').split('|')
-_ASIDES = '''I saw it on a rainy Sunday|my sister slept through most of it|we watched it twice|the theatre was half empty|it runs for almost two hours|I had read the book before|it was shown late at night
-the DVD has no extras|my kids are eight and ten|I paid full price'''.replace('\n', '|').split('|')
+_NAMES = ('Anna Ben Clara David Emma Frank Grace Henry Irene Jack Karen Leo Maria Nick Olga Paul Rose Sam '
+          'Tina Victor').split()
+_JOBS = ('a teacher|a retired policeman|a young widow|a taxi driver|a jazz singer|two brothers|a nurse|'
+         'an unlucky thief|the last lighthouse keeper|a chess champion').split('|')
+_PLACES = ('a small town in Texas|Paris|a village by the sea|New York|a hospital at night|the desert|'
+           'Brazil|an old hotel|a station on Mars|a boarding school').split('|')
+_EVENTS = ('finds a letter that was never sent|inherits a house with a secret|'
+           'falls in love with the wrong person|has to be back by midnight|loses everything in one night|'
+           'meets an old friend|is taken for somebody else|learns to dance|wants to win the big race|'
+           'steals a painting').split('|')
+_ASIDES = ('I saw it on a rainy Sunday|my sister slept through most of it|we watched it twice|'
+           'the theatre was half empty|it runs for almost two hours|I had read the book before|'
+           'it was shown late at night|the DVD has no extras|my kids are eight and ten|I paid full price').split('|')
 
 def _told(rng):
     "Return a sentence without a judgment."
     if rng.random() < 0.4: return rng.choice(_ASIDES)
-    return f'{rng.choice(_NAMES)}, {rng.choice(_JOBS)} in {rng.choice(_PLACES)}, {rng.choice(_EVENTS)}' + (f' and {rng.choice(_EVENTS)}' if rng.random() < 0.4 else '')
+    return (f'{rng.choice(_NAMES)}, {rng.choice(_JOBS)} in {rng.choice(_PLACES)}, {rng.choice(_EVENTS)}'
+            + (f' and {rng.choice(_EVENTS)}' if rng.random() < 0.4 else ''))
 
 def _sentence(s, rng):
     s = s[0].upper() + s[1:]
@@ -61,10 +86,11 @@ def _sentence(s, rng):
 
 # %% ../../nbs/samples/08_reviews.ipynb #0000000a
 def make_review(
-    rng # Python's `random.Random`
-) -> tuple: # 'pos' or 'neg', number of stars, text
+    rng: random.Random # Python's `random.Random`
+) -> tuple:            # 'pos' or 'neg', number of stars, text
     "Generate a movie review of 3 to 25 sentences."
-    good, n = rng.random() < 0.5, 2*rng.choice([1, 1, 1, 2, 2, 3, 4, 5]) + 1 # an odd number, so that there is a majority
+    # an odd number, so that there is a majority
+    good, n = rng.random() < 0.5, 2*rng.choice([1, 1, 1, 2, 2, 3, 4, 5]) + 1
     against = sum(rng.random() < 0.2 for _ in range(n))
     against = min(against, n//2)
     moods = [good]*(n - against) + [not good]*against
@@ -89,8 +115,10 @@ def _write_reviews(folder, n, mood, rng):
         while mood is not None and made[0] != mood: made = make_review(rng)
         (folder/f'{i}_{made[1] if mood else 0}.txt').write_text(made[2], encoding='utf-8')
 
-@sample_maker('IMDB', version=2, about='3,600 generated film reviews, in the mood of which few words can be taken at their word: 1,600 to train on, 800 to test, 1,200 without a label')
-def make_imdb(dest):
+@sample_maker('IMDB', version=2,
+              about='3,600 generated film reviews, in the mood of which few words can be taken at their word: 1,600 '
+                    'to train on, 800 to test, 1,200 without a label')
+def make_imdb(dest: str | Path) -> None:
     "Write `train/{pos,neg}`, `test/{pos,neg}` and `unsup`."
     rng, dest = random.Random(42), Path(dest)
     for part, n in (('train', 800), ('test', 400)):
@@ -98,7 +126,7 @@ def make_imdb(dest):
     _write_reviews(dest/'unsup', 1200, None, rng)
 
 @sample_maker('IMDB_SAMPLE', version=2, about='1,000 generated film reviews in a table, 200 of them for validation')
-def make_imdb_sample(dest):
+def make_imdb_sample(dest: str | Path) -> None:
     "Write `texts.csv` with the columns `label` (positive or negative), `text` and `is_valid`."
     rng = random.Random(7)
     made = [make_review(rng) for _ in range(1000)]
@@ -107,11 +135,12 @@ def make_imdb_sample(dest):
         csv.writer(f, lineterminator='\n').writerows([('label', 'text', 'is_valid'), *rows])
 
 # %% ../../nbs/samples/08_reviews.ipynb #00000011
-_ONES = 'one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen'.split()
+_ONES = ('one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen '
+         'seventeen eighteen nineteen').split()
 _TENS = 'twenty thirty forty fifty sixty seventy eighty ninety'.split()
 
 def number_words(
-    n # 1 to 9,999
+    n: int # 1 to 9,999
 ) -> str:
     "Return the number `n` in words, without *and* and without hyphens."
     if n < 20: return _ONES[n - 1]
@@ -119,8 +148,9 @@ def number_words(
     size, name = (100, 'hundred') if n < 1000 else (1000, 'thousand')
     return ' '.join([number_words(n//size), name, *([number_words(n % size)] if n % size else [])])
 
-@sample_maker('HUMAN_NUMBERS', about='the numbers from one to 9,999 in words, exactly as in the original: 7,999 lines to train on, 1,999 to validate')
-def make_human_numbers(dest):
+@sample_maker('HUMAN_NUMBERS', about='the numbers from one to 9,999 in words, exactly as in the original: 7,999 lines '
+                                     'to train on, 1,999 to validate')
+def make_human_numbers(dest: str | Path) -> None:
     "Write `train.txt` with the numbers 1 to 7,999 and `valid.txt` with the numbers 8,001 to 9,999."
     for name, numbers in (('train', range(1, 8000)), ('valid', range(8001, 10000))):
         (Path(dest)/f'{name}.txt').write_text(''.join(f'{number_words(n)} \n' for n in numbers), newline='\n')

@@ -7,8 +7,8 @@ __all__ = []
 from ..basics import *
 from .core import *
 from .data import *
-from .model import *
 from .learner import *
+from .model import *
 
 # %% ../../nbs/library/7_tabular/05_all.ipynb #00000003
 __all__ = [name for name in globals() if not name.startswith('_')]

@@ -6,27 +6,45 @@ __all__ = ['cont_cat_split', 'df_shrink_dtypes', 'df_shrink', 'make_date', 'add_
            'RegressionBlock', 'MultiCategoryBlock']
 
 # %% ../../nbs/library/7_tabular/01_core.ipynb #00000002
-import copy, re, warnings
+import copy
+import re
+import warnings
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from fastcore.basics import ifnone, patch
+from fastcore.basics import ifnone
 from fastcore.foundation import L
+from torch import Tensor
+
+from fastbook_impl.data.transforms import (
+    Categorize,
+    CategoryMap,
+    EncodedMultiCategorize,
+    Normalize,
+    Pipeline,
+    RegressionSetup,
+    Transform,
+)
 
 from ..data.block import CategoryBlock, MultiCategoryBlock, RegressionBlock
 from ..data.core import FilteredBase, TfmdDL
 from ..data.dataframes import check_frame, check_names, show_table
 from ..data.load import _max_resident
-from ..data.transforms import Categorize, CategoryMap, EncodedMultiCategorize, Normalize, Pipeline, RegressionSetup, Transform
 from ..imports import pd
 from ..torch_core import plain, to_cpu, to_device
 
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
+
 # %% ../../nbs/library/7_tabular/01_core.ipynb #00000005
 def cont_cat_split(
-    df,           # a table
-    max_card=20,  # an integer column with more distinct values than this is continuous
-    dep_var=None  # name or names of the target columns, which are left out
-):
+    df: 'DataFrame',    # a table
+    max_card: int = 20, # an integer column with more distinct values than this is continuous
+    dep_var: Any = None # name or names of the target columns, which are left out
+) -> tuple:
     "Return the names of the continuous columns and of the categorical columns of `df`."
     cont, cat = [], []
     for name in df.columns:
@@ -37,7 +55,7 @@ def cont_cat_split(
     return cont, cat
 
 # %% ../../nbs/library/7_tabular/01_core.ipynb #00000008
-def df_shrink_dtypes(df, skip=[], obj2cat=True, int2uint=False):
+def df_shrink_dtypes(df: 'DataFrame', skip: Iterable[str] = [], obj2cat: bool = True, int2uint: bool = False) -> dict:
     "Return the types to which `df_shrink` converts the columns of `df`, by column name."
     return {n: t for n in df.columns if n not in skip and (t := _smaller(df[n], obj2cat, int2uint)) is not None}
 
@@ -52,16 +70,16 @@ def _smaller(col, obj2cat, int2uint):
     return next(np.dtype(t) for t in types if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
 
 def df_shrink(
-    df,             # a table
-    skip=[],        # names of columns to leave alone
-    obj2cat=True,   # convert text columns to categoricals
-    int2uint=False  # convert non-negative integers to unsigned types
-):
+    df: 'DataFrame',          # a table
+    skip: Iterable[str] = [], # names of columns to leave alone
+    obj2cat: bool = True,     # convert text columns to categoricals
+    int2uint: bool = False    # convert non-negative integers to unsigned types
+) -> 'DataFrame':
     "Return a copy of `df` with the smallest types that hold its values; floats become 32-bit."
     return df.astype(df_shrink_dtypes(df, skip, obj2cat, int2uint))
 
 # %% ../../nbs/library/7_tabular/01_core.ipynb #0000000b
-def make_date(df, date_field):
+def make_date(df: 'DataFrame', date_field: str) -> None:
     "Convert the column `date_field` of `df` to dates in place, unless it holds dates already."
     check_names(df, [date_field])
     if pd.api.types.is_datetime64_any_dtype(df[date_field].dtype): return
@@ -82,12 +100,12 @@ _date_parts = ('Year Month Week Day Dayofweek Dayofyear Is_month_end Is_month_st
 
 # %% ../../nbs/library/7_tabular/01_core.ipynb #0000000b-1
 def add_datepart(
-    df,          # a table, changed in place
-    field_name,  # name of the column with dates
-    prefix=None, # prefix of the new column names; defaults to `field_name` without a final "date"
-    drop=True,   # remove the column of dates
-    time=False   # also add hour, minute and second
-):
+    df: 'DataFrame',           # a table, changed in place
+    field_name: str,           # name of the column with dates
+    prefix: str | None = None, # prefix of the new column names; defaults to `field_name` without a final "date"
+    drop: bool = True,         # remove the column of dates
+    time: bool = False         # also add hour, minute and second
+) -> 'DataFrame':
     "Add a column to `df` for each part of its dates, and `…Elapsed`, the seconds since 1970; return `df`."
     make_date(df, field_name)
     dates, prefix = df[field_name], ifnone(prefix, re.sub('[Dd]ate$', '', field_name))
@@ -99,7 +117,7 @@ def add_datepart(
 _renamed = {'Dayofweek': 'day_of_week', 'Dayofyear': 'day_of_year'}
 
 def _date_part(dates, part):
-    if part != 'Week': return getattr(dates.dt, _renamed.get(part, part.lower()))
+    if part != 'Week': return getattr(dates.dt, _renamed.get(part) or part.lower())
     week = dates.dt.isocalendar().week
     return week.astype(float if week.isna().any() else 'int64')
 
@@ -109,19 +127,20 @@ class TabularPandas(FilteredBase):
     # A batch has `n_inp` inputs: categories and continuous values, or with 1 the categories only.
     # A `decoded` table holds category names instead of codes.
     n_inp, decoded = 2, False
+    cats: Any; conts: Any; ys: Any; targ: Any; xs: Any; all_cols: Any # views of `items`, defined below
 
     def __init__(self,
-        df,                # a table
-        procs=None,        # preprocessing steps: `Categorify`, `FillMissing`, `Normalize`
-        cat_names=None,    # names of the categorical columns
-        cont_names=None,   # names of the continuous columns
-        y_names=None,      # name or names of the target columns
-        y_block=None,      # kind of target; by default `RegressionBlock` for numbers, `CategoryBlock` otherwise
-        splits=None,       # positions of the training and of the validation rows; by default all rows are for training
-        do_setup=True,     # set up the procs and run them
-        device=None,       # device of the batches; defaults to `default_device()`
-        inplace=False,     # modify `df` itself; has no effect with `splits`, which reorders the rows in a copy
-        reduce_memory=True # store continuous columns in 32 bits
+        df: 'DataFrame',           # a table
+        procs: Any = None,         # preprocessing steps: `Categorify`, `FillMissing`, `Normalize`
+        cat_names: Any = None,     # names of the categorical columns
+        cont_names: Any = None,    # names of the continuous columns
+        y_names: Any = None,       # name or names of the target columns
+        y_block: Any = None,       # kind of target; by default `RegressionBlock` for numbers, `CategoryBlock` otherwise
+        splits: Any = None, # positions of the training and of the validation rows; by default all rows are for training
+        do_setup: bool = True,     # set up the procs and run them
+        device: Any = None,        # device of the batches; defaults to `default_device()`
+        inplace: bool = False,     # modify `df` itself; has no effect with `splits`, which reorders the rows in a copy
+        reduce_memory: bool = True # store continuous columns in 32 bits
     ):
         self.cat_names, self.cont_names, self.y_names = (L(list(L(o))) for o in (cat_names, cont_names, y_names))
         self._check(df)
@@ -141,7 +160,8 @@ class TabularPandas(FilteredBase):
                 'reduce_memory': self.reduce_memory}
 
     @classmethod
-    def from_state(cls, columns, cat_names, cont_names, y_names, procs, dtypes, reduce_memory):
+    def from_state(cls, columns: dict, cat_names: Any, cont_names: Any, y_names: Any, procs: Any, dtypes: dict,
+                   reduce_memory: bool) -> 'TabularPandas':
         "Create an empty table whose procs are already set up. `columns` maps column names to types."
         self = cls.__new__(cls)
         self.cat_names, self.cont_names, self.y_names = L(cat_names), L(cont_names), L(y_names)
@@ -156,8 +176,8 @@ class TabularPandas(FilteredBase):
         if found is None: raise AttributeError(f'neither the TabularPandas nor its procs nor its DataFrame have {k!r}')
         return getattr(found, k)
 
-    def __len__(self): return len(self.items)
-    def __repr__(self):
+    def __len__(self) -> int: return len(self.items)
+    def __repr__(self) -> str:
         return (f'TabularPandas: {len(self)} rows, {len(self.cat_names)} categorical and {len(self.cont_names)} '
                 f'continuous columns, target: {", ".join(map(str, self.y_names)) or "none"}')
 
@@ -176,24 +196,24 @@ class TabularPandas(FilteredBase):
                                  f'remove it from one of them')
 
     @property
-    def x_names(self): return self.cat_names + self.cont_names
+    def x_names(self) -> L: return self.cat_names + self.cont_names
 
     @property
-    def all_col_names(self): return self.x_names + self.y_names
+    def all_col_names(self) -> L: return self.x_names + self.y_names
 
     @property
-    def y(self):
+    def y(self) -> Any:
         "The target column; the first one if there are several."
         if not self.y_names:
             raise ValueError('this table has no target: pass y_names, or use rows that contain the target column')
         return self.items[self.y_names[0]]
 
-    def __getitem__(self, k): return self.items[k]
+    def __getitem__(self, k: Any) -> Any: return self.items[k]
 
-    def __setitem__(self, k, v): self.items[k] = v
+    def __setitem__(self, k: Any, v: Any) -> None: self.items[k] = v
 
     @property
-    def iloc(self): return _Places(self)
+    def iloc(self) -> Any: return _Places(self)
 
     def _like(self, items):
         res = copy.copy(self)
@@ -202,16 +222,16 @@ class TabularPandas(FilteredBase):
         return res
 
     @property
-    def splits(self):
+    def splits(self) -> list[range]:
         ends = np.cumsum([0, *self.sizes]).tolist()
-        return [range(a, b) for a,b in zip(ends, ends[1:])]
+        return [range(a, b) for a,b in pairwise(ends)]
 
-    def subset(self, i):
+    def subset(self, i: int) -> 'TabularPandas':
         "Return the rows of subset `i`: 0 for the training set, 1 for the validation set."
         part = self.splits[i]
         return self._like(self.items.iloc[part.start:part.stop])
 
-    def new_empty(self): return self._like(self.items.iloc[:0])
+    def new_empty(self) -> 'TabularPandas': return self._like(self.items.iloc[:0])
 
     def _target_tfms(self, y_block):
         if not self.y_names: return []
@@ -241,7 +261,7 @@ class TabularPandas(FilteredBase):
                              f'({"rows" if gaps.sum() > 1 else "row"} {rows}): drop these rows with '
                              f'df.dropna(subset=[{n!r}])')
 
-    def setup(self):
+    def setup(self) -> None:
         "Set up each proc on the training rows, then run it on all rows."
         self._take_numbers()
         self.dtypes = {n: self.items[n].dtype for n in self.cont_names}
@@ -257,7 +277,7 @@ class TabularPandas(FilteredBase):
             col = as_numbers(self.items[n])
             if col is not self.items[n] and col.dtype != self.items[n].dtype: self.items[n] = col
 
-    def process(self):
+    def process(self) -> None:
         "Run the procs on these rows without setting them up again."
         made = {f'{n}_na' for n in getattr(self, 'na_dict', {})}
         check_names(self.items, [n for n in self.all_col_names if n not in made])
@@ -265,9 +285,9 @@ class TabularPandas(FilteredBase):
         for proc in self.procs.fs: proc(self)
 
     def new(self,
-        df,           # new rows: a table, one row or a dictionary
-        inplace=False # modify `df` itself
-    ):
+        df: Any,              # new rows: a table, one row or a dictionary
+        inplace: bool = False # modify `df` itself
+    ) -> 'TabularPandas':
         "Wrap the rows `df` in a table with the same columns and procs; call `process` to run the procs."
         if isinstance(df, dict): df = pd.Series(df)
         if hasattr(df, 'to_frame'): df = df.to_frame().T
@@ -277,11 +297,11 @@ class TabularPandas(FilteredBase):
         res.decoded = False
         return res
 
-    def transform(self, cols, f):
+    def transform(self, cols: Any, f: Callable) -> None:
         "Apply the function `f` to each of the columns `cols`."
         for c in L(cols): self.items[c] = f(self.items[c])
 
-    def decode(self):
+    def decode(self) -> 'TabularPandas':
         "Return a new table with these rows decoded: categories as names, numbers in their original units."
         res = self._like(self.items.copy())
         if self.decoded: return res
@@ -292,18 +312,18 @@ class TabularPandas(FilteredBase):
             if whole and n in res.items.columns: res.items[n] = res.items[n].round().astype(t)
         return res
 
-    def decode_row(self, row):
+    def decode_row(self, row: 'Series') -> Any:
         "Return `row`, a row of `items`, decoded."
         return self._like(row.to_frame().T.infer_objects()).decode().items.iloc[0]
 
-    def show(self, max_n=10, **kwargs):
+    def show(self, max_n: int = 10, **kwargs: Any) -> None:
         "Display the first `max_n` rows, decoded."
         show_table(self.iloc[:max_n].decode().all_cols)
 
-    def tensors(self):
+    def tensors(self) -> list[Tensor]:
         "Return category codes (n, n_cat) int64, continuous values (n, n_cont) float32 and any targets (n, n_y)."
-        cats, conts = np.empty((len(self), len(self.cat_names)),
-                               np.int64), np.empty((len(self), len(self.cont_names)), np.float32)
+        cats = np.empty((len(self), len(self.cat_names)), np.int64)
+        conts = np.empty((len(self), len(self.cont_names)), np.float32)
         for i,n in enumerate(self.cat_names): cats[:, i] = self._codes(n)
         for i,n in enumerate(self.cont_names): conts[:, i] = self.items[n].to_numpy()
         self._no_gaps(conts)
@@ -311,8 +331,8 @@ class TabularPandas(FilteredBase):
         if self.y_names:
             ys = self.ys.to_numpy()
             res.append(ys.astype(np.int64 if ys.dtype.kind in 'iub' else np.float32))
-        return [torch.from_numpy(np.array(o, order='C'))
-                for o in res] # copies, because the arrays of a DataFrame may be read-only
+        # copies, because the arrays of a DataFrame may be read-only
+        return [torch.from_numpy(np.array(o, order='C')) for o in res]
 
     def _codes(self, n):
         col = self.items[n]
@@ -327,7 +347,7 @@ class TabularPandas(FilteredBase):
                              f'value{"s" if gaps[i] > 1 else ""}, and a model cannot train on them: '
                              f'add FillMissing to procs')
 
-    def dataloaders(self, bs=64, device=None, **kwargs):
+    def dataloaders(self, bs: int = 64, device: Any = None, **kwargs: Any) -> Any:
         "Create `DataLoaders` with one loader for each subset; takes the arguments of `Datasets.dataloaders`."
         return FilteredBase.dataloaders(self, bs, device=ifnone(device, self.device), **kwargs)
 
@@ -386,9 +406,9 @@ _as_cont = 'is in cont_names', 'Move it to cat_names, or convert it to numbers.'
 _as_target = 'is a regression target', 'For classes pass y_block=CategoryBlock(), or convert it to numbers.'
 
 def as_numbers(
-    col,          # a column
-    role=_as_cont # use of the column and advice, for error messages
-):
+    col: 'Series',                   # a column
+    role: tuple[str, str] = _as_cont # use of the column and advice, for error messages
+) -> 'Series':
     "Convert the column `col` to numbers and keep missing values. Raise `ValueError` for text, dates or infinities."
     if pd.api.types.is_datetime64_any_dtype(col.dtype):
         raise ValueError(f'the column {col.name!r} {role[0]} but contains dates: convert them with add_datepart')
@@ -433,7 +453,7 @@ class Categorify(TabularProc):
 
     def encodes(self, to): to.transform(to.cat_names, self._number)
     def decodes(self, to): to.transform(to.cat_names, self._name_of)
-    def __getitem__(self, name): return self.classes[name]
+    def __getitem__(self, name: str) -> CategoryMap: return self.classes[name]
 
     def _number(self, col):
         classes = self.classes[col.name]
@@ -447,17 +467,17 @@ class Categorify(TabularProc):
 # %% ../../nbs/library/7_tabular/01_core.ipynb #00000028
 class FillStrategy:
     "Functions that compute the fill value of a column `c`, given `fill`, the user's value for it."
-    def median(c, fill): return c.median()
-    def constant(c, fill): return fill
-    def mode(c, fill): return c.dropna().value_counts().idxmax()
+    def median(c: Any, fill: Any) -> Any: return c.median()
+    def constant(c: Any, fill: Any) -> Any: return fill
+    def mode(c: Any, fill: Any) -> Any: return c.dropna().value_counts().idxmax()
 
 # %% ../../nbs/library/7_tabular/01_core.ipynb #00000028-1
 class FillMissing(TabularProc):
     "Fill missing values in continuous columns. `na_dict` maps each column with missing values to its fill value."
     def __init__(self,
-        fill_strategy=FillStrategy.median, # function that computes the fill value
-        add_col=True,                      # add a categorical column, `…_na`, that marks missing values
-        fill_vals=None                     # fill values by column name for `FillStrategy.constant`; 0 for other columns
+        fill_strategy: Callable = FillStrategy.median, # function that computes the fill value
+        add_col: bool = True,                          # add a categorical column, `…_na`, that marks missing values
+        fill_vals: dict | None = None # fill values by column name for `FillStrategy.constant`; 0 for other columns
     ):
         if not callable(fill_strategy):
             raise TypeError('fill_strategy must be FillStrategy.median, FillStrategy.mode or FillStrategy.constant, '
@@ -558,13 +578,13 @@ class TabDataLoader(TfmdDL):
     _at_once = 2**16 # number of rows that are shuffled at a time
 
     def __init__(self,
-        dataset,       # a `TabularPandas`
-        bs=16,         # number of rows in a batch
-        shuffle=False, # shuffle the rows in every epoch
-        **kwargs       # passed to `TfmdDL`
+        dataset: Any,          # a `TabularPandas`
+        bs: int = 16,          # number of rows in a batch
+        shuffle: bool = False, # shuffle the rows in every epoch
+        **kwargs: Any          # passed to `TfmdDL`
     ): super().__init__(dataset, bs=bs, shuffle=shuffle, **{**kwargs, 'num_workers': 0})
 
-    def create_item(self, i): return tuple(c[i] for c in self._whole())
+    def create_item(self, i: int) -> tuple: return tuple(c[i] for c in self._whole())
 
     def _whole(self):
         key = self.dataset.items, str(self.device)
@@ -584,29 +604,30 @@ class TabDataLoader(TfmdDL):
         for start in range(0, n, step):
             rows = slice(start, min(start + step, n))
             part = [c[rows] if idxs is None else c.index_select(0, idxs[rows].to(c.device)) for c in cols]
-            yield from zip(*[c.split(self.bs) for c in part])
+            yield from zip(*[c.split(self.bs) for c in part], strict=True)
 
     def _in_order(self):
         return type(self).get_idxs is TabDataLoader.get_idxs and not {'get_idxs', 'shuffle_fn'} & self.__dict__.keys()
     def _row_order(self): return self._permutation(self.n) if self._in_order() else torch.tensor(list(self.get_idxs()))
 
-    def decode(self, b):
+    def decode(self, b: Any) -> 'TabularPandas':
         "Return the rows of the batch `b` as a decoded `TabularPandas`."
         to = self.dataset
         names = [*[to.cat_names, to.cont_names][:to.n_inp], to.y_names]
-        parts = [pd.DataFrame(plain(to_cpu(o)).reshape(len(o), -1).numpy(), columns=list(n)) for o,n in zip(b, names)]
+        parts = [pd.DataFrame(plain(to_cpu(o)).reshape(len(o), -1).numpy(), columns=list(n))
+                 for o,n in zip(b, names, strict=False)] # a batch without targets has one part less
         return to._like(pd.concat(parts, axis=1)).decode()
 
-    def decode_batch(self, b, max_n=9, full=True):
+    def decode_batch(self, b: Any, max_n: int = 9, full: bool = True) -> L:
         "Decode the first `max_n` rows of the batch `b` and return a list of Series."
         items = self.decode([o[:max_n] for o in b]).all_cols
         return L(items.iloc[i] for i in range(len(items)))
 
-    def show_batch(self, b=None, max_n=10, **kwargs):
+    def show_batch(self, b: Any = None, max_n: int = 10, **kwargs: Any) -> None:
         "Display up to `max_n` rows of the batch `b`, by default of a new batch."
         show_table(self.decode([o[:max_n] for o in ifnone(b, self.one_batch())]).all_cols)
 
-    def show_results(self, b, out, max_n=10, **kwargs):
+    def show_results(self, b: Any, out: Tensor, max_n: int = 10, **kwargs: Any) -> None:
         "Display up to `max_n` rows of the batch `b` with the decoded predictions `out` in columns `…_pred`."
         b, n = [o[:max_n] for o in b], len(self.dataset.y_names)
         rows = self.decode(b).all_cols

@@ -4,29 +4,36 @@
 __all__ = ['TabularDataLoaders']
 
 # %% ../../nbs/library/7_tabular/02_data.ipynb #00000002
-from fastcore.basics import patch
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 from fastcore.foundation import L
+from fastcore.xtras import Path
 
 from ..data.dataframes import check_names, read_table
 from ..data.load import DataLoaders
 from ..data.transforms import IndexSplitter, RandomSplitter
 from .core import TabularPandas, cont_cat_split
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 # %% ../../nbs/library/7_tabular/02_data.ipynb #00000005
 class TabularDataLoaders(DataLoaders):
     "`DataLoaders` for tabular data."
     @classmethod
     def from_df(cls,
-        df,              # a table
-        path='.',        # folder in which the learner saves models
-        procs=None,      # preprocessing steps: `Categorify`, `FillMissing`, `Normalize`
-        cat_names=None,  # names of the categorical columns
-        cont_names=None, # names of the continuous columns; defaults to all other columns
-        y_names=None,    # name or names of the target columns
-        y_block=None,    # kind of target, `CategoryBlock` or `RegressionBlock`; inferred by default
-        valid_idx=None,  # positions of the validation rows; defaults to a random fifth of the rows
-        **kwargs         # passed to `TabularPandas.dataloaders`: `bs`, `shuffle`, `val_bs`, `device` …
-    ):
+        df: 'DataFrame',        # a table
+        path: str | Path = '.', # folder in which the learner saves models
+        procs: Any = None,      # preprocessing steps: `Categorify`, `FillMissing`, `Normalize`
+        cat_names: Any = None,  # names of the categorical columns
+        cont_names: Any = None, # names of the continuous columns; defaults to all other columns
+        y_names: Any = None,    # name or names of the target columns
+        y_block: Any = None,    # kind of target, `CategoryBlock` or `RegressionBlock`; inferred by default
+        # positions of the validation rows; defaults to a random fifth of the rows
+        valid_idx: Sequence[int] | None = None,
+        **kwargs: Any           # passed to `TabularPandas.dataloaders`: `bs`, `shuffle`, `val_bs`, `device` …
+    ) -> 'TabularDataLoaders':
         "Create `DataLoaders` from the rows of `df`."
         cat_names, cont_names = _kinds(df, cat_names, cont_names, y_names)
         splits = (RandomSplitter() if valid_idx is None else IndexSplitter(valid_idx))(df)
@@ -35,22 +42,23 @@ class TabularDataLoaders(DataLoaders):
 
     @classmethod
     def from_csv(cls,
-        csv,                   # path or URL of a CSV file
-        skipinitialspace=True, # skip spaces after commas
-        encoding=None,         # encoding of the file; defaults to UTF-8
-        **kwargs               # passed to `from_df`
-    ):
+        csv: str | Path,               # path or URL of a CSV file
+        skipinitialspace: bool = True, # skip spaces after commas
+        encoding: str | None = None,   # encoding of the file; defaults to UTF-8
+        **kwargs: Any                  # passed to `from_df`
+    ) -> 'TabularDataLoaders':
         "Create `DataLoaders` from the rows of the file `csv`."
         return cls.from_df(read_table(csv, skipinitialspace=skipinitialspace, encoding=encoding), **kwargs)
 
     def test_dl(self,
-        test_items,        # new rows: a DataFrame, one row or a dictionary
-        rm_type_tfms=None, # not used for tables
-        process=True,      # run the procs; pass False if the rows are already processed
-        inplace=False,     # modify `test_items` itself
-        with_labels=None,  # True: require labels; False: ignore them; None: use them if they are complete and known
-        **kwargs           # passed to the loader: `bs` …
-    ):
+        test_items: Any,                 # new rows: a DataFrame, one row or a dictionary
+        rm_type_tfms: int | None = None, # not used for tables
+        process: bool = True,            # run the procs; pass False if the rows are already processed
+        inplace: bool = False,           # modify `test_items` itself
+        # True: require labels; False: ignore them; None: use them if they are complete and known
+        with_labels: bool | None = None,
+        **kwargs: Any                    # passed to the loader: `bs` …
+    ) -> Any:
         "Create a loader of the rows `test_items`, in their order."
         to = self.train_ds.new(test_items, inplace=inplace)
         if len(to) == 0: raise ValueError('there are no rows to predict: pass a table with at least one row')

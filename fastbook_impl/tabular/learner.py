@@ -4,20 +4,23 @@
 __all__ = ['TabularLearner', 'tabular_learner']
 
 # %% ../../nbs/library/7_tabular/04_learner.ipynb #00000002
+from collections.abc import Sequence
+from typing import Any
+
 from fastcore.basics import ifnone
 
 from ..data.transforms import get_c
 from ..learner import Learner
+from ..torch_core import is_listy
 from .core import TabularPandas
 from .model import TabularModel, get_emb_sz, tabular_config
-from ..torch_core import is_listy
 
 # %% ../../nbs/library/7_tabular/04_learner.ipynb #00000005
 class TabularLearner(Learner):
     "A `Learner` for tabular data."
     def predict(self,
-        row # one row of a DataFrame, or a dictionary
-    ):
+        row: Any # one row of a DataFrame, or a dictionary
+    ) -> tuple:
         """Return a `TabularPandas` with the row and its predicted target, the prediction as a tensor, and the class
         probabilities `(n_classes,)` or predicted numbers `(n_y,)`. Raise `ValueError` for several rows."""
         dl = self.dls.test_dl(row, with_labels=False)
@@ -30,13 +33,13 @@ class TabularLearner(Learner):
 
 # %% ../../nbs/library/7_tabular/04_learner.ipynb #00000007
 def tabular_learner(
-    dls,          # `TabularDataLoaders`
-    layers=None,  # widths of the hidden layers; defaults to 200 and 100
-    emb_szs=None, # embedding widths by column name, which override `emb_sz_rule`
-    config=None,  # further arguments of `TabularModel`: see `tabular_config`
-    n_out=None,   # number of outputs; inferred from the data by default
-    y_range=None, # lowest and highest prediction, as a pair
-    **kwargs      # passed to `Learner`: `metrics`, `loss_func`, `lr` …
+    dls: Any,                               # `TabularDataLoaders`
+    layers: Sequence[int] | None = None,    # widths of the hidden layers; defaults to 200 and 100
+    emb_szs: Any = None,                    # embedding widths by column name, which override `emb_sz_rule`
+    config: dict | None = None,             # further arguments of `TabularModel`: see `tabular_config`
+    n_out: int | None = None,               # number of outputs; inferred from the data by default
+    y_range: Sequence[float] | None = None, # lowest and highest prediction, as a pair
+    **kwargs: Any                           # passed to `Learner`: `metrics`, `loss_func`, `lr` …
 ) -> TabularLearner:
     "Create a `TabularLearner` with a `TabularModel` sized for the data in `dls`."
     to, config = getattr(dls, 'train_ds', None), tabular_config(**ifnone(config, {}))

@@ -5,26 +5,28 @@ __all__ = ['emb_sz_rule', 'get_emb_sz', 'TabularModel', 'tabular_config']
 
 # %% ../../nbs/library/7_tabular/03_model.ipynb #00000002
 import inspect
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import nn
 from fastcore.basics import ifnone
+from torch import Tensor, nn
 
 from ..layers import Embedding, LinBnDrop, SigmoidRange
 from ..torch_core import Module, is_listy
 
 # %% ../../nbs/library/7_tabular/03_model.ipynb #00000005
 def emb_sz_rule(
-    n_cat # number of categories
+    n_cat: int # number of categories
 ) -> int:
     "Return the embedding width for a column with `n_cat` categories."
     return min(600, round(1.6*n_cat**0.56))
 
 # %% ../../nbs/library/7_tabular/03_model.ipynb #00000008
 def get_emb_sz(
-    to,          # a `TabularPandas` processed by `Categorify`
-    sz_dict=None # embedding widths by column name, which override the rule
-):
+    to: Any,                              # a `TabularPandas` processed by `Categorify`
+    sz_dict: dict[str, int] | None = None # embedding widths by column name, which override the rule
+) -> list:
     "Return the number of categories and the embedding width of each categorical column."
     sz_dict = ifnone(sz_dict, {})
     if not isinstance(sz_dict, dict):
@@ -35,24 +37,26 @@ def get_emb_sz(
     if to.cat_names and not hasattr(to, 'classes'):
         raise ValueError('the categories of the columns are unknown: add Categorify to procs')
     sizes = [len(to.classes[n]) for n in to.cat_names]
-    return [(n_cat, int(sz_dict.get(name, emb_sz_rule(n_cat)))) for name,n_cat in zip(to.cat_names, sizes)]
+    return [(n_cat, int(sz_dict.get(name, emb_sz_rule(n_cat)))) for name,n_cat in zip(to.cat_names, sizes, strict=True)]
 
 # %% ../../nbs/library/7_tabular/03_model.ipynb #0000000b
+_RELU = nn.ReLU(inplace=True)
+
 class TabularModel(Module):
     "A model that concatenates category embeddings and continuous columns and applies linear layers to them."
     def __init__(self,
-        emb_szs,      # number of categories and embedding width of each categorical column
-        n_cont:int,   # number of continuous columns
-        out_sz:int,   # number of outputs
-        layers,       # widths of the hidden layers
-        ps=None,      # dropout probability after the hidden layers: one number, or one for each layer
-        embed_p=0.,   # dropout probability of the embeddings
-        y_range=None, # lowest and highest prediction, as a pair
-        use_bn=True,  # apply batch normalization in the hidden layers
-        bn_final=False, # apply batch normalization in the output layer
-        bn_cont=True, # apply batch normalization to the continuous columns
-        act_cls=nn.ReLU(inplace=True), # activation of the hidden layers
-        lin_first=True # put the linear layer first in each group
+        emb_szs: Any,                           # number of categories and embedding width of each categorical column
+        n_cont:int,                             # number of continuous columns
+        out_sz:int,                             # number of outputs
+        layers: Sequence[int],                  # widths of the hidden layers
+        ps: Any = None, # dropout probability after the hidden layers: one number, or one for each layer
+        embed_p: float = 0.,                    # dropout probability of the embeddings
+        y_range: Sequence[float] | None = None, # lowest and highest prediction, as a pair
+        use_bn: bool = True,                    # apply batch normalization in the hidden layers
+        bn_final: bool = False,                 # apply batch normalization in the output layer
+        bn_cont: bool = True,                   # apply batch normalization to the continuous columns
+        act_cls: Any = _RELU,                   # activation of the hidden layers
+        lin_first: bool = True                  # put the linear layer first in each group
     ):
         _check_lists(layers, y_range)
         self.embeds = nn.ModuleList(Embedding(n, width) for n,width in emb_szs)
@@ -62,16 +66,16 @@ class TabularModel(Module):
         if not self.n_emb + n_cont:
             raise ValueError('the model has no inputs: pass cat_names or cont_names')
         sizes = [self.n_emb + n_cont, *layers, out_sz]
-        groups = [LinBnDrop(n_in, n, bn=use_bn, p=p, act=act_cls, lin_first=lin_first)
-                  for n_in,n,p in zip(sizes, layers, _per_layer(ps, layers))]
+        groups: list[nn.Module] = [LinBnDrop(n_in, n, bn=use_bn, p=p, act=act_cls, lin_first=lin_first)
+                  for n_in,n,p in zip(sizes, layers, _per_layer(ps, layers), strict=False)]
         groups.append(LinBnDrop(sizes[-2], out_sz, bn=use_bn and bn_final, lin_first=lin_first))
         if y_range is not None: groups.append(SigmoidRange(*y_range))
         self.layers = nn.Sequential(*groups)
 
-    def forward(self, x_cat, x_cont=None):
+    def forward(self, x_cat: Tensor, x_cont: Tensor | None = None) -> Tensor:
         parts = []
         if self.n_emb:
-            words = [emb(codes) for emb,codes in zip(self.embeds, x_cat.unbind(1))]
+            words = [emb(codes) for emb,codes in zip(self.embeds, x_cat.unbind(1), strict=False)]
             parts.append(self.emb_drop(torch.cat(words, 1)))
         if self.n_cont:
             parts.append(x_cont if self.bn_cont is None else self.bn_cont(x_cont))
@@ -92,7 +96,7 @@ def _per_layer(ps, layers):
 # %% ../../nbs/library/7_tabular/03_model.ipynb #00000011
 _from_table = 'emb_szs', 'n_cont', 'out_sz', 'layers'
 
-def tabular_config(**kwargs # arguments of `TabularModel`: `ps`, `embed_p`, `use_bn`, `bn_cont` …
+def tabular_config(**kwargs: Any # arguments of `TabularModel`: `ps`, `embed_p`, `use_bn`, `bn_cont` …
 ) -> dict:
     "Collect `TabularModel` arguments for `tabular_learner(config=…)`; raise `TypeError` for any it does not accept."
     known = [k for k in inspect.signature(TabularModel).parameters if k not in _from_table]

@@ -4,16 +4,17 @@
 __all__ = []
 
 # %% ../../nbs/library/6_text/06_all.ipynb #00000003
-from ..vision.all import *
 from ..callback.rnn import *
+from ..vision.all import *
 from .core import *
 from .data import *
+from .learner import *
 from .models.awdlstm import *
 from .models.core import *
-from .learner import *
 
 # %% ../../nbs/library/6_text/06_all.ipynb #00000003-2
-defaults.text_spec_tok, defaults.text_proc_rules, defaults.text_postproc_rules = text_spec_tok, text_proc_rules, text_postproc_rules
+defaults.text_spec_tok, defaults.text_proc_rules = text_spec_tok, text_proc_rules
+defaults.text_postproc_rules = text_postproc_rules
 
 # %% ../../nbs/library/6_text/06_all.ipynb #00000004
 __all__ = [name for name in globals() if not name.startswith('_')]

@@ -8,10 +8,17 @@ __all__ = ['UNK', 'PAD', 'BOS', 'EOS', 'FLD', 'TK_REP', 'TK_WREP', 'TK_UP', 'TK_
            'tokenize_texts', 'tokenize_df', 'SubwordTokenizer']
 
 # %% ../../nbs/library/6_text/01_core.ipynb #00000002
-import html, multiprocessing, os, re, sys, warnings
+import html
+import multiprocessing
+import os
+import re
+import sys
+import warnings
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 from fastcore.basics import defaults, ifnone
 from fastcore.foundation import L
@@ -21,6 +28,9 @@ from ..data.dataframes import check_names
 from ..data.transforms import ColReader, Transform
 from ..imports import import_extra
 from ..torch_core import TitledStr, is_listy
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 # %% ../../nbs/library/6_text/01_core.ipynb #00000006
 UNK, PAD, BOS, EOS, FLD = 'xxunk xxpad xxbos xxeos xxfld'.split()
@@ -32,7 +42,7 @@ _leftovers = {'&#39;': "'", '#39;': "'", '&amp;': '&', 'amp;': '&', '#146;': "'"
               '\\n': '\n', '&quot;': "'", 'quot;': "'", '<br />': '\n', '\\"': '"', '<unk>': UNK, ' @.@ ': '.',
               ' @-@ ': '-', '...': ' …'}
 
-def fix_html(t):
+def fix_html(t: str) -> str:
     "Replace HTML entities by characters, `<br />` by line breaks, and three dots by `…`."
     for code, sign in _leftovers.items():
         if code in t: t = t.replace(code, sign)
@@ -42,22 +52,22 @@ def fix_html(t):
 _re_rep = re.compile(r'(\S)(\1{2,})')
 _re_wrep = re.compile(r'(?:\s|^)(\w+)\s+((?:\1\s+)+)\1(\s|\W|$)')
 
-def replace_rep(t):
+def replace_rep(t: str) -> str:
     "Replace three or more repetitions of a character by `xxrep`, the count and the character."
     return _re_rep.sub(lambda m: f' {TK_REP} {len(m[0])} {m[1]} ', t)
 
-def replace_wrep(t):
+def replace_wrep(t: str) -> str:
     "Replace three or more repetitions of a word by `xxwrep`, the count and the word."
     return _re_wrep.sub(lambda m: f' {TK_WREP} {len(m[2].split()) + 2} {m[1]} {m[3]}', t)
 
 # %% ../../nbs/library/6_text/01_core.ipynb #0000000d
 _re_spec, _re_spaces = re.compile(r'([/#\\])'), re.compile(' {2,}')
 
-def spec_add_spaces(t):
+def spec_add_spaces(t: str) -> str:
     "Add spaces around `/`, `#` and the backslash."
     return _re_spec.sub(r' \1 ', t)
 
-def rm_useless_spaces(t):
+def rm_useless_spaces(t: str) -> str:
     "Replace several consecutive spaces by one."
     return _re_spaces.sub(' ', t)
 
@@ -66,20 +76,20 @@ _upper, _lower = 'A-ZÀ-ÖØ-ÞΑ-ΩЀ-Я', 'a-zß-öø-ÿα-ωа-џ'
 _re_all_caps = re.compile(fr'(?<!\S)([{_upper}]+[^{_lower}\s]*)(?!\S)')
 _re_maj = re.compile(fr'(?<!\S)([{_upper}][^{_upper}\s]*)(?!\S)')
 
-def replace_all_caps(t):
+def replace_all_caps(t: str) -> str:
     "Convert words in all caps to lowercase and put `xxup` before them."
     return _re_all_caps.sub(lambda m: (f'{TK_UP} ' if len(m[1]) > 1 else '') + m[1].lower(), t)
 
-def replace_maj(t):
+def replace_maj(t: str) -> str:
     "Convert capitalized words to lowercase and put `xxmaj` before them."
     return _re_maj.sub(lambda m: (f'{TK_MAJ} ' if len(m[1]) > 1 else '') + m[1].lower(), t)
 
-def lowercase(t, add_bos=True, add_eos=False):
+def lowercase(t: str, add_bos: bool = True, add_eos: bool = False) -> str:
     "Convert the text to lowercase, and add `xxbos` before it and `xxeos` after it as requested."
     return (f'{BOS} ' if add_bos else '') + t.lower().strip() + (f' {EOS}' if add_eos else '')
 
 # %% ../../nbs/library/6_text/01_core.ipynb #00000013
-def replace_space(t):
+def replace_space(t: str) -> str:
     "Replace spaces within a token by `▁`; needed for tokenizers that return tokens with spaces."
     return t.replace(' ', '▁')
 
@@ -112,9 +122,10 @@ def _several(items):
 class WordTokenizer:
     "Split texts into words, numbers and punctuation. Call it with a list of texts to get the tokens of each."
     def __init__(self,
-        lang='en',         # for compatibility with fastai; the same pattern is used for all languages
-        special_toks=None, # tokens that are never split; this always holds for tokens such as `xxmaj`
-        buf_sz=5000        # for compatibility with fastai; not used
+        lang: str = 'en',  # for compatibility with fastai; the same pattern is used for all languages
+        # tokens that are never split; this always holds for tokens such as `xxmaj`
+        special_toks: Sequence[str] | None = None,
+        buf_sz: int = 5000 # for compatibility with fastai; not used
     ):
         tokenizers = import_extra('tokenizers')
         Regex, Split = tokenizers.Regex, tokenizers.pre_tokenizers.Split
@@ -122,9 +133,9 @@ class WordTokenizer:
         own = [re.escape(o) for o in special_toks or [] if not re.fullmatch(r'\w+', o)]
         self._split, self._seen = Split(Regex('|'.join([*own, _pattern])), 'removed', invert=True).pre_tokenize_str, {}
 
-    def __call__(self, items): return (L(self.cut(str(o))) for o in _several(items))
+    def __call__(self, items: Any) -> Iterator: return (L(self.cut(str(o))) for o in _several(items))
 
-    def cut(self, t):
+    def cut(self, t: str) -> list[str]:
         "Return the list of tokens of one text."
         res, seen = [], self._seen
         for piece in t.split(): res += seen.get(piece) or self._cut_piece(piece)
@@ -140,8 +151,8 @@ SpacyTokenizer = WordTokenizer # the name used by fastai, whose tokenizer is bas
 # %% ../../nbs/library/6_text/01_core.ipynb #00000019
 class BaseTokenizer:
     "Split texts at `split_char`."
-    def __init__(self, split_char=' ', **kwargs): self.split_char = split_char
-    def __call__(self, items): return (L(o.split(self.split_char)) for o in _several(items))
+    def __init__(self, split_char: str = ' ', **kwargs: Any): self.split_char = split_char
+    def __call__(self, items: Any) -> Iterator: return (L(o.split(self.split_char)) for o in _several(items))
 
 # %% ../../nbs/library/6_text/01_core.ipynb #0000001b
 _sep = '\x1f' # ASCII unit separator, which joins the tokens of a cached text
@@ -149,15 +160,16 @@ _sep = '\x1f' # ASCII unit separator, which joins the tokens of a cached text
 class Tokenizer(Transform):
     "Convert a text, or the file at a path, to a list of tokens. Decoding joins them with `sep`."
     def __init__(self,
-        tok=None,     # tokenizer of a list of texts: an object such as `WordTokenizer()`, or its class
-        rules=None,   # functions from string to string; defaults to `defaults.text_proc_rules`
-        counter=None, # number of occurrences of each token; counted at setup by default
-        sep=' ',      # separator between decoded tokens
-        encoding='utf8', # encoding of the files
-        text_cols=None,  # columns of a table that contain the text
-        mark_fields=None, tok_text_col='text', # see `join_fields`
-        n_workers=None, # number of processes; defaults to the number of cores
-        **kwargs
+        tok: Any = None, # tokenizer of a list of texts: an object such as `WordTokenizer()`, or its class
+        # functions from string to string; defaults to `defaults.text_proc_rules`
+        rules: Sequence[Callable] | None = None,
+        counter: Counter | None = None, # number of occurrences of each token; counted at setup by default
+        sep: str = ' ',                 # separator between decoded tokens
+        encoding: str = 'utf8',         # encoding of the files
+        text_cols: Any = None,          # columns of a table that contain the text
+        mark_fields: bool | None = None, tok_text_col: str = 'text', # see `join_fields`
+        n_workers: int | None = None,   # number of processes; defaults to the number of cores
+        **kwargs: Any
     ):
         super().__init__(**kwargs)
         tok = ifnone(tok, WordTokenizer)
@@ -184,7 +196,7 @@ class Tokenizer(Transform):
                                    text_postproc_rules)) for t in toks] or [BOS]
                 for toks in self.tok(self._text(o) for o in items))
 
-    def setup(self, items=None, train_setup=False):
+    def setup(self, items: Any = None, train_setup: bool = False) -> None:
         "Tokenize all `items` and count the tokens of the training items."
         if items is None: return
         if self.text_cols is not None and hasattr(getattr(items, 'items', None), 'iloc'):
@@ -199,7 +211,7 @@ class Tokenizer(Transform):
 
     def _prepare(self, texts):
         new = list(dict.fromkeys(o for o in texts if not is_listy(o)))
-        self.ready = {o: _sep.join(toks) for o,toks in zip(new, self._all_tokens(new))}
+        self.ready = {o: _sep.join(toks) for o,toks in zip(new, self._all_tokens(new), strict=True)}
 
     def _count(self, texts):
         return Counter(chain.from_iterable(o if is_listy(o) else self._tokens(o) for o in texts))
@@ -213,18 +225,20 @@ class Tokenizer(Transform):
         return [o.split(_sep) for o in _forked((self, items), n)]
 
     @classmethod
-    def from_df(cls, text_cols, tok=None, rules=None, **kwargs):
+    def from_df(cls, text_cols: Any, tok: Any = None, rules: Sequence[Callable] | None = None,
+                **kwargs: Any) -> 'Tokenizer':
         "Create a tokenizer for the columns `text_cols` of a table."
         return cls(tok, rules=rules, text_cols=text_cols, **kwargs)
 
     @classmethod
-    def from_folder(cls, path, tok=None, rules=None, encoding='utf8', **kwargs):
+    def from_folder(cls, path: str | Path, tok: Any = None, rules: Sequence[Callable] | None = None,
+                    encoding: str = 'utf8', **kwargs: Any) -> 'Tokenizer':
         "Create a tokenizer for the text files in the folder `path`."
         return cls(tok, rules=rules, encoding=encoding, **kwargs)
 
 def read_text(
-    f,              # path of a file
-    encoding='utf8' # encoding of the file
+    f: str | Path,         # path of a file
+    encoding: str = 'utf8' # encoding of the file
 ) -> str:
     "Return the text in the file `f`. Raise `ValueError` if the file has a different encoding."
     try: return Path(f).read_text(encoding=encoding)
@@ -235,11 +249,11 @@ def _wrong_encoding(f, e):
             f'valid. Pass the encoding of the file, for example encoding="latin-1".')
 
 # %% ../../nbs/library/6_text/01_core.ipynb #00000020
-def item_texts(items):
+def item_texts(items: Any) -> list:
     "Return the texts or paths of all `items`, a `TfmdLists` or a list, after any preceding transforms."
     one_tfm = len(getattr(getattr(items, 'tfms', None), 'fs', ())) == 1
     getter = items.tfms.fs[0]._funcs.get('encodes', (None,))[0] if one_tfm else None
-    table = getattr(items, 'items', None)
+    table: Any = getattr(items, 'items', None)
     if (hasattr(table, 'iloc') and isinstance(getter, ColReader) and len(getter.cols) == 1
             and getter.cols[0] in table.columns and not (getter.pref or getter.suff or getter.label_delim)):
         return table[getter.cols[0]].tolist() # read the whole column at once, because reading rows is slow
@@ -248,7 +262,7 @@ def item_texts(items):
 def _check_texts(texts, items):
     bad = next((i for i,o in enumerate(texts) if not isinstance(o, (str, Path)) and not is_listy(o)), None)
     if bad is None: return
-    table = getattr(items, 'items', None)
+    table: Any = getattr(items, 'items', None)
     where, value = f'row {table.index[bad]}' if hasattr(table, 'iloc') else f'item {bad}', texts[bad]
     if hasattr(value, 'iloc'):
         raise TypeError(f'the text of {where} is a whole row of the table: select its column with get_x=ColReader(…)')
@@ -258,7 +272,7 @@ def _check_texts(texts, items):
     raise TypeError(f'the text of {where} is {value!r}: pass a string or the path of a file')
 
 # %% ../../nbs/library/6_text/01_core.ipynb #00000023
-_work = None        # tokenizer and texts, inherited by forked processes
+_work: Any = None   # tokenizer and texts, inherited by forked processes
 _per_process = 4000 # minimum number of texts for each process
 
 def _forked(work, n):
@@ -277,11 +291,11 @@ def _part(start, end):
 
 # %% ../../nbs/library/6_text/01_core.ipynb #00000027
 def join_fields(
-    df,               # a table
-    text_cols,        # name or names of the text columns
-    mark_fields=None, # put `xxfld` and a number before each field; by default only for several columns
-    tok_text_col='text' # name of the new column
-):
+    df: 'DataFrame',                 # a table
+    text_cols: Any,                  # name or names of the text columns
+    mark_fields: bool | None = None, # put `xxfld` and a number before each field; by default only for several columns
+    tok_text_col: str = 'text'       # name of the new column
+) -> 'DataFrame':
     "Return the table `df` with a new column that joins the texts of `text_cols`."
     cols = [df.columns[c] if isinstance(c, int) and c not in df.columns and c < len(df.columns) else c
             for c in L(text_cols)]
@@ -290,7 +304,7 @@ def join_fields(
     if cols == [tok_text_col] and not mark_fields: return df
     mark = ifnone(mark_fields, len(cols) > 1)
     texts = [df[c].tolist() for c in cols]
-    joined = [_join(row, mark) for row in zip(*texts)]
+    joined = [_join(row, mark) for row in zip(*texts, strict=True)]
     return df.assign(**{tok_text_col: joined})
 
 def _join(row, mark):
@@ -299,19 +313,22 @@ def _join(row, mark):
     return ' '.join(f'{FLD} {i} {o}' if mark else str(o) for i,o in enumerate(row, 1))
 
 # %% ../../nbs/library/6_text/01_core.ipynb #0000002b
-def tokenize1(text, tok=None, rules=None, post_rules=None):
+def tokenize1(text: str, tok: Any = None, rules: Sequence[Callable] | None = None,
+              post_rules: Sequence[Callable] | None = None) -> list:
     """Return the tokens of one text. `post_rules` is not used and exists for compatibility with fastai:
     set `defaults.text_postproc_rules` instead."""
     _check_texts([text], None)
     return Tokenizer(tok, rules=rules)(text)
 
-def tokenize_texts(texts, n_workers=None, rules=None, tok=None):
+def tokenize_texts(texts: Iterable[str], n_workers: int | None = None, rules: Sequence[Callable] | None = None,
+                   tok: Any = None) -> L:
     "Return the tokens of each of `texts`."
     texts = list(_several(texts))
     _check_texts(texts, None)
     return L(map(L, Tokenizer(tok, rules=rules, n_workers=n_workers)._all_tokens(texts)))
 
-def tokenize_df(df, text_cols, n_workers=None, rules=None, mark_fields=None, tok=None, tok_text_col='text'):
+def tokenize_df(df: 'DataFrame', text_cols: Any, n_workers: int | None = None, rules: Sequence[Callable] | None = None,
+                mark_fields: bool | None = None, tok: Any = None, tok_text_col: str = 'text') -> tuple:
     "Replace the columns `text_cols` of `df` by tokens and their number; return the table and a `Counter` of tokens."
     texts = join_fields(df, text_cols, mark_fields, tok_text_col)
     toks = tokenize_texts(texts[tok_text_col], n_workers, rules, tok)
@@ -324,12 +341,12 @@ class SubwordTokenizer:
     """Split texts into pieces learned from texts in `setup`; `▁` marks the beginning of a word.
     Source: Kudo 2018, as implemented by `tokenizers`."""
     def __init__(self,
-        lang='en', special_toks=None,
-        sp_model=None,          # file of a saved model
-        vocab_sz=None,          # number of pieces; defaults to a quarter of the number of distinct words
-        max_vocab_sz=30000,     # maximum of the default number of pieces
-        model_type='unigram',   # 'unigram', or 'bpe' for byte pair encoding
-        char_coverage=None, cache_dir='tmp' # for compatibility with fastai; not used
+        lang: str = 'en', special_toks: Sequence[str] | None = None,
+        sp_model: str | Path | None = None, # file of a saved model
+        vocab_sz: int | None = None,        # number of pieces; defaults to a quarter of the number of distinct words
+        max_vocab_sz: int = 30000,          # maximum of the default number of pieces
+        model_type: str = 'unigram',        # 'unigram', or 'bpe' for byte pair encoding
+        char_coverage: float | None = None, cache_dir: str = 'tmp' # for compatibility with fastai; not used
     ):
         if model_type not in ('unigram', 'bpe'):
             raise ValueError(f"model_type must be 'unigram' or 'bpe', got {model_type!r}")
@@ -337,16 +354,16 @@ class SubwordTokenizer:
         self.special_toks, self.tok = ifnone(special_toks, getattr(defaults, 'text_spec_tok', text_spec_tok)), None
         if sp_model is not None: self.tok = _saved_pieces(Path(sp_model))
 
-    def __call__(self, items):
+    def __call__(self, items: Any) -> Iterator:
         return (L(o.tokens) for o in self._learned().encode_batch([str(o) for o in _several(items)],
                                                                   add_special_tokens=False))
 
-    def save(self, file): self._learned().save(str(file))
+    def save(self, file: str | Path) -> None: self._learned().save(str(file))
 
     def to_state(self) -> dict: return {'pieces': self._learned().to_str()}
 
     @classmethod
-    def from_state(cls, pieces):
+    def from_state(cls, pieces: Any) -> 'SubwordTokenizer':
         "Create a tokenizer from `pieces`, a JSON string."
         res = cls()
         res.tok = import_extra('tokenizers').Tokenizer.from_str(pieces)
@@ -357,7 +374,7 @@ class SubwordTokenizer:
             raise ValueError('this SubwordTokenizer has learned no pieces yet: call setup with some texts')
         return self.tok
 
-    def setup(self, items, rules=None):
+    def setup(self, items: Any, rules: Sequence[Callable] | None = None) -> None:
         """Learn the pieces from the texts `items`, unless a model was loaded. Raise `ValueError` if there are no texts,
         or if they have more distinct characters than there are pieces."""
         if self.tok is not None: return

@@ -6,30 +6,45 @@ __all__ = ['pad_input', 'make_vocab', 'Numericalize', 'LMDataLoader', 'SortedDL'
 
 # %% ../../nbs/library/6_text/02_data.ipynb #00000002
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 from fastcore.basics import defaults, ifnone
 from fastcore.foundation import L
 from fastcore.xtras import Path
+from torch import Tensor
+
+from fastbook_impl.data.transforms import (
+    ColReader,
+    ColSplitter,
+    GrandparentSplitter,
+    ItemTransform,
+    RandomSplitter,
+    RandTransform,
+    Transform,
+    parent_label,
+)
 
 from ..data.block import CategoryBlock, DataBlock, MultiCategoryBlock, TransformBlock
 from ..data.core import TfmdDL, show_batch, show_results
-from ..data.external import get_text_files
 from ..data.dataframes import check_frame, read_table, show_table
+from ..data.external import get_text_files
 from ..data.load import DataLoaders
-from ..data.transforms import ColReader, ColSplitter, GrandparentSplitter, ItemTransform, RandomSplitter, RandTransform, Transform, parent_label
 from ..imports import pd
-from .core import BOS, UNK, BaseTokenizer, SubwordTokenizer, Tokenizer, WordTokenizer, _join, text_spec_tok
 from ..torch_core import LMTensorText, TensorText, TitledStr, is_listy, plain, retain_type
+from .core import BOS, UNK, BaseTokenizer, SubwordTokenizer, Tokenizer, WordTokenizer, _join, text_spec_tok
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 # %% ../../nbs/library/6_text/02_data.ipynb #00000005
 def make_vocab(
-    count,            # a `Counter` of tokens
-    min_freq=3,       # minimum number of occurrences of a token
-    max_vocab=60000,  # maximum number of tokens
-    special_toks=None # tokens that always come first; defaults to `defaults.text_spec_tok`
+    count: Counter,                           # a `Counter` of tokens
+    min_freq: int = 3,                        # minimum number of occurrences of a token
+    max_vocab: int = 60000,                   # maximum number of tokens
+    special_toks: Sequence[str] | None = None # tokens that always come first; defaults to `defaults.text_spec_tok`
 ) -> list:
     "Return the vocabulary, padded with `xxfake` to a multiple of 8 because GPUs multiply such sizes fastest."
     special = list(ifnone(special_toks, getattr(defaults, 'text_spec_tok', text_spec_tok)))
@@ -41,11 +56,11 @@ def make_vocab(
 class Numericalize(Transform):
     "Convert tokens to a `TensorText` of numbers and back. The vocabulary is built in `setup` unless you pass `vocab`."
     def __init__(self,
-        vocab=None,       # list of tokens, in the order of their numbers
-        min_freq=3, max_vocab=60000, special_toks=None # see `make_vocab`
+        vocab: Sequence[str] | None = None, # list of tokens, in the order of their numbers
+        min_freq: int = 3, max_vocab: int = 60000, special_toks: Sequence[str] | None = None # see `make_vocab`
     ):
         self.min_freq, self.max_vocab, self.special_toks = min_freq, max_vocab, special_toks
-        self.vocab = None
+        self.vocab: Any = None
         if vocab is not None: self._use(vocab)
 
     def _use(self, vocab):
@@ -77,6 +92,7 @@ def _counted(texts):
     return count
 
 class _Numbers(dict):
+    unknown = 0
     def __missing__(self, token): return self.unknown
 
 # %% ../../nbs/library/6_text/02_data.ipynb #0000000b
@@ -85,11 +101,11 @@ class LMDataLoader(TfmdDL):
     The last batch may have fewer columns."""
     _counts_items = False # a row of a batch is not an item
     def __init__(self,
-        dataset,     # items of token numbers: tensors, or tuples whose first element is one
-        lens=None, cache=None, # for compatibility with fastai; not used
-        bs=64,       # number of rows in a batch
-        seq_len=72,  # number of tokens in a row
-        **kwargs     # passed to `TfmdDL`
+        dataset: Any,                        # items of token numbers: tensors, or tuples whose first element is one
+        lens: Any = None, cache: Any = None, # for compatibility with fastai; not used
+        bs: int = 64,                        # number of rows in a batch
+        seq_len: int = 72,                   # number of tokens in a row
+        **kwargs: Any                        # passed to `TfmdDL`
     ):
         if seq_len < 1:
             raise ValueError(f'seq_len must be at least 1, got {seq_len}')
@@ -106,21 +122,21 @@ class LMDataLoader(TfmdDL):
         self.n = self.n_batches*bs
         self._kinds = tuple, [LMTensorText, TensorText]
 
-    def __len__(self): return self.n_batches
+    def __len__(self) -> int: return self.n_batches
 
-    def stream(self):
+    def stream(self) -> Tensor:
         "Concatenate all texts in the order of this epoch: `(bs, bl+1)`, including the last target of each row."
         order = self._permutation(len(self._texts)).tolist() if self.shuffle else range(len(self._texts))
         return torch.cat([self._texts[i] for i in order])[:self.bs*self.bl + 1].unfold(0, self.bl + 1, self.bl)
 
-    def create_batches(self, idxs):
+    def create_batches(self, idxs: Any) -> Iterator:
         rows = self.stream()
         for i in range(0, self.bl, self.seq_len): yield _x_and_y(rows[:, i:i + self.seq_len + 1])
 
-    def new(self, dataset=None, cls=None, **kwargs):
+    def new(self, dataset: Any = None, cls: type | None = None, **kwargs: Any) -> TfmdDL:
         return TfmdDL.new(self, dataset, cls, **{'seq_len': self.seq_len, **kwargs})
 
-    def create_item(self, i):
+    def create_item(self, i: int) -> tuple:
         "Return row `i` of the concatenated batches."
         at = i//self.bs*self.seq_len
         return tuple(o[0] for o in _x_and_y(self.stream()[i % self.bs:i % self.bs + 1, at:at + self.seq_len + 1]))
@@ -140,12 +156,13 @@ def _length(o): return len(o[0]) if isinstance(o, tuple) else len(o)
 
 class SortedDL(TfmdDL):
     "Load batches of items of similar length, longest first. Items are cached unless one of their transforms is random."
-    def __init__(self, dataset,
-        sort_func=None, # function that returns the sort key of an item; defaults to the length of its first element
-        res=None,       # sort key of each item, if already known
-        seq_len=None,   # length of the chunks of padding before a text, see `Pad_Chunk`
-        made=None,      # cache of items, by index
-        **kwargs):
+    def __init__(self, dataset: Any,
+        # function that returns the sort key of an item; defaults to the length of its first element
+        sort_func: Callable | None = None,
+        res: Sequence | None = None, # sort key of each item, if already known
+        seq_len: int | None = None,  # length of the chunks of padding before a text, see `Pad_Chunk`
+        made: dict | None = None,    # cache of items, by index
+        **kwargs: Any):
         super().__init__(dataset, **kwargs)
         self.sort_func, self.made = ifnone(sort_func, _length), {} if made is None else made
         if seq_len is not None:
@@ -158,17 +175,17 @@ class SortedDL(TfmdDL):
         lists = getattr(self.dataset, 'tls', [self.dataset])
         return [f for tl in lists for f in getattr(getattr(tl, 'tfms', None), 'fs', [])] + list(self.after_item.fs)
 
-    def do_item(self, i):
+    def do_item(self, i: int) -> Any:
         if not self._keeps: return TfmdDL.do_item(self, i)
         if i not in self.made: self.made[i] = TfmdDL.do_item(self, i)
         return self.made[i]
 
-    def get_idxs(self):
+    def get_idxs(self) -> list:
         "Return the indices from the longest to the shortest item, or the order of `shuffle_fn` when shuffling."
         if self.shuffle: return self.shuffle_fn(list(range(self.n)))
         return sorted(range(self.n), key=lambda i: self.res[i], reverse=True)
 
-    def shuffle_fn(self, idxs):
+    def shuffle_fn(self, idxs: Any) -> list:
         """Shuffle the items, sort them within chunks of 50 batches and shuffle the batches. The longest item is in the
         first batch, and the last batch may be smaller."""
         order = self._permutation(len(idxs)).tolist()
@@ -182,7 +199,7 @@ class SortedDL(TfmdDL):
         middle = self._permutation(max(len(batches) - 2, 0)).tolist()
         return [i for b in batches[:1] + [batches[k + 1] for k in middle] + batches[1:][-1:] for i in b]
 
-    def new(self, dataset=None, cls=None, **kwargs):
+    def new(self, dataset: Any = None, cls: type | None = None, **kwargs: Any) -> TfmdDL:
         if cls is not None and not issubclass(cls, SortedDL): return TfmdDL.new(self, dataset, cls, **kwargs)
         if dataset is None or dataset is self.dataset: kwargs = {'res': self.res, 'made': self.made, **kwargs}
         return TfmdDL.new(self, dataset, cls, **{'sort_func': self.sort_func, **kwargs})
@@ -208,7 +225,7 @@ class Pad_Input(ItemTransform):
         fill = x.new_full((n - len(x),), self.pad_idx)
         return torch.cat([fill, x] if first else [x, fill])
 
-    def decode(self, o, **kwargs):
+    def decode(self, o: Any, **kwargs: Any) -> Any:
         "Remove `xxpad` from the texts in `o`, a tensor or an item."
         if isinstance(o, TensorText): return o[o != self.__dict__.get('pad_idx', 1)]
         return tuple(self.decode(p) for p in o) if isinstance(o, tuple) else o
@@ -222,12 +239,12 @@ def _with(s, f, x):
 pad_input = Pad_Input()
 
 # %% ../../nbs/library/6_text/02_data.ipynb #00000019
-def pad_chunk(x,
-    pad_idx=1,      # number of the padding token
-    pad_first=True, # put whole chunks of padding before the text instead of after it
-    seq_len=72,     # length of a chunk
-    pad_len=10      # length of the result
-):
+def pad_chunk(x: Tensor,
+    pad_idx: int = 1,       # number of the padding token
+    pad_first: bool = True, # put whole chunks of padding before the text instead of after it
+    seq_len: int = 72,      # length of a chunk
+    pad_len: int = 10       # length of the result
+) -> Tensor:
     "Pad `x`, a tensor `(n,)`, to `pad_len`, with whole chunks of `seq_len` before it and the rest after it."
     p = plain(x)
     fill = p.new_full((pad_len - len(p),), pad_idx)
@@ -236,11 +253,11 @@ def pad_chunk(x,
 
 class Pad_Chunk(Pad_Input):
     "Pad the texts of a batch with `pad_chunk`."
-    def __init__(self, pad_idx=1, pad_first=True, seq_len=72):
+    def __init__(self, pad_idx: int = 1, pad_first: bool = True, seq_len: int = 72):
         self.pad_idx, self.pad_first, self.seq_len = pad_idx, pad_first, seq_len
     def encodes(self, samples:list): return pad_input_chunk(samples, 1, self.pad_idx, self.pad_first, self.seq_len)
 
-def pad_input_chunk(samples, n_inp=1, pad_idx=1, pad_first=True, seq_len=72):
+def pad_input_chunk(samples: list, n_inp: int = 1, pad_idx: int = 1, pad_first: bool = True, seq_len: int = 72) -> list:
     "Pad the first `n_inp` elements of the items `samples` with `pad_chunk`."
     for f in range(n_inp):
         n = max(len(s[f]) for s in samples)
@@ -248,7 +265,7 @@ def pad_input_chunk(samples, n_inp=1, pad_idx=1, pad_first=True, seq_len=72):
     return samples
 
 # %% ../../nbs/library/6_text/02_data.ipynb #0000001c
-def reverse_text(x):
+def reverse_text(x: Tensor) -> Tensor:
     "Reverse the tokens `x`, for a model that reads backwards."
     return x.flip(0)
 
@@ -256,13 +273,14 @@ def reverse_text(x):
 class TextBlock(TransformBlock):
     "A block of texts for a classifier or, with `is_lm`, for a language model."
     def __init__(self,
-        tok_tfm,         # transform that splits a text into tokens: a `Tokenizer`
-        vocab=None,      # list of tokens, in the order of their numbers; built from the training texts by default
-        is_lm=False,     # the block is for a language model, which needs no separate target
-        seq_len=72,      # number of tokens that are read at a time
-        backwards=False, # reverse the tokens
-        min_freq=3, max_vocab=60000, # see `make_vocab`
-        special_toks=None
+        tok_tfm: Any,                              # transform that splits a text into tokens: a `Tokenizer`
+        # list of tokens, in the order of their numbers; built from the training texts by default
+        vocab: Sequence | None = None,
+        is_lm: bool = False,                       # the block is for a language model, which needs no separate target
+        seq_len: int = 72,                         # number of tokens that are read at a time
+        backwards: bool = False,                   # reverse the tokens
+        min_freq: int = 3, max_vocab: int = 60000, # see `make_vocab`
+        special_toks: Sequence[str] | None = None
     ):
         if isinstance(tok_tfm, (WordTokenizer, SubwordTokenizer, BaseTokenizer)):
             name = type(tok_tfm).__name__
@@ -274,15 +292,17 @@ class TextBlock(TransformBlock):
                          dls_kwargs={'seq_len': seq_len} if is_lm else {'before_batch': Pad_Chunk(seq_len=seq_len)})
 
     @classmethod
-    def from_df(cls, text_cols, vocab=None, is_lm=False, seq_len=72, backwards=False, min_freq=3, max_vocab=60000,
-                **kwargs):
+    def from_df(cls, text_cols: Any, vocab: Sequence | None = None, is_lm: bool = False, seq_len: int = 72,
+                backwards: bool = False, min_freq: int = 3, max_vocab: int = 60000,
+                **kwargs: Any) -> 'TextBlock':
         """Create a block for texts in the columns `text_cols` of a table; `kwargs` are passed to `Tokenizer`.
         The texts are stored in the column `tok_text_col`, by default 'text'."""
         return cls(Tokenizer.from_df(text_cols, **kwargs), vocab, is_lm, seq_len, backwards, min_freq, max_vocab)
 
     @classmethod
-    def from_folder(cls, path, vocab=None, is_lm=False, seq_len=72, backwards=False, min_freq=3, max_vocab=60000,
-                    **kwargs):
+    def from_folder(cls, path: str | Path, vocab: Sequence | None = None, is_lm: bool = False, seq_len: int = 72,
+                    backwards: bool = False, min_freq: int = 3, max_vocab: int = 60000,
+                    **kwargs: Any) -> 'TextBlock':
         "Create a block for texts in files; `kwargs` are passed to `Tokenizer`: `tok`, `rules`, `encoding` …"
         return cls(Tokenizer.from_folder(path, **kwargs), vocab, is_lm, seq_len, backwards, min_freq, max_vocab)
 
@@ -308,51 +328,56 @@ def _show_texts(x:TensorText, y, samples, ctxs=None, max_n=10, trunc_at=150, **k
 
 @show_results.register
 def _show_answers(x:TensorText, y, samples, outs, ctxs=None, max_n=10, trunc_at=150, **kwargs):
-    show_table(pd.DataFrame([_named([*s, *o], trunc_at) for s,o in zip(samples[:max_n], outs)]))
+    show_table(pd.DataFrame([_named([*s, *o], trunc_at) for s,o in zip(samples[:max_n], outs, strict=False)]))
 
 @show_results.register
 def _show_guesses(x:LMTensorText, y, samples, outs, ctxs=None, max_n=10, trunc_at=150, **kwargs):
-    rows = [_named([*s, *o[-1:]], trunc_at) for s,o in zip(samples[:max_n], outs)]
+    rows = [_named([*s, *o[-1:]], trunc_at) for s,o in zip(samples[:max_n], outs, strict=False)]
     show_table(pd.DataFrame(rows).rename(columns={'text__': 'pred'}))
 
 # %% ../../nbs/library/6_text/02_data.ipynb #00000027
 class TextDataLoaders(DataLoaders):
     "`DataLoaders` for labeled texts or for a language model."
     @classmethod
-    def from_folder(cls, path,
-        train='train', valid='valid', # names of the folders with the training and validation files
-        valid_pct=None, # fraction of the files in a random validation set; replaces `train` and `valid`
-        seed=None,      # seed of the random split
-        vocab=None,     # list of classes
-        text_vocab=None,# list of tokens, in the order of their numbers
-        is_lm=False,    # load the texts for a language model, without labels
-        tok_tfm=None,   # transform that splits a text into tokens; defaults to `Tokenizer.from_folder(path)`
-        seq_len=72,     # number of tokens that are read at a time
-        splitter=None,  # function that splits the files; replaces `train` and `valid`
-        backwards=False, encoding='utf8', min_freq=3, max_vocab=60000, **kwargs):
+    def from_folder(cls, path: str | Path,
+        train: str = 'train', valid: str = 'valid', # names of the folders with the training and validation files
+        valid_pct: float | None = None, # fraction of the files in a random validation set; replaces `train` and `valid`
+        seed: int | None = None,                    # seed of the random split
+        vocab: Sequence | None = None,              # list of classes
+        text_vocab: Sequence[str] | None = None,    # list of tokens, in the order of their numbers
+        is_lm: bool = False,                        # load the texts for a language model, without labels
+        tok_tfm: Any = None, # transform that splits a text into tokens; defaults to `Tokenizer.from_folder(path)`
+        seq_len: int = 72,                          # number of tokens that are read at a time
+        splitter: Callable | None = None,           # function that splits the files; replaces `train` and `valid`
+        backwards: bool = False, encoding: str = 'utf8', min_freq: int = 3, max_vocab: int = 60000,
+        **kwargs: Any) -> 'TextDataLoaders':
         "Create `DataLoaders` from `.txt` files below `train` and `valid`; the label is the file's folder."
         by_name = valid_pct is None and splitter is None
-        splitter = splitter or (GrandparentSplitter(train, valid) if by_name else RandomSplitter(valid_pct, seed=seed))
+        if splitter is None:
+            splitter = GrandparentSplitter(train, valid) if valid_pct is None else RandomSplitter(valid_pct, seed=seed)
         text = TextBlock(tok_tfm or Tokenizer.from_folder(path, encoding=encoding), text_vocab, is_lm, seq_len,
                          backwards, min_freq, max_vocab)
         block = DataBlock(blocks=[text] if is_lm else [text, CategoryBlock(vocab=vocab)],
                           get_y=None if is_lm else parent_label, splitter=splitter,
                           get_items=partial(get_text_files, folders=[train, valid]) if by_name else get_text_files)
-        return cls.from_dblock(block, path, path=path, **kwargs)
+        return cls.from_dblock(block, path, path=path, **kwargs)  # type: ignore[reportAttributeAccessIssue]
 
     @classmethod
-    def from_df(cls, df, path='.',
-        valid_pct=0.2, seed=None, # fraction of the rows in the validation set, and seed of the random split
-        text_col=0,               # column or columns with the texts
-        label_col=1,              # column or columns with the labels
-        label_delim=None,         # separator of several labels in one cell
-        y_block=None,             # kind of target; by default classes, or multiple labels if the data have them
-        text_vocab=None,          # list of tokens, in the order of their numbers
-        is_lm=False,              # load the texts for a language model, without labels
-        valid_col=None,           # column that marks the validation rows; replaces `valid_pct`
-        tok_tfm=None,             # transform that splits a text into tokens; defaults to `Tokenizer()`
-        tok_text_col='text',      # for compatibility with fastai; not used
-        seq_len=72, backwards=False, min_freq=3, max_vocab=60000, **kwargs): # see `TextBlock`
+    def from_df(cls, df: 'DataFrame', path: str | Path = '.',
+        # fraction of the rows in the validation set, and seed of the random split
+        valid_pct: float = 0.2, seed: int | None = None,
+        text_col: Any = 0,                       # column or columns with the texts
+        label_col: Any = 1,                      # column or columns with the labels
+        label_delim: str | None = None,          # separator of several labels in one cell
+        y_block: Any = None, # kind of target; by default classes, or multiple labels if the data have them
+        text_vocab: Sequence[str] | None = None, # list of tokens, in the order of their numbers
+        is_lm: bool = False,                     # load the texts for a language model, without labels
+        valid_col: Any = None,                   # column that marks the validation rows; replaces `valid_pct`
+        tok_tfm: Any = None,                     # transform that splits a text into tokens; defaults to `Tokenizer()`
+        tok_text_col: str = 'text',              # for compatibility with fastai; not used
+        # see `TextBlock`
+        seq_len: int = 72, backwards: bool = False, min_freq: int = 3, max_vocab: int = 60000,
+        **kwargs: Any) -> 'TextDataLoaders':
         "Create `DataLoaders` from columns of the table `df`."
         check_frame(df)
         several = label_delim is not None or is_listy(label_col) and len(label_col) > 1
@@ -362,13 +387,14 @@ class TextDataLoaders(DataLoaders):
                           get_y=None if is_lm else ColReader(label_col, label_delim=label_delim),
                           splitter=RandomSplitter(valid_pct, seed=seed) if valid_col is None
                           else ColSplitter(valid_col))
-        return cls.from_dblock(block, df, path=path, **kwargs)
+        return cls.from_dblock(block, df, path=path, **kwargs)  # type: ignore[reportAttributeAccessIssue]
 
     @classmethod
-    def from_csv(cls, path, csv_fname='labels.csv',
-        header='infer', delimiter=None, quoting=0, encoding='utf8', # see `pd.read_csv`, where `delimiter` is `sep`
-        **kwargs # passed to `from_df`
-    ):
+    def from_csv(cls, path: str | Path, csv_fname: str | Path = 'labels.csv',
+        # see `pd.read_csv`, where `delimiter` is `sep`
+        header: Any = 'infer', delimiter: str | None = None, quoting: int = 0, encoding: str = 'utf8',
+        **kwargs: Any # passed to `from_df`
+    ) -> 'TextDataLoaders':
         "Create `DataLoaders` from columns of the file `csv_fname` in `path`."
         return cls.from_df(read_table(Path(path)/csv_fname, header=header, sep=delimiter or ',', quoting=quoting,
                                       encoding=encoding), path=path, **kwargs)
@@ -376,6 +402,6 @@ class TextDataLoaders(DataLoaders):
 # %% ../../nbs/library/6_text/02_data.ipynb #00000028
 class FieldReader(ColReader):
     "Return the text of a row, joined from one or several columns."
-    def __call__(self, row):
+    def __call__(self, row: Any) -> Any:
         fields = super().__call__(row)
         return fields if len(self.cols) == 1 else _join(fields, mark=True)

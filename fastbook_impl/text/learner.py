@@ -5,39 +5,44 @@ __all__ = ['TextLearner', 'text_vocab', 'get_encoder', 'match_embeds', 'read_wei
            'convert_pretrained', 'decode_spec_tokens', 'LMLearner', 'language_model_learner', 'text_classifier_learner']
 
 # %% ../../nbs/library/6_text/05_learner.ipynb #00000002
-import io, json, pickle, re
+import io
+import json
+import pickle
+import re
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
 from fastcore.basics import defaults, ifnone
 from fastcore.xtras import Path
+from torch import nn
 
 from ..callback.rnn import rnn_cbs
+from ..checkpoint import load_weights, read_tensors
 from ..data.external import URLs, fastbook_path
 from ..data.transforms import get_c
 from ..learner import Learner, save_model
-from ..checkpoint import load_weights, read_tensors
 from ..losses import CrossEntropyLossFlat
+from ..torch_core import is_listy, with_tilde, written_whole
 from .core import BOS, PAD, TK_MAJ, TK_REP, TK_UP, TK_WREP, UNK, text_spec_tok
 from .data import LMDataLoader, SortedDL
 from .models.core import SentenceEncoder, _model_meta, get_language_model, get_text_classifier
-from ..torch_core import is_listy, with_tilde, written_whole
 
 # %% ../../nbs/library/6_text/05_learner.ipynb #00000005
 class TextLearner(Learner):
     """A `Learner` for recurrent networks, with `ModelResetter`, `RNNCallback` and, unless `alpha` and `beta` are 0,
     `RNNRegularizer`."""
-    def __init__(self, dls, model,
-        alpha=2., beta=1.,    # weights of activation and temporal activation regularization
-        moms=(0.8, 0.7, 0.8), # momentum at the start, in the middle and at the end of a cycle
-        **kwargs              # passed to `Learner`
+    def __init__(self, dls: Any, model: nn.Module,
+        alpha: float = 2., beta: float = 1., # weights of activation and temporal activation regularization
+        moms: Any = (0.8, 0.7, 0.8),         # momentum at the start, in the middle and at the end of a cycle
+        **kwargs: Any                        # passed to `Learner`
     ):
         super().__init__(dls, model, moms=moms, **kwargs)
         self.add_cbs(rnn_cbs(alpha, beta))
 
     def save_encoder(self,
-        file # name; the files are `path/model_dir/name.safetensors` and `.json`
+        file: str | Path # name; the files are `path/model_dir/name.safetensors` and `.json`
     ) -> Path:
         "Save the encoder and its vocabulary."
         file = save_model(self._model_file(file), get_encoder(self.model), with_opt=False)
@@ -46,9 +51,9 @@ class TextLearner(Learner):
         return file
 
     def load_encoder(self,
-        file,       # name of the saved encoder
-        device=None # for compatibility with fastai; the device of the model is used
-    ):
+        file: str | Path,  # name of the saved encoder
+        device: Any = None # for compatibility with fastai; the device of the model is used
+    ) -> 'TextLearner':
         "Load an encoder saved by `save_encoder`, match its vocabulary and freeze all but the last layers."
         file = self._model_file(file)
         weights = read_weights(file)
@@ -59,10 +64,10 @@ class TextLearner(Learner):
         return self
 
     def load_pretrained(self,
-        wgts_fname,  # file with weights of a language model: safetensors, or fastai's `.pth`
-        vocab_fname, # file with its vocabulary: JSON, or fastai's `.pkl`
-        model=None   # model to load the weights into; a classifier uses the encoder only
-    ):
+        wgts_fname: str | Path,        # file with weights of a language model: safetensors, or fastai's `.pth`
+        vocab_fname: str | Path,       # file with its vocabulary: JSON, or fastai's `.pkl`
+        model: nn.Module | None = None # model to load the weights into; a classifier uses the encoder only
+    ) -> 'TextLearner':
         "Load the weights of a language model, match its vocabulary and freeze all but the last layers."
         weights = match_embeds(read_weights(wgts_fname), read_vocab(vocab_fname), text_vocab(self.dls))
         model = ifnone(model, self.model)
@@ -80,26 +85,26 @@ class TextLearner(Learner):
                 raise TypeError(f'pretrained_fnames must be two files, weights and vocabulary, got '
                                 f'{pretrained_fnames!r}')
             names = [Path(f) for f in pretrained_fnames]
-            files = [f if f.suffix else self.path/self.model_dir/f'{f}{ext}' for f,
-                     ext in zip(names, ('.safetensors', '.json'))]
-            return self.load_pretrained(*files)
+            files = [f if f.suffix else self.path/self.model_dir/f'{f}{ext}'
+                     for f, ext in zip(names, ('.safetensors', '.json'), strict=True)]
+            return self.load_pretrained(files[0], files[1])
         return self.load_pretrained(*wikitext_weights(backwards)) if pretrained else self
 
-def text_vocab(dls):
+def text_vocab(dls: Any) -> list:
     "Return the tokens of `dls`, in the order of their numbers."
     vocab = dls.vocab
     return list(vocab if len(vocab) == 0 or isinstance(vocab[0], str) else vocab[0])
 
-def get_encoder(model):
+def get_encoder(model: Any) -> nn.Module:
     "Return the encoder of a language model or text classifier."
     enc = model[0]
     return enc.module if isinstance(enc, SentenceEncoder) else enc
 
 # %% ../../nbs/library/6_text/05_learner.ipynb #00000007
 def match_embeds(
-    old_wgts,  # weights of a language model, with fastai's names, or of an encoder
-    old_vocab, # list of tokens to which the weights belong
-    new_vocab  # list of tokens for the result
+    old_wgts: dict,           # weights of a language model, with fastai's names, or of an encoder
+    old_vocab: Sequence[str], # list of tokens to which the weights belong
+    new_vocab: Sequence[str]  # list of tokens for the result
 ) -> dict:
     """Return the weights with the rows of tokens in the order of `new_vocab`; a new token gets the mean of all rows.
     Raise `ValueError` if the weights and `old_vocab` have different numbers of tokens."""
@@ -121,8 +126,10 @@ def _rows_for(w, idxs):
     return res
 
 # %% ../../nbs/library/6_text/05_learner.ipynb #0000000b
-def read_weights(file) -> dict:
-    "Return the tensors in a safetensors or PyTorch file by name. Run no code in it; raise `ValueError` if there is any."
+def read_weights(file: str | Path) -> dict:
+    """Return the tensors in a safetensors or PyTorch file by name.
+
+    Run no code in it; raise `ValueError` if there is any."""
     file = Path(file)
     if not file.is_file(): raise FileNotFoundError(_no_such_weights(file))
     try:
@@ -155,7 +162,7 @@ class _PlainUnpickler(pickle.Unpickler):
     "Read lists, strings and numbers. Raise an error for classes and functions, which could execute code."
     def find_class(self, module, name): raise pickle.UnpicklingError(f'it asks for {module}.{name}')
 
-def read_vocab(file) -> list:
+def read_vocab(file: str | Path) -> list:
     "Return the list of tokens in `file`, JSON or a pickle. Run no code in it; raise `ValueError` if there is any."
     file = Path(file)
     try:
@@ -170,7 +177,7 @@ def read_vocab(file) -> list:
 
 # %% ../../nbs/library/6_text/05_learner.ipynb #0000000e
 def wikitext_weights(
-    backwards=False # use the model that reads texts backwards
+    backwards: bool = False # use the model that reads texts backwards
 ) -> tuple:
     """Return the files with weights and vocabulary of fastai's AWD_LSTM, trained on WikiText-103; download them if
     necessary. Raise `FileNotFoundError` if they are not available."""
@@ -182,7 +189,7 @@ def wikitext_weights(
     return files
 
 def _published_folder(url):
-    from fastbook_impl.data.external import _Wanted, _find_real
+    from fastbook_impl.data.external import _find_real, _Wanted
     want, archives = _Wanted(url), fastbook_path('archive')
     found = _find_real(want, fastbook_path('model'), archives, False)
     if isinstance(found, Path): return found
@@ -193,13 +200,13 @@ def _published_folder(url):
 
 # %% ../../nbs/library/6_text/05_learner.ipynb #0000000f
 def convert_pretrained(
-    source, # folder with weights (`.pth`) and a vocabulary (`.pkl`)
-    dest    # folder for `weights.safetensors` and `vocab.json`
-):
+    source: str | Path, # folder with weights (`.pth`) and a vocabulary (`.pkl`)
+    dest: str | Path    # folder for `weights.safetensors` and `vocab.json`
+) -> None:
     "Convert fastai's two pickles to safetensors and JSON without executing code in them."
     from safetensors.torch import save_file
     source, dest = Path(source), Path(dest)
-    found = [next(iter(sorted(source.rglob(f'*{ext}'))), None) for ext in ('.pth', '.pkl')]
+    found: list[Any] = [next(iter(sorted(source.rglob(f'*{ext}'))), None) for ext in ('.pth', '.pkl')]
     if None in found:
         raise FileNotFoundError(f'{source} should hold weights (.pth) and a vocabulary (.pkl), and it has '
                                 f'{", ".join(sorted(o.name for o in source.iterdir())) or "nothing"}')
@@ -209,7 +216,7 @@ def convert_pretrained(
         v.write_text(json.dumps(vocab, ensure_ascii=False), encoding='utf-8')
 
 # %% ../../nbs/library/6_text/05_learner.ipynb #00000014
-def decode_spec_tokens(tokens) -> list:
+def decode_spec_tokens(tokens: Sequence[str]) -> list:
     "Replace the special tokens in `tokens` by the words they stand for."
     res, todo = [], list(reversed(list(tokens)))
     while todo:
@@ -227,14 +234,14 @@ def decode_spec_tokens(tokens) -> list:
 class LMLearner(TextLearner):
     "A `TextLearner` for a language model, which can generate text with `predict`."
 
-    def predict(self, text,
-        n_words=1,       # number of tokens to generate
-        no_unk=True,     # never generate `xxunk`
-        temperature=1.,  # below 1, likely tokens are sampled more often; above 1, less often
-        min_p=None,      # minimum probability of a sampled token
-        no_bar=False,    # for compatibility with fastai; not used
-        decoder=decode_spec_tokens, # function that converts tokens to words
-        only_last_word=False # for compatibility with fastai; not used
+    def predict(self, text: str,
+        n_words: int = 1,                       # number of tokens to generate
+        no_unk: bool = True,                    # never generate `xxunk`
+        temperature: float = 1.,                # below 1, likely tokens are sampled more often; above 1, less often
+        min_p: float | None = None,             # minimum probability of a sampled token
+        no_bar: bool = False,                   # for compatibility with fastai; not used
+        decoder: Callable = decode_spec_tokens, # function that converts tokens to words
+        only_last_word: bool = False            # for compatibility with fastai; not used
     ) -> str:
         "Return `text`, continued by the model."
         if temperature <= 0: raise ValueError(f'the temperature must be above 0, got {temperature}')
@@ -251,7 +258,8 @@ class LMLearner(TextLearner):
     def _written(self, idxs, n, draw):
         "Yield `n` tokens that continue `idxs`; the text is read once, then each token after it is sampled."
         self._move_model()
-        model, device = self.model.eval(), next(self.model.parameters()).device
+        model: Any = self.model.eval()
+        device = next(model.parameters()).device
         model.reset()
         with torch.no_grad():
             for _ in range(n):
@@ -260,14 +268,14 @@ class LMLearner(TextLearner):
         model.reset()
 
 def language_model_learner(
-    dls,           # `DataLoaders` for a language model
-    arch,          # `AWD_LSTM`
-    config=None,   # changes to the default configuration of the architecture, such as `dict(n_hid=300)`
-    drop_mult=1.,  # factor for all dropout probabilities
-    backwards=False,  # start from the pretrained weights of the backwards model
-    pretrained=True,  # start from weights trained on WikiText-103
-    pretrained_fnames=None, # start from the weights and vocabulary in these two files
-    **kwargs       # passed to `TextLearner`: `metrics`, `alpha`, `beta`, `path` …
+    dls: Any,                                              # `DataLoaders` for a language model
+    arch: Any,                                             # `AWD_LSTM`
+    config: dict | None = None, # changes to the default configuration of the architecture, such as `dict(n_hid=300)`
+    drop_mult: float = 1.,                                 # factor for all dropout probabilities
+    backwards: bool = False,                               # start from the pretrained weights of the backwards model
+    pretrained: bool = True,                               # start from weights trained on WikiText-103
+    pretrained_fnames: Sequence[str | Path] | None = None, # start from the weights and vocabulary in these two files
+    **kwargs: Any # passed to `TextLearner`: `metrics`, `alpha`, `beta`, `path` …
 ) -> LMLearner:
     "Create a learner for a language model on `dls`."
     if isinstance(dls.train, SortedDL):
@@ -276,7 +284,8 @@ def language_model_learner(
     model = get_language_model(arch, len(text_vocab(dls)), config, drop_mult)
     learn = LMLearner(dls, model, **{'loss_func': CrossEntropyLossFlat(), 'splitter': _model_meta[arch]['split_lm'],
                                      **kwargs})
-    return learn._begin_with(pretrained, pretrained_fnames, backwards)
+    learn._begin_with(pretrained, pretrained_fnames, backwards)
+    return learn
 
 def _check_config(config, pretrained):
     sizes = [k for k in ('emb_sz', 'n_hid', 'n_layers', 'bidir') if k in (config or {})]
@@ -292,16 +301,18 @@ def _draw(scores, never, temperature, min_p):
 
 # %% ../../nbs/library/6_text/05_learner.ipynb #0000001c
 def text_classifier_learner(
-    dls,           # `DataLoaders` of texts with classes
-    arch,          # `AWD_LSTM`
-    seq_len=72,    # number of tokens that are read at a time
-    config=None,   # changes to the default configuration of the architecture
-    backwards=False, pretrained=True, # see `language_model_learner`
-    drop_mult=0.5, # factor for all dropout probabilities
-    n_out=None,    # number of classes; inferred from the data by default
-    lin_ftrs=None, ps=None, max_len=72*20, y_range=None, # see `get_text_classifier`
-    pretrained_fnames=None,
-    **kwargs       # passed to `TextLearner`
+    dls: Any,                                         # `DataLoaders` of texts with classes
+    arch: Any,                                        # `AWD_LSTM`
+    seq_len: int = 72,                                # number of tokens that are read at a time
+    config: dict | None = None,                       # changes to the default configuration of the architecture
+    backwards: bool = False, pretrained: bool = True, # see `language_model_learner`
+    drop_mult: float = 0.5,                           # factor for all dropout probabilities
+    n_out: int | None = None,                         # number of classes; inferred from the data by default
+    # see `get_text_classifier`
+    lin_ftrs: Sequence[int] | None = None, ps: Any = None, max_len: int | None = 72*20,
+    y_range: Sequence[float] | None = None,
+    pretrained_fnames: Sequence[str | Path] | None = None,
+    **kwargs: Any                                     # passed to `TextLearner`
 ) -> TextLearner:
     "Create a learner that classifies the texts in `dls`."
     if isinstance(dls.train, LMDataLoader):

@@ -4,18 +4,19 @@
 __all__ = []
 
 # %% ../../nbs/library/5_vision/14_all.ipynb #00000003
-import PIL
-from PIL import Image
+import PIL  # noqa: F401
+from PIL import Image  # noqa: F401
+
 from ..basics import *
-from .core import *
-from .cache import *
 from .augment import *
+from .cache import *
+from .core import *
 from .data import *
-from .utils import *
-from .models.tvm import *
-from .models.xresnet import *
 from .learner import *
+from .models.tvm import *
 from .models.unet import *
+from .models.xresnet import *
+from .utils import *
 
 # %% ../../nbs/library/5_vision/14_all.ipynb #00000004
 __all__ = [name for name in globals() if not name.startswith('_')]

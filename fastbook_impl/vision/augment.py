@@ -11,16 +11,20 @@ __all__ = ['BILINEAR', 'NEAREST', 'ResizeMethod', 'PadMode', 'resize_pixels', 'w
            'HSVTfm', 'Hue', 'setup_aug_tfms', 'aug_transforms', 'cutout_gaussian', 'RandomErasing']
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000002
-import math, random, threading
+import math
+import random
+import threading
+from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch, patch_to
+from fastcore.foundation import L
 from PIL import Image
 from torch import Tensor
-from fastcore.basics import patch
-from fastcore.foundation import L
 
 from ..data.parallel import thread_map
 from ..data.transforms import RandTransform, compose_tfms, typedmethod
@@ -43,9 +47,9 @@ BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
 _torch_modes = {Image.Resampling.BILINEAR: 'bilinear', Image.Resampling.BICUBIC: 'bicubic'}
 
 def resize_pixels(
-    a,                # array of bytes, (h, w) or (h, w, c); integers if `resample` is NEAREST
-    size,             # (w, h)
-    resample=BILINEAR # one of PIL's `Resampling` filters
+    a: np.ndarray,           # array of bytes, (h, w) or (h, w, c); integers if `resample` is NEAREST
+    size: tuple[int, int],   # (w, h)
+    resample: Any = BILINEAR # one of PIL's `Resampling` filters
 ) -> np.ndarray:
     "Resize `a` as PIL would."
     w, h = size
@@ -61,11 +65,11 @@ def _nearest(n, m): return ((np.arange(m) + 0.5)*(n/m)).astype(np.int64)
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #0000000b
 def window_points(
-    pts,    # (..., 2), from -1 to 1: center of the first pixel to center of the last
-    src,    # (w, h) of the image that contains them
-    window, # (x, y, w, h) in that image, in pixels, from edge to edge
-    size    # (w, h) of the resized window
-):
+    pts: Tensor,          # (..., 2), from -1 to 1: center of the first pixel to center of the last
+    src: tuple[int, int], # (w, h) of the image that contains them
+    window: tuple,        # (x, y, w, h) in that image, in pixels, from edge to edge
+    size: tuple[int, int] # (w, h) of the resized window
+) -> Tensor:
     "Convert the points `pts` of an image to points of a resized window of it, again from -1 to 1."
     x, y, w, h = window
     p = unscale_points(pts, src) + 0.5
@@ -76,37 +80,40 @@ def window_points(
 class Frame:
     "Resize the whole image and crop a window of `size` from it."
     def __init__(self,
-        size,                    # (w, h) of the window
-        whole,                   # function from the (w, h) of the image to the (w, h) it is resized to
-        corner,                  # function from whole minus window size, (w, h), to the (x, y) of the window
-        pad_mode=PadMode.Zeros,  # padding outside the image
-        name=None                # describes `whole`; the cache key of the resized image
+        size: tuple[int, int],         # (w, h) of the window
+        whole: Callable,               # function from the (w, h) of the image to the (w, h) it is resized to
+        corner: Callable,              # function from whole minus window size, (w, h), to the (x, y) of the window
+        pad_mode: str = PadMode.Zeros, # padding outside the image
+        name: str | None = None        # describes `whole`; the cache key of the resized image
     ):
         self.size, self.whole, self.corner, self.pad_mode, self.name = size, whole, corner, pad_mode, name
 
     def _corner(self, whole): return self.corner(whole[0] - self.size[0], whole[1] - self.size[1])
 
-    def window(self, w, h):
+    def window(self, w: int, h: int) -> tuple:
         "Return the window in the original image, `(x, y, w, h)` in pixels."
         W, H = self.whole(w, h)
         x, y = self._corner((W, H))
         return x*w/W, y*h/H, self.size[0]*w/W, self.size[1]*h/H
 
-    def points(self, pts, src): return window_points(pts, src, self.window(*src), self.size)
+    def points(self, pts: Tensor, src: tuple[int, int]) -> Tensor:
+        return window_points(pts, src, self.window(*src), self.size)
 
-    def pixels(self, a, how):
+    def pixels(self, a: np.ndarray, how: Image.Resampling) -> np.ndarray:
         "Return the part of the pixels `a` that the frame shows, resized with the filter `how`."
         whole, (w, h) = self.whole(*a.shape[1::-1]), self.size
         if _oblong(whole, self.size): return self._long_way_round(a, how)
-        return cut_pixels(resize_pixels(a, whole, how), *self._corner(whole), w, h, self.pad_mode)
+        x, y = self._corner(whole)
+        return cut_pixels(resize_pixels(a, whole, how), x, y, w, h, self.pad_mode)
 
     def _long_way_round(self, a, how):
         x, y, ww, wh = self.window(a.shape[1], a.shape[0])
-        x0, y0, x1, y1 = math.floor(x), math.floor(y), max(math.ceil(x+ww), math.floor(x)+1), max(math.ceil(y+wh), math.floor(y)+1)
+        x0, y0, x1, y1 = (math.floor(x), math.floor(y), max(math.ceil(x+ww), math.floor(x)+1),
+                          max(math.ceil(y+wh), math.floor(y)+1))
         part = cut_pixels(a, x0, y0, x1-x0, y1-y0, PadMode.Border)
         return resize_pixels(part, self.size, how)
 
-    def from_file(self, fn, cls, how, keep=True):
+    def from_file(self, fn: Any, cls: type[PILBase], how: Image.Resampling, keep: bool = True) -> np.ndarray:
         "Return the part of the image in the file `fn` that the frame shows; `keep` uses the cache, `cls` is its class."
         def _whole():
             a = cls._read(fn)
@@ -118,9 +125,9 @@ class Frame:
 def _kind(cls): return f'{cls.__module__}.{cls.__qualname__} {cls._open_args}'
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #0000000e
-_pad_modes = {PadMode.Zeros: 'constant', PadMode.Border: 'edge', PadMode.Reflection: 'reflect'}
+_pad_modes: dict[str, Any] = {PadMode.Zeros: 'constant', PadMode.Border: 'edge', PadMode.Reflection: 'reflect'}
 
-def cut_pixels(a, x, y, w, h, pad_mode=PadMode.Zeros):
+def cut_pixels(a: np.ndarray, x: int, y: int, w: int, h: int, pad_mode: str = PadMode.Zeros) -> np.ndarray:
     "Copy the window of `a` whose upper left corner is `(x, y)`, padded according to `pad_mode`."
     H, W = a.shape[:2]
     inside = a[max(y, 0):max(y+h, 0), max(x, 0):max(x+w, 0)]
@@ -133,8 +140,9 @@ def _oblong(whole, size): return whole[0]*whole[1] > 16*size[0]*size[1]
 class FrameTransform(RandTransform):
     "Base class of transforms that show a window of an item. Subclasses define `draw`, which returns a `Frame`."
     split_idx, order, resamples, keep = None, 1, (BILINEAR, NEAREST), True
+    draw: Callable[[int | None], Frame]
 
-    def before_call(self, b, split_idx):
+    def before_call(self, b: Any, split_idx: int | None) -> None:
         self.do, self.pic = True, picture_of(b)
         self.frame = self.draw(split_idx)
 
@@ -146,14 +154,14 @@ class FrameTransform(RandTransform):
         return x.then(lambda a: frame.pixels(a, how), frame.size)
 
     @encodes.register
-    def encodes(self, x:TensorPoint):
+    def _(self, x:TensorPoint):
         if self.pic is None:
             raise ValueError(f'{self.name} needs the image to place its points, but this item has no image: '
                              'add the image to the item')
         return self.frame.points(x.reshape(-1, 2), self.pic.size).reshape(x.shape).as_subclass(type(x))
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000014
-def picture_of(b):
+def picture_of(b: Any) -> Image.Image | None:
     "Return the first image in the item `b`, or None. Raise `ValueError` if a mask differs from it in size."
     items = b if isinstance(b, (tuple, list)) else (b,)
     pics = [o for o in items if isinstance(o, Image.Image)]
@@ -189,42 +197,46 @@ _wholes = {ResizeMethod.Crop: _cover, ResizeMethod.Pad: _fit, ResizeMethod.Squis
 class Resize(FrameTransform):
     "Resize images to one size. Crops and padding are at a random position in training, centered in validation."
     def __init__(self,
-        size,                          # side of a square, or (h, w)
-        method=ResizeMethod.Crop,      # or `ResizeMethod.Pad`, `ResizeMethod.Squish`
-        pad_mode=PadMode.Reflection,   # padding outside the image, for `ResizeMethod.Pad`
-        resamples=(BILINEAR, NEAREST), # resampling filters for images and for masks
-        keep=True,                     # whether to keep resized images in the cache on disk
-        **kwargs
+        size: int | tuple[int, int],            # side of a square, or (h, w)
+        method: str = ResizeMethod.Crop,        # or `ResizeMethod.Pad`, `ResizeMethod.Squish`
+        pad_mode: str = PadMode.Reflection,     # padding outside the image, for `ResizeMethod.Pad`
+        resamples: tuple = (BILINEAR, NEAREST), # resampling filters for images and for masks
+        keep: bool = True,                      # whether to keep resized images in the cache on disk
+        **kwargs: Any
     ):
         super().__init__(**kwargs)
         if method not in _wholes: raise ValueError(f'method must be one of {", ".join(_wholes)}, got {method!r}')
-        self.size, self.method, self.pad_mode, self.resamples, self.keep, self.pcts = _wh(size), method, pad_mode, resamples, keep, (0.5, 0.5)
+        self.size, self.method, self.pad_mode, self.resamples, self.keep, self.pcts = (_wh(size), method, pad_mode,
+                                                                                       resamples, keep, (0.5, 0.5))
         self._target = partial(_wholes[method], *self.size)
 
-    def before_call(self, b, split_idx):
-        if self.method != ResizeMethod.Squish: self.pcts = (0.5, 0.5) if split_idx else (random.random(), random.random())
+    def before_call(self, b: Any, split_idx: int | None) -> None:
+        if self.method != ResizeMethod.Squish:
+            self.pcts = (0.5, 0.5) if split_idx else (random.random(), random.random())
         super().before_call(b, split_idx)
 
-    def draw(self, split_idx):
+    def draw(self, split_idx: int | None) -> Frame:
         px, py = self.pcts
-        return Frame(self.size, self._target, lambda w, h: (int(px*w), int(py*h)), self.pad_mode, f'{self.method} {self.size}')
+        return Frame(self.size, self._target, lambda w, h: (int(px*w), int(py*h)), self.pad_mode,
+                     f'{self.method} {self.size}')
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #0000001e
 class CropPad(FrameTransform):
     "Crop the center of the image without resizing; pad smaller images according to `pad_mode`."
     order = 0
-    def __init__(self, size, pad_mode=PadMode.Zeros, **kwargs):
+    def __init__(self, size: int | tuple[int, int], pad_mode: str = PadMode.Zeros, **kwargs: Any):
         super().__init__(**kwargs)
         self.size, self.pad_mode = _wh(size), pad_mode
 
-    def draw(self, split_idx): return Frame(self.size, _as_it_is, lambda w, h: (w//2, h//2), self.pad_mode)
+    def draw(self, split_idx: int | None) -> Frame:
+        return Frame(self.size, _as_it_is, lambda w, h: (w//2, h//2), self.pad_mode)
 
 def _as_it_is(w, h): return w, h
 
 class RandomCrop(CropPad):
     "Crop a random part of the image without resizing; in validation, the center."
     order = 1
-    def draw(self, split_idx):
+    def draw(self, split_idx: int | None) -> Frame:
         if split_idx: return super().draw(split_idx)
         px, py = random.random(), random.random()
         return Frame(self.size, _as_it_is, lambda w, h: (_upto(px, w), _upto(py, h)), self.pad_mode)
@@ -233,11 +245,11 @@ def _upto(p, n): return int(p*(n + 1)) if n >= 0 else -int(p*(1 - n)) # uniform 
 
 class RatioResize(FrameTransform):
     "Resize the image so that its longer side is `max_sz`, keeping the aspect ratio."
-    def __init__(self, max_sz, resamples=(BILINEAR, NEAREST), **kwargs):
+    def __init__(self, max_sz: int, resamples: tuple = (BILINEAR, NEAREST), **kwargs: Any):
         super().__init__(**kwargs)
         self.max_sz, self.resamples = max_sz, resamples
 
-    def draw(self, split_idx):
+    def draw(self, split_idx: int | None) -> Frame:
         size = _fit(self.max_sz, self.max_sz, *self.pic.size) if self.pic is not None else (self.max_sz, self.max_sz)
         return Frame(size, partial(_exactly, *size), _at_corner, name=f'squish {size}')
 
@@ -246,10 +258,12 @@ def _at_corner(w, h): return 0, 0
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000020
 class CutFrame(Frame):
     "Crop a window `(x, y, w, h)` of the image and resize it to `size`."
-    def __init__(self, size, window, keep): self.size, self._window, self.keep = size, window, keep
-    def window(self, w, h): return self._window
-    def pixels(self, a, how): return resize_pixels(cut_pixels(a, *self._window), self.size, how)
-    def from_file(self, fn, cls, how, keep=True):
+    def __init__(self, size: tuple[int, int], window: tuple, keep: bool):
+        self.size, self._window, self.keep = size, window, keep
+    def window(self, w: int, h: int) -> tuple: return self._window
+    def pixels(self, a: np.ndarray, how: Image.Resampling) -> np.ndarray:
+        return resize_pixels(cut_pixels(a, *self._window), self.size, how)
+    def from_file(self, fn: Any, cls: type[PILBase], how: Image.Resampling, keep: bool = True) -> np.ndarray:
         read = partial(cls._read, fn)
         a = image_cache().get(fn, f'as it is {_kind(cls)}', read) if keep and self.keep else read()
         return self.pixels(a, how)
@@ -260,29 +274,31 @@ class RandomResizedCrop(FrameTransform):
 
     In validation, squish the image to a slightly larger size and crop its center."""
     def __init__(self,
-        size,                          # side of a square, or (h, w)
-        min_scale=0.08,                # smallest fraction of the image's area
-        ratio=(3/4, 4/3),              # smallest and largest aspect ratio, width/height
-        resamples=(BILINEAR, NEAREST), # resampling filters for images and for masks
-        val_xtra=0.14,                 # how much larger to resize before the center crop in validation
-        max_scale=1.,                  # largest fraction of the image's area
-        keep=True,                     # whether to keep decoded images in the cache on disk
-        **kwargs
+        size: int | tuple[int, int],             # side of a square, or (h, w)
+        min_scale: float = 0.08,                 # smallest fraction of the image's area
+        ratio: tuple[float, float] = (3/4, 4/3), # smallest and largest aspect ratio, width/height
+        resamples: tuple = (BILINEAR, NEAREST),  # resampling filters for images and for masks
+        val_xtra: float = 0.14,                  # how much larger to resize before the center crop in validation
+        max_scale: float = 1.,                   # largest fraction of the image's area
+        keep: bool = True,                       # whether to keep decoded images in the cache on disk
+        **kwargs: Any
     ):
         super().__init__(**kwargs)
         self.size, self.min_scale, self.max_scale, self.ratio = _wh(size), min_scale, max_scale, ratio
         self.resamples, self.val_xtra, self.keep = resamples, val_xtra, keep
 
-    def draw(self, split_idx):
+    def draw(self, split_idx: int | None) -> Frame:
         if split_idx or self.pic is None:
             xtra = math.ceil(max(self.size)*self.val_xtra/8)*8
             larger = self.size[0] + xtra, self.size[1] + xtra
             return Frame(self.size, partial(_exactly, *larger), lambda w, h: (w//2, h//2), name=f'squish {larger}')
         w, h = self.pic.size
-        return CutFrame(self.size, random_window(w, h, self.min_scale, self.max_scale, self.ratio), keep=w*h < 1_500_000)
+        return CutFrame(self.size, random_window(w, h, self.min_scale, self.max_scale, self.ratio),
+                        keep=w*h < 1_500_000)
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000022
-def random_window(w, h, min_scale, max_scale, ratio, tries=10):
+def random_window(w: int, h: int, min_scale: float, max_scale: float, ratio: tuple[float, float],
+                  tries: int = 10) -> tuple:
     "Draw a window `(x, y, cw, ch)` of random area, shape and position; use the largest centered one if none fits."
     lo, hi = map(math.log, ratio)
     for _ in range(tries):
@@ -300,55 +316,65 @@ def _dihedral(x, k, flip, swap):
     if k in _mirror_y: x = flip(x, 0)
     return swap(x) if k in _swap else x
 
-@patch
-def dihedral(self:PILBase,
+@patch_to(PILBase, nm='dihedral')
+def _dihedral_image(self:PILBase,
     k:int # index of the symmetry: 0 changes nothing, 1 flips left and right
-):
+) -> PILBase:
     "Apply one of the eight symmetries of a square to the image."
     size = self.size[::-1] if k in _swap else self.size
     return self.then(lambda a: np.ascontiguousarray(_dihedral(a, k, np.flip, lambda a: a.swapaxes(0, 1))), size)
 
-@patch
-def dihedral(self:TensorImageBase, k:int): return _dihedral(self, k, lambda x, axis: x.flip(axis-2), lambda x: x.transpose(-1, -2))
+@patch_to(TensorImageBase, nm='dihedral')
+def _dihedral_tensor(self:TensorImageBase, k:int) -> Tensor:
+    return _dihedral(self, k, lambda x, axis: x.flip(axis-2), lambda x: x.transpose(-1, -2))
+
+@patch_to(TensorPoint, nm='dihedral')
+def _dihedral_points(self:TensorPoint, k:int) -> Tensor: return _moved_points(self, k)
+
+@patch_to(TensorBBox, nm='dihedral')
+def _dihedral_boxes(self:TensorBBox, k:int) -> TensorBBox:
+    return _upright_boxes(_moved_points(plain(self).reshape(-1, 2), k).reshape(-1, 2, 2))
+
+def _moved_points(pts, k):
+    def negate(p, axis): return p*p.new_tensor([-1, 1] if axis == 1 else [1, -1])
+    return _dihedral(pts, k, negate, lambda p: p.flip(-1))
+
+def _upright_boxes(corners):
+    return torch.cat([plain(corners).amin(-2), plain(corners).amax(-2)], -1).as_subclass(TensorBBox)
 
 @patch
-def dihedral(self:TensorPoint, k:int): return _dihedral(self, k, _negate, lambda x: x.flip(-1))
-
-def _negate(pts, axis): return pts*pts.new_tensor([-1, 1] if axis == 1 else [1, -1])
-
-@patch
-def dihedral(self:TensorBBox, k:int): return _upright_boxes(plain(self).reshape(-1, 2).as_subclass(TensorPoint).dihedral(k).reshape(-1, 2, 2))
-
-def _upright_boxes(corners): return torch.cat([plain(corners).amin(-2), plain(corners).amax(-2)], -1).as_subclass(TensorBBox)
-
-for _cls in PILBase, TensorImageBase, TensorPoint, TensorBBox: _cls.flip_lr = lambda self: self.dihedral(1)
+def flip_lr(self:PILBase|TensorImageBase|TensorPoint) -> Any:
+    "Flip left and right."
+    return self.dihedral(1)  # type: ignore[reportAttributeAccessIssue]
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000026
 class FlipItem(RandTransform):
     "Flip left and right with probability `p`."
-    def __init__(self, p=0.5): super().__init__(p=p)
-    def encodes(self, x:(PILBase, TensorImageBase, TensorPoint)): return x.flip_lr()
+    def __init__(self, p: float = 0.5): super().__init__(p=p)
+    def encodes(self, x:PILBase|TensorImageBase|TensorPoint):
+        return x.flip_lr()  # type: ignore[reportAttributeAccessIssue]
 
 class DihedralItem(RandTransform):
     "Apply a random one of the eight flips and rotations, with probability `p`."
-    def before_call(self, b, split_idx):
+    def before_call(self, b: Any, split_idx: int | None) -> None:
         super().before_call(b, split_idx)
         self.k = random.randint(0, 7)
-    def encodes(self, x:(PILBase, TensorImageBase, TensorPoint)): return x.dihedral(self.k)
+    def encodes(self, x:PILBase|TensorImageBase|TensorPoint):
+        return x.dihedral(self.k)  # type: ignore[reportAttributeAccessIssue]
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #0000002c
 def affine_mat(
-    *ms # six numbers or tensors (bs,), the first two rows
+    *ms: Any # six numbers or tensors (bs,), the first two rows
 ) -> Tensor:
     "Build matrices `(bs, 3, 3)` whose last row is (0, 0, 1)."
-    ms = [torch.as_tensor(m, dtype=torch.float32) for m in ms]
-    n = max([m.shape[0] for m in ms if m.ndim], default=1)
-    rows = [m.expand(n) for m in (*ms, *map(torch.tensor, (0., 0., 1.)))]
+    parts = [torch.as_tensor(m, dtype=torch.float32) for m in (*ms, 0., 0., 1.)]
+    n = max([m.shape[0] for m in parts if m.ndim], default=1)
+    rows = [m.expand(n) for m in parts]
     return torch.stack(rows, -1).view(n, 3, 3)
 
 def project(
-    pts, # (bs, n, 2) or (n, 2)
-    mats # (bs, 3, 3) or (3, 3)
+    pts: Tensor, # (bs, n, 2) or (n, 2)
+    mats: Tensor # (bs, 3, 3) or (3, 3)
 ) -> Tensor:
     "Map the points by the matrices `mats`."
     p = F.pad(pts, (0, 1), value=1.) @ mats.transpose(-1, -2)
@@ -356,10 +382,10 @@ def project(
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #0000002f
 def mask_tensor(
-    x,          # numbers, (bs,)
-    p=0.5,      # probability of keeping a number
-    neutral=0., # value that replaces the others
-    batch=False # whether to keep all numbers or none
+    x: Tensor,           # numbers, (bs,)
+    p: float = 0.5,      # probability of keeping a number
+    neutral: float = 0., # value that replaces the others
+    batch: bool = False  # whether to keep all numbers or none
 ) -> Tensor:
     "Replace each number in `x` by `neutral` with probability `1 - p`."
     if p == 1.: return x
@@ -367,10 +393,10 @@ def mask_tensor(
     return torch.where(stay, x, torch.full_like(x, neutral))
 
 def draw_numbers(
-    x,                # the batch; only its length is used
-    low, high,        # bounds of the uniform distribution
-    draw=None,        # used instead of a random draw: a number, a list, or a function of the batch
-    p=0.5, neutral=0., batch=False # as in `mask_tensor`
+    x: Any,                                                  # the batch; only its length is used
+    low: float, high: float,                                 # bounds of the uniform distribution
+    draw: Any = None, # used instead of a random draw: a number, a list, or a function of the batch
+    p: float = 0.5, neutral: float = 0., batch: bool = False # as in `mask_tensor`
 ) -> Tensor:
     "Draw one number for each item of the batch `x`, `(bs,)`, on the CPU."
     n = len(x)
@@ -383,25 +409,27 @@ def draw_numbers(
     return mask_tensor(res, p=p, neutral=neutral, batch=batch)
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000032
-def rotate_mat(x, max_deg=10, p=0.5, draw=None, batch=False) -> Tensor:
+def rotate_mat(x: Any, max_deg: float = 10, p: float = 0.5, draw: Any = None, batch: bool = False) -> Tensor:
     "Draw maps that rotate by up to `max_deg` degrees, clockwise if positive, `(bs, 3, 3)`."
     t = draw_numbers(x, -max_deg, max_deg, draw, p, 0., batch)*math.pi/180
     return affine_mat(t.cos(), t.sin(), 0, -t.sin(), t.cos(), 0)
 
-def zoom_mat(x, min_zoom=1., max_zoom=1.1, p=0.5, draw=None, draw_x=None, draw_y=None, batch=False) -> Tensor:
+def zoom_mat(x: Any, min_zoom: float = 1., max_zoom: float = 1.1, p: float = 0.5, draw: Any = None, draw_x: Any = None,
+             draw_y: Any = None, batch: bool = False) -> Tensor:
     "Draw maps that zoom by `min_zoom` to `max_zoom` around a position `draw_x`, `draw_y` from 0 to 1, `(bs, 3, 3)`."
     if min_zoom > max_zoom: raise ValueError(f'min_zoom={min_zoom} is larger than max_zoom={max_zoom}: swap them')
     s = 1/draw_numbers(x, min_zoom, max_zoom, draw, p, 1., batch)
     cx, cy = (draw_numbers(x, 0, 1, d, 1., 0., batch) for d in (draw_x, draw_y))
     return affine_mat(s, 0, (1-s)*(2*cx-1), 0, s, (1-s)*(2*cy-1))
 
-def flip_mat(x, p=0.5, draw=None, batch=False) -> Tensor:
+def flip_mat(x: Any, p: float = 0.5, draw: Any = None, batch: bool = False) -> Tensor:
     "Draw maps that flip left and right where the number drawn is 1, `(bs, 3, 3)`."
     return affine_mat(1 - 2*draw_numbers(x, 1, 1, draw, p, 0., batch), 0, 0, 0, 1, 0)
 
-_eight = torch.tensor([[[1,0],[0,1]], [[-1,0],[0,1]], [[1,0],[0,-1]], [[0,-1],[1,0]], [[-1,0],[0,-1]], [[0,1],[-1,0]], [[0,1],[1,0]], [[0,-1],[-1,0]]]).float()
+_eight = torch.tensor([[[1,0],[0,1]], [[-1,0],[0,1]], [[1,0],[0,-1]], [[0,-1],[1,0]], [[-1,0],[0,-1]], [[0,1],[-1,0]],
+                       [[0,1],[1,0]], [[0,-1],[-1,0]]]).float()
 
-def dihedral_mat(x, p=0.5, draw=None, batch=False) -> Tensor:
+def dihedral_mat(x: Any, p: float = 0.5, draw: Any = None, batch: bool = False) -> Tensor:
     "Draw maps for the eight flips and rotations, `(bs, 3, 3)`, numbered as in `PILImage.dihedral`."
     k = draw_numbers(x, 0, 8, draw, p, 0., batch).long().clamp(0, 7)
     m = _eight[k]
@@ -409,8 +437,8 @@ def dihedral_mat(x, p=0.5, draw=None, batch=False) -> Tensor:
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000034
 def find_coeffs(
-    p1, # (bs, 4, 2)
-    p2  # (bs, 4, 2)
+    p1: Tensor, # (bs, 4, 2)
+    p2: Tensor  # (bs, 4, 2)
 ) -> Tensor:
     "Return the projective map from the four points `p2` to `p1` as `(bs, 8, 1)`, row by row; the ninth entry is 1."
     (x, y), (u, v), o, z = p2.unbind(-1), p1.unbind(-1), torch.ones_like(p1[..., 0]), torch.zeros_like(p1[..., 0])
@@ -419,7 +447,8 @@ def find_coeffs(
     # NumPy, because PyTorch would wake all its threads for these tiny systems
     return torch.from_numpy(np.linalg.solve(a.numpy(), b.numpy()))
 
-def warp_mat(x, magnitude=0.2, p=0.5, draw_x=None, draw_y=None, batch=False) -> Tensor:
+def warp_mat(x: Any, magnitude: float = 0.2, p: float = 0.5, draw_x: Any = None, draw_y: Any = None,
+             batch: bool = False) -> Tensor:
     "Draw perspective maps, `(bs, 3, 3)`: `draw_x` tilts left and right, `draw_y` up and down."
     dx, dy = (draw_numbers(x, -magnitude, magnitude, d, p, 0., batch).double() for d in (draw_x, draw_y))
     source = torch.tensor([[-1., -1.], [-1., 1.], [1., -1.], [1., 1.]], dtype=torch.float64).expand(len(dx), 4, 2)
@@ -431,15 +460,15 @@ def warp_mat(x, magnitude=0.2, p=0.5, draw_x=None, draw_y=None, batch=False) -> 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000038
 @lru_cache(8)
 def _base_grid(h, w, align_corners, device):
-    span = lambda n: torch.linspace(-1, 1, n, device=device) * (1 if align_corners or n < 1 else (n-1)/n)
+    def span(n): return torch.linspace(-1, 1, n, device=device) * (1 if align_corners or n < 1 else (n-1)/n)
     y, x = torch.meshgrid(span(h), span(w), indexing='ij')
     return torch.stack([x, y, torch.ones_like(x)]).view(3, h*w)
 
 def map_grid(
-    mats,   # (bs, 3, 3)
-    size,   # (h, w) of the result
-    align_corners=True, # whether -1 and 1 are centers of pixels, not edges
-    device='cpu'        # device of the grid
+    mats: Tensor,               # (bs, 3, 3)
+    size: tuple[int, int],      # (h, w) of the result
+    align_corners: bool = True, # whether -1 and 1 are centers of pixels, not edges
+    device: Any = 'cpu'         # device of the grid
 ) -> Tensor:
     "Return the source position of each pixel of the result, `(bs, h, w, 2)`, for `F.grid_sample`."
     p = mats.to(device) @ _base_grid(*size, align_corners, torch.device(device))
@@ -450,15 +479,16 @@ def _is_affine(mats): return bool((mats[:, 2] == mats.new_tensor([0., 0., 1.])).
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #0000003b
 def sample_map(
-    x,      # images (bs, c, h, w), bytes or floats; or masks (bs, h, w), integers
-    mats,   # (bs, 3, 3), from positions in the result to positions in the source
-    size,   # (h, w) of the result
-    mode='bilinear', pad_mode=PadMode.Reflection, align_corners=True, # as for `F.grid_sample`
-    coord_tfm=None # function that further changes the grid, (bs, h, w, 2)
+    x: Tensor,                        # images (bs, c, h, w), bytes or floats; or masks (bs, h, w), integers
+    mats: Tensor,                     # (bs, 3, 3), from positions in the result to positions in the source
+    size: tuple[int, int],            # (h, w) of the result
+    mode: str = 'bilinear', pad_mode: str = PadMode.Reflection, align_corners: bool = True, # as for `F.grid_sample`
+    coord_tfm: Callable | None = None # function that further changes the grid, (bs, h, w, 2)
 ) -> Tensor:
     "Resample `x` by the maps `mats`. Images of bytes become floats from 0 to 1; masks keep their type."
     x, masks = plain(x), x.ndim == 3
-    job = partial(_sample, size=tuple(size), mode=mode, pad_mode=pad_mode, align_corners=align_corners, coord_tfm=coord_tfm,
+    job = partial(_sample, size=tuple(size), mode=mode, pad_mode=pad_mode, align_corners=align_corners,
+                  coord_tfm=coord_tfm,
                   unit=not masks and x.dtype == torch.uint8)
     x4 = x[:, None] if masks else x
     if x.device.type != 'cpu' or coord_tfm is not None or x.requires_grad: res = job(x4, mats)
@@ -469,9 +499,9 @@ def sample_map(
     return res[:, 0].round_().to(x.dtype) if masks else res
 
 def in_parts(
-    f, # function of a slice of the batch
-    x  # the batch
-):
+    f: Callable, # function of a slice of the batch
+    x: Tensor    # the batch
+) -> None:
     "Call `f` for all parts of `x` in parallel. A part is one image or several small ones."
     n = max(1, 2**17//max(1, x[0].numel())) if len(x) else 1
     thread_map(f, [slice(i, i+n) for i in range(0, len(x), n)])
@@ -494,7 +524,8 @@ def _as_floats(x):
     if x.is_floating_point(): return x
     if x.numel() > 2**22 or x.device.type != 'cpu': return x.float()
     buf = getattr(_scratch, 'buf', None)
-    if buf is None or buf.shape != x.shape or buf.stride() != x.stride(): buf = _scratch.buf = torch.empty_like(x, dtype=torch.float32)
+    if buf is None or buf.shape != x.shape or buf.stride() != x.stride():
+        buf = _scratch.buf = torch.empty_like(x, dtype=torch.float32)
     return buf.copy_(x)
 
 def _shrink(mats, src, size):
@@ -507,43 +538,52 @@ def _mats(mat, n):
     if mat is None: return torch.eye(3).expand(n, 3, 3)
     return mat if mat.shape[-2] == 3 else torch.cat([mat, mat.new_tensor([[[0., 0., 1.]]]).expand(len(mat), 1, 3)], 1)
 
-def _hw(size, x): return tuple(x.shape[-2:]) if size is None else (size, size) if isinstance(size, int) else tuple(size)
+def _hw(size, x) -> tuple[int, int]:
+    h, w = x.shape[-2:] if size is None else (size, size) if isinstance(size, int) else size
+    return h, w
 
-@patch
-def affine_coord(self:TensorImage,
-    mat=None,       # (bs, 2, 3) or (bs, 3, 3)
-    coord_tfm=None, # function of the grid (bs, h, w, 2), after the matrix
-    sz=None,        # size of the result, a number or (h, w); by default that of the source
-    mode='bilinear', pad_mode=PadMode.Reflection, align_corners=True
-):
+@patch_to(TensorImage, nm='affine_coord')
+def _affine_image(self:TensorImage,
+    mat: Tensor | None = None,         # (bs, 2, 3) or (bs, 3, 3)
+    coord_tfm: Callable | None = None, # function of the grid (bs, h, w, 2), after the matrix
+    sz: Any = None,                    # size of the result, a number or (h, w); by default that of the source
+    mode: str = 'bilinear', pad_mode: str = PadMode.Reflection, align_corners: bool = True
+) -> TensorImage:
     "Transform the images by `mat` and then `coord_tfm`, sampling once."
-    if mat is None and coord_tfm is None and sz is None: return self
-    return sample_map(self, _mats(mat, len(self)), _hw(sz, self), mode, pad_mode, align_corners, coord_tfm).as_subclass(type(self))
+    return _sampled(self, mat, coord_tfm, sz, mode, pad_mode, align_corners)
 
-@patch
-def affine_coord(self:TensorMask, mat=None, coord_tfm=None, sz=None, mode='nearest', pad_mode=PadMode.Reflection, align_corners=True):
+@patch_to(TensorMask, nm='affine_coord')
+def _affine_mask(self:TensorMask, mat: Tensor | None = None, coord_tfm: Callable | None = None, sz: Any = None,
+                 mode: str = 'nearest', pad_mode: str = PadMode.Reflection, align_corners: bool = True) -> TensorMask:
     "Transform the masks by `mat` and then `coord_tfm`, taking the class of the nearest pixel."
-    if mat is None and coord_tfm is None and sz is None: return self
-    return sample_map(self, _mats(mat, len(self)), _hw(sz, self), mode, pad_mode, align_corners, coord_tfm).as_subclass(type(self))
+    return _sampled(self, mat, coord_tfm, sz, mode, pad_mode, align_corners)
+
+def _sampled(x, mat, coord_tfm, sz, mode, pad_mode, align_corners):
+    if mat is None and coord_tfm is None and sz is None: return x
+    res = sample_map(x, _mats(mat, len(x)), _hw(sz, x), mode, pad_mode, align_corners, coord_tfm)
+    return res.as_subclass(type(x))
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000041
-@patch
-def affine_coord(self:TensorPoint, mat=None, coord_tfm=None, sz=None, mode='nearest', pad_mode=PadMode.Zeros, align_corners=True):
+@patch_to(TensorPoint, nm='affine_coord')
+def _affine_points(self:TensorPoint, mat: Tensor | None = None, coord_tfm: Callable | None = None, sz: Any = None,
+                   mode: str = 'nearest', pad_mode: str = PadMode.Zeros, align_corners: bool = True) -> TensorPoint:
     "Return the positions of the source's points in the result."
-    if mat is None and coord_tfm is None: return self
-    p = plain(self)
-    if coord_tfm is not None: p = coord_tfm(p, invert=True)
-    mats = _mats(mat, len(self))
-    back = torch.from_numpy(np.linalg.inv(mats.detach().cpu().double().numpy())).to(p)
-    return project(p, back).as_subclass(TensorPoint)
+    return self if mat is None and coord_tfm is None else _projected(self, mat, coord_tfm).as_subclass(TensorPoint)
 
-@patch
-def affine_coord(self:TensorBBox, mat=None, coord_tfm=None, sz=None, mode='nearest', pad_mode=PadMode.Zeros, align_corners=True):
+@patch_to(TensorBBox, nm='affine_coord')
+def _affine_boxes(self:TensorBBox, mat: Tensor | None = None, coord_tfm: Callable | None = None, sz: Any = None,
+                  mode: str = 'nearest', pad_mode: str = PadMode.Zeros, align_corners: bool = True) -> TensorBBox:
     "Return the axis-aligned boxes around the transformed corners."
     if mat is None and coord_tfm is None: return self
     bs, n = self.shape[:2]
-    corners = plain(self)[..., [0, 1, 0, 3, 2, 1, 2, 3]].reshape(bs, 4*n, 2).as_subclass(TensorPoint)
-    return _upright_boxes(corners.affine_coord(mat, coord_tfm).reshape(bs, n, 4, 2))
+    corners = plain(self)[..., [0, 1, 0, 3, 2, 1, 2, 3]].reshape(bs, 4*n, 2)
+    return _upright_boxes(_projected(corners, mat, coord_tfm).reshape(bs, n, 4, 2))
+
+def _projected(pts, mat, coord_tfm):
+    p = plain(pts)
+    if coord_tfm is not None: p = coord_tfm(p, invert=True)
+    back = np.linalg.inv(_mats(mat, len(pts)).detach().cpu().double().numpy())
+    return project(p, torch.from_numpy(back).to(p))
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000045
 class AffineCoordTfm(RandTransform):
@@ -552,17 +592,19 @@ class AffineCoordTfm(RandTransform):
     Images of bytes become floats from 0 to 1."""
     split_idx, order = None, 9 # before the conversion to floats: sampling from bytes is faster and needs less memory
     def __init__(self,
-        aff_fs=None,       # functions of the batch that return matrices (bs, 3, 3), or None for no change
-        coord_fs=None,     # other maps: `before_call(x)` and either `mat` or `__call__(coords, invert=False)`
-        size=None,         # size of the result, a number or (h, w); unchanged by default
-        mode='bilinear', pad_mode=PadMode.Reflection, mode_mask='nearest', align_corners=None,
-        **kwargs
+        aff_fs: Any = None,   # functions of the batch that return matrices (bs, 3, 3), or None for no change
+        coord_fs: Any = None, # other maps: `before_call(x)` and either `mat` or `__call__(coords, invert=False)`
+        size: Any = None,     # size of the result, a number or (h, w); unchanged by default
+        mode: str = 'bilinear', pad_mode: str = PadMode.Reflection, mode_mask: str = 'nearest',
+        align_corners: bool | None = None,
+        **kwargs: Any
     ):
         super().__init__(**kwargs)
         self.aff_fs, self.coord_fs, self.size = L(aff_fs), L(coord_fs), size
-        self.mode, self.pad_mode, self.mode_mask, self.align_corners = mode, pad_mode, mode_mask, align_corners is None or align_corners
+        self.mode, self.pad_mode, self.mode_mask, self.align_corners = (mode, pad_mode, mode_mask,
+                                                                        align_corners is None or align_corners)
 
-    def for_validation(self):
+    def for_validation(self) -> 'AffineCoordTfm | None':
         "Return the transform that crops and resizes as this one does on validation items, or None if it does neither."
         crops = [o for o in self.aff_fs if getattr(o, 'crops', False)]
         if self.split_idx == 0 or self.size is None and not crops: return None
@@ -571,12 +613,12 @@ class AffineCoordTfm(RandTransform):
         res.order = self.order
         return res
 
-    def compose(self, tfm):
+    def compose(self, tfm: 'AffineCoordTfm') -> None:
         "Add the maps of `tfm` to the same sampling."
         self.aff_fs, self.coord_fs = self.aff_fs + tfm.aff_fs, self.coord_fs + tfm.coord_fs
         self.size = self.size if tfm.size is None else tfm.size
 
-    def before_call(self, b, split_idx):
+    def before_call(self, b: Any, split_idx: int | None) -> None:
         x = _batch_of(b)
         self.do = x is not None
         if not self.do: return
@@ -605,16 +647,16 @@ class AffineCoordTfm(RandTransform):
     def encodes(self, x:TensorImage): return self._move(x, self.mode)
 
     @encodes.register
-    def encodes(self, x:TensorMask): return self._move(x, self.mode_mask)
+    def _(self, x:TensorMask): return self._move(x, self.mode_mask)
 
     @encodes.register
-    def encodes(self, x:TensorPoint):
+    def _(self, x:TensorPoint):
         if self.align_corners: return self._move(x, self.mode)
-        size = lambda hw: x.new_tensor([*hw[::-1]]*(x.shape[-1]//2)).as_subclass(Tensor)
+        def size(hw): return x.new_tensor([*hw[::-1]]*(x.shape[-1]//2)).as_subclass(Tensor)
         edge, back = (size(self.src)-1)/size(self.src), size(self.dst)/(size(self.dst)-1)
         return (self._move((plain(x)*edge).as_subclass(type(x)), self.mode)*back).as_subclass(type(x))
 
-    def __call__(self, b, split_idx=None, **kwargs):
+    def __call__(self, b: Any, split_idx: int | None = None, **kwargs: Any) -> Any:
         if type(b) is Tensor and b.ndim == 4: b = b.as_subclass(TensorImage)
         return RandTransform.__call__(self, b, split_idx=split_idx, **kwargs)
 
@@ -632,26 +674,33 @@ def _batch_tfm(mat_func, kw, size, mode, pad_mode, align_corners):
 
 class Flip(AffineCoordTfm):
     "Flip left and right with probability `p`; `draw`: 1 to flip, 0 not to."
-    def __init__(self, p=0.5, draw=None, size=None, mode='bilinear', pad_mode=PadMode.Reflection, align_corners=True, batch=False):
+    def __init__(self, p: float = 0.5, draw: Any = None, size: Any = None, mode: str = 'bilinear',
+                 pad_mode: str = PadMode.Reflection, align_corners: bool = True, batch: bool = False):
         super().__init__(**_batch_tfm(flip_mat, dict(p=p, draw=draw, batch=batch), size, mode, pad_mode, align_corners))
         self.p = p
 
 class Dihedral(AffineCoordTfm):
     "Apply one of the eight flips and rotations with probability `p`; `draw`: its index."
-    def __init__(self, p=0.5, draw=None, size=None, mode='bilinear', pad_mode=PadMode.Reflection, batch=False, align_corners=True):
-        super().__init__(**_batch_tfm(dihedral_mat, dict(p=p, draw=draw, batch=batch), size, mode, pad_mode, align_corners))
+    def __init__(self, p: float = 0.5, draw: Any = None, size: Any = None, mode: str = 'bilinear',
+                 pad_mode: str = PadMode.Reflection, batch: bool = False, align_corners: bool | None = True):
+        super().__init__(**_batch_tfm(dihedral_mat, dict(p=p, draw=draw, batch=batch), size, mode, pad_mode,
+                                      align_corners))
         self.p = p
 
 class Rotate(AffineCoordTfm):
     "Rotate by up to `max_deg` degrees with probability `p`; `draw`: the degrees."
-    def __init__(self, max_deg=10, p=0.5, draw=None, size=None, mode='bilinear', pad_mode=PadMode.Reflection, align_corners=True, batch=False):
-        super().__init__(**_batch_tfm(rotate_mat, dict(max_deg=max_deg, p=p, draw=draw, batch=batch), size, mode, pad_mode, align_corners))
+    def __init__(self, max_deg: float = 10, p: float = 0.5, draw: Any = None, size: Any = None, mode: str = 'bilinear',
+                 pad_mode: str = PadMode.Reflection, align_corners: bool = True, batch: bool = False):
+        super().__init__(**_batch_tfm(rotate_mat, dict(max_deg=max_deg, p=p, draw=draw, batch=batch), size, mode,
+                                      pad_mode, align_corners))
         self.max_deg, self.p = max_deg, p
 
 class Zoom(AffineCoordTfm):
     "Zoom by `min_zoom` to `max_zoom` with probability `p`; `draw`: the factor, `draw_x`, `draw_y`: the center, 0 to 1."
-    def __init__(self, min_zoom=1., max_zoom=1.1, p=0.5, draw=None, draw_x=None, draw_y=None, size=None, mode='bilinear', pad_mode=PadMode.Reflection,
-                 batch=False, align_corners=True):
+    def __init__(self, min_zoom: float = 1., max_zoom: float = 1.1, p: float = 0.5, draw: Any = None,
+                 draw_x: Any = None, draw_y: Any = None, size: Any = None, mode: str = 'bilinear',
+                 pad_mode: str = PadMode.Reflection,
+                 batch: bool = False, align_corners: bool = True):
         kw = dict(min_zoom=min_zoom, max_zoom=max_zoom, p=p, draw=draw, draw_x=draw_x, draw_y=draw_y, batch=batch)
         super().__init__(**_batch_tfm(zoom_mat, kw, size, mode, pad_mode, align_corners))
         self.min_zoom, self.max_zoom, self.p = min_zoom, max_zoom, p
@@ -663,7 +712,9 @@ class _WarpCoord:
 
 class Warp(AffineCoordTfm):
     "Change the perspective by up to `magnitude` with probability `p`; `draw_x`, `draw_y`: tilt to the side and up."
-    def __init__(self, magnitude=0.2, p=0.5, draw_x=None, draw_y=None, size=None, mode='bilinear', pad_mode=PadMode.Reflection, batch=False, align_corners=True):
+    def __init__(self, magnitude: float = 0.2, p: float = 0.5, draw_x: Any = None, draw_y: Any = None, size: Any = None,
+                 mode: str = 'bilinear', pad_mode: str = PadMode.Reflection, batch: bool = False,
+                 align_corners: bool = True):
         coord = _WarpCoord(magnitude=magnitude, p=p, draw_x=draw_x, draw_y=draw_y, batch=batch)
         super().__init__(coord_fs=coord, size=size, mode=mode, pad_mode=pad_mode, align_corners=align_corners)
         coord.mat, self.magnitude, self.p = torch.eye(3)[None], magnitude, p
@@ -681,33 +732,40 @@ def _as_method(tfm):
 
 _moved = TensorImage, TensorMask, TensorPoint
 for _cls in _moved:
-    for _name, _tfm in dict(rotate=Rotate, zoom=Zoom, warp=Warp, flip_batch=Flip, dihedral_batch=Dihedral).items(): setattr(_cls, _name, _as_method(_tfm))
+    for _name, _tfm in dict(rotate=Rotate, zoom=Zoom, warp=Warp, flip_batch=Flip, dihedral_batch=Dihedral).items():
+        setattr(_cls, _name, _as_method(_tfm))
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000050
 class DeterministicDraw:
     "A function for `draw` that gives each batch the next of `vals`."
-    def __init__(self, vals): self.vals, self.count = list(vals), -1
-    def __call__(self, x):
+    def __init__(self, vals: Iterable[float]): self.vals, self.count = list(vals), -1
+    def __call__(self, x: Any) -> Tensor:
         self.count += 1
         return torch.full((len(x),), float(self.vals[self.count % len(self.vals)]))
 
 class DeterministicFlip(Flip):
     "Alternate between no flip and a flip."
-    def __init__(self, size=None, mode='bilinear', pad_mode=PadMode.Reflection, align_corners=True, **kwargs):
-        super().__init__(p=1., draw=DeterministicDraw([0, 1]), size=size, mode=mode, pad_mode=pad_mode, align_corners=align_corners, **kwargs)
+    def __init__(self, size: Any = None, mode: str = 'bilinear', pad_mode: str = PadMode.Reflection,
+                 align_corners: bool = True, **kwargs: Any):
+        super().__init__(p=1., draw=DeterministicDraw([0, 1]), size=size, mode=mode, pad_mode=pad_mode,
+                         align_corners=align_corners, **kwargs)
 
 class DeterministicDihedral(Dihedral):
     "Apply the eight flips and rotations one after the other."
-    def __init__(self, size=None, mode='bilinear', pad_mode=PadMode.Reflection, align_corners=None):
-        super().__init__(p=1., draw=DeterministicDraw(range(8)), size=size, mode=mode, pad_mode=pad_mode, align_corners=align_corners)
+    def __init__(self, size: Any = None, mode: str = 'bilinear', pad_mode: str = PadMode.Reflection,
+                 align_corners: bool | None = None):
+        super().__init__(p=1., draw=DeterministicDraw(range(8)), size=size, mode=mode, pad_mode=pad_mode,
+                         align_corners=align_corners)
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000053
 class CropMat:
     crops = True
-    def __init__(self, min_scale, max_scale, ratio, valid_scale, batch=False):
-        self.min_scale, self.max_scale, self.ratio, self.valid_scale, self.batch = min_scale, max_scale, ratio, valid_scale, batch
+    def __init__(self, min_scale: float, max_scale: float, ratio: tuple[float, float], valid_scale: float,
+                 batch: bool = False):
+        self.min_scale, self.max_scale, self.ratio, self.valid_scale, self.batch = (min_scale, max_scale, ratio,
+                                                                                    valid_scale, batch)
 
-    def __call__(self, x, split_idx, align_corners):
+    def __call__(self, x: Tensor, split_idx: int | None, align_corners: bool) -> Tensor:
         h, w = x.shape[-2:]
         left, top, cw, ch = self._centre(h, w) if split_idx else self._windows(len(x), h, w)
         if align_corners:
@@ -716,7 +774,8 @@ class CropMat:
         return affine_mat(cw/w, 0, (2*left+cw)/w - 1, 0, ch/h, (2*top+ch)/h - 1)
 
     def _centre(self, h, w, scale=None):
-        cw, ch = (w, int(w/self.ratio[0])) if w/h < self.ratio[0] else (int(h*self.ratio[1]), h) if w/h > self.ratio[1] else (w, h)
+        cw, ch = ((w, int(w/self.ratio[0])) if w/h < self.ratio[0] else (int(h*self.ratio[1]), h)
+                  if w/h > self.ratio[1] else (w, h))
         cw, ch = (int(n*(self.valid_scale if scale is None else scale)) for n in (cw, ch))
         return (w-cw)//2, (h-ch)//2, cw, ch
 
@@ -728,7 +787,8 @@ class CropMat:
         fits = (cw <= w) & (ch <= h) & (cw > 0) & (ch > 0)
         first = fits.argmax(0)[None] # of the tries
         fallback = self._centre(h, w, scale=1.)[2:]
-        cw, ch = (np.where(fits.any(0), np.take_along_axis(o, first, 0)[0], f) for o,f in zip((cw, ch), fallback))
+        cw, ch = (np.where(fits.any(0), np.take_along_axis(o, first, 0)[0], f)
+                  for o,f in zip((cw, ch), fallback, strict=True))
         left, top = (np.floor(torch.rand(shape[1]).numpy()*(n-c+1)) for n,c in ((w, cw), (h, ch)))
         return left, top, cw, ch
 
@@ -736,12 +796,12 @@ class CropMat:
 class RandomResizedCropGPU(AffineCoordTfm):
     "Crop a random part of each image of a batch and resize it to `size`; in validation, the center."
     def __init__(self,
-        size,                # size of the result, a number or (h, w)
-        min_scale=0.08,      # smallest fraction of the image's area
-        ratio=(3/4, 4/3),    # smallest and largest aspect ratio, width/height
-        mode='bilinear', valid_scale=1., # fraction of the side length for the center crop in validation
-        max_scale=1.,        # largest fraction of the image's area
-        mode_mask='nearest', batch=False, **kwargs
+        size: Any,                                       # size of the result, a number or (h, w)
+        min_scale: float = 0.08,                         # smallest fraction of the image's area
+        ratio: tuple[float, float] = (3/4, 4/3),         # smallest and largest aspect ratio, width/height
+        mode: str = 'bilinear', valid_scale: float = 1., # fraction of the side length for the center crop in validation
+        max_scale: float = 1.,                           # largest fraction of the image's area
+        mode_mask: str = 'nearest', batch: bool = False, **kwargs: Any
     ):
         super().__init__(aff_fs=CropMat(min_scale, max_scale, ratio, valid_scale, batch), size=size, mode=mode,
                          mode_mask=mode_mask, **kwargs)
@@ -749,9 +809,11 @@ class RandomResizedCropGPU(AffineCoordTfm):
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #0000005a
 class _BrightnessLogit:
-    def __init__(self, max_lighting=0.2, p=0.75, draw=None, batch=False): self.max_lighting, self.p, self.draw, self.batch = max_lighting, p, draw, batch
+    def __init__(self, max_lighting=0.2, p=0.75, draw=None, batch=False):
+        self.max_lighting, self.p, self.draw, self.batch = max_lighting, p, draw, batch
     def before_call(self, x):
-        self.change = draw_numbers(x, 0.5*(1-self.max_lighting), 0.5*(1+self.max_lighting), self.draw, self.p, 0.5, self.batch)
+        self.change = draw_numbers(x, 0.5*(1-self.max_lighting), 0.5*(1+self.max_lighting), self.draw, self.p, 0.5,
+                                   self.batch)
     def colours(self, mul, add): return mul, add + (self.change/(1-self.change)).log()[:, None]
 
 class _ContrastLogit(_BrightnessLogit):
@@ -767,18 +829,21 @@ class _SaturationLogit(_ContrastLogit):
 _grey = 0.2989, 0.5870, 0.1140 # weights of red, green and blue in the brightness
 
 def _log_uniform(f, x, most, neutral):
-    draw = f.draw if f.draw is not None else torch.empty(1 if f.batch else len(x)).uniform_(math.log(1-most), -math.log(1-most)).exp().expand(len(x))
+    draw = (f.draw if f.draw is not None
+            else torch.empty(1 if f.batch else len(x)).uniform_(math.log(1-most),
+                                                                -math.log(1-most)).exp().expand(len(x)))
     return draw_numbers(x, 0, 1, draw, f.p, neutral, f.batch)
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #0000005c
 def colour_map(
-    x,   # images (bs, 3, h, w) or (bs, 1, h, w), floats from 0 to 1
-    mul, # matrices (bs, 3, 3)
-    add  # (bs, 3)
+    x: Tensor,   # images (bs, 3, h, w) or (bs, 1, h, w), floats from 0 to 1
+    mul: Tensor, # matrices (bs, 3, 3)
+    add: Tensor  # (bs, 3)
 ) -> Tensor:
     "Multiply the logits of the images by `mul` and add `add`."
     x, plain_mul = plain(x), bool((mul == mul[:, :1, :1]*torch.eye(3)).all())
-    if x.device.type != 'cpu' or x.requires_grad or not plain_mul and x.shape[1] != 3: return _colour(x, mul.to(x), add.to(x), plain_mul)
+    if x.device.type != 'cpu' or x.requires_grad or not plain_mul and x.shape[1] != 3:
+        return _colour(x, mul.to(x), add.to(x), plain_mul)
     res, nothing = torch.empty_like(x), (mul == torch.eye(3)).all(-1).all(-1) & (add == 0).all(-1)
     def part(s): res[s] = x[s] if nothing[s].all() else _colour(x[s], mul[s], add[s], plain_mul)
     in_parts(part, x)
@@ -786,14 +851,15 @@ def colour_map(
 
 def _colour(x, mul, add, plain_mul):
     l = torch.logit(x, eps=1e-7)
-    if not plain_mul and x.shape[1] == 3: return (torch.einsum('bij,bjhw->bihw', mul, l) + add[..., None, None]).sigmoid_()
+    if not plain_mul and x.shape[1] == 3:
+        return (torch.einsum('bij,bjhw->bihw', mul, l) + add[..., None, None]).sigmoid_()
     if len(l) == 1: return l.mul_(mul[0, 0, 0].item()).add_(add[0, 0].item()).sigmoid_()
     return l.mul_(mul[:, :1, :1, None]).add_(add[:, :1, None, None]).sigmoid_()
 
 @patch
 def lighting(self:TensorImage,
-    func # function of the logits (bs, c, h, w)
-):
+    func: Callable # function of the logits (bs, c, h, w)
+) -> TensorImage:
     "Apply `func` to the logits of the images."
     return torch.sigmoid(func(torch.logit(plain(self), eps=1e-7))).as_subclass(type(self))
 
@@ -801,24 +867,24 @@ def lighting(self:TensorImage,
 class SpaceTfm(RandTransform):
     "Change images in another color space: `space_fn(x, func)` converts to it, applies `func` and converts back."
     order = 40
-    def __init__(self, fs, space_fn, **kwargs):
+    def __init__(self, fs: Any, space_fn: Callable, **kwargs: Any):
         super().__init__(**kwargs)
         self.space_fn, self.fs = space_fn, L(fs)
 
-    def for_validation(self): return None
+    def for_validation(self) -> None: return None
 
-    def before_call(self, b, split_idx):
+    def before_call(self, b: Any, split_idx: int | None) -> None:
         x = _batch_of(b)
         self.do = x is not None and not split_idx
         for f in (self.fs if self.do else ()): f.before_call(x)
 
-    def compose(self, tfm):
+    def compose(self, tfm: 'SpaceTfm') -> None:
         "Add the changes of `tfm`."
         self.fs = self.fs + tfm.fs
 
     def encodes(self, x:TensorImage): return self.space_fn(x, partial(compose_tfms, tfms=self.fs))
 
-    def __call__(self, b, split_idx=None, **kwargs):
+    def __call__(self, b: Any, split_idx: int | None = None, **kwargs: Any) -> Any:
         if type(b) is Tensor and b.ndim == 4: b = b.as_subclass(TensorImage)
         self.before_call(b, split_idx)
         return self._each('encodes', b, kwargs) if self.do else b
@@ -826,7 +892,8 @@ class SpaceTfm(RandTransform):
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000060
 class LightingTfm(SpaceTfm):
     "Change the logits of the images of a batch."
-    def __init__(self, fs, **kwargs): super().__init__(fs, TensorImage.lighting, **kwargs)
+    def __init__(self, fs: Any, **kwargs: Any):
+        super().__init__(fs, TensorImage.lighting, **kwargs)  # type: ignore[reportAttributeAccessIssue]
 
     def encodes(self, x:TensorImage):
         if not all(hasattr(f, 'colours') for f in self.fs): return self.space_fn(x, self._in_turn)
@@ -835,26 +902,31 @@ class LightingTfm(SpaceTfm):
         return colour_map(x, mul, add).as_subclass(type(x))
 
     def _in_turn(self, l):
-        for f in self.fs: l = f(l) if not hasattr(f, 'colours') else _linear(l, *f.colours(torch.eye(3).expand(len(l), 3, 3), torch.zeros(len(l), 3)))
+        for f in self.fs:
+            l = (f(l) if not hasattr(f, 'colours')
+                 else _linear(l, *f.colours(torch.eye(3).expand(len(l), 3, 3), torch.zeros(len(l), 3))))
         return l
 
 def _linear(l, mul, add): return torch.einsum('bij,bjhw->bihw', mul.to(l), l) + add.to(l)[..., None, None]
 
 class Brightness(LightingTfm):
     "Change the brightness by up to `max_lighting` with probability `p`; `draw`: 0 to 1, 0.5 for no change."
-    def __init__(self, max_lighting=0.2, p=0.75, draw=None, batch=False): super().__init__(_BrightnessLogit(max_lighting, p, draw, batch))
+    def __init__(self, max_lighting: float = 0.2, p: float = 0.75, draw: Any = None, batch: bool = False):
+        super().__init__(_BrightnessLogit(max_lighting, p, draw, batch))
 
 class Contrast(LightingTfm):
     "Change the contrast by up to `max_lighting` with probability `p`; `draw`: the factor, 1 for no change."
-    def __init__(self, max_lighting=0.2, p=0.75, draw=None, batch=False): super().__init__(_ContrastLogit(max_lighting, p, draw, batch))
+    def __init__(self, max_lighting: float = 0.2, p: float = 0.75, draw: Any = None, batch: bool = False):
+        super().__init__(_ContrastLogit(max_lighting, p, draw, batch))
 
 class Saturation(LightingTfm):
     "Change the saturation by up to `max_lighting` with probability `p`; `draw`: the factor, 0 for gray, 1 for none."
-    def __init__(self, max_lighting=0.2, p=0.75, draw=None, batch=False): super().__init__(_SaturationLogit(max_lighting, p, draw, batch))
+    def __init__(self, max_lighting: float = 0.2, p: float = 0.75, draw: Any = None, batch: bool = False):
+        super().__init__(_SaturationLogit(max_lighting, p, draw, batch))
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000062
 def rgb2hsv(
-    img # (bs, 3, h, w), from 0 to 1
+    img: Tensor # (bs, 3, h, w), from 0 to 1
 ) -> Tensor:
     "Convert RGB to hue, saturation and value, each from 0 to 1."
     img = plain(img)
@@ -866,7 +938,7 @@ def rgb2hsv(
     return torch.stack([torch.where(span == 0, 0., sixths/6) % 1., span/torch.where(v == 0, 1., v), v], 1)
 
 def hsv2rgb(
-    img # (bs, 3, h, w): hue, saturation and value, from 0 to 1
+    img: Tensor # (bs, 3, h, w): hue, saturation and value, from 0 to 1
 ) -> Tensor:
     "Convert hue, saturation and value to RGB, each from 0 to 1."
     h, s, v = plain(img).unbind(1)
@@ -876,13 +948,14 @@ def hsv2rgb(
     return torch.stack([channel(5), channel(3), channel(1)], 1)
 
 @patch
-def hsv(self:TensorImage, func):
+def hsv(self:TensorImage, func: Callable) -> TensorImage:
     "Apply `func` to the hue, saturation and value of the images."
     return hsv2rgb(func(rgb2hsv(self))).as_subclass(type(self))
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000063
 class _Hue:
-    def __init__(self, max_hue=0.1, p=0.75, draw=None, batch=False): self.max_hue, self.p, self.draw, self.batch = max_hue, p, draw, batch
+    def __init__(self, max_hue=0.1, p=0.75, draw=None, batch=False):
+        self.max_hue, self.p, self.draw, self.batch = max_hue, p, draw, batch
     def before_call(self, x): self.change = _log_uniform(self, x, self.max_hue, 0.)
     def __call__(self, x):
         h, s, v = x.unbind(1)
@@ -890,22 +963,25 @@ class _Hue:
 
 class HSVTfm(SpaceTfm):
     "Change the hue, saturation and value of the images of a batch."
-    def __init__(self, fs, **kwargs): super().__init__(fs, TensorImage.hsv, **kwargs)
+    def __init__(self, fs: Any, **kwargs: Any):
+        super().__init__(fs, TensorImage.hsv, **kwargs)  # type: ignore[reportAttributeAccessIssue]
 
 class Hue(HSVTfm):
     "Shift the hue by up to about `max_hue` of a full circle with probability `p`; `draw`: the shift, 0 or 1 for none."
-    def __init__(self, max_hue=0.1, p=0.75, draw=None, batch=False): super().__init__(_Hue(max_hue, p, draw, batch))
+    def __init__(self, max_hue: float = 0.1, p: float = 0.75, draw: Any = None, batch: bool = False):
+        super().__init__(_Hue(max_hue, p, draw, batch))
 
 def _light_method(tfm):
     def _method(self, **kwargs): return tfm(**kwargs)(self)
     _method.__doc__ = tfm.__doc__
     return _method
 
-for _name, _tfm in dict(brightness=Brightness, contrast=Contrast, saturation=Saturation, hue=Hue).items(): setattr(TensorImage, _name, _light_method(_tfm))
+for _name, _tfm in dict(brightness=Brightness, contrast=Contrast, saturation=Saturation, hue=Hue).items():
+    setattr(TensorImage, _name, _light_method(_tfm))
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000067
 def setup_aug_tfms(
-    tfms # list of batch transforms
+    tfms: list # list of batch transforms
 ) -> list:
     "Compose the transforms that move pixels into one, and those that change the logits into one."
     moves, lights = ([t for t in tfms if isinstance(t, k)] for k in (AffineCoordTfm, LightingTfm))
@@ -918,21 +994,21 @@ def _composed(tfms):
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #00000068
 def aug_transforms(
-    mult=1.0,            # multiplies `max_rotate`, `max_lighting` and `max_warp`
-    do_flip=True,        # flip left and right with probability 0.5
-    flip_vert=False,     # use all eight flips and rotations
-    max_rotate=10.,      # maximal rotation in degrees
-    min_zoom=1.,         # smallest zoom factor; 1 is no zoom
-    max_zoom=1.1,
-    max_lighting=0.2,    # maximal change of brightness and contrast
-    max_warp=0.2,        # maximal change of perspective
-    p_affine=0.75,       # probability of each of rotation, zoom and warp
-    p_lighting=0.75,     # probability of each of brightness and contrast
-    xtra_tfms=None,      # additional batch transforms
-    size=None,           # size of the result, a number or (h, w)
-    mode='bilinear', pad_mode=PadMode.Reflection, align_corners=True, # as for `F.grid_sample`
-    batch=False,         # whether all images of a batch get the same transform
-    min_scale=1.         # smallest fraction of the image for a random crop in the same sampling
+    mult: float = 1.0,         # multiplies `max_rotate`, `max_lighting` and `max_warp`
+    do_flip: bool = True,      # flip left and right with probability 0.5
+    flip_vert: bool = False,   # use all eight flips and rotations
+    max_rotate: float = 10.,   # maximal rotation in degrees
+    min_zoom: float = 1.,      # smallest zoom factor; 1 is no zoom
+    max_zoom: float = 1.1,
+    max_lighting: float = 0.2, # maximal change of brightness and contrast
+    max_warp: float = 0.2,     # maximal change of perspective
+    p_affine: float = 0.75,    # probability of each of rotation, zoom and warp
+    p_lighting: float = 0.75,  # probability of each of brightness and contrast
+    xtra_tfms: Any = None,     # additional batch transforms
+    size: Any = None,          # size of the result, a number or (h, w)
+    mode: str = 'bilinear', pad_mode: str = PadMode.Reflection, align_corners: bool = True, # as for `F.grid_sample`
+    batch: bool = False,       # whether all images of a batch get the same transform
+    min_scale: float = 1.      # smallest fraction of the image for a random crop in the same sampling
 ) -> list:
     "Return batch transforms that suit most photographs, composed into one sampling and one color map."
     kw = dict(size=size, mode=mode, pad_mode=pad_mode, batch=batch, align_corners=align_corners)
@@ -941,15 +1017,18 @@ def aug_transforms(
     if max_warp: res.append(Warp(magnitude=max_warp, p=p_affine, **kw))
     if max_rotate: res.append(Rotate(max_deg=max_rotate, p=p_affine, **kw))
     if min_zoom < 1 or max_zoom > 1: res.append(Zoom(min_zoom=min_zoom, max_zoom=max_zoom, p=p_affine, **kw))
-    if min_scale != 1.: res.append(RandomResizedCropGPU(size, min_scale=min_scale, ratio=(1, 1), **{k: v for k,v in kw.items() if k != 'size'}))
-    if max_lighting: res += [Brightness(max_lighting, p_lighting, batch=batch), Contrast(max_lighting, p_lighting, batch=batch)]
+    if min_scale != 1.:
+        res.append(RandomResizedCropGPU(size, min_scale=min_scale, ratio=(1, 1),
+                                        **{k: v for k,v in kw.items() if k != 'size'}))
+    if max_lighting:
+        res += [Brightness(max_lighting, p_lighting, batch=batch), Contrast(max_lighting, p_lighting, batch=batch)]
     return setup_aug_tfms(res + list(L(xtra_tfms)))
 
 # %% ../../nbs/library/5_vision/03_augment.ipynb #0000006f
 def cutout_gaussian(
-    x,    # images (..., h, w), changed in place
-    areas # list of (top, bottom, left, right)
-):
+    x: Tensor,      # images (..., h, w), changed in place
+    areas: Iterable # list of (top, bottom, left, right)
+) -> Tensor:
     "Replace the rectangles `areas` by noise."
     for top, bottom, left, right in areas: x[..., top:bottom, left:right].normal_()
     return x
@@ -958,13 +1037,13 @@ class RandomErasing(RandTransform):
     "With probability `p`, replace up to `max_count` rectangles by noise, the same ones in the whole batch."
     order = 100 # after Normalize
     # `sl`, `sh`: smallest and largest fraction of the area; `min_aspect`: smallest ratio of rows to columns
-    def __init__(self, p=0.5, sl=0., sh=0.3, min_aspect=0.3, max_count=1):
+    def __init__(self, p: float = 0.5, sl: float = 0., sh: float = 0.3, min_aspect: float = 0.3, max_count: int = 1):
         super().__init__(p=p)
         self.sl, self.sh, self.min_aspect, self.max_count = sl, sh, min_aspect, max_count
 
     def encodes(self, x:TensorImage):
-        count = random.randint(1, self.max_count)
-        return cutout_gaussian(x, [self._area(*x.shape[-2:], count) for _ in range(count)])
+        count, (h, w) = random.randint(1, self.max_count), x.shape[-2:]
+        return cutout_gaussian(x, [self._area(h, w, count) for _ in range(count)])
 
     def _area(self, h, w, count):
         area = random.uniform(self.sl, self.sh)*h*w/count

@@ -4,11 +4,19 @@
 __all__ = ['record_name', 'parse_size', 'ImageCache', 'image_cache']
 
 # %% ../../nbs/library/5_vision/02_cache.ipynb #00000002
-import mmap, os, re, shutil, struct, threading, time, warnings, zlib
+import mmap
+import os
+import re
+import shutil
+import struct
+import threading
+import time
+import warnings
+import zlib
+from collections.abc import Callable
 from hashlib import blake2b
 
 import numpy as np
-from fastcore.basics import patch
 from fastcore.xtras import Path
 
 from ..data.external import fastbook_home
@@ -17,9 +25,9 @@ from ..data.external import fastbook_home
 _FORMAT = 1 # part of every name; increase it to ignore all older records
 
 def record_name(
-    fn,       # path of an image
-    st,       # result of `os.stat` for `fn`
-    want:str  # description of the result
+    fn: str | Path,     # path of an image
+    st: os.stat_result, # result of `os.stat` for `fn`
+    want:str            # description of the result
 ) -> str:
     "Return the path of the record, relative to the folder of the cache."
     facts = os.path.abspath(fn), st.st_size, st.st_mtime_ns, st.st_ctime_ns, want, _FORMAT
@@ -30,7 +38,7 @@ def record_name(
 _HEAD = struct.Struct('<8sIIII40x') # magic, rows, columns, channels (0: no such axis), checksum; 64 bytes
 _MAGIC = b'fbpixels'
 
-def _head(a): return _HEAD.pack(_MAGIC, *a.shape[:2], a.shape[2] if a.ndim == 3 else 0, zlib.crc32(a))
+def _head(a): return _HEAD.pack(_MAGIC, *a.shape[:2], a.shape[2] if a.ndim == 3 else 0, zlib.crc32(a.data))
 
 def _write_whole(path, a):
     "Write the array `a` to `path` atomically, and return the inode of the file."
@@ -64,7 +72,7 @@ def _map_record(path, verified=None):
     magic, h, w, c, crc = _HEAD.unpack_from(m)
     a = np.frombuffer(m, np.uint8, offset=_HEAD.size)
     if magic != _MAGIC or a.size != h*w*(c or 1): raise ValueError('incomplete record')
-    if number != verified and zlib.crc32(a) != crc: raise ValueError('damaged record')
+    if number != verified and zlib.crc32(a.data) != crc: raise ValueError('damaged record')
     return a.reshape((h, w, c) if c else (h, w)), number
 
 # %% ../../nbs/library/5_vision/02_cache.ipynb #0000000f
@@ -84,27 +92,39 @@ def _free(path):
     while not path.exists(): path = path.parent
     return shutil.disk_usage(path).free
 
+# %% ../../nbs/library/5_vision/02_cache.ipynb #00000014
+def _stat(fn):
+    try: return os.stat(fn)
+    except OSError: return None
+
+# %% ../../nbs/library/5_vision/02_cache.ipynb #00000018
+def _scan(path):
+    try: return list(os.scandir(path))
+    except OSError: return []
+
 # %% ../../nbs/library/5_vision/02_cache.ipynb #00000012
 class ImageCache:
     "Cache on disk for byte arrays computed from image files, limited to `max_bytes`; least recently used go first."
-    settle = 0.02    # seconds: a file changed more recently might change again within the same tick of the file system's clock
+    # seconds: a file changed more recently might change again within the same tick of the file system's clock
+    settle = 0.02
     idle = 30*60     # seconds: a record used more recently than that is not removed to make room
     least = 4096     # bytes: smaller files are faster to decode than to look up
     largest = 2**25  # bytes: larger images are not cached
     spare = 2**30    # bytes of free disk space to preserve
 
     def __init__(self,
-        path,               # folder of the records
-        max_bytes:int=None  # 0 to switch the cache off; by default a fifth of the free disk, at most 8 GB
+        path: str | Path,            # folder of the records
+        max_bytes: int | None = None # 0 to switch the cache off; by default a fifth of the free disk, at most 8 GB
     ):
         self.path = Path(path)
         self.max_bytes = min(8*2**30, _free(path)//5) if max_bytes is None else max_bytes
-        self._verified, self._total, self._written, self._full_until = {}, None, 0, 0. # record → inode
+        self._verified, self._written, self._full_until = {}, 0, 0. # `_verified`: record → inode
+        self._total: int | None = None
 
     def get(self,
-        fn,       # path of the image
-        want:str, # description of the result that names everything `make` depends on besides the file
-        make      # function without arguments that returns an array of bytes, (h, w) or (h, w, c)
+        fn: str | Path, # path of the image
+        want:str,       # description of the result that names everything `make` depends on besides the file
+        make: Callable  # function without arguments that returns an array of bytes, (h, w) or (h, w, c)
     ) -> np.ndarray:
         "Return the result of `make()`, from disk if it is cached; otherwise compute and cache it."
         st = _stat(fn) if self.max_bytes else None
@@ -116,91 +136,77 @@ class ImageCache:
         if self._may_keep(fn, st, a): self._keep(name, a)
         return a
 
-# %% ../../nbs/library/5_vision/02_cache.ipynb #00000014
-@patch
-def _load(self:ImageCache, name):
-    path = f'{self.path}/{name}'
-    try:
-        a, self._verified[name] = _map_record(path, self._verified.get(name))
-        os.utime(path)
-    except (OSError, ValueError, struct.error) as e:
-        if not isinstance(e, FileNotFoundError): _remove(path)
-        return None
-    return a
+    def _load(self, name):
+        path = f'{self.path}/{name}'
+        try:
+            a, self._verified[name] = _map_record(path, self._verified.get(name))
+            os.utime(path)
+        except (OSError, ValueError, struct.error) as e:
+            if not isinstance(e, FileNotFoundError): _remove(path)
+            return None
+        return a
 
-def _stat(fn):
-    try: return os.stat(fn)
-    except OSError: return None
+    def _may_keep(self, fn, st, a):
+        if st.st_size < self.least or not 0 < a.nbytes <= self.largest or a.dtype != np.uint8: return False
+        now = _stat(fn)
+        if now is None or record_name(fn, now, '') != record_name(fn, st, ''): return False
+        tick = self.settle if st.st_ctime_ns % 10**9 else max(self.settle, 2.) if self.settle else 0.
+        return time.time() - max(st.st_mtime_ns, st.st_ctime_ns)/1e9 >= tick
 
-# %% ../../nbs/library/5_vision/02_cache.ipynb #00000016
-@patch
-def _may_keep(self:ImageCache, fn, st, a):
-    if st.st_size < self.least or not 0 < a.nbytes <= self.largest or a.dtype != np.uint8: return False
-    now = _stat(fn)
-    if now is None or record_name(fn, now, '') != record_name(fn, st, ''): return False
-    tick = self.settle if st.st_ctime_ns % 10**9 else max(self.settle, 2.) if self.settle else 0.
-    return time.time() - max(st.st_mtime_ns, st.st_ctime_ns)/1e9 >= tick
+    def _keep(self, name, a):
+        try:
+            if not self._has_room(a.nbytes + _HEAD.size): return
+            self._verified[name] = _write_whole(f'{self.path}/{name}', np.ascontiguousarray(a))
+        except FileNotFoundError: return # the folder was removed in the meantime
+        except OSError as e:
+            self.max_bytes = 0
+            return warnings.warn('the image cache is switched off, so every epoch decodes the images again: '
+                                 f'{e.strerror or e} ({self.path}); free disk space, or set FASTBOOK_HOME to another '
+                                 'folder', stacklevel=2)
 
-@patch
-def _keep(self:ImageCache, name, a):
-    try:
-        if not self._has_room(a.nbytes + _HEAD.size): return
-        self._verified[name] = _write_whole(f'{self.path}/{name}', np.ascontiguousarray(a))
-    except FileNotFoundError: return # the folder was removed in the meantime
-    except OSError as e:
-        self.max_bytes = 0
-        return warnings.warn('the image cache is switched off, so every epoch decodes the images again: '
-                             f'{e.strerror or e} ({self.path}); free disk space, or set FASTBOOK_HOME to another '
-                             'folder', stacklevel=2)
+    def records(self) -> list:
+        "Return `(time of last use, bytes, path)` of each record, the oldest first. Also remove old temporary files."
+        res = []
+        for e in (e for folder in _scan(self.path) if len(folder.name) == 2 for e in _scan(folder.path)):
+            try: st = e.stat()
+            except OSError: continue
+            if not e.name.endswith('.tmp'): res.append((st.st_mtime, st.st_size, e.path))
+            elif time.time() - st.st_mtime > 3600: _remove(e.path)
+        return sorted(res)
 
-# %% ../../nbs/library/5_vision/02_cache.ipynb #00000018
-@patch
-def records(self:ImageCache) -> list:
-    "Return `(time of last use, bytes, path)` of each record, the oldest first. Also remove old temporary files."
-    res = []
-    for e in (e for folder in _scan(self.path) if len(folder.name) == 2 for e in _scan(folder.path)):
-        try: st = e.stat()
-        except OSError: continue
-        if not e.name.endswith('.tmp'): res.append((st.st_mtime, st.st_size, e.path))
-        elif time.time() - st.st_mtime > 3600: _remove(e.path)
-    return sorted(res)
+    def size(self) -> int:
+        "Return the number of bytes on disk."
+        return sum(o[1] for o in self.records())
 
-def _scan(path):
-    try: return list(os.scandir(path))
-    except OSError: return []
+    def clear(self) -> None:
+        "Remove all records."
+        for _,_,path in self.records(): _remove(path)
+        self._total, self._full_until = None, 0.
 
-@patch
-def size(self:ImageCache) -> int:
-    "Return the number of bytes on disk."
-    return sum(o[1] for o in self.records())
+    def _has_room(self, n):
+        if time.time() < self._full_until: return False
+        if self._total is None or self._written > 2**28: self._total, self._written = self.size(), 0
+        if self._total + n > self.max_bytes or (self._written == 0 and _free(self.path) < self.spare):
+            self._make_room(n)
+        if self._total + n > self.max_bytes or (self._written == 0 and _free(self.path) < self.spare):
+            self._full_until = time.time() + 60
+            return False
+        self._total, self._written = self._total + n, self._written + n
+        return True
 
-@patch
-def clear(self:ImageCache):
-    "Remove all records."
-    for _,_,path in self.records(): _remove(path)
-    self._total, self._full_until = None, 0.
+    def _make_room(self, n):
+        records, now = self.records(), time.time()
+        total = sum(o[1] for o in records)
+        for used, nbytes, path in records:
+            if now - used < self.idle or (total + n <= 0.9*self.max_bytes and _free(self.path) >= self.spare): break
+            _remove(path)
+            total -= nbytes
+        self._total = total
 
-# %% ../../nbs/library/5_vision/02_cache.ipynb #00000019
-@patch
-def _has_room(self:ImageCache, n):
-    if time.time() < self._full_until: return False
-    if self._total is None or self._written > 2**28: self._total, self._written = self.size(), 0
-    if self._total + n > self.max_bytes or (self._written == 0 and _free(self.path) < self.spare): self._make_room(n)
-    if self._total + n > self.max_bytes or (self._written == 0 and _free(self.path) < self.spare):
-        self._full_until = time.time() + 60
-        return False
-    self._total, self._written = self._total + n, self._written + n
-    return True
-
-@patch
-def _make_room(self:ImageCache, n):
-    records, now = self.records(), time.time()
-    total = sum(o[1] for o in records)
-    for used, nbytes, path in records:
-        if now - used < self.idle or (total + n <= 0.9*self.max_bytes and _free(self.path) >= self.spare): break
-        _remove(path)
-        total -= nbytes
-    self._total = total
+    def __repr__(self) -> str:
+        n = len(self.records())
+        return (f'ImageCache: {n:,} images, {self.size()/2**20:,.0f} of at most {self.max_bytes/2**20:,.0f} MB'
+                if self.max_bytes else 'ImageCache: off')
 
 # %% ../../nbs/library/5_vision/02_cache.ipynb #0000001d
 _caches = {}
@@ -210,9 +216,3 @@ def image_cache() -> ImageCache:
     key = home, setting = os.environ.get('FASTBOOK_HOME'), os.environ.get('FASTBOOK_IMAGE_CACHE')
     if key not in _caches: _caches[key] = ImageCache(fastbook_home()/'pixels', parse_size(setting) if setting else None)
     return _caches[key]
-
-@patch
-def __repr__(self:ImageCache):
-    n = len(self.records())
-    return (f'ImageCache: {n:,} images, {self.size()/2**20:,.0f} of at most {self.max_bytes/2**20:,.0f} MB'
-            if self.max_bytes else 'ImageCache: off')

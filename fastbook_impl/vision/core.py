@@ -6,25 +6,41 @@ __all__ = ['OpenMask', 'TensorPointCreate', 'to_mode', 'check_pixels', 'load_ima
            'unscale_points', 'TensorBBox', 'LabeledBBox', 'PointScaler', 'BBoxLabeler']
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #00000002
-import io, os
+import io
+import os
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 from fastcore.basics import patch
 from fastcore.foundation import L
 from fastcore.xtras import Path
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from fastbook_impl.torch_core import (
+    TensorImage,
+    TensorImageBW,
+    TensorMask,
+    TensorMultiCategory,
+    TensorPoint,
+    plain,
+    show_image,
+    tensor,
+)
 
 from ..data.transforms import ItemTransform, ToTensor, Transform
 from ..losses import CrossEntropyLossFlat, MSELossFlat
-from ..torch_core import TensorImage, TensorImageBW, TensorMask, TensorMultiCategory, TensorPoint, plain, show_image, tensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #00000008
 def to_mode(
-    im,       # PIL image in any mode
-    mode:str  # 'RGB', 'L', or any other that PIL converts to
+    im: Image.Image, # PIL image in any mode
+    mode:str         # 'RGB', 'L', or any other that PIL converts to
 ) -> Image.Image:
     """Return `im` converted to `mode`.
 
@@ -56,15 +72,15 @@ def _turn(im):
 def _upright(im):
     return im if _turn(im) in (0, 1) else ImageOps.exif_transpose(im)
 
-def check_pixels(im:Image.Image):
+def check_pixels(im:Image.Image) -> None:
     "Raise `DecompressionBombError` if `im`, not decoded yet, has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`."
     w, h = im.size
     if Image.MAX_IMAGE_PIXELS is not None and w*h > Image.MAX_IMAGE_PIXELS:
         raise Image.DecompressionBombError(f'{w:,} × {h:,} pixels, {w*h/1e6:,.0f} megapixels')
 
 def load_image(
-    fn,                 # path, bytes or an open file
-    mode:str|None=None  # 'RGB', 'L' and so on; None keeps the file's mode
+    fn: Any,           # path, bytes or an open file
+    mode:str|None=None # 'RGB', 'L' and so on; None keeps the file's mode
 ) -> Image.Image:
     """Open the image in `fn`, decode it and rotate it upright. Raises a one-line `OSError` if it cannot be read.
 
@@ -92,8 +108,8 @@ def _cannot_read(fn, e):
     if isinstance(e, UnidentifiedImageError):
         return OSError(f'{name} is not an image in a format that Pillow can read: {advice}')
     if isinstance(e, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return OSError(f'{name} is too large to be decoded safely ({e}): if you trust it, set PIL.Image.MAX_IMAGE_PIXELS, '
-                       f'which is {Image.MAX_IMAGE_PIXELS:,}, to a larger number first')
+        return OSError(f'{name} is too large to be decoded safely ({e}): if you trust it, set '
+                       f'PIL.Image.MAX_IMAGE_PIXELS, which is {Image.MAX_IMAGE_PIXELS:,}, to a larger number first')
     return OSError(f'{name} is truncated or damaged ({str(e) or type(e).__name__}): {advice}')
 
 def _is_empty(fn):
@@ -101,7 +117,7 @@ def _is_empty(fn):
     return isinstance(fn, (str, os.PathLike)) and os.path.isfile(fn) and os.path.getsize(fn) == 0
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #00000011
-def image_size(fn) -> tuple:
+def image_size(fn: Any) -> tuple:
     "Return `(w, h)` of the upright image in the file `fn`, read from the header without decoding the image."
     try:
         with Image.open(fn) as im:
@@ -111,13 +127,16 @@ def image_size(fn) -> tuple:
     except Exception as e: raise _cannot_read(fn, e) from None
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #00000014
+_Pic = TypeVar('_Pic', bound='PILBase') # not a class, so that a transform keeps its own rule for the type of the result
+
 class PILBase(Image.Image):
     "Base class of PIL images that are decoded on first use, can show themselves and know their tensor type."
     _show_args, _open_args, _tensor_cls = {'cmap': 'viridis'}, {'mode': 'RGB'}, TensorImage
     _make, _arr, fn = None, None, None
+    _size: Any # (w, h), a function that returns it, or None
 
     def __init__(self,
-        im=None # PIL image; its pixels are shared, not copied
+        im: Image.Image | None = None # PIL image; its pixels are shared, not copied
     ):
         super().__init__()
         if im is None: return
@@ -125,11 +144,11 @@ class PILBase(Image.Image):
         self._im, self._mode, self._size, self.palette, self.info = im.im, im.mode, im.size, im.palette, im.info
 
     @classmethod
-    def later(cls,
-        make,      # function that returns the pixels as bytes, (h, w, 3) or (h, w)
-        size=None, # (w, h), a function that returns it, or None to take it from the pixels
-        fn=None    # path of the file, if the pixels are exactly those of the file
-    ):
+    def later(cls: type[_Pic],
+        make: Callable,   # function that returns the pixels as bytes, (h, w, 3) or (h, w)
+        size: Any = None, # (w, h), a function that returns it, or None to take it from the pixels
+        fn: Any = None    # path of the file, if the pixels are exactly those of the file
+    ) -> _Pic:
         "Create an image whose pixels are computed when first needed."
         self = cls()
         self._make, self._size, self._mode, self.fn = make, size, cls._open_args['mode'], fn
@@ -159,12 +178,12 @@ class PILBase(Image.Image):
     def im(self, im): self._im = im
 
     @property
-    def size(self):
+    def size(self) -> tuple[int, int]:
         if self._size is None: self._size = self.pixels().shape[1::-1]
         elif callable(self._size): self._size = self._size()
         return self._size
 
-    def load(self):
+    def load(self) -> Any:
         self._realise()
         return Image.Image.load(self)
 
@@ -173,21 +192,22 @@ class PILBase(Image.Image):
 
     def _new(self, im): return self._cast(Image.Image._new(self, im))
 
-    def transform(self, *args, **kwargs): return self._cast(Image.Image.transform(self, *args, **kwargs))
+    def transform(self, *args: Any, **kwargs: Any) -> Image.Image:
+        return self._cast(Image.Image.transform(self, *args, **kwargs))
 
     def then(self,
-        f,         # function that maps the pixels to new pixels
-        size=None  # (w, h) of the result, if known
-    ):
+        f: Callable,     # function that maps the pixels to new pixels
+        size: Any = None # (w, h) of the result, if known
+    ) -> 'PILBase':
         "Return an image whose pixels are `f` of these pixels, computed when first needed."
         make = self.pixels if self._make is not None or self._arr is not None else partial(_same, np.array(self))
         return type(self).later(lambda: f(make()), size)
 
     @classmethod
-    def create(cls,
-        fn,       # path; bytes or open file; array (h, w), (h, w, c); tensor (c, h, w); PIL image
-        **kwargs  # `mode`, to override the default of the class
-    ):
+    def create(cls: type[_Pic],
+        fn: Any,      # path; bytes or open file; array (h, w), (h, w, c); tensor (c, h, w); PIL image
+        **kwargs: Any # `mode`, to override the default of the class
+    ) -> _Pic:
         "Create an image from `fn`. A file is decoded on first use, but a missing file raises an error at once."
         if isinstance(fn, (str, os.PathLike)) and not kwargs:
             if not os.path.isfile(fn): raise _cannot_read(fn, FileNotFoundError())
@@ -200,26 +220,27 @@ class PILBase(Image.Image):
     @classmethod
     def _read(cls, fn): return np.array(load_image(fn, **cls._open_args))
 
-    def show(self, ctx=None, **kwargs):
+    def show(self, ctx: 'Axes | None' = None, **kwargs: Any) -> Any:
         "Draw the image with `show_image` on the axes `ctx`, and return the axes."
         return show_image(Image.fromarray(self.pixels()), ctx=ctx, **{**self._show_args, **kwargs})
 
-    def __repr__(self): return f'{type(self).__name__} mode={self.mode} size={self.size[0]}x{self.size[1]}'
+    def __repr__(self) -> str: return f'{type(self).__name__} mode={self.mode} size={self.size[0]}x{self.size[1]}'
 
     @property
-    def shape(self): "Shape as for an array, `(h, w)`."; return self.size[::-1]
+    def shape(self) -> tuple: "Shape as for an array, `(h, w)`."; return self.size[::-1]
 
     @property
-    def n_px(self): "Number of pixels."; return self.size[0]*self.size[1]
+    def n_px(self) -> int: "Number of pixels."; return self.size[0]*self.size[1]
 
     @property
-    def aspect(self): "Width divided by height."; return self.size[0]/self.size[1]
+    def aspect(self) -> float: "Width divided by height."; return self.size[0]/self.size[1]
 
-    def reshape(self, h, w, resample=Image.Resampling.BILINEAR):
+    def reshape(self, h: int, w: int, resample: Image.Resampling = Image.Resampling.BILINEAR) -> Image.Image:
         "Return the image resized to `h` rows and `w` columns."
         return self.resize((w, h), resample)
 
-    def resize_max(self, resample=Image.Resampling.BILINEAR, max_px=None, max_h=None, max_w=None):
+    def resize_max(self, resample: Image.Resampling = Image.Resampling.BILINEAR, max_px: int | None = None,
+                   max_h: int | None = None, max_w: int | None = None) -> Image.Image:
         "Shrink the image, if necessary, to at most `max_px` pixels, `max_h` rows and `max_w` columns."
         h, w = self.shape
         ratio = max(1, (h*w/max_px)**0.5 if max_px else 1, h/max_h if max_h else 1, w/max_w if max_w else 1)
@@ -229,7 +250,7 @@ def _same(x): return x
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #0000001b-1
 def to_image(
-    x # tensor (c, h, w) or (h, w), array (h, w, c) or (h, w); bytes, or floats between 0 and 1
+    x: Any # tensor (c, h, w) or (h, w), array (h, w, c) or (h, w); bytes, or floats between 0 and 1
 ) -> Image.Image:
     "Convert `x` to a PIL image."
     if isinstance(x, Image.Image): return x
@@ -251,7 +272,7 @@ class PILImageBW(PILImage):
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #0000001f
 @patch
-def to_thumb(self:Image.Image, h, w=None):
+def to_thumb(self:Image.Image, h: int, w: int | None = None) -> Image.Image:
     "Return a copy with the same aspect ratio that fits into `h` rows and `w` columns (`h` columns by default)."
     res = self.copy()
     res.thumbnail((h if w is None else w, h))
@@ -259,7 +280,7 @@ def to_thumb(self:Image.Image, h, w=None):
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #00000023
 def image2tensor(
-    img # PIL image, or array (h, w) or (h, w, c)
+    img: Any # PIL image, or array (h, w) or (h, w, c)
 ) -> Tensor:
     "Return the bytes of `img` as a tensor `(c, h, w)`, a view of memory laid out as `(h, w, c)`."
     a = img.pixels() if isinstance(img, PILBase) else np.array(img)
@@ -276,22 +297,24 @@ def _plain_picture_to_tensor(self, o:Image.Image):
 # %% ../../nbs/library/5_vision/01_core.ipynb #00000026
 class PILMask(PILBase):
     "A mask with a class for each pixel; becomes a `TensorMask`."
-    _open_args, _show_args, _tensor_cls = {'mode': 'L'}, {'alpha': 0.5, 'cmap': 'tab20', 'interpolation': 'nearest'}, TensorMask
+    _open_args, _show_args, _tensor_cls = {'mode': 'L'}, {'alpha': 0.5, 'cmap': 'tab20',
+                                                          'interpolation': 'nearest'}, TensorMask
 
     @classmethod
     def _read(cls, fn): return mask_codes(load_image(fn))
 
     @classmethod
-    def create(cls, fn, **kwargs):
+    def create(cls: type[_Pic], fn: Any, **kwargs: Any) -> _Pic:
         "Create a mask from `fn`. Palette indices and values with more than 8 bits are kept as class numbers."
         if isinstance(fn, (str, os.PathLike)) or isinstance(fn, cls): return super().create(fn, **kwargs)
         if isinstance(fn, Tensor): fn = plain(fn).cpu().numpy()
-        codes = np.squeeze(fn) if isinstance(fn, np.ndarray) else mask_codes(fn if isinstance(fn, Image.Image) else load_image(fn))
+        codes = (np.squeeze(fn) if isinstance(fn, np.ndarray)
+                 else mask_codes(fn if isinstance(fn, Image.Image) else load_image(fn)))
         return cls(Image.fromarray(_fewest_bits(codes)))
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #00000027
 def mask_codes(
-    im # PIL image
+    im: Image.Image # PIL image
 ) -> np.ndarray:
     "Return the class of each pixel, `(h, w)`, as bytes, or as 32-bit integers if a class is above 255."
     if im.mode in ('LA', 'PA'): im = im.getchannel(0)
@@ -305,32 +328,32 @@ def _fewest_bits(a): return a.astype(np.uint8 if a.min(initial=0) >= 0 and a.max
 def _mask_to_tensor(self, o:PILMask): return image2tensor(o)[0].as_subclass(o._tensor_cls)
 
 OpenMask = Transform(PILMask.create)
-OpenMask.loss_func = CrossEntropyLossFlat(axis=1)
+OpenMask.loss_func = CrossEntropyLossFlat(axis=1)  # type: ignore[reportAttributeAccessIssue]
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #0000002a
 class AddMaskCodes(Transform):
     "Attach the names of the classes to decoded masks."
-    def __init__(self, codes=None):
+    def __init__(self, codes: Any = None):
         super().__init__()
         self.codes = codes
         if codes is not None: self.vocab, self.c = codes, len(codes)
 
     def decodes(self, o:TensorMask):
-        if self.codes is not None: o.codes = self.codes
+        if self.codes is not None: o.codes = self.codes  # type: ignore[reportAttributeAccessIssue]
         return o
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #0000002d
 TensorPointCreate = Transform(TensorPoint.create)
-TensorPointCreate.loss_func = MSELossFlat()
+TensorPointCreate.loss_func = MSELossFlat()  # type: ignore[reportAttributeAccessIssue]
 
 def scale_points(
-    pts,  # pixels (x, y), (..., 2)
-    size  # (w, h) of the image
-):
+    pts: Tensor,          # pixels (x, y), (..., 2)
+    size: tuple[int, int] # (w, h) of the image
+) -> Tensor:
     "Scale points from pixels to -1…1; -1 is the center of the first pixel and 1 that of the last."
     return pts*2/_span(pts, size) - 1
 
-def unscale_points(pts, size):
+def unscale_points(pts: Tensor, size: Sequence[int]) -> Tensor:
     "Convert points from -1…1 back to pixels."
     return (pts + 1)*_span(pts, size)/2
 
@@ -340,14 +363,14 @@ def _span(pts, size): return pts.new_tensor([max(n-1, 1) for n in size])
 class TensorBBox(TensorPoint):
     "Boxes `(x0, y0, x1, y1)`, `(n, 4)` or `(bs, n, 4)`, in pixels or scaled to -1…1."
     @classmethod
-    def create(cls, x, img_size=None):
+    def create(cls, x: Any, img_size: Any = None) -> 'TensorBBox':
         "Create boxes in pixels as floats, `(n, 4)`."
         return tensor(list(x) if isinstance(x, L) else x).reshape(-1, 4).float().as_subclass(cls)
 
-    def show(self, ctx=None, labels=None, **kwargs):
+    def show(self, ctx: Any = None, labels: Any = None, **kwargs: Any) -> Any:
         "Draw the boxes on the axes `ctx`, in pixels, with `labels` if given. Empty boxes are skipped."
         boxes = plain(self).reshape(-1, 4).tolist()
-        for box, label in zip(boxes, labels or ['']*len(boxes)): _draw_box(ctx, box, str(label))
+        for box, label in zip(boxes, labels or ['']*len(boxes), strict=False): _draw_box(ctx, box, str(label))
         return ctx
 
 def _draw_box(ax, box, label):
@@ -356,16 +379,17 @@ def _draw_box(ax, box, label):
     if x0 == x1 and y0 == y1: return
     edge = [effects.Stroke(linewidth=4, foreground='black'), effects.Normal()]
     ax.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color='white', lw=2).pop().set_path_effects(edge)
-    if label != '#na#': ax.text(x0, y0, label, va='top', color='white', weight='bold', fontsize=12).set_path_effects(edge)
+    if label != '#na#':
+        ax.text(x0, y0, label, va='top', color='white', weight='bold', fontsize=12).set_path_effects(edge)
 
 # %% ../../nbs/library/5_vision/01_core.ipynb #00000030-1
 class LabeledBBox(L):
     "Boxes and their labels, shown together."
     @property
-    def bbox(self): return self[0]
+    def bbox(self) -> Any: return self[0]
     @property
-    def lbl(self): return self[1]
-    def show(self, ctx=None, **kwargs):
+    def lbl(self) -> Any: return self[1]
+    def show(self, ctx: Any = None, **kwargs: Any) -> Any:
         "Draw the boxes with their labels on the axes `ctx`."
         return self.bbox.show(ctx=ctx, labels=list(self.lbl), **kwargs)
 
@@ -373,9 +397,11 @@ class LabeledBBox(L):
 class PointScaler(ItemTransform):
     "Scale points and boxes from pixels to -1…1 and back, using the size of the image in the same item."
     order = 1
+    size: Any; c: int | None # (w, h) of the latest image; number of coordinates of an item
+
     def __init__(self,
-        do_scale=True, # False if the points are already scaled
-        y_first=False  # whether points are given as (y, x)
+        do_scale: bool = True, # False if the points are already scaled
+        y_first: bool = False  # whether points are given as (y, x)
     ):
         super().__init__()
         self.do_scale, self.y_first, self.size, self.c = do_scale, y_first, None, None
@@ -414,9 +440,10 @@ def _picture_in(xs, size):
 # %% ../../nbs/library/5_vision/01_core.ipynb #00000037
 class BBoxLabeler(ItemTransform):
     "When decoding, replace the labels of an item's boxes by class names, shown beside the boxes."
-    vocab = None
+    vocab: Any = None
     def setups(self, dl): self.vocab = dl.vocab
     def encodes(self, xs:list): return xs
     def decodes(self, xs:list):
         boxes = [x for x in xs if isinstance(x, TensorBBox)]
-        return [LabeledBBox(boxes[0], [self.vocab[int(i)] for i in x]) if boxes and isinstance(x, TensorMultiCategory) else x for x in xs]
+        return [LabeledBBox(boxes[0], [self.vocab[int(i)] for i in x])
+                if boxes and isinstance(x, TensorMultiCategory) else x for x in xs]

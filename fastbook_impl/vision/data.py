@@ -5,32 +5,59 @@ __all__ = ['PointBlock', 'BBoxBlock', 'ImageBlock', 'CheckMask', 'MaskBlock', 'c
            'ImageDataLoaders', 'SegmentationDataLoaders', 'verify_image', 'verify_images']
 
 # %% ../../nbs/library/5_vision/09_data.ipynb #00000002
-import copy, os
+import copy
+import os
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from fastcore.foundation import L
 from fastcore.xtras import Path
+from torch import Tensor
+
+from fastbook_impl.data.transforms import (
+    ColReader,
+    ColSplitter,
+    GrandparentSplitter,
+    IntToFloatTensor,
+    ItemTransform,
+    MultiCategorize,
+    RandomSplitter,
+    RegexLabeller,
+    Transform,
+    joined_labels,
+    parent_label,
+    using_attr,
+)
+from fastbook_impl.vision.core import (
+    AddMaskCodes,
+    BBoxLabeler,
+    OpenMask,
+    PILImage,
+    PILMask,
+    PointScaler,
+    TensorBBox,
+    TensorPointCreate,
+    load_image,
+)
 
 from ..data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
 from ..data.core import show_batch, show_item, show_results
-from ..data.external import get_image_files
 from ..data.dataframes import read_table
+from ..data.external import get_image_files
 from ..data.load import DataLoaders
 from ..data.parallel import thread_map
-from ..data.transforms import (ColReader, ColSplitter, GrandparentSplitter, IntToFloatTensor,
-                                           ItemTransform, MultiCategorize, RandomSplitter, RegexLabeller,
-                                           Transform, joined_labels, parent_label, using_attr)
 from ..torch_core import TensorCategory, TensorImage, TensorMask, TensorPoint, get_grid, is_listy, plain
-from .core import (AddMaskCodes, BBoxLabeler, OpenMask, PILImage, PILMask, PointScaler,
-                                       TensorBBox, TensorPointCreate, load_image)
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 # %% ../../nbs/library/5_vision/09_data.ipynb #00000007
 def ImageBlock(
     cls=PILImage # class of the images, such as `PILImageBW` for one channel
-):
+) -> TransformBlock:
     "Block for images."
     return TransformBlock(type_tfms=cls.create, batch_tfms=IntToFloatTensor)
 
@@ -39,11 +66,11 @@ class CheckMask(ItemTransform):
     "Raise `ValueError` for a mask whose size differs from its image, or whose values belong to no class."
     order = -1
     def __init__(self,
-        codes=None, # names of the classes
-        void=None   # value that is allowed besides the class indices, such as 255
+        codes: Any = None, # names of the classes
+        void: Any = None   # value that is allowed besides the class indices, such as 255
     ): self._seen, self.n, self.void = set(), None if codes is None else len(codes), void
 
-    def for_validation(self): return None # a new image has no mask to check
+    def for_validation(self) -> Transform | None: return None # a new image has no mask to check
 
     def encodes(self, xs:list):
         pics = [x for x in xs if isinstance(x, PILImage)]
@@ -55,24 +82,25 @@ class CheckMask(ItemTransform):
         if pic.size != mask.size:
             raise ValueError(f'the mask {mask.fn or ""} has {mask.size[0]}x{mask.size[1]} pixels but its image has '
                              f'{pic.size[0]}x{pic.size[1]}: they must have the same size, so check get_y')
-        if self.n is not None: self._check_values(mask)
+        if self.n is not None: self._check_values(mask, self.n)
         if None not in pair: self._seen.add(pair)
 
-    def _check_values(self, mask):
+    def _check_values(self, mask, n_classes):
         found = [(value, n) for value,n in enumerate(np.bincount(np.asarray(mask).ravel()))
-                 if n and value >= self.n and value != self.void]
+                 if n and value >= n_classes and value != self.void]
         if found:
             raise ValueError(f'the mask {mask.fn or ""} has the value {found[0][0]} in {found[0][1]} of its pixels, '
-                             f'but there are {self.n} classes, 0 to {self.n-1}: check the codes, or pass '
+                             f'but there are {n_classes} classes, 0 to {n_classes-1}: check the codes, or pass '
                              f'MaskBlock(codes, void={found[0][0]}) if the value stands for no class')
 
 # %% ../../nbs/library/5_vision/09_data.ipynb #0000000a-1
 def MaskBlock(
-    codes=None, # names of the classes, in the order of their indices
-    void=None   # value of pixels without a class, such as 255; pass it to the loss as `ignore_index`
-):
+    codes: Any = None, # names of the classes, in the order of their indices
+    void: Any = None   # value of pixels without a class, such as 255; pass it to the loss as `ignore_index`
+) -> TransformBlock:
     "Block for masks, with a class for each pixel."
-    return TransformBlock(type_tfms=OpenMask, item_tfms=[CheckMask(codes, void), AddMaskCodes(codes=codes)], batch_tfms=IntToFloatTensor)
+    return TransformBlock(type_tfms=OpenMask, item_tfms=[CheckMask(codes, void), AddMaskCodes(codes=codes)],
+                          batch_tfms=IntToFloatTensor)
 
 # %% ../../nbs/library/5_vision/09_data.ipynb #0000000d
 def _of_tuples(tfm):
@@ -85,29 +113,32 @@ PointBlock = TransformBlock(type_tfms=_of_tuples(TensorPointCreate), item_tfms=P
 PointBlock.__doc__ = 'Block for points `(x, y)`, in pixels of the image.'
 
 # %% ../../nbs/library/5_vision/09_data.ipynb #00000010
-def clip_remove_empty(bbox, label):
+def clip_remove_empty(bbox: TensorBBox, label: Tensor) -> tuple:
     "Clip the boxes to the image and remove empty boxes together with their labels."
     b = plain(bbox).clamp(-1, 1)
     keep = ((b[:, 2:] - b[:, :2]) > 0).all(1)
     return b[keep].as_subclass(TensorBBox), label[keep.to(label.device)]
 
 def bb_pad(
-    samples,  # items (image, boxes, labels)
-    pad_idx=0 # class of the padding boxes
-):
+    samples: list,   # items (image, boxes, labels)
+    pad_idx: int = 0 # class of the padding boxes
+) -> list:
     "Pad the items to the same number of boxes."
     samples = [(s[0], *clip_remove_empty(*s[1:3])) for s in samples]
     n = max(len(s[2]) for s in samples)
-    def _pad(t, value): return torch.cat([plain(t), t.new_full((n - len(t), *t.shape[1:]), value).as_subclass(Tensor)]).as_subclass(type(t))
+    def _pad(t, value):
+        return torch.cat([plain(t), t.new_full((n - len(t), *t.shape[1:]),
+                                               value).as_subclass(Tensor)]).as_subclass(type(t))
     return [(im, _pad(boxes, 0), _pad(labels, pad_idx)) for im,boxes,labels in samples]
 
-BBoxBlock = TransformBlock(type_tfms=_of_tuples(Transform(TensorBBox.create)), item_tfms=PointScaler, dls_kwargs={'before_batch': bb_pad})
+BBoxBlock = TransformBlock(type_tfms=_of_tuples(Transform(TensorBBox.create)), item_tfms=PointScaler,
+                           dls_kwargs={'before_batch': bb_pad})
 BBoxBlock.__doc__ = 'Block for boxes `(x0, y0, x1, y1)`, in pixels of the image.'
 
 def BBoxLblBlock(
-    vocab=None, # classes; by default those of the training set
-    add_na=True # whether to add a first class for padding boxes
-):
+    vocab: Sequence | None = None, # classes; by default those of the training set
+    add_na: bool = True            # whether to add a first class for padding boxes
+) -> TransformBlock:
     "Block for the labels of boxes."
     return TransformBlock(type_tfms=MultiCategorize(vocab=vocab, add_na=add_na), item_tfms=BBoxLabeler)
 
@@ -117,9 +148,10 @@ def _grid(samples, ctxs, max_n, nrows, ncols, figsize, **kwargs):
     return get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize, **kwargs) if ctxs is None else ctxs
 
 @show_results.register
-def _show_classes(x:TensorImage, y:TensorCategory, samples, outs, ctxs=None, max_n=9, nrows=None, ncols=None, figsize=None, **kwargs):
+def _show_classes(x:TensorImage, y:TensorCategory, samples, outs, ctxs=None, max_n=9, nrows=None, ncols=None,
+                  figsize=None, **kwargs):
     ctxs = _grid(samples, ctxs, max_n, nrows, ncols, figsize)
-    for (im, truth), (answer,), ax in zip(samples, outs, ctxs):
+    for (im, truth), (answer,), ax in zip(samples, outs, ctxs, strict=False):
         im.show(ctx=ax, **kwargs)
         ax.set_title(f'{_words(truth)}\n{_words(answer)}', color='green' if truth == answer else 'red')
     return ctxs
@@ -127,10 +159,12 @@ def _show_classes(x:TensorImage, y:TensorCategory, samples, outs, ctxs=None, max
 def _words(label): return (joined_labels(label) or '(nothing)') if is_listy(label) else label
 
 @show_results.register
-def _show_places(x:TensorImage, y:TensorMask|TensorPoint, samples, outs, ctxs=None, max_n=6, nrows=None, ncols=1, figsize=None, **kwargs):
+def _show_places(x:TensorImage, y:TensorMask|TensorPoint, samples, outs, ctxs=None, max_n=6, nrows=None, ncols=1,
+                 figsize=None, **kwargs):
     ctxs = _grid(samples, ctxs, max_n, nrows, ncols, figsize, double=True)
-    for left, right in zip(ctxs[:2*ncols:2], ctxs[1:2*ncols:2]): left.set_title('target'); right.set_title('prediction')
-    for sample, out, left, right in zip(samples, outs, ctxs[::2], ctxs[1::2]):
+    for left, right in zip(ctxs[:2*ncols:2], ctxs[1:2*ncols:2], strict=False):
+        left.set_title('target'); right.set_title('prediction')
+    for sample, out, left, right in zip(samples, outs, ctxs[::2], ctxs[1::2], strict=False):
         show_item(sample, ctx=left, **kwargs)
         show_item((sample[0], *out), ctx=right, **kwargs)
     return ctxs
@@ -139,72 +173,79 @@ def _show_places(x:TensorImage, y:TensorMask|TensorPoint, samples, outs, ctxs=No
 @show_batch.register
 def _show_pairs(x:TensorImage, y:TensorImage, samples, ctxs=None, max_n=6, nrows=None, ncols=2, figsize=None, **kwargs):
     ctxs = _grid(samples, ctxs, max_n, nrows, ncols, figsize, double=True)
-    for sample, axs in zip(samples, zip(ctxs[::2], ctxs[1::2])):
-        for im, ax in zip(sample, axs): im.show(ctx=ax, **kwargs)
+    for sample, axs in zip(samples, zip(ctxs[::2], ctxs[1::2], strict=False), strict=False):
+        for im, ax in zip(sample, axs, strict=False): im.show(ctx=ax, **kwargs)
     return ctxs
 
 @show_results.register
-def _show_triples(x:TensorImage, y:TensorImage, samples, outs, ctxs=None, max_n=4, nrows=None, ncols=None, figsize=None, **kwargs):
-    rows = [(*sample, *out) for sample,out in zip(samples[:max_n], outs)]
+def _show_triples(x:TensorImage, y:TensorImage, samples, outs, ctxs=None, max_n=4, nrows=None, ncols=None, figsize=None,
+                  **kwargs):
+    rows = [(*sample, *out) for sample,out in zip(samples[:max_n], outs, strict=False)]
     ctxs = get_grid(3*len(rows), ncols=3, figsize=figsize) if ctxs is None else ctxs
-    for title, ax in zip(('input', 'target', 'prediction'), ctxs): ax.set_title(title)
-    for im, ax in zip([im for row in rows for im in row], ctxs): im.show(ctx=ax, **kwargs)
+    for title, ax in zip(('input', 'target', 'prediction'), ctxs, strict=False): ax.set_title(title)
+    for im, ax in zip([im for row in rows for im in row], ctxs, strict=False): im.show(ctx=ax, **kwargs)
     return ctxs
 
 # %% ../../nbs/library/5_vision/09_data.ipynb #00000019
 class ImageDataLoaders(DataLoaders):
     "Loaders for labeled images, with one constructor for each way of storing the labels."
     @classmethod
-    def from_folder(cls, path,
-        train='train', valid='valid', # names of the folders
-        valid_pct=None, # fraction of the files to draw at random for validation, instead of the folders
-        seed=None,      # random seed for `valid_pct`
-        vocab=None,     # the classes to use; by default all of them
-        item_tfms=None, batch_tfms=None, img_cls=PILImage, **kwargs):
+    def from_folder(cls, path: str | Path,
+        train: str = 'train', valid: str = 'valid', # names of the folders
+        valid_pct: float | None = None, # fraction of the files to draw at random for validation, instead of the folders
+        seed: int | None = None,                    # random seed for `valid_pct`
+        vocab: Sequence | None = None,              # the classes to use; by default all of them
+        item_tfms: Callable | Sequence | None = None, batch_tfms: Callable | Sequence | None = None,
+        img_cls: type = PILImage, **kwargs: Any) -> 'ImageDataLoaders':
         "Label each file with the name of its folder, below `train` and `valid`."
-        split = GrandparentSplitter(train_name=train, valid_name=valid) if valid_pct is None else RandomSplitter(valid_pct, seed=seed)
+        split = GrandparentSplitter(train, valid) if valid_pct is None else RandomSplitter(valid_pct, seed=seed)
         files = get_image_files if valid_pct is not None else partial(get_image_files, folders=[train, valid])
         if vocab is not None: files = _only(files, set(vocab))
         block = DataBlock(blocks=(ImageBlock(img_cls), CategoryBlock(vocab=vocab)), get_items=files, splitter=split,
                           get_y=parent_label, item_tfms=item_tfms, batch_tfms=batch_tfms)
-        return cls.from_dblock(block, path, path=path, **kwargs)
+        return cls.from_dblock(block, path, path=path, **kwargs)  # type: ignore[reportAttributeAccessIssue]
 
     @classmethod
-    def from_path_func(cls, path, fnames,
-        label_func,               # function that maps the path of a file to its label
-        valid_pct=0.2, seed=None, # fraction of the files for validation, and its random seed
-        item_tfms=None, batch_tfms=None, img_cls=PILImage, **kwargs):
+    def from_path_func(cls, path: str | Path, fnames: Iterable[str | Path],
+        label_func: Callable,                            # function that maps the path of a file to its label
+        valid_pct: float = 0.2, seed: int | None = None, # fraction of the files for validation, and its random seed
+        item_tfms: Callable | Sequence | None = None, batch_tfms: Callable | Sequence | None = None,
+        img_cls: type = PILImage, **kwargs: Any) -> 'ImageDataLoaders':
         "Label each file by applying `label_func` to its path."
         block = DataBlock(blocks=(ImageBlock(img_cls), CategoryBlock), splitter=RandomSplitter(valid_pct, seed=seed),
                           get_y=label_func, item_tfms=item_tfms, batch_tfms=batch_tfms)
-        return cls.from_dblock(block, fnames, path=path, **kwargs)
+        return cls.from_dblock(block, fnames, path=path, **kwargs)  # type: ignore[reportAttributeAccessIssue]
 
     @classmethod
-    def from_name_func(cls, path, fnames, label_func, **kwargs):
+    def from_name_func(cls, path: str | Path, fnames: Iterable[str | Path], label_func: Callable,
+                       **kwargs: Any) -> 'ImageDataLoaders':
         "Label each file by applying `label_func` to its name."
         return cls.from_path_func(path, fnames, using_attr(label_func, 'name'), **kwargs)
 
     @classmethod
-    def from_path_re(cls, path, fnames, pat, **kwargs):
+    def from_path_re(cls, path: str | Path, fnames: Iterable[str | Path], pat: str,
+                     **kwargs: Any) -> 'ImageDataLoaders':
         "Label each file with the first group of the regular expression `pat` in its path."
         return cls.from_path_func(path, fnames, RegexLabeller(pat), **kwargs)
 
     @classmethod
-    def from_name_re(cls, path, fnames, pat, **kwargs):
+    def from_name_re(cls, path: str | Path, fnames: Iterable[str | Path], pat: str,
+                     **kwargs: Any) -> 'ImageDataLoaders':
         "Label each file with the first group of the regular expression `pat` in its name."
         return cls.from_name_func(path, fnames, RegexLabeller(pat), **kwargs)
 
     @classmethod
-    def from_df(cls, df, path='.',
-        valid_pct=0.2, seed=None, # fraction of the rows for validation, and its random seed
-        fn_col=0,                 # column with the file names
-        folder=None,              # folder of the files, below `path`
-        suff='',                  # suffix to append to the file names
-        label_col=1,              # column with the labels, or a list of columns
-        label_delim=None,         # separator between several labels in one cell
-        y_block=None,             # target block; by default one class, or several for several columns or `label_delim`
-        valid_col=None,           # Boolean column that marks the validation rows, instead of `valid_pct`
-        item_tfms=None, batch_tfms=None, img_cls=PILImage, **kwargs):
+    def from_df(cls, df: 'DataFrame', path: str | Path = '.',
+        valid_pct: float = 0.2, seed: int | None = None, # fraction of the rows for validation, and its random seed
+        fn_col: Any = 0,                                 # column with the file names
+        folder: str | Path | None = None,                # folder of the files, below `path`
+        suff: str = '',                                  # suffix to append to the file names
+        label_col: Any = 1,                              # column with the labels, or a list of columns
+        label_delim: str | None = None,                  # separator between several labels in one cell
+        y_block: Any = None, # target block; by default one class, or several for several columns or `label_delim`
+        valid_col: Any = None, # Boolean column that marks the validation rows, instead of `valid_pct`
+        item_tfms: Callable | Sequence | None = None, batch_tfms: Callable | Sequence | None = None,
+        img_cls: type = PILImage, **kwargs: Any) -> 'ImageDataLoaders':
         "Take file names and labels from columns of the table `df`."
         several = label_delim is not None or is_listy(label_col) and len(label_col) > 1
         block = DataBlock(blocks=(ImageBlock(img_cls), y_block or (MultiCategoryBlock if several else CategoryBlock)),
@@ -214,34 +255,37 @@ class ImageDataLoaders(DataLoaders):
                           get_y=ColReader(label_col, label_delim=label_delim), item_tfms=item_tfms,
                           batch_tfms=batch_tfms)
         if len(df): _check_files(df, block.getters[0])
-        return cls.from_dblock(block, df, path=path, **kwargs)
+        return cls.from_dblock(block, df, path=path, **kwargs)  # type: ignore[reportAttributeAccessIssue]
 
     @classmethod
-    def from_csv(cls, path, csv_fname='labels.csv', header='infer', delimiter=None, **kwargs):
+    def from_csv(cls, path: str | Path, csv_fname: str | Path = 'labels.csv', header: Any = 'infer',
+                 delimiter: str | None = None, **kwargs: Any) -> 'ImageDataLoaders':
         "Take file names and labels from the file `csv_fname` in `path`; further arguments as for `from_df`."
         return cls.from_df(read_table(Path(path)/csv_fname, header=header, sep=delimiter or ','), path=path, **kwargs)
 
     @classmethod
-    def from_lists(cls, path, fnames,
-        labels,                   # one label per file
-        valid_pct=0.2, seed=None, # fraction for validation, and its random seed
-        y_block=None,             # target block; by default inferred from the first label
-        item_tfms=None, batch_tfms=None, img_cls=PILImage, **kwargs):
+    def from_lists(cls, path: str | Path, fnames: Sequence[str | Path],
+        labels: Sequence,                                # one label per file
+        valid_pct: float = 0.2, seed: int | None = None, # fraction for validation, and its random seed
+        y_block: Any = None,                             # target block; by default inferred from the first label
+        item_tfms: Callable | Sequence | None = None, batch_tfms: Callable | Sequence | None = None,
+        img_cls: type = PILImage, **kwargs: Any) -> 'ImageDataLoaders':
         "Take file names and labels from two lists."
         if len(fnames) != len(labels):
             raise ValueError(f'got {len(fnames)} files but {len(labels)} labels: pass one label for each '
                              'file')
         if y_block is None and len(labels):
-            y_block = MultiCategoryBlock if is_listy(labels[0]) else RegressionBlock if isinstance(labels[0], float) else CategoryBlock
+            y_block = (MultiCategoryBlock if is_listy(labels[0]) else RegressionBlock if isinstance(labels[0], float)
+                       else CategoryBlock)
         block = DataBlock.from_columns(blocks=(ImageBlock(img_cls), y_block),
                                        splitter=RandomSplitter(valid_pct, seed=seed), item_tfms=item_tfms,
                                        batch_tfms=batch_tfms)
-        return cls.from_dblock(block, (fnames, labels), path=path, **kwargs)
+        return cls.from_dblock(block, (fnames, labels), path=path, **kwargs)  # type: ignore[reportAttributeAccessIssue]
 
 def _only(files, names): return lambda path: files(path).filter(lambda f: parent_label(f) in names)
 
 def _check_files(df, get_x):
-    missing = [(row, f) for row,f in zip(df.index, (get_x(df.iloc[i]) for i in range(len(df))))
+    missing = [(row, f) for row,f in zip(df.index, (get_x(df.iloc[i]) for i in range(len(df))), strict=True)
                if not os.path.isfile(f)]
     if missing:
         raise FileNotFoundError(f'{len(missing)} of the {len(df)} files in the table are not on disk; the first is '
@@ -251,22 +295,25 @@ def _check_files(df, get_x):
 class SegmentationDataLoaders(DataLoaders):
     "Loaders for images with masks."
     @classmethod
-    def from_label_func(cls, path, fnames,
-        label_func,               # function that maps the path of an image to the path of its mask
-        valid_pct=0.2, seed=None, # fraction of the files for validation, and its random seed
-        codes=None,               # names of the classes
-        item_tfms=None, batch_tfms=None, img_cls=PILImage, **kwargs):
+    def from_label_func(cls, path: str | Path, fnames: Iterable[str | Path],
+        label_func: Callable, # function that maps the path of an image to the path of its mask
+        valid_pct: float = 0.2, seed: int | None = None, # fraction of the files for validation, and its random seed
+        codes: Any = None,                               # names of the classes
+        item_tfms: Callable | Sequence | None = None, batch_tfms: Callable | Sequence | None = None,
+        img_cls: type = PILImage, **kwargs: Any) -> 'SegmentationDataLoaders':
         "Take the mask of each image from the file that `label_func` returns."
-        block = DataBlock(blocks=(ImageBlock(img_cls), MaskBlock(codes=codes)), splitter=RandomSplitter(valid_pct, seed=seed), get_y=label_func, item_tfms=item_tfms, batch_tfms=batch_tfms)
-        return cls.from_dblock(block, fnames, path=path, **kwargs)
+        block = DataBlock(blocks=(ImageBlock(img_cls), MaskBlock(codes=codes)),
+                          splitter=RandomSplitter(valid_pct, seed=seed), get_y=label_func, item_tfms=item_tfms,
+                          batch_tfms=batch_tfms)
+        return cls.from_dblock(block, fnames, path=path, **kwargs)  # type: ignore[reportAttributeAccessIssue]
 
 # %% ../../nbs/library/5_vision/09_data.ipynb #00000027
-def verify_image(fn):
+def verify_image(fn: str | Path) -> bool:
     "Return whether the file `fn` contains a complete, readable image."
     try: load_image(fn); return True
     except OSError: return False
 
-def verify_images(fns):
+def verify_images(fns: Iterable[str | Path]) -> L:
     "Return the files in `fns` that do not contain a complete, readable image."
     fns = L(fns)
-    return L(f for f,ok in zip(fns, thread_map(verify_image, fns)) if not ok)
+    return L(f for f,ok in zip(fns, thread_map(verify_image, fns), strict=True) if not ok)

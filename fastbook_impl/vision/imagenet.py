@@ -42,17 +42,19 @@ def group_of(index: int) -> str:
 def class_names() -> tuple[str, ...]:
     "Return the names of ImageNet's 1,000 classes, in the order of the network's outputs. timm has them."
     load_timm(NETWORK)
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
     return tuple(o.partition(',')[0] for o in ImageNetInfo('imagenet-1k').label_descriptions())
 
 # %% ../../nbs/library/5_vision/15_imagenet.ipynb #00000008
 def missing(
     name: str = NETWORK # of a timm model
 ) -> str:
-    "Return what a classifier needs and this machine does not have, as a clause for a message; '' if nothing is missing."
+    """Return what a classifier needs and this machine does not have, as a clause for a message; '' if nothing is
+    missing."""
     if importlib.util.find_spec('timm') is None: return 'timm is not installed'
     arch = name.partition('.')[0]
-    if not any(o.name.partition('.')[0] == arch for o in weights_here()): return f'the weights of {arch} are not on this machine'
+    if not any(o.name.partition('.')[0] == arch for o in weights_here()):
+        return f'the weights of {arch} are not on this machine'
     return ''
 
 # %% ../../nbs/library/5_vision/15_imagenet.ipynb #0000000a
@@ -71,7 +73,8 @@ class Guess:
 class ImagenetClassifier:
     """Classify photographs with a pretrained network of timm and the 1,000 classes of ImageNet.
 
-    Raises `ImportError` without timm, `NoWeightsError` if the weights can neither be found nor fetched, and `WrongWeightsError` if they were changed.
+    Raises `ImportError` without timm, `NoWeightsError` if the weights can neither be found nor fetched, and
+    `WrongWeightsError` if they were changed.
     """
     def __init__(self,
         name: str = NETWORK # of a timm model with ImageNet's 1,000 classes
@@ -80,9 +83,11 @@ class ImagenetClassifier:
         weights, where = timm_weights(self.config, lambda: list(timm.create_model(name).state_dict()))
         try: model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={'state_dict': weights})
         except (RuntimeError, KeyError) as e:
-            raise WrongWeightsError(f'the weights in {where} do not fit {name}: they belong to another network ({str(e).splitlines()[0][:150]})') from None
+            raise WrongWeightsError(f'the weights in {where} do not fit {name}: they belong to another network '
+                                    f'({str(e).splitlines()[0][:150]})') from None
         if model.num_classes != len(class_names()):
-            raise ValueError(f'{name} has {model.num_classes} classes, and ImageNet has 1,000: use a network such as {NETWORK}')
+            raise ValueError(f'{name} has {model.num_classes} classes, and ImageNet has 1,000: use a network such as '
+                             f'{NETWORK}')
         self.model, self.crop = model.eval(), float(model.pretrained_cfg['crop_pct'])
 
     def prepare(self,
@@ -107,7 +112,7 @@ class ImagenetClassifier:
 
     def predict(self,
         image: Image.Image | str | Path | bytes, # an image, or a file of one
-        n: int = 5 # number of classes, 1 to 1000
+        n: int = 5                               # number of classes, 1 to 1000
     ) -> list[Guess]:
         "Return the `n` most probable classes, the most probable one first."
         return top_classes(self.probabilities(image), n)
@@ -117,14 +122,17 @@ def top_classes(
     n: int = 5     # number of classes, 1 to 1000
 ) -> list[Guess]:
     "Return the `n` most probable classes, the most probable one first."
-    if not 1 <= n <= len(probs): raise ValueError(f'n={n} classes were asked for, and there are {len(probs)}: use a number between 1 and {len(probs)}')
+    if not 1 <= n <= len(probs):
+        raise ValueError(f'n={n} classes were asked for, and there are {len(probs)}: use a number between 1 and '
+                         f'{len(probs)}')
     values, indices = probs.topk(n)
-    return [Guess(i, class_names()[i], p) for p, i in zip(values.tolist(), indices.tolist())]
+    return [Guess(i, class_names()[i], p) for p, i in zip(values.tolist(), indices.tolist(), strict=True)]
 
 def group_probability(
     probs: Tensor, # of the 1,000 classes
     group: str     # 'dog', 'cat' or 'other'
 ) -> float:
     "Return the probability that a photograph shows any class of a group: the sum over its classes."
-    if group not in ('dog', 'cat', 'other'): raise ValueError(f"there is no group {group!r}: use 'dog', 'cat' or 'other'")
+    if group not in ('dog', 'cat', 'other'):
+        raise ValueError(f"there is no group {group!r}: use 'dog', 'cat' or 'other'")
     return float(probs[[group_of(i) == group for i in range(len(probs))]].sum())

@@ -6,9 +6,11 @@ __all__ = ['cnn_learner', 'features_taken', 'check_head', 'add_head', 'create_vi
            'create_body', 'create_head', 'cut_model', 'BodySpec', 'body_from_spec', 'arch_meta', 'create_unet_model']
 
 # %% ../../nbs/library/5_vision/11_learner.ipynb #00000002
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from fastcore.xtras import Path
 from torch import nn
 
 from ..callback.hook import num_features_model
@@ -22,45 +24,53 @@ from .models.tvm import ModelMeta, default_split, imagenet_weights, model_meta
 from .models.unet import create_unet_model
 
 # %% ../../nbs/library/5_vision/11_learner.ipynb #000000161
-def features_taken(head):
+def features_taken(head: nn.Module) -> int | None:
     "Return how many features `head` expects, or `None` if that depends on the size of the images."
     pooled = 0
     for m in head.modules():
-        if isinstance(m, (nn.Conv2d, nn.BatchNorm2d)): return m.in_channels if isinstance(m, nn.Conv2d) else m.num_features
+        if isinstance(m, (nn.Conv2d, nn.BatchNorm2d)):
+            return m.in_channels if isinstance(m, nn.Conv2d) else m.num_features
         if isinstance(m, AdaptiveConcatPool2d): pooled = 2*int(m.size in (1, (1, 1)))
-        elif 'AdaptiveAvgPool' in type(m).__name__ or 'AdaptiveMaxPool' in type(m).__name__: pooled = pooled or int(m.output_size in (1, (1, 1)))
+        elif 'AdaptiveAvgPool' in type(m).__name__ or 'AdaptiveMaxPool' in type(m).__name__:
+            pooled = pooled or int(m.output_size in (1, (1, 1)))
         elif isinstance(m, (nn.Linear, nn.BatchNorm1d)): return _width(m)//pooled if pooled else None
 
 def _width(m): return m.in_features if isinstance(m, nn.Linear) else m.num_features
 
-def check_head(body, head):
+def check_head(body: nn.Module, head: nn.Module) -> None:
     "Raise `ValueError` if the head does not expect the number of features that the body returns."
     taken = features_taken(head)
     if taken is None: return
-    try: given = num_features_model(body)
+    try: given = num_features_model(body)  # type: ignore[reportArgumentType]
     except Exception: return # the body rejects images of 32 and 64 pixels; the first batch will reveal any mismatch
     if taken != given:
         raise ValueError(f'the head expects {taken} features but the body returns {given}: use create_head({given}, …)')
 
 # %% ../../nbs/library/5_vision/11_learner.ipynb #00000016
 def add_head(
-    body,                       # returns a grid of features
-    nf,                         # number of features; None to determine it
-    n_out,                      # number of outputs
-    init=nn.init.kaiming_normal_, # initialization of the head; None keeps PyTorch's
-    head=None,                  # custom head to use instead
-    **kwargs                    # passed to `create_head`
+    body: nn.Module,                                 # returns a grid of features
+    nf: int | None,                                  # number of features; None to determine it
+    n_out: int,                                      # number of outputs
+    init: Callable | None = nn.init.kaiming_normal_, # initialization of the head; None keeps PyTorch's
+    head: nn.Module | None = None,                   # custom head to use instead
+    **kwargs: Any                                    # passed to `create_head`
 ) -> nn.Sequential:
     "Join `body` and a new head."
-    if head is None and nf is None: head = create_head(num_features_model(body), n_out, **kwargs)
-    else:
-        if head is None: head = create_head(nf, n_out, **kwargs)
+    unsure = head is not None or nf is not None
+    if head is None:
+        width = num_features_model(body) if nf is None else nf  # type: ignore[reportArgumentType]
+        head = create_head(width, n_out, **kwargs)
+    if unsure:
         with no_random(): check_head(body, head)
     if init is not None: apply_init(head, init)
     return nn.Sequential(body, head)
 
-def create_vision_model(arch, n_out, pretrained=True, weights=None, cut=None, n_in=3, init=nn.init.kaiming_normal_, custom_head=None,
-                        concat_pool=True, pool=True, lin_ftrs=None, ps=0.5, first_bn=True, bn_final=False, lin_first=False, y_range=None):
+def create_vision_model(arch: Any, n_out: int, pretrained: bool = True, weights: Any = None,
+                        cut: int | Callable | None = None, n_in: int = 3,
+                        init: Callable | None = nn.init.kaiming_normal_, custom_head: nn.Module | None = None,
+                        concat_pool: bool = True, pool: bool = True, lin_ftrs: Sequence[int] | None = None,
+                        ps: Any = 0.5, first_bn: bool = True, bn_final: bool = False, lin_first: bool = False,
+                        y_range: Sequence[float] | None = None) -> nn.Module:
     "Build the body of `arch` with a head for `n_out` outputs, or a `custom_head`. See `create_body` and `create_head`."
     body = create_body(arch, n_in, pretrained, cut, weights)
     return add_head(body, None, n_out, init, custom_head, concat_pool=concat_pool, pool=pool, lin_ftrs=lin_ftrs, ps=ps,
@@ -68,21 +78,25 @@ def create_vision_model(arch, n_out, pretrained=True, weights=None, cut=None, n_
 
 # %% ../../nbs/library/5_vision/11_learner.ipynb #0000001b
 def vision_learner(
-    dls,                      # `DataLoaders` of images
-    arch,                     # architecture such as `resnet34`, or name of a timm model such as 'tf_efficientnet_lite0'
+    dls: Any,                 # `DataLoaders` of images
+    arch: Any,                # architecture such as `resnet34`, or name of a timm model such as 'tf_efficientnet_lite0'
     normalize: bool = True,   # whether to normalize with the architecture's statistics, unless the data already are
     n_out: int | None = None, # number of outputs; by default taken from the data
     pretrained: bool = True,  # whether to load weights pretrained on ImageNet
-    weights=None,             # which set of pretrained weights; None for the default set
-    loss_func=None, opt_func=Adam, lr=1e-3, splitter=None, cbs=None, metrics=None, path=None, model_dir='models',
-    wd=None, wd_bn_bias=False, train_bn=True, moms=(0.95, 0.85, 0.95), # passed to `Learner`
-    **kwargs                  # passed to `create_vision_model`: `cut`, `custom_head`, `lin_ftrs`, `ps`, `y_range` …
+    weights: Any = None,      # which set of pretrained weights; None for the default set
+    loss_func: Callable | None = None, opt_func: Callable = Adam, lr: float = 1e-3, splitter: Callable | None = None,
+    cbs: Any = None, metrics: Any = None, path: str | Path | None = None, model_dir: str | Path = 'models',
+    # passed to `Learner`
+    wd: float | None = None, wd_bn_bias: bool = False, train_bn: bool = True, moms: Any = (0.95, 0.85, 0.95),
+    **kwargs: Any             # passed to `create_vision_model`: `cut`, `custom_head`, `lin_ftrs`, `ps`, `y_range` …
 ) -> Learner:
     "Build a `Learner` with a pretrained body and a new head for `dls`."
     n_out, kwargs = _from_data(dls, n_out, kwargs)
     model = create_vision_model(arch, n_out, pretrained=pretrained, weights=weights, **kwargs)
-    return _learner_for(dls, arch, model, normalize, kwargs.get('n_in', 3), splitter, loss_func=loss_func, opt_func=opt_func, lr=lr, cbs=cbs,
-                        metrics=metrics, path=path, model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms)
+    return _learner_for(dls, arch, model, normalize, kwargs.get('n_in', 3), splitter, loss_func=loss_func,
+                        opt_func=opt_func, lr=lr, cbs=cbs,
+                        metrics=metrics, path=path, model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias,
+                        train_bn=train_bn, moms=moms)
 
 cnn_learner = vision_learner # the name in the first printing of the book
 
@@ -93,22 +107,24 @@ def _n_out(dls) -> int:
     return n
 
 def _from_data(dls, n_out: int | None, kwargs: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    if kwargs.get('y_range') is None and getattr(dls, 'y_range', None) is not None: kwargs = {**kwargs, 'y_range': dls.y_range}
+    if kwargs.get('y_range') is None and getattr(dls, 'y_range', None) is not None:
+        kwargs = {**kwargs, 'y_range': dls.y_range}
     return _n_out(dls) if n_out is None else n_out, kwargs
 
-def _learner_for(dls, arch, model: nn.Module, normalize: bool, n_in: int, splitter, **kwargs) -> Learner:
+def _learner_for(dls, arch, model: Any, normalize: bool, n_in: int, splitter, **kwargs) -> Learner:
     "Build a `Learner` for a `model` whose body, `model[0]`, comes from `arch`; freeze a pretrained body."
     meta = arch_meta(arch)
     if normalize: add_normalize(dls, meta.get('stats'), n_in)
-    learn = Learner(dls, model.to(memory_format=torch.channels_last), splitter=splitter or meta.get('split', default_split), **kwargs)
+    learn = Learner(dls, model.to(memory_format=torch.channels_last),
+                    splitter=splitter or meta.get('split', default_split), **kwargs)
     if getattr(model[0], 'is_pretrained', False): learn.freeze()
     return learn
 
 def add_normalize(
-    dls,           # `DataLoaders`
-    stats,         # means and standard deviations of the channels, as in `imagenet_stats`
-    n_in: int = 3  # number of channels of the images
-):
+    dls: Any,     # `DataLoaders`
+    stats: Any,   # means and standard deviations of the channels, as in `imagenet_stats`
+    n_in: int = 3 # number of channels of the images
+) -> None:
     "Add normalization to `dls`, unless it already normalizes its images."
     if stats is None or n_in != len(stats[0]) or not hasattr(dls, 'add_tfms'): return
     fs = getattr(getattr(dls.train, 'after_batch', None), 'fs', [])
@@ -116,25 +132,30 @@ def add_normalize(
 
 # %% ../../nbs/library/5_vision/11_learner.ipynb #0000001c2
 def unet_learner(
-    dls,                      # `DataLoaders` of images with masks or images as targets
-    arch,                     # architecture such as `resnet34`, or name of a timm model
-    normalize: bool = True,   # whether to normalize with the architecture's statistics, unless the data already are
-    n_out: int | None = None, # number of outputs per pixel; by default taken from the data
-    pretrained: bool = True,  # whether to load weights pretrained on ImageNet into the body
-    weights=None,             # which set of pretrained weights; None for the default set
+    dls: Any,                   # `DataLoaders` of images with masks or images as targets
+    arch: Any,                  # architecture such as `resnet34`, or name of a timm model
+    normalize: bool = True,     # whether to normalize with the architecture's statistics, unless the data already are
+    n_out: int | None = None,   # number of outputs per pixel; by default taken from the data
+    pretrained: bool = True,    # whether to load weights pretrained on ImageNet into the body
+    weights: Any = None,        # which set of pretrained weights; None for the default set
     config: dict | None = None, # arguments for `create_unet_model`
-    loss_func=None, opt_func=None, lr=1e-3, splitter=None, cbs=None, metrics=None, path=None, model_dir='models',
+    loss_func: Callable | None = None, opt_func: Callable | None = None, lr: float = 1e-3,
+    splitter: Callable | None = None, cbs: Any = None, metrics: Any = None, path: str | Path | None = None,
+    model_dir: str | Path = 'models',
     # passed to `Learner`; `opt_func` defaults to Adam
-    wd=None, wd_bn_bias=False, train_bn=True, moms=(0.95, 0.85, 0.95),
-    **kwargs                  # passed to `create_unet_model`: `cut`, `n_in`, `blur`, `self_attention`, `y_range` …
+    wd: float | None = None, wd_bn_bias: bool = False, train_bn: bool = True, moms: Any = (0.95, 0.85, 0.95),
+    **kwargs: Any               # passed to `create_unet_model`: `cut`, `n_in`, `blur`, `self_attention`, `y_range` …
 ) -> Learner:
     "Build a `Learner` with a U-Net on the body of `arch`, which makes a prediction for every pixel."
     n_out, kwargs = _from_data(dls, n_out, {**(config or {}), **kwargs})
     with no_random(): img_size = tuple(dls.one_batch()[0].shape[-2:])
     model = create_unet_model(arch, n_out, img_size, pretrained=pretrained, weights=weights, **kwargs)
-    return _learner_for(dls, arch, model, normalize, kwargs.get('n_in', 3), splitter, loss_func=loss_func, opt_func=opt_func or Adam, lr=lr, cbs=cbs,
-                        metrics=metrics, path=path, model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms)
+    return _learner_for(dls, arch, model, normalize, kwargs.get('n_in', 3), splitter, loss_func=loss_func,
+                        opt_func=opt_func or Adam, lr=lr, cbs=cbs,
+                        metrics=metrics, path=path, model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias,
+                        train_bn=train_bn, moms=moms)
 
 # %% ../../nbs/library/5_vision/11_learner.ipynb #0000001d
-_all_ = ['model_meta', 'default_split', 'imagenet_weights', 'ModelMeta', 'num_features_model', 'create_body', 'create_head', 'cut_model', 'BodySpec',
+_all_ = ['model_meta', 'default_split', 'imagenet_weights', 'ModelMeta', 'num_features_model', 'create_body',
+         'create_head', 'cut_model', 'BodySpec',
          'body_from_spec', 'arch_meta', 'create_unet_model']

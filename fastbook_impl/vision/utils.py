@@ -5,9 +5,16 @@ __all__ = ['NoPicture', 'download_url', 'download_images', 'resize_to', 'resize_
            'verify_images']
 
 # %% ../../nbs/library/5_vision/13_utils.ipynb #00000002
-import hashlib, io, re, shutil, threading, time
+import hashlib
+import io
+import re
+import shutil
+import threading
+import time
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from fastcore.foundation import L
@@ -67,11 +74,12 @@ def _read(r, end, max_mb):
 
 # %% ../../nbs/library/5_vision/13_utils.ipynb #0000000c
 def download_url(
-    url:str,            # address, http or https
-    dest=None,          # file or folder to write to; None for the current folder and the name in the address
-    timeout=None,       # seconds that the host may be silent; 10 by default
-    show_progress=True, # ignored; accepted for compatibility with fastai
-    max_mb=100          # maximal size of the file in megabytes
+    url:str,                      # address, http or https
+    # file or folder to write to; None for the current folder and the name in the address
+    dest: str | Path | None = None,
+    timeout: float | None = None, # seconds that the host may be silent; 10 by default
+    show_progress: bool = True,   # ignored; accepted for compatibility with fastai
+    max_mb: int = 100             # maximal size of the file in megabytes
 ) -> Path:
     "Download one file. Raises a one-line `OSError` if that fails."
     name = unquote(urlsplit(url).path.rpartition('/')[2]).replace('/', '_') or 'download'
@@ -135,7 +143,8 @@ class _Fetcher:
             with self.lock: host = self.hosts.setdefault(urlsplit(url).netloc, _Host())
             body = host.get(url, self.timeout, self.max_mb)
             path = self.dest/(self._stem(url) + _suffix(body))
-        except (NoPicture, ValueError) as e: return None, str(e) if isinstance(e, NoPicture) else 'not an address of the web (http or https)'
+        except (NoPicture, ValueError) as e:
+            return None, str(e) if isinstance(e, NoPicture) else 'not an address of the web (http or https)'
         with written_whole(path) as part: part.write_bytes(body)
         return path, None
 
@@ -146,22 +155,23 @@ class _Fetcher:
 
 # %% ../../nbs/library/5_vision/13_utils.ipynb #00000015
 def download_images(
-    dest,                   # folder to write to; created if missing
-    url_file=None,          # file with one address per line; pass this or `urls`
-    urls=None,              # the addresses, or a single address
-    max_pics=1000,          # number of addresses to use, from the start of the list
-    n_workers=8,            # number of threads; each host gets at most two requests at a time
-    timeout=4,              # seconds that a host may be silent; a whole file may take ten times as long
-    preserve_filename=False,# whether file names begin with the names in the addresses
-    max_mb=30               # maximal size of an image in megabytes
-) -> L: # paths of the images now in the folder, in the order of the addresses
+    dest: str | Path,                   # folder to write to; created if missing
+    url_file: str | Path | None = None, # file with one address per line; pass this or `urls`
+    urls: Iterable[str] | None = None,  # the addresses, or a single address
+    max_pics: int = 1000,               # number of addresses to use, from the start of the list
+    n_workers: int = 8,                 # number of threads; each host gets at most two requests at a time
+    timeout: float = 4,                 # seconds that a host may be silent; a whole file may take ten times as long
+    preserve_filename: bool = False,    # whether file names begin with the names in the addresses
+    max_mb: int = 30                    # maximal size of an image in megabytes
+) -> L:                                 # paths of the images now in the folder, in the order of the addresses
     """Download the images at the addresses, and print one line that summarizes successes and failures.
 
     Images from an earlier call are not downloaded again."""
     if (url_file is None) == (urls is None):
         raise ValueError('download_images needs either urls or a url_file: pass exactly one of them')
-    if urls is None: urls = Path(url_file).read_text(encoding='utf-8').splitlines()
-    urls = list(dict.fromkeys(str(u).strip() for u in ([urls] if isinstance(urls, str) else urls) if u and str(u).strip()))[:max_pics]
+    if url_file is not None: urls = Path(url_file).read_text(encoding='utf-8').splitlines()
+    given = [urls] if isinstance(urls, str) else urls or ()
+    urls = list(dict.fromkeys(str(u).strip() for u in given if u and str(u).strip()))[:max_pics]
     dest = Path(dest)
     dest.mkdir(parents=True, exist_ok=True)
     fetch = _Fetcher(dest, timeout, max_mb, preserve_filename)
@@ -175,21 +185,25 @@ def _fetch_all(fetch, urls, n):
     from tqdm.auto import tqdm
     pool = ThreadPoolExecutor(max(1, n))
     # the bar comes first in `zip`, so that it also sees the end
-    try: return {u: r for r,u in zip(tqdm(pool.map(fetch, urls), total=len(urls), leave=False, delay=1), urls)}
+    try:
+        return {u: r for r,u in zip(tqdm(pool.map(fetch, urls), total=len(urls), leave=False, delay=1), urls,
+                                    strict=True)}
     finally: pool.shutdown(wait=True, cancel_futures=True)
 
 def _report(dest, before, results):
     reasons = Counter(why for path,why in results if path is None)
     text = f'{len(results) - reasons.total()} pictures fetched to {dest.name}'
     if before: text += f', {before} were there already'
-    if reasons: text += f'; {reasons.total()} addresses gave none: ' + ', '.join(f'{why} ({n})' for why,n in reasons.most_common())
+    if reasons:
+        text += f'; {reasons.total()} addresses gave none: ' + ', '.join(f'{why} ({n})'
+                                                                         for why,n in reasons.most_common())
     print(text)
 
 # %% ../../nbs/library/5_vision/13_utils.ipynb #0000001c
 def resize_to(
-    img,          # PIL image
-    targ_sz:int,  # length of the longer side in pixels
-    use_min=False # whether `targ_sz` is the length of the shorter side
+    img: Image.Image,     # PIL image
+    targ_sz:int,          # length of the longer side in pixels
+    use_min: bool = False # whether `targ_sz` is the length of the shorter side
 ) -> tuple:
     "Return the scaled `(w, h)` of `img`."
     ratio = targ_sz / (min if use_min else max)(img.size)
@@ -199,16 +213,16 @@ def resize_to(
 _modes = {1: 'L', 3: 'RGB', 4: 'RGBA'}
 
 def resize_image(
-    file,             # path of the image, relative to `src`
-    dest,             # folder to write to, under the same relative path
-    src='.',          # folder that contains `file`
-    max_size=None,    # maximal length of the longer side in pixels; None to keep the size
-    n_channels=3,     # number of channels: 1 for gray, 3 for color, 4 with transparency
-    ext=None,         # new file extension, such as '.png'
-    img_format=None,  # Pillow's name of the format; by default from the extension
-    resample=Image.Resampling.BILINEAR,
-    resume=False,     # whether to skip files that already exist in `dest`
-    **kwargs          # passed to Pillow's `save`, such as `quality=90`
+    file: str | Path,              # path of the image, relative to `src`
+    dest: str | Path,              # folder to write to, under the same relative path
+    src: str | Path = '.',         # folder that contains `file`
+    max_size: int | None = None,   # maximal length of the longer side in pixels; None to keep the size
+    n_channels: int = 3,           # number of channels: 1 for gray, 3 for color, 4 with transparency
+    ext: str | None = None,        # new file extension, such as '.png'
+    img_format: str | None = None, # Pillow's name of the format; by default from the extension
+    resample: Any = Image.Resampling.BILINEAR,
+    resume: bool = False,          # whether to skip files that already exist in `dest`
+    **kwargs: Any                  # passed to Pillow's `save`, such as `quality=90`
 ) -> Path:
     """Write an upright copy of an image, shrunk if necessary. Images are never enlarged.
 
@@ -221,10 +235,11 @@ def resize_image(
     if n_channels not in _modes: raise ValueError(f'n_channels must be 1, 3 or 4, got {n_channels}')
     target.parent.mkdir(parents=True, exist_ok=True)
     im = load_image(source)
-    small = max_size is None or max(im.size) <= max_size
+    shape = im.size if max_size is None or max(im.size) <= max_size else resize_to(im, max_size)
+    small = shape == im.size
     if small and im.mode == _modes[n_channels] and ext is None and img_format is None: return _copied(source, target)
     im = load_image(source, _modes[n_channels])
-    if not small: im = im.resize(resize_to(im, max_size), resample=resample)
+    if not small: im = im.resize(shape, resample=resample)
     return _saved(im, target, img_format, kwargs)
 
 def _copied(source, target):
@@ -237,19 +252,24 @@ def _saved(im, target, img_format, kwargs):
     return target
 
 # %% ../../nbs/library/5_vision/13_utils.ipynb #00000020
+_HERE = Path('.')
+
 def resize_images(
-    path,               # folder of images
-    max_workers=None,   # number of threads; by default PyTorch's
-    max_size=None,      # maximal length of the longer side in pixels
-    recurse=False,      # whether to include subfolders
-    dest=Path('.'),     # folder to write to; the same as `path` to replace the images
+    path: str | Path,               # folder of images
+    max_workers: int | None = None, # number of threads; by default PyTorch's
+    max_size: int | None = None,    # maximal length of the longer side in pixels
+    recurse: bool = False,          # whether to include subfolders
+    dest: str | Path = _HERE,       # folder to write to; the same as `path` to replace the images
     # as for `resize_image`
-    n_channels=3, ext=None, img_format=None, resample=Image.Resampling.BILINEAR, resume=None, **kwargs
-) -> L: # paths of the copies
+    n_channels: int = 3, ext: str | None = None, img_format: str | None = None,
+    resample: Any = Image.Resampling.BILINEAR, resume: bool | None = None, **kwargs: Any
+) -> L:                             # paths of the copies
     "Write smaller copies of all images in a folder, and print one line about those that could not be read."
     path, dest = Path(path), Path(dest)
     def _one(f):
-        try: return resize_image(f.relative_to(path), dest, path, max_size, n_channels, ext, img_format, resample, bool(resume), **kwargs)
+        try:
+            return resize_image(f.relative_to(path), dest, path, max_size, n_channels, ext, img_format, resample,
+                                bool(resume), **kwargs)
         except OSError as e: return e
     done = thread_map(_one, get_image_files(path, recurse=recurse), n=max_workers)
     bad = [o for o in done if isinstance(o, OSError)]

@@ -5,12 +5,15 @@ __all__ = ['KEEP', 'DELETE', 'Verdict', 'widgets', 'ImagesCleaner', 'ImageClassi
            'Checkbox', 'Dropdown', 'HBox', 'Label', 'Layout', 'Output', 'VBox']
 
 # %% ../../nbs/library/5_vision/12_widgets.ipynb #00000003
-import html, io, os
+import html
+import io
+import os
 from collections import namedtuple
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from types import SimpleNamespace
+from typing import Any
 
-from fastcore.basics import patch
 from fastcore.foundation import L
 from fastcore.xtras import Path
 from PIL import Image, ImageOps
@@ -19,35 +22,37 @@ from ..imports import import_extra
 from .core import to_mode
 
 import_extra('ipywidgets') # if it is missing, the error names the extra
-import ipywidgets
-from ipywidgets import Box, Button, Checkbox, Dropdown, GridBox, HBox, Label, Layout, Output, VBox
+import ipywidgets  # noqa: E402
+from ipywidgets import Box, Button, Checkbox, Dropdown, GridBox, HBox, Label, Layout, Output, VBox  # noqa: E402
 
 # %% ../../nbs/library/5_vision/12_widgets.ipynb #00000004
 _all_ = ['widgets', 'Box', 'Button', 'Checkbox', 'Dropdown', 'FileUpload', 'HBox', 'Label', 'Layout', 'Output', 'VBox']
 
 # %% ../../nbs/library/5_vision/12_widgets.ipynb #0000000a
 KEEP, DELETE = '<Keep>', '<Delete>'
+_BORDERS = {KEEP: 'transparent', DELETE: '#c62828'}
 
 class ImagesCleaner:
     "Review images: keep, delete, or move them to another class. Files change only after confirmation."
     def __init__(self,
-        opts=(),    # classes to which an image can be moved
-        height=128, # height of an image in pixels
-        width=256,  # maximal width of an image in pixels
-        max_n=30,   # number of images shown at a time
-        move_to=None # function from file and class to new path; by default the sibling folder of the class
+        opts: Sequence[str] = (), # classes to which an image can be moved
+        height: int = 128,        # height of an image in pixels
+        width: int = 256,         # maximal width of an image in pixels
+        max_n: int = 30,          # number of images shown at a time
+        # function from file and class to new path; by default the sibling folder of the class
+        move_to: Callable | None = None
     ):
         self.opts, self.height, self.width, self.max_n, self.move_to = list(L(opts)), height, width, max_n, move_to
         self._new_work([])
 
     def _new_work(self, fns):
-        self.fns = L(Path(f) for f in fns)
+        self.fns: Any = L(Path(f) for f in fns)
         self.marks, self.done, self.history, self.widget, self._cards = {}, {}, [], None, {}
 
     def mark(self,
-        i:int, # index into `fns`
-        what   # `'<Keep>'`, `'<Delete>'` or a class
-    ):
+        i:int,    # index into `fns`
+        what: Any # `'<Keep>'`, `'<Delete>'` or a class
+    ) -> None:
         "Mark image `i`."
         if what not in (KEEP, DELETE, *self.opts):
             raise ValueError(f'unknown mark {what!r}: use {KEEP}, {DELETE} or one of {self.opts}')
@@ -109,7 +114,7 @@ class ImagesCleaner:
         self._refresh()
         return L(problems)
 
-    def undo(self):
+    def undo(self) -> None:
         "Undo the last mark, or everything that the last `apply` did."
         if not self.history: return
         kind, *what = self.history.pop()
@@ -128,7 +133,8 @@ class ImagesCleaner:
         row = Layout(flex_flow='row wrap', align_items='center')
         self._place, self._status, self._question = Box(), Label(), Label()
         self._undo, self._apply = Button(description='Undo', icon='undo'), Button(description='Apply …', icon='check')
-        self._more, yes, no = Button(icon='plus', layout=Layout(width='auto')), Button(description='Yes', button_style='danger'), Button(description='No')
+        self._more, yes, no = (Button(icon='plus', layout=Layout(width='auto')),
+                               Button(description='Yes', button_style='danger'), Button(description='No'))
         self._confirm = HBox([self._question, yes, no],
                              layout=Layout(flex_flow='row wrap', align_items='center', display='none'))
         self._undo.on_click(lambda _: self.undo())
@@ -158,9 +164,9 @@ class ImagesCleaner:
     def _about(self, i): return '', None
 
     def show(self,
-        idxs,  # indices into `fns`
-        n=None # maximal number of images; `max_n` by default
-    ):
+        idxs: Iterable[int], # indices into `fns`
+        n: int | None = None # maximal number of images; `max_n` by default
+    ) -> None:
         "Show the images `idxs` on the page, skipping files that no longer exist."
         self._shown, self._n = list(idxs), n or self.max_n
         here = [i for i in self._shown if i not in self.done and self.fns[i].exists()]
@@ -174,7 +180,8 @@ class ImagesCleaner:
         self._status.value = text or f'{n} to delete, {m} to move' + (f' ({len(self._cards)} of '
                                                                       f'{len(self._cards) + self._rest} shown)'
                                                                       if self._rest else '')
-        self._more.description, self._more.layout.display = f'{min(self._rest, self.max_n)} more', '' if self._rest else 'none'
+        self._more.description, self._more.layout.display = (f'{min(self._rest, self.max_n)} more', '' if self._rest
+                                                             else 'none')
         self._undo.disabled, self._apply.disabled = not self.history, not (n + m)
         self._ask(False)
 
@@ -202,8 +209,8 @@ class ImagesCleaner:
         display(self.widget)
 
     def set_fns(self,
-        fns # list of image files
-    ):
+        fns: Iterable[str | Path] # list of image files
+    ) -> None:
         "Start over with the images `fns` and discard all marks."
         if isinstance(fns, (str, os.PathLike)):
             raise TypeError(f'expected a list of files, got the single path {str(fns)!r}: for the files in a '
@@ -212,8 +219,9 @@ class ImagesCleaner:
         self._new_work(fns)
         if shown: self._build()
 
-    def __repr__(self):
-        return f'{type(self).__name__}: {_plural(len(self.fns), "picture")}, {len(self.delete())} to delete, {len(self.change())} to move'
+    def __repr__(self) -> str:
+        return (f'{type(self).__name__}: {_plural(len(self.fns), "picture")}, {len(self.delete())} to delete, '
+                f'{len(self.change())} to move')
 
 def _move(fn, to):
     to.parent.mkdir(parents=True, exist_ok=True)
@@ -261,10 +269,11 @@ class _Card:
     def refresh(self):
         what = self.cleaner.marks.get(self.i, KEEP)
         self.choice.value = what
-        self.box.layout.border = f"2px solid {'transparent' if what == KEEP else '#c62828' if what == DELETE else '#1565c0'}"
+        self.box.layout.border = f'2px solid {_BORDERS.get(what, "#1565c0")}'
 
 def _words(name, about):
-    return f'<div style="font-size: 12px; line-height: 1.35; overflow-wrap: anywhere">{html.escape(name)}<br><span style="opacity: .7">{html.escape(about)}</span></div>'
+    return (f'<div style="font-size: 12px; line-height: 1.35; overflow-wrap: anywhere">{html.escape(name)}<br>'
+            f'<span style="opacity: .7">{html.escape(about)}</span></div>')
 
 # %% ../../nbs/library/5_vision/12_widgets.ipynb #0000001e
 # result for one image; `actual` and `guess` are class indices, `prob` is the probability of `guess`
@@ -273,9 +282,9 @@ Verdict = namedtuple('Verdict', 'loss actual guess prob')
 class ImageClassifierCleaner(ImagesCleaner):
     "Review the images of a classifier by set and class, those with the largest loss first."
     def __init__(self,
-        learn,      # trained classifier with one label per image
-        opts=(),    # additional classes besides those of the data
-        **kwargs    # `height`, `width`, `max_n`, `move_to`: see `ImagesCleaner`
+        learn: Any,               # trained classifier with one label per image
+        opts: Sequence[str] = (), # additional classes besides those of the data
+        **kwargs: Any             # `height`, `width`, `max_n`, `move_to`: see `ImagesCleaner`
     ):
         self.vocab = list(getattr(learn.dls, 'vocab', None) or [])
         if not self.vocab:
@@ -289,13 +298,13 @@ class ImageClassifierCleaner(ImagesCleaner):
         self._start = [0, len(self.sets[0])]
         self._new_work([_file(ds, i) for ds in self.sets for i in range(len(ds))])
         self._first_fns = list(self.fns)
-        self.dd_set = Dropdown(options=['Train', 'Valid'][:len(self.sets)], description='Set')
+        self.dd_set: Any = Dropdown(options=['Train', 'Valid'][:len(self.sets)], description='Set')
         self.dd_class = Dropdown(options=[(str(v), k) for k,v in enumerate(self.vocab)], description='Class')
         for dd in (self.dd_set, self.dd_class): dd.observe(self._look, 'value')
 
     def judged(self,
-        ds_idx # 0: the training set; 1: the validation set
-    ) -> dict: # a `Verdict` for each index into `fns`, without files that no longer exist
+        ds_idx: int # 0: the training set; 1: the validation set
+    ) -> dict:      # a `Verdict` for each index into `fns`, without files that no longer exist
         "Evaluate the model on every image of a set."
         if ds_idx not in self._judged: self._judged[ds_idx] = self._judge(ds_idx)
         return self._judged[ds_idx]
@@ -311,16 +320,16 @@ class ImageClassifierCleaner(ImagesCleaner):
         if targs.ndim != 1 or targs.is_floating_point():
             raise ValueError('ImageClassifierCleaner needs one label per image, but these data have several labels or '
                              'numbers: use ImagesCleaner')
-        rows = zip(losses.tolist(), targs.tolist(), decoded.tolist(), preds.max(1)[0].tolist())
-        return {start + i: Verdict(*row) for i,row in zip(here, rows)}
+        rows = zip(losses.tolist(), targs.tolist(), decoded.tolist(), preds.max(1)[0].tolist(), strict=True)
+        return {start + i: Verdict(*row) for i,row in zip(here, rows, strict=False)}
 
     def worst(self,
-        ds_idx,  # 0: the training set; 1: the validation set
-        cat=None # index of a class; None for all classes
+        ds_idx: int,    # 0: the training set; 1: the validation set
+        cat: Any = None # index of a class; None for all classes
     ) -> list:
         "Return indices into `fns` of the images of a class in a set, the largest loss first."
-        return [i for i,v in sorted(self.judged(ds_idx).items(),
-                                    key=lambda o: -o[1].loss) if cat is None or v.actual == cat]
+        ranked = sorted(self.judged(ds_idx).items(), key=lambda o: -o[1].loss)
+        return [i for i,v in ranked if cat is None or v.actual == cat]
 
     def _above(self): return [HBox([self.dd_set, self.dd_class], layout=Layout(flex_flow='row wrap'))]
 
@@ -328,7 +337,8 @@ class ImageClassifierCleaner(ImagesCleaner):
 
     def _about(self, i):
         v = self.judged(int(i >= self._start[1]))[i]
-        return f'loss {v.loss:.2f} · model: {self.vocab[v.guess]} {v.prob:.0%}', self.vocab[v.guess] if v.guess != v.actual else None
+        guess = self.vocab[v.guess]
+        return f'loss {v.loss:.2f} · model: {guess} {v.prob:.0%}', guess if v.guess != v.actual else None
 
 def _file(ds, i):
     item = ds.items[i] if not hasattr(ds.items, 'iloc') else None
@@ -342,7 +352,7 @@ def _file(ds, i):
 class FileUpload(ipywidgets.FileUpload):
     "Upload button with the contents of the files in `data`."
     @property
-    def data(self): "Contents of the uploaded files as bytes."; return [bytes(o['content']) for o in self.value]
+    def data(self) -> Any: "Contents of the uploaded files as bytes."; return [bytes(o['content']) for o in self.value]
 
 widgets = SimpleNamespace(**{**{k: v for k,v in vars(ipywidgets).items() if k[0] != '_'}, 'FileUpload': FileUpload})
 

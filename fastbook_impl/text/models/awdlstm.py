@@ -6,21 +6,23 @@ __all__ = ['awd_lstm_lm_config', 'awd_lstm_clas_config', 'dropout_mask', 'RNNDro
 
 # %% ../../../nbs/library/6_text/03_awdlstm.ipynb #00000002
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import nn
-from torch.func import functional_call
 from fastcore.basics import noop
 from fastcore.foundation import L
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from ...torch_core import Module, params, to_detach
 
 # %% ../../../nbs/library/6_text/03_awdlstm.ipynb #00000005
 def dropout_mask(
-    x,   # a tensor, for its device and type
-    sz,  # shape of the mask
-    p    # probability of zeros
-):
+    x: Tensor,         # a tensor, for its device and type
+    sz: Sequence[int], # shape of the mask
+    p: float           # probability of zeros
+) -> Tensor:
     "Return a random mask of shape `sz`: zeros with probability `p`, otherwise `1/(1-p)`."
     n = math.prod(sz)
     if x.is_cuda or n < 4096 or p == 1: return x.new_empty(*sz).bernoulli_(1 - p).div_(max(1 - p, 1e-9))
@@ -31,15 +33,15 @@ def dropout_mask(
 class RNNDropout(Module):
     "Apply dropout with the same mask at all positions of a text; `(bs, seq_len, features)`."
     def __init__(self, p:float=0.5): self.p = p
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0.: return x
         return x * dropout_mask(x, (x.size(0), 1, *x.shape[2:]), self.p)
 
 # %% ../../../nbs/library/6_text/03_awdlstm.ipynb #0000000c
 class EmbeddingDropout(Module):
     "Apply the embedding `emb` and drop each word of its vocabulary with probability `embed_p`."
-    def __init__(self, emb, embed_p): self.emb, self.embed_p = emb, embed_p
-    def forward(self, words, scale=None):
+    def __init__(self, emb: nn.Embedding, embed_p: float): self.emb, self.embed_p = emb, embed_p
+    def forward(self, words: Tensor, scale: float | None = None) -> Tensor:
         x = self.emb(words)
         if self.training and self.embed_p != 0:
             x = x * dropout_mask(self.emb.weight, (self.emb.num_embeddings, 1), self.embed_p)[words]
@@ -48,15 +50,15 @@ class EmbeddingDropout(Module):
 # %% ../../../nbs/library/6_text/03_awdlstm.ipynb #0000000f
 class WeightDropout(Module):
     "Call the layer `module` with dropout of probability `weight_p` applied to its weights `layer_names`."
-    def __init__(self, module, weight_p, layer_names='weight_hh_l0'):
+    def __init__(self, module: nn.Module, weight_p: float, layer_names: str | Sequence[str] = 'weight_hh_l0'):
         self.module, self.weight_p, self.layer_names = module, weight_p, L(layer_names)
 
-    def forward(self, *args):
+    def forward(self, *args: Any) -> Any:
         if not self.training or self.weight_p == 0.: return self.module(*args)
         return functional_call(self.module, {n: self._dropped(getattr(self.module, n)) for n in self.layer_names}, args)
 
     def _dropped(self, w): return w*dropout_mask(w, w.shape, self.weight_p)
-    def reset(self): getattr(self.module, 'reset', noop)()
+    def reset(self) -> None: getattr(self.module, 'reset', noop)()
 
 # %% ../../../nbs/library/6_text/03_awdlstm.ipynb #00000012
 class AWD_LSTM(Module):
@@ -65,16 +67,16 @@ class AWD_LSTM(Module):
     initrange = 0.1
 
     def __init__(self,
-        vocab_sz, # number of tokens in the vocabulary
-        emb_sz,   # width of the embedding and of the output
-        n_hid,    # number of hidden features
-        n_layers, # number of LSTMs
-        pad_token=1, # number of `xxpad`, whose embedding is zero
-        hidden_p=0.2, # dropout probability between layers
-        input_p=0.6,  # dropout probability of the input features
-        embed_p=0.1,  # dropout probability of words
-        weight_p=0.5, # dropout probability of hidden-to-hidden weights
-        bidir=False # use bidirectional LSTMs
+        vocab_sz: int,         # number of tokens in the vocabulary
+        emb_sz: int,           # width of the embedding and of the output
+        n_hid: int,            # number of hidden features
+        n_layers: int,         # number of LSTMs
+        pad_token: int = 1,    # number of `xxpad`, whose embedding is zero
+        hidden_p: float = 0.2, # dropout probability between layers
+        input_p: float = 0.6,  # dropout probability of the input features
+        embed_p: float = 0.1,  # dropout probability of words
+        weight_p: float = 0.5, # dropout probability of hidden-to-hidden weights
+        bidir: bool = False    # use bidirectional LSTMs
     ):
         self.emb_sz, self.n_hid, self.n_layers, self.n_dir, self.bs = emb_sz, n_hid, n_layers, 2 if bidir else 1, 1
         self.encoder = nn.Embedding(vocab_sz, emb_sz, padding_idx=pad_token)
@@ -92,19 +94,19 @@ class AWD_LSTM(Module):
         names = ['weight_hh_l0'] + ['weight_hh_l0_reverse']*bidir
         return WeightDropout(nn.LSTM(n_in, n_out, 1, batch_first=True, bidirectional=bidir), weight_p, names)
 
-    def forward(self, inp, from_embeds=False):
+    def forward(self, inp: Tensor, from_embeds: bool = False) -> Tensor:
         "Process `inp`, token numbers or, with `from_embeds`, embeddings, starting from the stored hidden state."
         bs = inp.shape[0]
         if bs != self.bs: self._change_hidden(bs)
         x, hidden = self.input_dp(inp if from_embeds else self.encoder_dp(inp)), []
-        for l,(rnn,dp) in enumerate(zip(self.rnns, self.hidden_dps)):
+        for l,(rnn,dp) in enumerate(zip(self.rnns, self.hidden_dps, strict=True)):
             x, state = rnn(x, self.hidden[l])
             hidden.append(state)
             if l != self.n_layers - 1: x = dp(x)
         self.hidden = to_detach(hidden, cpu=False)
         return x
 
-    def reset(self):
+    def reset(self) -> None:
         "Reset the hidden state to zeros."
         self.hidden = [self._zeros(l, self.bs) for l in range(self.n_layers)]
 
@@ -122,14 +124,15 @@ awd_lstm_lm_config = dict(emb_sz=400, n_hid=1152, n_layers=3, pad_token=1, bidir
 awd_lstm_clas_config = dict(emb_sz=400, n_hid=1152, n_layers=3, pad_token=1, bidir=False, output_p=0.4, hidden_p=0.3,
                             input_p=0.4, embed_p=0.05, weight_p=0.5)
 
-def awd_lstm_lm_split(model):
+def awd_lstm_lm_split(model: nn.Sequential) -> list:
     "Return the parameter groups of a language model: one for each LSTM, and one for embedding and last layer."
-    return L(*_rnn_groups(model[0]), nn.ModuleList([model[0].encoder, model[1]])).map(_once)
+    enc: Any = model[0]
+    return L(*_rnn_groups(enc), nn.ModuleList([enc.encoder, model[1]])).map(_once)
 
-def awd_lstm_clas_split(model):
+def awd_lstm_clas_split(model: nn.Sequential) -> list:
     "Return the parameter groups of a classifier: embedding, each LSTM, and head."
-    enc = model[0].module
+    enc: Any = model[0].module
     return L(enc.encoder, *_rnn_groups(enc), model[1]).map(_once)
 
-def _rnn_groups(enc): return [nn.ModuleList(o) for o in zip(enc.rnns, enc.hidden_dps)]
+def _rnn_groups(enc): return [nn.ModuleList(o) for o in zip(enc.rnns, enc.hidden_dps, strict=True)]
 def _once(m): return list(dict.fromkeys(params(m))) # list weights shared by two layers once

@@ -6,12 +6,23 @@ __all__ = ['SequentialRNN', 'LinearDecoder', 'get_language_model', 'SentenceEnco
            'awd_lstm_lm_split', 'awd_lstm_clas_split']
 
 # %% ../../../nbs/library/6_text/04_models.ipynb #00000002
+from collections.abc import Sequence
+from typing import Any
+
 import torch
-from torch import nn
 from fastcore.basics import noop
+from torch import Tensor, nn
+
+from fastbook_impl.text.models.awdlstm import (
+    AWD_LSTM,
+    RNNDropout,
+    awd_lstm_clas_config,
+    awd_lstm_clas_split,
+    awd_lstm_lm_config,
+    awd_lstm_lm_split,
+)
 
 from ...layers import LinBnDrop, SigmoidRange
-from .awdlstm import AWD_LSTM, RNNDropout, awd_lstm_clas_config, awd_lstm_clas_split, awd_lstm_lm_config, awd_lstm_lm_split
 from ...torch_core import Module
 
 _all_ = ['AWD_LSTM', 'awd_lstm_lm_config', 'awd_lstm_clas_config', 'awd_lstm_lm_split', 'awd_lstm_clas_split']
@@ -19,7 +30,7 @@ _all_ = ['AWD_LSTM', 'awd_lstm_lm_config', 'awd_lstm_clas_config', 'awd_lstm_lm_
 # %% ../../../nbs/library/6_text/04_models.ipynb #00000005
 class SequentialRNN(nn.Sequential):
     "An `nn.Sequential` whose `reset` method resets the hidden state of its layers."
-    def reset(self):
+    def reset(self) -> None:
         for m in self.children(): getattr(m, 'reset', noop)()
 
 class LinearDecoder(Module):
@@ -27,17 +38,17 @@ class LinearDecoder(Module):
     before and after dropout, which the callbacks use."""
     initrange = 0.1
     def __init__(self,
-        n_out, n_hid,     # number of tokens in the vocabulary, number of features
-        output_p=0.1,     # dropout probability of the features
-        tie_encoder=None, # embedding whose weights are shared
-        bias=True
+        n_out: int, n_hid: int,               # number of tokens in the vocabulary, number of features
+        output_p: float = 0.1,                # dropout probability of the features
+        tie_encoder: nn.Embedding | None = None, # embedding whose weights are shared
+        bias: bool = True
     ):
         self.decoder, self.output_dp = nn.Linear(n_hid, n_out, bias=bias), RNNDropout(output_p)
         self.decoder.weight.data.uniform_(-self.initrange, self.initrange)
         if bias: self.decoder.bias.data.zero_()
         if tie_encoder is not None: self.decoder.weight = tie_encoder.weight
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> tuple:
         dropped = self.output_dp(x)
         return self.decoder(dropped), x, dropped
 
@@ -59,10 +70,10 @@ def _check_arch(arch, config):
     if unknown is not None: raise TypeError(f'config has no entry {unknown!r}: use {", ".join(known)}')
 
 def get_language_model(
-    arch,         # `AWD_LSTM`
-    vocab_sz,     # number of tokens in the vocabulary
-    config=None,  # changes to the default configuration of the architecture, such as `n_hid`
-    drop_mult=1.  # factor for all dropout probabilities
+    arch: Any,                  # `AWD_LSTM`
+    vocab_sz: int,              # number of tokens in the vocabulary
+    config: dict | None = None, # changes to the default configuration of the architecture, such as `n_hid`
+    drop_mult: float = 1.       # factor for all dropout probabilities
 ) -> SequentialRNN:
     """Create a model that maps `(bs, seq_len)` tokens to scores of the next token, `(bs, seq_len, vocab_sz)`, and
     features. Raise `TypeError` for a `config` with unknown entries."""
@@ -79,16 +90,16 @@ def get_language_model(
 class SentenceEncoder(Module):
     "Read texts `(bs, seq_len)` in chunks with `module`; return features `(bs, at most max_len, n)` and a padding mask."
     def __init__(self,
-        bptt,         # number of tokens in a chunk
-        module,       # encoder that reads a chunk and keeps its hidden state
-        pad_idx=1,    # number of `xxpad`
-        max_len=None  # keep chunks that begin in the last `max_len` tokens; all chunks by default
+        bptt: int,                 # number of tokens in a chunk
+        module: nn.Module,         # encoder that reads a chunk and keeps its hidden state
+        pad_idx: int = 1,          # number of `xxpad`
+        max_len: int | None = None # keep chunks that begin in the last `max_len` tokens; all chunks by default
     ):
         self.bptt, self.module, self.pad_idx, self.max_len = bptt, module, pad_idx, max_len
 
-    def reset(self): getattr(self.module, 'reset', noop)()
+    def reset(self) -> None: getattr(self.module, 'reset', noop)()
 
-    def forward(self, inp):
+    def forward(self, inp: Tensor) -> tuple:
         mask = inp == self.pad_idx
         order = (~mask).sum(1).argsort(descending=True, stable=True)
         back = order.argsort()
@@ -108,10 +119,10 @@ class SentenceEncoder(Module):
 
 # %% ../../../nbs/library/6_text/04_models.ipynb #0000000e
 def masked_concat_pool(
-    output,   # features, (bs, seq_len, n)
-    mask,     # padding mask, (bs, seq_len)
-    bptt=None # for compatibility with fastai; not used
-):
+    output: Tensor,         # features, (bs, seq_len, n)
+    mask: Tensor,           # padding mask, (bs, seq_len)
+    bptt: int | None = None # for compatibility with fastai; not used
+) -> Tensor:
     "Concatenate the features at the last token, their maximum and their mean over each text: `(bs, 3*n)`."
     there = (~mask)[:, :, None]
     n = there.sum(1).clamp(min=1)
@@ -127,35 +138,35 @@ class PoolingLinearClassifier(Module):
     """Apply pooling and linear layers with batch normalization and dropout; return `(scores, features, features)`, in
     the format of `LinearDecoder`."""
     def __init__(self,
-        dims,         # layer sizes, from the pooled features to the classes
-        ps,           # dropout probability before each layer
-        bptt=None,    # passed to `masked_concat_pool`
-        y_range=None  # lowest and highest prediction of a regression, as a pair
+        dims: Sequence[int],                   # layer sizes, from the pooled features to the classes
+        ps: Sequence[float],                   # dropout probability before each layer
+        bptt: int | None = None,               # passed to `masked_concat_pool`
+        y_range: Sequence[float] | None = None # lowest and highest prediction of a regression, as a pair
     ):
         if len(ps) != len(dims) - 1:
             raise ValueError(f'ps has {len(ps)} values for {len(dims) - 1} layers: pass one for each layer')
         acts = [nn.ReLU(inplace=True)]*(len(dims) - 2) + [None]
-        layers = [LinBnDrop(i, o, p=p, act=a) for i,o,p,a in zip(dims[:-1], dims[1:], ps, acts)]
+        layers = [LinBnDrop(i, o, p=p, act=a) for i,o,p,a in zip(dims[:-1], dims[1:], ps, acts, strict=False)]
         self.layers = nn.Sequential(*layers, *([] if y_range is None else [SigmoidRange(*y_range)]))
         self.bptt = bptt
 
-    def forward(self, inp):
+    def forward(self, inp: tuple[Tensor, Tensor]) -> tuple:
         out, mask = inp
         return self.layers(masked_concat_pool(out, mask, self.bptt)), out, out
 
 # %% ../../../nbs/library/6_text/04_models.ipynb #00000011
 def get_text_classifier(
-    arch,           # `AWD_LSTM`
-    vocab_sz,       # number of tokens in the vocabulary
-    n_class,        # number of classes
-    seq_len=72,     # number of tokens in a chunk
-    config=None,    # changes to the default configuration of the architecture
-    drop_mult=1.,   # factor for all dropout probabilities
-    lin_ftrs=None,  # widths of the hidden layers of the head; defaults to `[50]`
-    ps=None,        # dropout probability after each hidden layer; defaults to 0.1
-    pad_idx=1,      # number of `xxpad`
-    max_len=72*20,  # number of tokens at the end of a text that are used for gradients
-    y_range=None    # lowest and highest prediction of a regression, as a pair
+    arch: Any,                             # `AWD_LSTM`
+    vocab_sz: int,                         # number of tokens in the vocabulary
+    n_class: int,                          # number of classes
+    seq_len: int = 72,                     # number of tokens in a chunk
+    config: dict | None = None,            # changes to the default configuration of the architecture
+    drop_mult: float = 1.,                 # factor for all dropout probabilities
+    lin_ftrs: Sequence[int] | None = None, # widths of the hidden layers of the head; defaults to `[50]`
+    ps: Sequence[float] | None = None,     # dropout probability after each hidden layer; defaults to 0.1
+    pad_idx: int = 1,                      # number of `xxpad`
+    max_len: int | None = 72*20,           # number of tokens at the end of a text that are used for gradients
+    y_range: Sequence[float] | None = None # lowest and highest prediction of a regression, as a pair
 ) -> SequentialRNN:
     "Create a model that maps texts `(bs, seq_len)` to scores of the classes, `(bs, n_class)`, and features."
     config = _config(arch, 'config_clas', config, drop_mult)

@@ -4,8 +4,9 @@
 __all__ = ['cut_model', 'BodySpec', 'create_body', 'body_from_spec', 'arch_meta', 'create_head']
 
 # %% ../../../nbs/library/5_vision/08_body.ipynb #00000002
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,12 +15,12 @@ from torch import Tensor, nn
 from ...layers import AdaptiveConcatPool2d, Flatten, LinBnDrop, SigmoidRange
 from ...torch_core import is_listy
 from .from_timm import timm_body, timm_config, timm_split
-from .tvm import build_arch, default_split, model_meta
+from .tvm import build_arch, model_meta
 
 # %% ../../../nbs/library/5_vision/08_body.ipynb #00000005
 def cut_model(
-    model: nn.Module,                                 # model with a sequence of child layers
-    cut: int | Callable[[nn.Module], nn.Module]       # layers to keep (negative: to drop), or function from model to body
+    model: nn.Module,                           # model with a sequence of child layers
+    cut: int | Callable[[nn.Module], nn.Module] # layers to keep (negative: to drop), or function from model to body
 ) -> nn.Module:
     "Return the first layers of `model` as an `nn.Sequential`, or whatever the function `cut` returns for it."
     if callable(cut): return _not_empty(cut(model), cut, model)
@@ -42,7 +43,8 @@ def _not_empty(body: nn.Module, cut: Callable, model: nn.Module) -> nn.Module:
 def _last_pool(model: nn.Module) -> int:
     layers = list(model.children())
     for i in reversed(range(len(layers))):
-        if any('Pool' in type(m).__name__ for m in layers[i].modules()): return i if 'Pool' in type(layers[i]).__name__ else i + 1
+        if any('Pool' in type(m).__name__ for m in layers[i].modules()):
+            return i if 'Pool' in type(layers[i]).__name__ else i + 1
     raise ValueError(f'no pooling layer was found in {type(model).__name__}: pass cut=, a number or a function')
 
 # %% ../../../nbs/library/5_vision/08_body.ipynb #0000000a
@@ -80,11 +82,11 @@ class BodySpec:
     n_in: int = 3        # number of channels of the images
 
 def create_body(
-    arch,                    # architecture, name of a timm model, or a model
-    n_in: int = 3,           # number of channels of the images
-    pretrained: bool = True, # whether to load ImageNet weights, if `arch` is an architecture
+    arch: Any,                         # architecture, name of a timm model, or a model
+    n_in: int = 3,                     # number of channels of the images
+    pretrained: bool = True,           # whether to load ImageNet weights, if `arch` is an architecture
     cut: int | Callable | None = None, # where to cut; by default as in `model_meta`, or at the last pooling layer
-    weights=None             # which set of pretrained weights; None for the default set
+    weights: Any = None                # which set of pretrained weights; None for the default set
 ) -> nn.Module:
     """Build the body of `arch`, that is, everything before pooling and classification.
 
@@ -95,10 +97,9 @@ def create_body(
         _adapt_first_layer(model, n_in, is_pretrained)
         at = model_meta.get(arch, {}).get('cut') if cut is None else cut
         body = cut_model(model, _last_pool(model) if at is None else at)
-    body = body.to(memory_format=torch.channels_last)
-    body.is_pretrained = is_pretrained
-    body.spec = _spec(arch, cut, n_in)
-    return body
+    res: Any = body.to(memory_format=torch.channels_last)
+    res.is_pretrained, res.spec = is_pretrained, _spec(arch, cut, n_in)
+    return res
 
 def _model_of(arch, pretrained: bool, weights) -> tuple[nn.Module, bool]:
     if isinstance(arch, nn.Module): return arch, pretrained
@@ -132,7 +133,7 @@ def body_from_spec(spec: BodySpec) -> nn.Module:
                          'architecture')
     return create_body(arch, spec.n_in, False, spec.cut)
 
-def arch_meta(arch) -> dict[str, Any]:
+def arch_meta(arch: Any) -> dict[str, Any]:
     "Return the `cut`, `split` and `stats` of an architecture, and for a timm model also the `size` of its images."
     if not isinstance(arch, str): return model_meta.get(arch, {})
     config = timm_config(arch)
@@ -140,16 +141,16 @@ def arch_meta(arch) -> dict[str, Any]:
 
 # %% ../../../nbs/library/5_vision/08_body.ipynb #00000013
 def create_head(
-    nf: int,               # number of features that the body returns
-    n_out: int,            # number of outputs, such as the number of classes
-    lin_ftrs=None,         # sizes of the hidden layers; `[512]` by default
-    ps=0.5,                # dropout before the last layer (half of it before the others), or a list with one per layer
-    pool=True,             # whether to begin with pooling
-    concat_pool=True,      # whether to pool with mean and maximum instead of the mean alone
-    first_bn=True,         # whether to normalize before the first linear layer
-    bn_final=False,        # whether to normalize the output
-    lin_first=False,       # whether the linear layer comes before normalization and dropout
-    y_range=None           # bounds of the output, for regression
+    nf: int,                               # number of features that the body returns
+    n_out: int,                            # number of outputs, such as the number of classes
+    lin_ftrs: Sequence[int] | None = None, # sizes of the hidden layers; `[512]` by default
+    ps: Any = 0.5, # dropout before the last layer (half of it before the others), or a list with one per layer
+    pool: bool = True,                     # whether to begin with pooling
+    concat_pool: bool = True,              # whether to pool with mean and maximum instead of the mean alone
+    first_bn: bool = True,                 # whether to normalize before the first linear layer
+    bn_final: bool = False,                # whether to normalize the output
+    lin_first: bool = False,               # whether the linear layer comes before normalization and dropout
+    y_range: Sequence[float] | None = None # bounds of the output, for regression
 ) -> nn.Sequential:
     "Build a head: pooling, then linear layers down to `n_out` outputs."
     if pool and concat_pool: nf *= 2
@@ -158,7 +159,7 @@ def create_head(
     ps = _dropouts(ps, len(sizes) - 1)
     layers = [AdaptiveConcatPool2d() if concat_pool else nn.AdaptiveAvgPool2d(1), Flatten()] if pool else []
     if lin_first: layers.append(nn.Dropout(ps.pop(0)))
-    for i, (ni, no) in enumerate(zip(sizes[:-1], sizes[1:])):
+    for i, (ni, no) in enumerate(pairwise(sizes)):
         last = i == len(sizes) - 2
         layers += _linear_block(ni, no, bns[i], ps, None if last else nn.ReLU(inplace=True), lin_first, last)
     if bn_final: layers.append(nn.BatchNorm1d(n_out, momentum=0.01))

