@@ -19,19 +19,29 @@ MARKS = '.fastbook.json'
 def start(
     folder='work',  # the reader's folder; created if it is not there
     chapters=False, # copy the chapters, too
-    say=print       # what happens to the report, one line at a time
+    say=print,      # what happens to the report, one line at a time
+    command=None    # that brings new versions, for the report; by default `fastbook update <folder>`
 ) -> Path:
     "Create a folder with the exercise notebooks. A notebook that is already there is left alone."
     folder = Path(folder)
-    kept, made = read_marks(folder), []
+    kept, made, late = read_marks(folder), [], []
     for name,nb in _notebooks(folder, chapters).items():
-        if (folder/name).exists(): continue
+        if (folder/name).exists():
+            if kept.get(name) != marks(nb): late.append(name)
+            continue
         _write(folder/name, nb)
         kept[name], made = marks(nb), [*made, name]
     if made: write_marks(folder, kept)
-    there = f'{folder} has {len(made)} new notebooks' if made else f'{folder} is already there, and nothing in it was changed'
-    say(f'{there}. `fastbook update {folder}` brings new versions of the exercises, and keeps your answers.')
+    say(_started(folder, made, late, command or f'fastbook update {folder}'))
     return folder
+
+def _started(folder, made, late, command):
+    "What `start` reports."
+    there = f'{folder} has {_counted(made)}' if made else f'{folder} is already there, and nothing in it was changed'
+    news = f'There are new versions of {_counted(late)}: `{command}` brings them' if late else f'When the course has changed, `{command}` brings the new versions'
+    return f'{there}. {news}, and keeps your answers.'
+
+def _counted(names): return f"{len(names)} {'notebook' if len(names) == 1 else 'notebooks'}"
 
 def _notebooks(folder, chapters):
     "The notebooks of the course as they are now, for this folder: path in it → plain data."

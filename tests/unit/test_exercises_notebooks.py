@@ -128,6 +128,15 @@ def test_starting_again_changes_nothing(folder):
     assert path.read_bytes() == before and 'nothing in it was changed' in said[0]
 
 
+def test_starting_again_names_the_command_where_the_course_has_changed(folder, monkeypatch):
+    path = answer(folder, 'ex-04-04-answer', 'mine')
+    before = path.read_bytes()
+    monkeypatch.setattr(find('4.4'), 'task', 'A better task.')
+    said = []
+    work.start(folder, say=said.append, command='make update')
+    assert 'There are new versions of 1 notebook: `make update` brings them' in said[0] and path.read_bytes() == before
+
+
 def test_an_update_keeps_answers_and_brings_new_tasks(folder, monkeypatch):
     path = answer(folder, 'ex-04-04-answer', 'mine')
     was = read(path)
