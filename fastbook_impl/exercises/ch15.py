@@ -589,6 +589,7 @@ class features_in_pieces:
         return torch.cat((outs[:, -1, :], outs.max(dim=1).values, outs.mean(dim=1)), 1)
     accepts = [piece_by_piece, while_left]
     refuses = [lambda reader, x, bptt, f=piece_by_piece: f(reader, x.flip(1), bptt), lambda reader, x, bptt, f=piece_by_piece: f(reader, x[:, :bptt], bptt), lambda reader, x, bptt, f=piece_by_piece: f(reader, x, 1)[:, :-1], lambda reader, x, bptt: _pool(reader(x, None)[0]), lambda reader, x, bptt, f=piece_by_piece: f(reader, x, bptt).view(len(x), 3, -1)]
+    section = '15c: BPT3C: backpropagation through time for text classification'
     hints = ['A loop over `range(0, x.shape[1], bptt)`, and a slice of the words in it.',
              'Pass the state that is returned to the next call.',
              'Collect the outputs in a list; `torch.cat(outs, dim=1)` joins them along the words.',
@@ -648,6 +649,7 @@ class pooled_without_padding:
         return torch.cat((top, torch.where(pad, torch.nan, out).nanmean(1)), -1)
     accepts = [text_by_text, with_where]
     refuses = [lambda out, is_pad, f=text_by_text: f(out.abs(), is_pad), lambda out, is_pad, f=text_by_text: f(out, ~is_pad) if (~is_pad).any() and is_pad.any(1).all() else out.mean(1), lambda out, is_pad, f=text_by_text: f(out, is_pad).view(len(out), 2, -1), lambda out, is_pad, f=text_by_text: torch.cat([f(out, is_pad)[:, :out.shape[2]]]*2, 1), lambda out, is_pad, f=text_by_text: f(out.masked_fill(is_pad[:, :, None], 0.), torch.zeros_like(is_pad))]
+    section = '15c: Sorting and filling'
     hints = ['`is_pad[:, :, None]` has the shape (bs, words, 1) and broadcasts over `out`.',
              'Which value at the padding can never be the maximum? Not 0, because outputs can be negative. `masked_fill` puts a value there.',
              'For the mean, zeros are right in the sum, and the number of words is `(~is_pad).sum(1)`.']
@@ -696,6 +698,7 @@ class tabular_shapes:
              ([(3,), (6,), (17,), (17,), (2,), (19,), (200,), (100,), (2,)], 'this is for one row, and there are 64 of them in the batch')]
     accepts = [([64, 3], [64, 6], [64, 17], [64, 17], [64, 2], [64, 19], [64, 200], [64, 100], [64, 2]), [torch.Size((64, 3)), (64, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 200), (64, 100), (64, 2)]]
     refuses = [[(64, 3), (64, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 201), (64, 100), (64, 2)], [(64, 3), (64, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 200), (64, 101), (64, 2)], [(65, 3), (64, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 200), (64, 100), (64, 2)], [(64, 3), (64, 6), (64, 17), (64, 17), (64, 2), (64, 18), (64, 200), (64, 100), (64, 2)], [(64, 3), (64, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 100), (64, 200), (64, 2)]]
+    section = '15d: forward, one line per cell'
     hints = ['There are three categorical columns; each has its own embedding.',
              'Concatenated: 6 + 3 + 8 numbers for each row.',
              'Dropout and batch normalization change no shape; the two continuous columns are concatenated with the rest.']
@@ -756,6 +759,7 @@ class made_layers:
     accepts = [with_torch, taken_out]
     refuses = [lambda n_in, layers, out_sz, p=0., y_range=None, f=with_torch: f(n_in, layers[::-1] if len(layers) > 1 else [*layers, 1], out_sz, p, y_range), lambda n_in, layers, out_sz, p=0., y_range=None, f=with_torch: f(n_in, layers, out_sz, p/2, y_range and y_range[::-1]), lambda n_in, layers, out_sz, p=0., y_range=None, f=with_torch: nn.Sequential(nn.BatchNorm1d(n_in), *f(n_in, layers, out_sz, p, y_range)),
                lambda n_in, layers, out_sz, p=0., y_range=None, f=with_torch: nn.Sequential(*[nn.Linear(o.in_features, o.out_features) if isinstance(o, nn.Linear) else o for o in f(n_in, layers, out_sz, p, y_range)]), lambda n_in, layers, out_sz, p=0., y_range=None, f=with_torch: list(f(n_in, layers, out_sz, p, y_range)), lambda n_in, layers, out_sz, p=0., y_range=None, f=with_torch: nn.Sequential(*f(n_in, layers, out_sz, p, y_range), nn.ReLU())]
+    section = '15d: How self.layers is made'
     hints = ['Put all sizes in one list: `[n_in, *layers, out_sz]`. Each linear layer goes from one size to the next.',
              '`LinBnDrop(a, b, p=p, act=nn.ReLU(), lin_first=True)` is one group.',
              'The last layer is only linear, with a bias; `SigmoidRange(*y_range)` follows it if there is a range.']

@@ -35,6 +35,7 @@ class embedded_by_product:
              (lambda c, t: (F.one_hot(c, len(t)).float(), c[:, None]*t.sum(0)), 'the code itself is used as a number: multiply the one-hot vectors by the table')]
     accepts = [lambda c, t: (o := torch.eye(len(t))[c], o @ t), lambda c, t: (o := (c[:, None] == torch.arange(len(t))).float(), F.linear(o, t.T)), lambda c, t: (o := torch.zeros(len(c), len(t)).scatter(1, c[:, None], 1.), (o[:, :, None]*t).sum(1))]
     refuses = [lambda c, t: t[c], lambda c, t: (F.one_hot(c, len(t)), t), lambda c, t: (F.one_hot(c, len(t)).bool(), t[c]), lambda c, t: (t[c], F.one_hot(c, len(t)).float()), lambda c, t: (F.one_hot(c, len(t)).float(), t[c] + 1)]
+    section = 'Embeddings: a row for each word'
     hints = ['`F.one_hot(codes, n)` makes the vectors, as integers.', 'Convert them to floats and multiply by the table with `@`.']
     why = 'An embedding is a linear layer that skips all the multiplications by zero, so it is trained like any other layer.'
     explanation = 'Each one-hot row picks one row of the table. Indexing gives the same numbers without the multiplications.'
@@ -56,6 +57,7 @@ class embedding_sizes:
              (lambda ns: [(n, min(600, int(1.6*n**0.56))) for n in ns], '`int` cuts off the decimals, and the rule rounds'), (lambda ns: [(n, min(600, round((1.6*n)**0.56))) for n in ns], 'the power is that of n alone, and 1.6 comes after it')]
     accepts = [lambda ns: [[n, int(1.6*pow(n, 0.56) + 0.5) if 1.6*n**0.56 < 600 else 600] for n in ns], lambda ns: list(zip(ns, (np.minimum(600, np.round(1.6*np.array(ns, dtype=float)**0.56)).astype(int)).tolist())), lambda ns: tuple((n, sorted([600, round(1.6*math.exp(0.56*math.log(n)))])[0]) for n in ns)]
     refuses = [lambda ns: [(n, max(600, round(1.6*n**0.56))) for n in ns], lambda ns: [(n, min(50, round(1.6*n**0.56))) for n in ns], lambda ns: [(n, min(600, math.ceil(1.6*n**0.56))) for n in ns], lambda ns: [(n, min(600, n//2)) for n in ns], lambda ns: [(n, min(600, 1.6*n**0.56)) for n in ns]]
+    section = 'Embeddings: a row for each word'
     hints = ['A list comprehension over `n_categories`, with a pair for each.', '`min(600, round(…))` applies the limit.']
     why = 'A column with more categories needs more numbers to tell them apart, but the number grows slowly.'
     explanation = 'The length grows a little faster than the square root of the number of categories. `get_emb_sz` uses the same rule.'
@@ -80,6 +82,7 @@ class categorized:
              (lambda t, c: [['#na#', *sorted({o for o in t if o is not None})].index(o) for o in c if o in t and o is not None], 'missing and unknown values are dropped: they should become 0')]
     accepts = [lambda t, c: [{o: i for i,o in enumerate(sorted(set(t) - {None}), 1)}.get(o, 0) for o in c], lambda t, c: tensor([{o: i for i,o in enumerate(sorted(set(t) - {None}), 1)}.get(o, 0) for o in c]).long() if c else []]
     refuses = [lambda t, c: [{o: i for i,o in enumerate(sorted(set(t) - {None}), 1)}.get(o, -1) for o in c], lambda t, c: [{o: i for i,o in enumerate(sorted(set(t) - {None}, reverse=True), 1)}.get(o, 0) for o in c], lambda t, c: [o if o in t else '#na#' for o in c], lambda t, c: [{o: i for i,o in enumerate(sorted(set(t) - {None}), 1)}.get(o, 0) for o in t]]
+    section = 'What goes in'
     hints = ['`sorted(set(…))` gives each category once, in alphabetical order. Remove None first.', 'A dictionary with `.get(category, 0)` gives 0 for everything unknown.']
     why = 'A model meets categories after training that it has never seen, and it needs a row for them.'
     explanation = 'The vocabulary comes from the training rows only. Whatever is not in it gets number 0.'
@@ -107,6 +110,7 @@ class normalized_columns:
     mistakes = {'a': 'with many rows it would be wrong as well: the same age would become different numbers', 'c': 'the statistics are computed once', 'd': 'the values are known; using their statistics would change what they mean to the model'}
     accepts = [lambda t, v: [(o - t.mean(0))/((t - t.mean(0))**2).mean(0).sqrt() for o in (t, v)], lambda t, v: tuple((o - t.mean(0, keepdim=True))/t.var(0, unbiased=False).sqrt() for o in (t, v))]
     refuses = [lambda t, v: (v, t), lambda t, v: (lambda a: ((t - a.mean(0))/a.std(0, unbiased=False), (v - a.mean(0))/a.std(0, unbiased=False)))(torch.cat([t, v])), lambda t, v: ((t - t.mean(0))/(t.amax(0) - t.amin(0)), (v - t.mean(0))/(t.amax(0) - t.amin(0))), lambda t, v: (t - t.mean(0))/t.std(0, unbiased=False), lambda t, v: ((t - t.median(0).values)/t.std(0, unbiased=False), (v - t.median(0).values)/t.std(0, unbiased=False))]
+    section = 'What goes in'
     hints = ['`train.mean(0)` has one number for each column.', 'Use the same mean and standard deviation for both tables.']
     why = 'A model that was trained on normalized columns needs the same normalization for every row that it predicts.'
     explanation = 'The statistics come from the training rows. If each set had its own, the same age would become two different numbers.'
@@ -132,6 +136,7 @@ class best_accuracy:
     mistakes = {'a': 'compare it with the best possible model, not with 1', 'c': 'memorized coins do not help on new people', 'd': 'no model can foresee a coin'}
     accepts = [(.53, .73, .67), [.533, .733, .667], np.array([8/15, 11/15, 2/3])]
     refuses = [[.5, .73, .67], [.53, .75, .67], [.53, .73, .6], [.53, .7, .67], [.6, .73, .67]]
+    section = 'Twenty thousand people'
     hints = ['1: the mean of the probabilities of *not more*.', '2: in each group, give the more likely answer. 3: both coins show the same side with probability p² + (1 − p)².']
     why = 'An accuracy means little without the baseline below it and the limit above it.'
     explanation = 'Always *not more*: (0.2 + 0.5 + 0.9)/3. The best model: (0.8 + 0.5 + 0.9)/3. Random predictions: (0.68 + 0.5 + 0.82)/3.'

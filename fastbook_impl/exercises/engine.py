@@ -248,7 +248,7 @@ class Exercise:
     why: str
     explanation: str
     draw: object = None # draws a right answer
-    section: str = ''   # the heading of the section that teaches it
+    section: str = ''   # the heading of the section that teaches it, as in 'Loading' or, in another chapter, '15c: In pieces'
 
     @property
     def chapter(self): return padded(self.number.partition('.')[0])
@@ -257,6 +257,11 @@ class Exercise:
         "Where it stands in the course, for sorting: number and letter of the chapter, number of the question."
         chapter, letter, n = re.fullmatch(r'(\d+)([a-z]?)\.(\d+)', self.number).groups()
         return int(chapter), letter, int(n)
+    @property
+    def taught_in(self):
+        "The chapter that teaches it, and the heading of the section."
+        elsewhere = re.fullmatch(r'(\d+[a-z]?): (.+)', self.section)
+        return (padded(elsewhere[1]), elsewhere[2]) if elsewhere else (self.chapter, self.section)
     @property
     def names(self): return [p.name for p in self.parts]
     @property

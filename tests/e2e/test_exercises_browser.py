@@ -168,7 +168,7 @@ def look_at_both_themes(page, shots, name):
     "All text of ours on the page has a contrast of at least 4.5 in both themes."
     for theme in 'Light', 'Dark':
         page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme: `JupyterLab ${theme}`})", theme)
-        page.wait_for_selector(f'body[data-jp-theme-light="{"true" if theme == "Light" else "false"}"]')
+        page.wait_for_selector(f'body[data-jp-theme-light="{"true" if theme == "Light" else "false"}"]', state='attached')
         page.wait_for_timeout(1000)  # the style sheet of the theme is loaded after its name is set
         page.screenshot(path=shots/f'{name}-{theme.lower()}.png')
         seen = page.evaluate(CONTRASTS)
