@@ -941,6 +941,7 @@ class cut_into_batches:
     def cases(r):
         for n,bs,shape in ((2, 2, (1,)), (3, 2, (1,)), (3, 1, (2,)), (1, 5, (2,)), (9, 2, (2, 2)), (10, 4, (2, 3))):
             yield [(torch.randint(1, 10, shape).float(), r.randint(0, 9)) for _ in range(n)], bs, r.sample(range(n), n)
+        for order in ([3, 0], [4, 1, 1, 0, 4, 2, 3]): yield [(torch.randint(1, 10, (2,)).float(), r.randint(0, 9)) for _ in range(5)], 2, order  # some only, and some twice
     def compare(got, want):
         fractions = lambda batches: [b[-1].is_floating_point() for b in batches if isinstance(b, (tuple, list)) and torch.is_tensor(b[-1])]
         if problem := difference(got, want): return problem
@@ -970,7 +971,8 @@ class cut_into_batches:
         if xs: out.append([torch.stack(xs), torch.tensor(ys)])
         return out
     accepts = [by_slicing, one_by_one]
-    refuses = [lambda d, bs, order, made=made: [(y, x) for x,y in made(d, bs, order)], lambda d, bs, order, made=made: made(d, bs + 1, order), lambda d, bs, order, made=made: [(x, y[:, None]) for x,y in made(d, bs, order)], lambda d, bs, order, made=made: made(d, bs, order[::-1]), lambda d, bs, order, made=made: [(x, y.tolist()) for x,y in made(d, bs, order)]]
+    refuses = [lambda d, bs, order, made=made: [(y, x) for x,y in made(d, bs, order)], lambda d, bs, order, made=made: made(d, bs + 1, order), lambda d, bs, order, made=made: [(x, y[:, None]) for x,y in made(d, bs, order)], lambda d, bs, order, made=made: made(d, bs, order[::-1]), lambda d, bs, order, made=made: [(x, y.tolist()) for x,y in made(d, bs, order)],
+               lambda d, bs, order, made=made: made(d, bs, order, starts=range(0, len(d), bs))]
     section = 'Mini-batches'
     hints = ['The first batch takes `order[0:bs]`, the next one `order[bs:2*bs]`. `range(0, len(order), bs)` gives the starting positions.',
              'A slice that goes beyond the end of a list is simply shorter.',

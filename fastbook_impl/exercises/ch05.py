@@ -67,6 +67,8 @@ class room_to_turn:
         yield 64, 0, 64
         yield 32, 0, 64
         yield 64, 90, 64
+        yield 63, 0, 64     # the outer pixels are exactly half a side from the center
+        yield 63, 45, 64
         for _ in range(3): yield 2*r.randint(20, 40), r.choice([-1, 1])*r.randint(5, 85), 2*r.randint(20, 35)
     def in_loops(side, degrees, size):
         a, black = math.radians(degrees), 0
@@ -80,7 +82,7 @@ class room_to_turn:
         z = (x + 1j*y)*np.exp(-1j*np.deg2rad(degrees))
         return (np.maximum(abs(z.real), abs(z.imag)) > side/2).mean()
     accepts = [in_loops, with_numpy]
-    refuses = [lambda *o, f=turned: f(o[0] + 2, *o[1:]), lambda *o, f=turned: f(o[0], 45, o[2]), lambda *o, f=turned: round(f(*o), 1), lambda *o, f=turned: f(o[2], o[1], o[0]), lambda *o, f=turned: 100*f(*o)]
+    refuses = [lambda *o, f=turned: f(o[0] + 2, *o[1:]), lambda *o, f=turned: f(o[0], 45, o[2]), lambda *o, f=turned: round(f(*o), 1), lambda *o, f=turned: f(o[2], o[1], o[0]), lambda *o, f=turned: 100*f(*o), lambda *o, f=turned: f(2*(o[0]//2), *o[1:]), lambda *o, f=turned: f(o[0] - 1e-9, *o[1:])]
     section = 'Larger first, then smaller'
     hints = ['Make a row of coordinates `at = torch.arange(size) - (size - 1)/2`. With `x = at[None]` and `y = at[:, None]`, broadcasting gives all pixels.',
              'Compute the two coordinates in the original with `math.cos` and `math.sin` of the angle in radians.',
@@ -212,7 +214,8 @@ class four_from_an_L:
 class place_of_copy:
     """Read about `pathlib.Path` and try `parent`, `name`, `stem`, `suffix`, `with_suffix` and `/`. Then write a function that returns the path for a smaller copy of an image: in another folder, there in a subfolder with the same name as the original folder, and as a PNG."""
     def solution(file, folder):
-        "The path of the copy of `file`, both `Path`s: pets/images/pug_7.jpg goes to folder/images/pug_7.png."
+        """The path of the copy of `file`, both `Path`s: pets/images/pug_7.jpg goes to folder/images/pug_7.png.
+        A `file` without a folder goes into `folder` itself."""
         return folder/file.parent.name/file.with_suffix('.png').name
     def cases(r):
         for end in ('.jpg', '.jpeg', '.JPG'): yield Path(f'pets/images/pug_{r.randint(1, 99)}{end}'), Path('small')
@@ -290,6 +293,10 @@ class mislabeled_item:
             xb[between] = 0.6*prototypes[yb[between]] + 0.4*prototypes[other]
             yb[odd] = (yb[odd] + r.randint(1, n_classes - 1)) % n_classes
             yield xb, yb
+        for values,labels in (([0, 10, 1, 0, 10], [0, 1, 0, 0, 1]),                                        # every image is nearest to its own class
+                              ([0, 100, 2, 0, 60, 1.2, 0, 2, 100, 2], [0, 2, 1, 0, 2, 0, 0, 1, 2, 1]),     # the third class is far away
+                              ([0, 1, .9, 100, 118, 0, 0, 111, 1, 100, 118, 100, 1], [0, 1, 0, 2, 3, 0, 0, 2, 1, 2, 3, 2, 1])):  # small distances beside large ones
+            yield tensor(values).float()[:,None], tensor(labels)
     def margins(xb, yb, own=True, others=True, square=False, nearest=True):
         means = torch.stack([xb[yb == c].mean(0) for c in range(yb.max() + 1)])
         d = xb[:, None] - means[None]
@@ -315,7 +322,9 @@ class mislabeled_item:
             if gap > most: worst, most = i, gap
         return worst
     accepts = [in_a_loop, lambda xb, yb, f=margins: f(xb, yb).argmax(), lambda xb, yb, f=margins: f(xb, yb).topk(1).indices.item()]
-    refuses = [lambda xb, yb, f=margins: f(xb, yb).argmax().item() + 1, lambda xb, yb, f=margins: f(xb, yb).max().item(), lambda xb, yb: (xb - xb.mean(0)).abs().mean(1).argmax().item(), lambda xb, yb: xb.mean(1).argmax().item(), lambda xb, yb, f=margins: f(xb, yb), lambda xb, yb: 0]
+    refuses = [lambda xb, yb, f=margins: f(xb, yb).argmax().item() + 1, lambda xb, yb, f=margins: f(xb, yb).max().item(), lambda xb, yb: (xb - xb.mean(0)).abs().mean(1).argmax().item(), lambda xb, yb: xb.mean(1).argmax().item(), lambda xb, yb, f=margins: f(xb, yb), lambda xb, yb: 0,
+               lambda xb, yb, f=margins: f(xb, yb, nearest=False).argmax().item(), lambda xb, yb, f=margins: f(xb, yb).clamp(min=0).argmax().item(),
+               lambda xb, yb, f=margins: (f(xb, yb, others=False)/-f(xb, yb, own=False)).argmax().item()]
     section = 'Look before you train'
     hints = ['`xb[yb == c].mean(0)` is the mean of the images with the label `c`.',
              'Compute a table of distances, one row per image and one column per class.',
@@ -669,6 +678,7 @@ class two_rates:
             losses = 4 - r.uniform(1, 3)*((x + r.uniform(3, 4))*3).sigmoid() + 0.03*torch.rand(n) + (10*(x - r.uniform(-1.2, -.8))).exp().clamp(max=50)
             yield lrs, losses
         yield tensor([1e-3, 1e-2]), tensor([2., 1.])
+        yield torch.logspace(-4, -1, 4), tensor([1., .5, 3., 1.])   # the steepest fall comes after the minimum
     wrong = [(lambda l, y: (l[y.argmin()], l[(y[1:] - y[:-1]).argmin()]), 'at the lowest point the curve is about to rise: take a tenth of that rate'),
              (lambda l, y: (l[y.argmin()]/10, l[((y[1:] - y[:-1])/(l[1:] - l[:-1])).argmin()]), 'the axis is logarithmic: all steps count the same, however much larger the rate becomes'),
              (lambda l, y: (l[y.argmin()]/10, l[(y[1:] - y[:-1]).abs().argmax()]), 'the largest change is where the loss explodes; the steepest *fall* is wanted'),
@@ -681,7 +691,8 @@ class two_rates:
             if i + 1 < len(lrs) and losses[i+1] - losses[i] < losses[steepest+1] - losses[steepest]: steepest = i
         return lrs[lowest].item()/10, lrs[steepest].item()
     accepts = [in_a_loop, lambda l, y: [0.1*l[y.min(0).indices], l[y.diff().argmin()]], lambda l, y: (l[y == y.min()][0]/10, l[:-1][(y[:-1] - y[1:]).argmax()])]
-    refuses = [lambda l, y: (l[y.argmin()]/10, l[y.diff().argmax()]), lambda l, y: (l[y.argmin()]/2, l[y.diff().argmin()]), lambda l, y: (l[y.diff().argmin()], l[y.argmin()]/10), lambda l, y: (l[y.argmin() - 1], l[y.diff().argmin()]), lambda l, y: (l.min()/10, l[y.diff().argmin()])]
+    refuses = [lambda l, y: (l[y.argmin()]/10, l[y.diff().argmax()]), lambda l, y: (l[y.argmin()]/2, l[y.diff().argmin()]), lambda l, y: (l[y.diff().argmin()], l[y.argmin()]/10), lambda l, y: (l[y.argmin() - 1], l[y.diff().argmin()]), lambda l, y: (l.min()/10, l[y.diff().argmin()]),
+               lambda l, y: (l[y.argmin()]/10, l[y[:y.argmin() + 1].diff().argmin()])]
     section = 'How fast to learn'
     hints = ['`losses.argmin()` is the position of the lowest loss. `lrs` has the rate at that position.',
              'At the minimum, the rate is already too large: rule 1 takes a tenth of it.',
@@ -973,8 +984,8 @@ class bytes_per_number:
     ```python
     layer, x, targ = nn.Linear(4, 3), torch.rand(2, 4), tensor([0, 2])
     with torch.autocast('cpu', torch.bfloat16):
-    acts = layer(x)
-    loss = F.cross_entropy(acts, targ)
+        acts = layer(x)
+        loss = F.cross_entropy(acts, targ)
     loss.backward()
     ```
     How many bytes does one number take in the weight, in the activations `acts`, in the loss, and in the gradient of the weight? Then choose what `to_fp16` does."""

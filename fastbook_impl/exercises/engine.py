@@ -181,12 +181,18 @@ class ValuePart(Part):
         if not exact: return
         mistake = self._mistake(answer, want, rounded=False) # first of all: a rounded truth may be a known mistake
         if mistake: raise NotYet(mistake)
-        if found: raise NotYet(self._mistake(answer, want) or self._said(*found))
+        if found: raise NotYet(self._mistake(answer, want) or self._coarse(answer, want, found[0]) or self._said(*found))
 
     def _mistake(self, answer, want, rounded=True):
         "The sentence of the wrong answer that `answer` is, or that it contains."
         return (self.known_mistake(lambda w: not self.find(answer, w, rounded))
                 or self.known_mistake(lambda w: self._contains(answer, w, want, rounded)))
+
+    def _coarse(self, answer, want, place):
+        "The sentence for a number that is right at `place`, but has too few digits; None if it is wrong."
+        if self.rtol: return None
+        found = Comparison(None, self.digits - 1, relaxed=True).find(answer, want)
+        return f'{in_part(place)}round less: {self.digits} significant digits are needed' if not found or found[0] != place else None
 
     def _contains(self, answer, w, want, rounded):
         "Whether `answer`, a list or a dictionary, is wrong in the same way as `w` wherever that one is wrong. It may have other mistakes besides."

@@ -552,6 +552,13 @@ def test_a_rounded_number_that_is_a_known_mistake_is_refused():
 def _two(): return 1, 10.5
 
 
+@pytest.mark.parametrize('answer, sentence', [([.3, 0, 'A', 0, -.015], 'in part 1: round less: 2 significant digits'), ([.33, 0, 'A', 0, -.02], 'in part 5: round less'),
+                                              ([.33, 0, 'A', 0, -.017], 'in part 5: the number is not -0.017')])
+def test_a_number_with_too_few_digits_is_not_called_wrong(answer, sentence):
+    v = judge(find('1.24'), answer, *right_answers(find('1.24'))[1:])
+    assert v.state == 'wrong' and sentence in v.message
+
+
 @pytest.mark.parametrize('place,words', [((1,), 'in part 2: '), ((0, 2), 'in part 1, item 3: '), (('a', 0), "in `'a'`, item 1: "), ((), '')])
 def test_parts_are_numbered_from_one(place, words): assert core.in_part(place) == words
 

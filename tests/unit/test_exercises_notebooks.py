@@ -41,6 +41,14 @@ def test_each_exercise_is_a_task_and_a_cell_to_fill_in(root, chapter):
     assert 'solution(' not in ''.join(map(source_of, code_cells(nb)))
 
 
+def test_code_in_a_task_can_be_run(root):
+    "At least, it is Python: an editor may have taken its indentation away."
+    sources = [(path.name, code) for path in (root/'nbs'/'exercises').glob('*.ipynb') for c in read(path)['cells'] if c['cell_type'] == 'markdown'
+               for code in re.findall(r'```python\n(.*?)```', source_of(c), re.S)]
+    assert len(sources) >= 5
+    for name, code in sources: compile(code, name, 'exec')
+
+
 @pytest.mark.parametrize('ex', ALL[::25], ids=lambda ex: ex.number)
 def test_each_cell_works_as_the_first_that_is_run(home, ex, capsys):
     c = next(c for c in notebook(ex.chapter)['cells'] if source_of(c).splitlines()[-1].startswith(f"check('{ex.number}'"))
