@@ -6,6 +6,7 @@ __all__ = ['ReadPart', 'reads', 'stem', 'known_word', 'words', 'shapes']
 # %% ../../nbs/checks/00a_answers.ipynb #00000002
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from .compare import as_list, same_words
 from .engine import ValuePart, in_part
@@ -15,7 +16,7 @@ from .limits import NotYet, short
 @dataclass
 class ReadPart(ValuePart):
     "A value to predict that is read before it is compared; of a mistake inside it only the place is named."
-    read: object = None      # brings an answer to the form of the reference, or raises a `NotYet` that says what is wrong with the form
+    read: Any = None         # brings an answer to the form of the reference, or raises a `NotYet` that says what is wrong with the form
     length: str|None = None  # what to say of too many or too few values, where their number would give something away
 
     def check(self, answer, seed=0, reference=None): super().check(answer if callable(answer) else self.read(answer), seed, reference)

@@ -9,6 +9,10 @@ __all__ = ['needed_to_begin', 'deep_learning_leads', 'perceptron', 'lines_of_a_n
            'worth_buying']
 
 # %% ../../nbs/checks/01_intro.ipynb #00000002
+# A class below describes an exercise: its functions are no methods, and its wrong answers have wrong types on purpose.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalIterable=false, reportOptionalSubscript=false, reportOptionalCall=false
 import itertools, re
 import numpy as np
 import torch

@@ -8,6 +8,10 @@ __all__ = ['bears_at_night', 'fluent_and_false', 'loud_minority', 'for_a_person'
            'prices_rise', 'careful_rollout']
 
 # %% ../../nbs/checks/02_production.ipynb #00000002
+# A class below describes an exercise: its functions are no methods, and its wrong answers have wrong types on purpose.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalIterable=false, reportOptionalSubscript=false, reportOptionalCall=false
 import io
 
 import numpy as np

@@ -7,6 +7,10 @@ __all__ = ['three_principles', 'risks_seen', 'whose_step', 'acts_differently', '
            'rules_for_all']
 
 # %% ../../nbs/checks/03_ethics.ipynb #00000002
+# A class below describes an exercise: its functions are no methods, and its wrong answers have wrong types on purpose.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalIterable=false, reportOptionalSubscript=false, reportOptionalCall=false
 import itertools, re
 
 import numpy as np

@@ -10,6 +10,10 @@ __all__ = ['gray_and_color', 'folders_say', 'nearer_to_threes', 'odd_ones_double
            'UnevenLoss', 'losses_of_training', 'corner_points', 'bent_by', 'function_or_layer', 'folded_line']
 
 # %% ../../nbs/checks/04_mnist_basics.ipynb #00000002
+# A class below describes an exercise: its functions are no methods, and its wrong answers have wrong types on purpose.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalIterable=false, reportOptionalSubscript=false, reportOptionalCall=false
 import math
 from pathlib import Path
 

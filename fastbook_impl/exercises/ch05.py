@@ -9,6 +9,10 @@ __all__ = ['room_to_turn', 'breed_and_number', 'label_of_each_file', 'four_from_
            'stopped_in_mid_cycle', 'layers_of_resnet', 'bytes_per_number']
 
 # %% ../../nbs/checks/05_pet_breeds.ipynb #00000002
+# A class below describes an exercise: its functions are no methods, and its wrong answers have wrong types on purpose.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalIterable=false, reportOptionalSubscript=false, reportOptionalCall=false
 import inspect, math, re, textwrap
 from pathlib import Path
 

@@ -7,6 +7,10 @@ __all__ = ['bears_by_two_rules', 'rows_of_zeros_and_ones', 'rows_and_columns_by_
            'luck_in_validation_set', 'into_range', 'loss_for_each_target', 'point_goes_along']
 
 # %% ../../nbs/checks/06_multicat.ipynb #00000002
+# A class below describes an exercise: its functions are no methods, and its wrong answers have wrong types on purpose.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalIterable=false, reportOptionalSubscript=false, reportOptionalCall=false
 import math
 from pathlib import Path
 

@@ -6,6 +6,10 @@ __all__ = ['shapes_in_head', 'grids_of_body', 'cut_off', 'meta_facts', 'head_pla
            'pooled_without_padding', 'tabular_shapes', 'made_layers', 'remedy_order', 'errors_by_size']
 
 # %% ../../nbs/checks/15_arch_details.ipynb #00000002
+# A class below describes an exercise: its functions are no methods, and its wrong answers have wrong types on purpose.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalIterable=false, reportOptionalSubscript=false, reportOptionalCall=false
 import numpy as np
 import torch
 import torch.nn.functional as F

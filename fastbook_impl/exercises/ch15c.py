@@ -4,6 +4,10 @@
 __all__ = ['stream_batches', 'perplexities', 'padding_fraction', 'tokens_with_gradient', 'numericalized']
 
 # %% ../../nbs/checks/15c_language.ipynb #00000002
+# A class below describes an exercise: its functions are no methods, and its wrong answers have wrong types on purpose.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalIterable=false, reportOptionalSubscript=false, reportOptionalCall=false
 import math, random
 
 import torch

@@ -4,6 +4,10 @@
 __all__ = ['embedded_by_product', 'embedding_sizes', 'categorized', 'normalized_columns', 'best_accuracy']
 
 # %% ../../nbs/checks/15d_tables.ipynb #00000002
+# A class below describes an exercise: its functions are no methods, and its wrong answers have wrong types on purpose.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalIterable=false, reportOptionalSubscript=false, reportOptionalCall=false
 import math, random
 
 import torch

@@ -107,7 +107,8 @@ class Comparison:
         if is_number(want): return self._number(got, want)
         if isinstance(want, str) and isinstance(got, str): return self._string(got, want)
         if type(got) is not type(want): return wrong_kind(got, want)
-        same = got.equals(want) if hasattr(want, 'equals') else got == want
+        equals = getattr(got, 'equals', None) # of a table
+        same = equals(want) if equals else got == want
         return None if same else f'it is not {short(got)}'
 
     def _bool(self, got, want):
@@ -127,14 +128,18 @@ class Comparison:
     def _set(self, got, want):
         if self.relaxed and (there := as_list(got)) is not None: got = there
         elif not isinstance(got, Set): return wrong_kind(got, want)
-        form = (lambda o: same_words(o) if isinstance(o, str) else plain_scalar(o)) if self.relaxed else (lambda o: o)
-        return None if {form(o) for o in got} == {form(o) for o in want} else f'it is not {short(got)}'
+        return None if self._members(got) == self._members(want) else f'it is not {short(got)}'
+
+    def _members(self, x):
+        "A set of what is in `x`, in a form in which equal answers are equal."
+        if not self.relaxed: return set(x)
+        return set(same_words(o) if isinstance(o, str) else plain_scalar(o) for o in x)
 
     def _array(self, got, want):
         if isinstance(got, torch.Tensor) != isinstance(want, torch.Tensor) or not isinstance(got, (torch.Tensor, np.ndarray)): return wrong_kind(got, want)
         if tuple(got.shape) != tuple(want.shape): return f'the shape {tuple(want.shape)} was expected, and {tuple(got.shape)} came'
         if isinstance(want, np.ndarray) and want.dtype.kind in 'OUS':
-            return None if (got == want).all() else 'the shape is right, but not all of the values'
+            return None if np.all(got == want) else 'the shape is right, but not all of the values'
         got, want = (torch.as_tensor(o).detach() for o in (got, want))
         if (got.dtype == torch.bool) != (want.dtype == torch.bool): return f'the type {want.dtype} was expected, and {got.dtype} came'
         wide = [o if o.is_complex() else o.double() for o in (got, want)]

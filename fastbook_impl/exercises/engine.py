@@ -8,9 +8,10 @@ __all__ = ['KINDS', 'COLORS', 'CHAPTERS', 'Part', 'is_empty', 'Operations', 'ope
 
 # %% ../../nbs/checks/00_engine.ipynb #00000002
 import contextlib, copy, dis, functools, html, importlib, inspect, math, random, re, textwrap, types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from ..torch_core import get_random_states, no_random
 class Part:
     "One thing that a reader answers."
     name: str          # of the variable or function in the reader's cell
-    reference: object  # what is right
+    reference: Any     # what is right
     wrong: list        # pairs of a wrong answer and the sentence that names its mistake
     stub: str          # source that the reader fills in
     solution: str      # source of an answer that is right
@@ -75,25 +76,27 @@ def operations(f, *args):
 def names_used(f, seen=None) -> set:
     "The names in the code of `f`, of functions inside it, and of those that it calls and that are defined beside it."
     seen = set() if seen is None else seen
-    code = f if isinstance(f, types.CodeType) else getattr(f, '__code__', None)
+    code = getattr(f, '__code__', None)
     if code is None or code in seen: return set()
     seen.add(code)
-    names = set(code.co_names)
-    for const in code.co_consts:
-        if isinstance(const, types.CodeType): names |= names_used(const, seen)
-    if code is f: return names
+    names = _names_in(code)
     inside = dict(zip(code.co_freevars, (c.cell_contents for c in f.__closure__ or ())))
     for g in (inside.get(n, f.__globals__.get(n)) for n in names | set(code.co_freevars)):
         if inspect.isfunction(g) and g.__module__ == f.__module__: names |= names_used(g, seen)
     return names
 
+def _names_in(code) -> set:
+    "The names in a code object, and in those of the functions inside it."
+    inner = (o for o in code.co_consts if isinstance(o, types.CodeType))
+    return set(code.co_names).union(*map(_names_in, inner))
+
 # %% ../../nbs/checks/00_engine.ipynb #0000000b
 @dataclass
 class FunctionPart(Part):
     "A function to write. It is compared with the reference on edge cases and on inputs drawn anew for each seed."
-    cases: object = None      # a function of a `random.Random` that yields tuples of arguments
-    compare: object = None    # instead of `difference`
-    properties: object = None # more to check: a function of the answer and a `random.Random` that raises `NotYet`
+    cases: Any = None         # a function of a `random.Random` that yields tuples of arguments
+    compare: Any = None       # instead of `difference`
+    properties: Any = None    # more to check: a function of the answer and a `random.Random` that raises `NotYet`
     forbidden: tuple = ()     # names of functions, methods and torch operations that an answer may not use
     instead: str = 'write it yourself' # what to use instead of them
 
@@ -253,7 +256,7 @@ class Exercise:
     hints: list
     why: str
     explanation: str
-    draw: object = None # draws a right answer
+    draw: Any = None    # draws a right answer
     section: str = ''   # the heading of the section that teaches it, as in 'Loading' or, in another chapter, '15c: In pieces'
 
     @property
@@ -261,7 +264,7 @@ class Exercise:
     @property
     def place(self):
         "Where it stands in the course, for sorting: number and letter of the chapter, number of the question."
-        chapter, letter, n = re.fullmatch(r'(\d+)([a-z]?)\.(\d+)', self.number).groups()
+        [(chapter, letter, n)] = re.findall(r'^(\d+)([a-z]?)\.(\d+)$', self.number)
         return int(chapter), letter, int(n)
     @property
     def taught_in(self):
@@ -391,7 +394,7 @@ def as_html(text):
 def judge(
     ex,              # an `Exercise`
     *answers,        # one for each of its parts
-    seeds=range(3),  # for the random inputs
+    seeds:Iterable=range(3), # for the random inputs
     references=None, # instead of what is right, one for each part: to prove that the check looks at them
     order=None,      # of the options, as the reader saw them
     guard=True       # run the reader's functions in a child process
@@ -526,7 +529,8 @@ def _refused_passes(ex):
 def _broken_reference_passes(ex):
     for i,part in enumerate(ex.parts):
         for k,(w,_) in enumerate(part.wrong):
-            broken, exact = [None]*len(ex.parts), copy.copy(ex)
+            broken: list[Any] = [None]*len(ex.parts)
+            exact = copy.copy(ex)
             broken[i] = (lambda w=w: w) if isinstance(part, ValuePart) else w
             exact.parts = [replace(p, digits=6) if isinstance(p, ValuePart) else p for p in ex.parts]
             if judge(exact, *right_answers(ex), references=broken, guard=False): yield f'{ex.number}: the check passes with wrong answer {k} of `{part.name}` as its reference'

@@ -130,7 +130,7 @@ def defined(source) -> set:
     try: body = ast.parse(source).body
     except SyntaxError: return set(re.findall(r'^(?:def\s+)?(\w+)\s*(?:\(.*\)\s*(?:->.*)?:|=(?!=))', source, re.M))
     names = {o.name for o in body if isinstance(o, (ast.FunctionDef, ast.ClassDef))}
-    targets = [t for o in body if isinstance(o, (ast.Assign, ast.AnnAssign)) for t in getattr(o, 'targets', None) or [o.target]]
+    targets = [t for o in body if isinstance(o, ast.Assign) for t in o.targets] + [o.target for o in body if isinstance(o, ast.AnnAssign)]
     return names | {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
 
 COMMANDS = {'check', 'hint', 'solution', 'skip', 'reset', 'progress'}
@@ -142,7 +142,7 @@ def without_calls(source):
     lines = source.splitlines()
     for o in body:
         if isinstance(o, ast.Expr) and isinstance(o.value, ast.Call) and getattr(o.value.func, 'id', None) in COMMANDS:
-            for i in range(o.lineno - 1, o.end_lineno): lines[i] = ''
+            for i in range(o.lineno - 1, o.end_lineno or o.lineno): lines[i] = ''
     return '\n'.join(lines).strip()
 
 def python_only(source):

@@ -47,8 +47,9 @@ def _notebooks(folder, chapters):
     "The notebooks of the course as they are now, for this folder: path in it → plain data."
     seed, course = reader_seed(), course_folder()
     found = {f'exercises/{name}.ipynb': notebook(c, seed) for c,name in CHAPTERS.items()}
-    if chapters and not course: raise ValueError('the chapters are not installed with the package: run this in a checkout of the course')
-    if chapters: found |= {p.name: _with_ids(json.loads(p.read_text(encoding='utf-8'))) for p in sorted(course.glob('*.ipynb'))}
+    if chapters:
+        if not course: raise ValueError('the chapters are not installed with the package: run this in a checkout of the course')
+        found |= {p.name: _with_ids(json.loads(p.read_text(encoding='utf-8'))) for p in sorted(course.glob('*.ipynb'))}
     return {name: _relinked(nb, name, folder, found, course) if course else nb for name,nb in found.items()}
 
 def course_folder():
