@@ -22,8 +22,8 @@ from fastcore.foundation import L
 from ..data.load import DataLoader
 from ..data.transforms import RandomSplitter
 from ..layers import sigmoid_range
-from .compare import as_list
-from .engine import exercise, NotYet
+from .compare import as_list, kind_of
+from .engine import NotYet, call, exercise
 from .answers import reads, words
 from ..torch_core import no_random
 
@@ -405,12 +405,16 @@ class assigned:
         yield scaled, [3.]
         yield line, [r.uniform(-3, 3), r.uniform(-3, 3)]
         yield bent, [r.randint(2, 5), -1, r.uniform(0, 1)]
+    def properties(answer, r):
+        def line(x, w, b): return w*x + b
+        first, second = call(answer, line, [2, 1]), call(answer, line, [5, 0])
+        if first(10) != 21 or second(10) != 50: raise NotYet('a second program has changed the first: each of them keeps its own weights')
     def compare(got, want):
         def result(f, x):
             try: return round(float(f(x)), 6)
             except Exception as e: return f'raises {type(e).__name__}: {str(e).split("<locals>.")[-1][:120]}'
         if not callable(got) and not callable(want): return None if got == want else 'return a function'
-        if not callable(got): return f'return a function; this is {type(got).__name__}: is the architecture run already?'
+        if not callable(got): return f'return a function; this is {kind_of(got)}: is the architecture run already?'
         for x in (2., -1.5, 0.25):
             g, w = result(got, x), result(want, x) if callable(want) else None
             if g != w: return f'a function came back, but for x = {x} it {g}' if isinstance(g, str) else f'a function came back, but for x = {x} it does not return what the architecture gives with these weights'
@@ -420,7 +424,8 @@ class assigned:
              (lambda architecture, weights: lambda x: architecture(*weights, x), 'the weights take the place of the input, which is the first argument'),
              (lambda architecture, weights: lambda x: architecture(x, weights), 'the whole list is passed as one weight: unpack it')]
     accepts = [lambda architecture, weights: lambda x: architecture(x, *weights), lambda architecture, weights: (lambda *given: architecture(*given, *weights))]
-    refuses = [lambda architecture, weights: lambda x: weights[0]*x, lambda architecture, weights: lambda: architecture(2., *weights), lambda architecture, weights: lambda x: architecture(x, *sorted(weights))]
+    refuses = [lambda architecture, weights: lambda x: weights[0]*x, lambda architecture, weights: lambda: architecture(2., *weights), lambda architecture, weights: lambda x: architecture(x, *sorted(weights)),
+               lambda architecture, weights, shared=[]: shared.__setitem__(slice(None), weights) or (lambda x: architecture(x, *shared))]
     options = {'a': 'a computation that decides how much each example counts', 'b': 'the values of the weights, which define the program',
                'c': 'the list of the names of all weights of a program', 'd': 'the rule by which the weights are changed in training'}
     right = 'b'
@@ -476,7 +481,7 @@ class samuel_edges:
     def cases(r): return [(True,), (False,)]
     def compare(got, want):
         arrows = [list(o) if isinstance(o, (set, frozenset)) else as_list(o) for o in (got, want)]
-        if arrows[0] is None: return f'a list of pairs was expected, and {type(got).__name__} came'
+        if arrows[0] is None: return f'a list of pairs was expected, and {kind_of(got)} came'
         pairs = list(map(len, arrows))
         try: got, want = [{tuple(str(n).strip().lower() for n in (a, b)) for a, b in o} for o in arrows]
         except (TypeError, ValueError): return 'every arrow is a pair of two names, (from, to)'
@@ -977,7 +982,7 @@ class with_new_head:
         yield nn.Sequential(nn.Flatten(), nn.Linear(12, n), nn.ReLU(), nn.Linear(n, 1000)), r.randint(2, 40)
         yield nn.Sequential(nn.Conv2d(3, n, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(n, 10)), 1
     def compare(got, want):
-        if not isinstance(got, nn.Module): return f'a network was expected, and {type(got).__name__} came'
+        if not isinstance(got, nn.Module): return f'a network was expected, and {kind_of(got)} came'
         got, want = _leaves(got), _leaves(want)
         if len(got) != len(want): return 'the new network does not have as many layers as the old one'
         if [type(o) for o in got] != [type(o) for o in want]: return 'these are not the kinds of layers that there should be'
@@ -1055,7 +1060,7 @@ class bytes_as_image:
     def cases(r):
         for n, width in ((12, 4), (10, 4), (1, 3), (7, 7), (6, 1), (r.randint(5, 200), r.randint(2, 16))): yield bytes(r.randint(1, 255) for _ in range(n)), width
     def compare(got, want):
-        if not isinstance(got, torch.Tensor): return f'a tensor was expected, and {type(got).__name__} came'
+        if not isinstance(got, torch.Tensor): return f'a tensor was expected, and {kind_of(got)} came'
         if got.shape != want.shape: return f'the shape {tuple(want.shape)} was expected, and {tuple(got.shape)} came'
         if got.dtype != want.dtype: return f'the dtype {want.dtype} was expected, and {got.dtype} came'
         if not torch.equal(got, want): return f'the shape is right, but {(got != want).sum().item()} of {got.numel()} pixels are not'
@@ -1130,7 +1135,7 @@ class mask_of_scores:
         yield torch.randn(r.randint(2, 4), 3, 3, 5)
     def compare(got, want):
         if isinstance(got, np.ndarray): got = torch.from_numpy(got)
-        if not isinstance(got, torch.Tensor): return f'a tensor was expected, and {type(got).__name__} came'
+        if not isinstance(got, torch.Tensor): return f'a tensor was expected, and {kind_of(got)} came'
         if got.shape != want.shape: return f'the shape {tuple(want.shape)} was expected, and {tuple(got.shape)} came'
         if got.is_floating_point(): return 'class numbers were expected, and these are not integers'
         if not torch.equal(got.long(), want): return f'the shape is right, but {(got != want).sum().item()} of {got.numel()} pixels have another class'

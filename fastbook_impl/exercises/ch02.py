@@ -26,8 +26,8 @@ from ..data.transforms import FuncSplitter, RandomSplitter
 from ..torch_core import no_random, tensor
 from ..vision.augment import DihedralItem, FlipItem, Resize
 from ..vision.core import PILImage
-from .compare import as_list
-from .engine import exercise
+from .compare import as_list, kind_of
+from .engine import NotYet, call, exercise
 from .answers import reads
 
 # %% ../../nbs/checks/02_production.ipynb #00000004
@@ -144,6 +144,10 @@ class for_a_person:
         yield torch.tensor([[.4, .3, .3]]), .5
         for n in (1, 5): yield torch.randn(n, r.randint(2, 4)).softmax(1), .4 + .4*r.random()
         yield (torch.randn(8, 3)*2).softmax(1), .8
+    def properties(answer, r):
+        probs = torch.tensor([[.6, .4], [.4, .6], [.55, .45], [.95, .05], [.6, .4]])
+        got = [int(i) for i in call(answer, probs, .9)]
+        if sorted(got) != [0, 1, 2, 4] or got[0] != 2: raise NotYet('some rows can have the same largest probability, and each of them belongs into the list once')
     wrong = [(lambda probs, sure: [i for i,p in enumerate(probs.max(1).values) if p < sure], 'these are the right images, but in the order of the rows; the least sure comes first'),
              (lambda probs, sure: [int(i) for i in probs.max(1).values.argsort(descending=True) if probs[i].max() < sure], 'the order is reversed: the least sure comes first'),
              (lambda probs, sure: [int(i) for i in probs.max(1).values.argsort() if probs[i].max() >= sure], 'these are the images that the model is sure of'),
@@ -152,7 +156,9 @@ class for_a_person:
     accepts = [lambda probs, sure: sorted((i for i,p in enumerate(probs.max(1).values.tolist()) if p < sure), key=lambda i: probs[i].max()),
                lambda probs, sure: (lambda best: best.argsort()[:(best < sure).sum()])(probs.amax(1)), lambda probs, sure: (lambda best: [i for i in np.argsort(best) if best[i] < sure])(probs.numpy().max(1))]
     refuses = [lambda probs, sure: [float(p) for p in probs.max(1).values.sort().values if p < sure], lambda probs, sure: [int(i) for i in probs.max(1).values.argsort() if probs[i].max() < sure][:2],
-               lambda probs, sure: [int(i) + 1 for i in probs.max(1).values.argsort() if probs[i].max() < sure], lambda probs, sure: [int(i) for i in probs[:, 0].argsort() if probs[i].max() < sure]]
+               lambda probs, sure: [int(i) + 1 for i in probs.max(1).values.argsort() if probs[i].max() < sure], lambda probs, sure: [int(i) for i in probs[:, 0].argsort() if probs[i].max() < sure],
+               lambda probs, sure: (lambda best: [best.index(p) for p in sorted(best) if p < sure])(probs.max(1).values.tolist()),
+               lambda probs, sure: (lambda by: [by[p] for p in sorted(by)])({p: i for i,p in enumerate(probs.max(1).values.tolist()) if p < sure})]
     options = {'a': 'the model sorts and points out, and people decide', 'b': 'the model is trained until it makes no more validation errors',
                'c': 'the model decides urgent cases alone, since people are slow', 'd': 'the surer of two models decides whenever the two disagree'}
     right = 'a'
@@ -310,6 +316,11 @@ class most_added:
                 log += answers(book, False, 20, base) + answers(book, True, 10, base//2 + added)
             r.shuffle(log)
             yield log
+    def properties(answer, r):
+        log = [(book, True, i < k) for book, n, k in (('A', 4, 3), ('B', 2, 2), ('C', 4, 1)) for i in range(n)]
+        log += [(book, False, i < k) for book, n, k in (('A', 4, 1), ('B', 4, 2), ('C', 4, 1)) for i in range(n)]
+        got = list(call(answer, log))
+        if sorted(got) != ['A', 'B', 'C'] or got[-1] != 'C': raise NotYet('two books can add the same, and both belong into the list')
     def _ranked(log, key):
         counts = {}
         for book, shown, bought in log: counts.setdefault(book, {True: [], False: []})[shown].append(bought)
@@ -323,7 +334,8 @@ class most_added:
     accepts = [lambda log, go=_ranked, mean=_mean: go(log, lambda s, n: mean(s) - mean(n)),
                lambda log: list(pd.DataFrame(log, columns=['book', 'shown', 'bought']).groupby(['book', 'shown']).bought.mean().unstack().pipe(lambda t: t[True] - t[False]).sort_values(ascending=False).index)]
     refuses = [lambda log, go=_ranked, mean=_mean: go(log, lambda s, n: abs(mean(s) - mean(n))), lambda log, go=_ranked, mean=_mean: go(log, lambda s, n: mean(s) - mean(n))[:1] * 2,
-               lambda log, go=_ranked: go(log, lambda s, n: (sum(s) - sum(n))/len(s + n)), lambda log, go=_ranked, mean=_mean: set(go(log, lambda s, n: mean(s) - mean(n)))]
+               lambda log, go=_ranked: go(log, lambda s, n: (sum(s) - sum(n))/len(s + n)), lambda log, go=_ranked, mean=_mean: set(go(log, lambda s, n: mean(s) - mean(n))),
+               lambda log, go=_ranked, mean=_mean: list({gain(log, book): book for gain in [lambda log, book: mean([b for o,s,b in log if o == book and s]) - mean([b for o,s,b in log if o == book and not s])] for book in go(log, lambda s, n: mean(s) - mean(n))}.values())]
     options = {'a': 'the lever is the size of the model; the data are all past purchases', 'b': 'the lever is the money for advertising; the data are the daily visits',
                'c': 'the lever is the choice of books in stock; the data are the reviews', 'd': 'the lever is which books are shown; the data are a randomized trial'}
     right = 'd'
@@ -711,7 +723,7 @@ class confusion:
         for items, n in ((12, 3), (40, 5), (3, 4)): yield torch.randint(0, n, (items,)), torch.randint(0, n, (items,)), n
     def compare(got, want):
         if isinstance(got, np.ndarray): got = torch.from_numpy(got)
-        if not isinstance(got, torch.Tensor): return f'a tensor was expected, and {type(got).__name__} came'
+        if not isinstance(got, torch.Tensor): return f'a tensor was expected, and {kind_of(got)} came'
         if got.shape != want.shape: return f'the shape {tuple(want.shape)} was expected, and {tuple(got.shape)} came'
         if got.dtype == torch.bool: return 'this says whether it happened, and not how often'
         if not torch.allclose(got.double(), want.double()): return f'the shape is right, but {(got != want).sum().item()} of {got.numel()} counts are not'

@@ -106,7 +106,7 @@ class breed_and_number:
         return (found[1], int(found[2])) if found else None
     def cases(r):
         for breed in ('pug', 'basset_hound', 'american_pit_bull_terrier', 'Maine_Coon', 'wheaten_terrier_2'): yield f'{breed}_{r.randint(1, 300)}.jpg'
-        yield from ('pug_7xjpg', 'pug_7.jpg.bak', '_7.jpg', 'holiday.jpg', 'pug_.jpg', 'pug_12.png', 'pug_12a.jpg', 'pug7.jpg', 'pug_007.jpg', '')
+        yield from ('pug_7xjpg', 'pug_7.jpg.bak', '_7.jpg', 'holiday.jpg', 'pug_.jpg', 'pug_12.png', 'pug_12a.jpg', 'pug7.jpg', 'pug_007.jpg', 'st._bernard_9.jpg', '')
     wrong = [(lambda name: (m[1], int(m[2])) if (m := re.search(r'([a-zA-Z]+)_(\d+)\.jpg$', name)) else None, 'a breed can consist of several words, and all of them belong to it'),
              (lambda name: (m[1], m[2]) if (m := re.fullmatch(r'(.+)_(\d+)\.jpg', name)) else None, 'the number is still text: the groups of a pattern are strings'),
              (lambda name: (m[1], int(m[2])) if (m := re.search(r'(.+)_(\d+).jpg$', name)) else None, 'a dot in a pattern matches any character, so `pug_7xjpg` passes'),
@@ -683,6 +683,7 @@ class two_rates:
             yield lrs, losses
         yield tensor([1e-3, 1e-2]), tensor([2., 1.])
         yield torch.logspace(-4, -1, 4), tensor([1., .5, 3., 1.])   # the steepest fall comes after the minimum
+        yield torch.logspace(-4, -1, 4), tensor([3., 2.9, 2.8, 1.]) # it comes last
     wrong = [(lambda l, y: (l[y.argmin()], l[(y[1:] - y[:-1]).argmin()]), 'at the lowest point the curve is about to rise: take a tenth of that rate'),
              (lambda l, y: (l[y.argmin()]/10, l[((y[1:] - y[:-1])/(l[1:] - l[:-1])).argmin()]), 'the axis is logarithmic: all steps count the same, however much larger the rate becomes'),
              (lambda l, y: (l[y.argmin()]/10, l[(y[1:] - y[:-1]).abs().argmax()]), 'the largest change is where the loss explodes; the steepest *fall* is wanted'),
@@ -707,14 +708,14 @@ class two_rates:
 # %% ../../nbs/checks/05_pet_breeds.ipynb #00000017
 class _Diary:
     "Records what a learner is told: for each training what was trained, the epochs, and the rates."
-    def __init__(self): self.frozen, self.diary = False, []
-    def freeze(self): self.frozen = True
-    def unfreeze(self): self.frozen = False
-    def freeze_to(self, n): self.frozen = n != 0
+    def __init__(self): self.trained, self.diary = 'everything', []
+    def freeze(self): self.freeze_to(-1)
+    def unfreeze(self): self.freeze_to(0)
+    def freeze_to(self, n): self.trained = {-1: 'head', 0: 'everything'}.get(n, f'from group {n}')
     def fit_one_cycle(self, n_epoch=None, lr_max=None, *how, epochs=None, lr=None, **kwargs):
         epochs, lr = n_epoch if epochs is None else epochs, lr_max if lr is None else lr
         low, high = (lr.start or lr.stop/10, lr.stop) if isinstance(lr, slice) else (lr, lr)
-        self.diary.append(('head', epochs, [high], *how) if self.frozen else ('everything', epochs, [low, high], *how))
+        self.diary.append((self.trained, epochs, [high] if self.trained == 'head' else [low, high], *how))
     def fit(self, n_epoch, lr=None, **kwargs): self.fit_one_cycle(n_epoch, lr, 'at one rate')
     def __repr__(self): return 'learn'
 
@@ -781,8 +782,14 @@ class fine_tune_in_two_steps:
         learn.freeze_to(0)
         learn.fit_one_cycle(epochs, slice(base_lr/100, base_lr), pct_start=0.3)
         return learn.diary
+    def two_groups(learn, epochs, base_lr, freeze_epochs):
+        learn.freeze_to(-2)
+        learn.fit_one_cycle(freeze_epochs, slice(base_lr))
+        learn.unfreeze()
+        learn.fit_one_cycle(epochs, slice(base_lr/200, base_lr/2))
+        return learn.diary
     accepts = [with_names, frozen_to]
-    refuses = [_told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/2, b/200)), _told(True, 'freeze_epochs', 'freeze_epochs', lambda b: slice(b/200, b/2)), _told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/50, b/2)), _told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/2/10, b/2)), _told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/400, b/4))]
+    refuses = [two_groups, _told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/2, b/200)), _told(True, 'freeze_epochs', 'freeze_epochs', lambda b: slice(b/200, b/2)), _told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/50, b/2)), _told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/2/10, b/2)), _told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/400, b/4))]
     section = 'Unfreezing'
     hints = ['What is new, and random, in a pretrained network with a new head? Train that first.',
              '`freeze`, train for `freeze_epochs`, `unfreeze`, train for `epochs`.',

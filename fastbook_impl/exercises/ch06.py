@@ -597,6 +597,7 @@ class into_range:
         yield 3*torch.randn(4, 2), (2, 5.5)
         yield tensor([0.]), (r.uniform(-9, -5), r.uniform(1, 3))
         yield 5*torch.randn(2, 3, 2), (-7, -3)
+        yield tensor([200., -200.]), (-1, 1)
     def compare(got, want):
         if problem := difference(got, want): return problem
         if got.requires_grad != want.requires_grad: return 'the values are right, but no gradient gets from them back to the activations'
@@ -609,7 +610,8 @@ class into_range:
              (lambda x, y: x.softmax(-1)*(y[1] - y[0]) + y[0], 'with a softmax, each result would depend on all activations'),
              (lambda x, y: (x - x.min())/(x.max() - x.min() + 1e-8)*(y[1] - y[0]) + y[0], 'this depends on the other values in the batch; treat each activation by itself'),
              (lambda x, y: x.sigmoid()*y[1], 'the lowest value of the range is not used'),
-             (lambda x, y: (x.sigmoid()*(y[1] - y[0]) + y[0]).detach(), 'the values are right, but no gradient gets from them back to the activations')]
+             (lambda x, y: (x.sigmoid()*(y[1] - y[0]) + y[0]).detach(), 'the values are right, but no gradient gets from them back to the activations'),
+             (lambda x, y: x.exp()/(1 + x.exp())*(y[1] - y[0]) + y[0], '`exp` of a large activation is infinite, and infinity divided by infinity is not a number')]
     accepts = [lambda x, y: y[0] + (y[1] - y[0])/(1 + torch.exp(-x)), lambda x, y_range: SigmoidRange(*y_range)(x), lambda x, y: torch.lerp(torch.full_like(x, float(y[0])), torch.full_like(x, float(y[1])), x.sigmoid()), lambda x, y: y[0]*(1 - x.sigmoid()) + y[1]*x.sigmoid()]
     refuses = [lambda x, y: x.sigmoid()*(y[1] + y[0]) + y[0], lambda x, y: (2*x).sigmoid()*(y[1] - y[0]) + y[0], lambda x, y: (-x).sigmoid()*(y[1] - y[0]) + y[0], lambda x, y: x.sigmoid(), lambda x, y: (x.sigmoid() - 0.5)*(y[1] - y[0])]
     section = 'A head that knows where'

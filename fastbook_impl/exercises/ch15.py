@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 from ..layers import AdaptiveConcatPool2d, ConvLayer, Flatten, LinBnDrop, SigmoidRange
 from fastcore.foundation import L
-from .compare import as_list
+from .compare import as_list, kind_of
 from .engine import difference, exercise
 from .answers import reads, shapes, words
 from ..torch_core import no_random
@@ -115,8 +115,8 @@ class cut_off:
         layers = [nn.Conv2d(3, 3, r.randint(1, 3)) for _ in range(n)]
         for cut in (-1, r.randint(2, n - 1)): yield Row(*layers), cut
     def compare(got, want):
-        if not isinstance(got, nn.Sequential): return f'an nn.Sequential was expected, and {type(got).__name__} came'
-        if len(got) != len(want): return f'it has {len(got)} layers, which is not the number of layers to keep'
+        if not isinstance(got, nn.Sequential): return f'an nn.Sequential was expected, and {kind_of(got)} came'
+        if len(got) != len(want): return f'it has {len(got)} {"layer" if len(got) == 1 else "layers"}, which is not the number of layers to keep'
         if [type(o) for o in got] != [type(o) for o in want]: return 'these are not the layers to keep'
         a, b = list(got.parameters()), list(want.parameters()) # by position: the layers may keep their names
         if len(a) != len(b) or not all(torch.equal(p, q) for p, q in zip(a, b)): return 'the layers do not have the weights that they had in the network'
@@ -282,14 +282,14 @@ class head_order:
         yield 0, r.randint(8, 64), 0.25
         for n in (2, 3): yield n, r.randint(8, 64), r.randint(1, 8)/10
     def compare(got, want):
-        if not isinstance(got, dict): return f'a dictionary was expected, and {type(got).__name__} came'
+        if not isinstance(got, dict): return f'a dictionary was expected, and {kind_of(got)} came'
         heads = []
         for order in (got, want):
             try: heads.append(create_head(4, 3, **order))
             except TypeError as e: return f'create_head does not accept this: {str(e).split("create_head() ")[-1]}'
             except Exception as e: return f'create_head does not accept this: {str(e)[:150]}'
         n_got, n_want = ([o for o in head if isinstance(o, nn.Linear)] for head in heads)
-        if len(n_got) != len(n_want): return f'the head then has {len(n_got)} linear layers, which is not the right number'
+        if len(n_got) != len(n_want): return f'the head then has {len(n_got)} linear {"layer" if len(n_got) == 1 else "layers"}, which is not the right number'
         if [o.weight.shape for o in n_got] != [o.weight.shape for o in n_want]: return 'the linear layers of the head do not have the right sizes'
         if [round(o.p, 6) for o in heads[0] if isinstance(o, nn.Dropout)] != [round(o.p, 6) for o in heads[1] if isinstance(o, nn.Dropout)]: return 'the sizes are right, but not the dropout'
         if str(heads[0]) != str(heads[1]): return 'sizes and dropout are right, but something else in the head has changed as well'
@@ -473,7 +473,7 @@ class unet_edges:
         yield 2
         yield r.randint(3, 6)
     def compare(got, want):
-        if as_list(got) is None and not isinstance(got, set): return f'a list of pairs was expected, and {type(got).__name__} came'
+        if as_list(got) is None and not isinstance(got, set): return f'a list of pairs was expected, and {kind_of(got)} came'
         pairs = len(got), len(want)
         try: got, want = [{(str(a), str(b)) for a, b in o} for o in (got, want)]
         except (TypeError, ValueError): return 'every arrow is a pair of two names, (from, to)'
@@ -738,7 +738,7 @@ class made_layers:
             what = {'Linear': ('in_features', 'out_features'), 'BatchNorm1d': ('num_features',), 'Dropout': ('p',), 'SigmoidRange': ('low', 'high')}
             leaves = _leaves(m)
             return [(type(o).__name__, *(getattr(o, k) for k in what.get(type(o).__name__, ()))) for o in leaves], [o.bias is not None for o in leaves if isinstance(o, nn.Linear)]
-        if not isinstance(got, nn.Module) or not isinstance(want, nn.Module): return f'a network was expected, and {type(got).__name__} came'
+        if not isinstance(got, nn.Module) or not isinstance(want, nn.Module): return f'a network was expected, and {kind_of(got)} came'
         (got, got_bias), (want, want_bias) = plan(got), plan(want)
         if [o[0] for o in got] != [o[0] for o in want]: return 'these are not the right kinds of layers in the right order: ' + ', '.join(o[0] for o in got)[:120]
         if got != want: return f'the kinds of layers are right, but not what they were made with: look at {next(a for a, b in zip(got, want) if a != b)[0]}'

@@ -95,7 +95,7 @@ class prototype_scores:
 class compared_in_pairs:
     """Train the same network with three seeds, and its accuracies differ. Therefore two ideas are compared seed by seed, with everything else equal. Write the comparison."""
     def solution(baseline, idea):
-        "A tuple of the mean difference (idea minus baseline), the number of seeds in which the idea is better, and whether all differences have the same sign. Both arguments are lists of accuracies, by seed."
+        "A tuple of the mean difference (idea minus baseline), the number of seeds in which the idea is better, and whether all differences have the same sign (a difference of 0 has none). Both arguments are lists of accuracies, by seed."
         diffs = [b - a for a,b in zip(baseline, idea)]
         return sum(diffs)/len(diffs), sum(d > 0 for d in diffs), all(d > 0 for d in diffs) or all(d < 0 for d in diffs)
     def cases(r):
@@ -103,13 +103,18 @@ class compared_in_pairs:
         yield [0.5, 0.75, 0.5], [0.25, 0.5, 0.375]
         yield [0.5, 0.75], [0.5, 0.875]
         yield [0.75, 0.5, 0.25], [0.5, 0.625, 0.5]
+        yield [0.5, 0.75], [0.5, 0.625]
+        yield [0.5, 0.75, 0.5], [0.625, 0.5, 0.75]
         for n in (3, 6): yield [r.randint(40, 90)/128 for _ in range(n)], [r.randint(40, 90)/128 for _ in range(n)]
     wrong = [(lambda a, b: (sum(x - y for x,y in zip(a, b))/len(a), sum(x > y for x,y in zip(a, b)), all(x > y for x,y in zip(a, b)) or all(x < y for x,y in zip(a, b))), 'the sign is wrong: idea minus baseline'),
              (lambda a, b: (sum(y - x for x,y in zip(a, b)), sum(y > x for x,y in zip(a, b)), all(x > y for x,y in zip(a, b)) or all(x < y for x,y in zip(a, b))), 'this is the sum of the differences, and their mean is wanted'),
              (lambda a, b: (sum(y - x for x,y in zip(a, b))/len(a), sum(y >= x for x,y in zip(a, b)), all(x >= y for x,y in zip(a, b)) or all(x <= y for x,y in zip(a, b))), 'equal accuracies are neither a win nor a loss'),
              (lambda a, b: (sum(y - x for x,y in zip(a, b))/len(a), sum(y > x for x,y in zip(a, b)), all(y > x for x,y in zip(a, b))), 'if the idea is worse in every seed, the differences have the same sign as well')]
     accepts = [lambda a, b: (lambda d: (d.mean().item(), int((d > 0).sum()), bool((d > 0).all() or (d < 0).all())))(np.array(b) - np.array(a)), lambda a, b: [sum(b)/len(b) - sum(a)/len(a), len([1 for x,y in zip(a, b) if y > x]), {(y > x) - (y < x) for x,y in zip(a, b)} in ({1}, {-1})]]
-    refuses = [lambda a, b: (max(b) - max(a), sum(y > x for x,y in zip(a, b)), max(a) < min(b)), lambda a, b: (sum(b)/len(b) - sum(a)/len(a), sum(y > x for x,y in zip(a, b)), min(b) > max(a)), lambda a, b: (sum(abs(y - x) for x,y in zip(a, b))/len(a), sum(y > x for x,y in zip(a, b)), all(y > x for x,y in zip(a, b))), lambda a, b: sum(b)/len(b) > sum(a)/len(a)]
+    refuses = [lambda a, b: (max(b) - max(a), sum(y > x for x,y in zip(a, b)), max(a) < min(b)), lambda a, b: (sum(b)/len(b) - sum(a)/len(a), sum(y > x for x,y in zip(a, b)), min(b) > max(a)), lambda a, b: (sum(abs(y - x) for x,y in zip(a, b))/len(a), sum(y > x for x,y in zip(a, b)), all(y > x for x,y in zip(a, b))), lambda a, b: sum(b)/len(b) > sum(a)/len(a),
+               lambda a, b: (sum(b)/len(b) - sum(a)/len(a), sum(y > x for x,y in zip(a, b)), (b[0] > a[0]) == (b[-1] > a[-1])),
+               lambda a, b: (sum(b)/len(b) - sum(a)/len(a), sum(y > x for x,y in zip(a, b)), sum(y > x for x,y in zip(a, b)) in (0, len(a))),
+               lambda a, b: (sum(b)/len(b) - sum(a)/len(a), sum(y > x for x,y in zip(a, b)), len({y > x for x,y in zip(a, b)}) == 1)]
     section = 'Before measuring: when is a difference one?'
     hints = ['Start with the list of differences, one per seed.', 'All have the same sign if all are above 0, or all are below 0.']
     why = 'With one training for each idea, you cannot tell a better idea from a lucky seed.'

@@ -148,15 +148,30 @@ class Comparison:
 
     def _mapping(self, got, want, place):
         if not isinstance(got, Mapping): return place, wrong_kind(got, want)
-        if set(got) != set(want):
-            return place, f'the keys are not right: {len(set(want) - set(got))} are missing, {len(set(got) - set(want))} are too many'
+        if self.relaxed: got = _as_spelled(got, want)
+        if set(got) != set(want): return place, _wrong_keys(list(got), list(want))
         return next((d for k in want if (d := self.find(got[k], want[k], (*place, k)))), None)
 
     def _list(self, got, want, place):
         values = as_list(got)
         if values is None: return place, wrong_kind(got, want)
+        if has_axes(got) and got.ndim > 1 and math.prod(got.shape) == len(want):
+            return place, f'{kind_of(got)} of the shape {tuple(got.shape)} came, and {len(want)} values in a row were expected: `flatten` it'
         if len(values) != len(want): return place, f"{len(want)} {'value was' if len(want) == 1 else 'values were'} expected, and {len(values)} came"
         return next((d for i,(g,w) in enumerate(zip(values, want)) if (d := self.find(g, w, (*place, i)))), None)
+
+def _as_spelled(got, want):
+    "The dictionary `got` with keys as `want` spells them, where they differ only in capitals or spaces."
+    spelled = {same_words(k): k for k in want if isinstance(k, str)}
+    return {spelled.get(same_words(k), k) if isinstance(k, str) and k not in want else k: v for k,v in got.items()}
+
+def _wrong_keys(got, want):
+    "What is wrong with the keys of a dictionary, as a sentence."
+    missing, more = [o for o in want if o not in got], [o for o in got if o not in want]
+    named = lambda keys: ', '.join(map(short, keys[:3])) + (f' and {len(keys) - 3} more' if len(keys) > 3 else '')
+    said = [f"the key {named(missing)} is missing" if len(missing) == 1 else f'the keys {named(missing)} are missing'] if missing else []
+    if more: said.append(f"{named(more)} {'is' if len(more) == 1 else 'are'} not asked for")
+    return ', and '.join(said)
 
 def is_code(x): return inspect.isfunction(x) or inspect.isbuiltin(x) or inspect.ismethod(x)
 

@@ -11,6 +11,7 @@ OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast
 PAIRS = [('min', 'max'), ('argmin', 'argmax'), ('amin', 'amax'), ('sum', 'mean'), ('any', 'all'), ('sin', 'cos'), ('floor', 'ceil'), ('startswith', 'endswith'),
          ('zeros', 'ones'), ('zeros_like', 'ones_like'), ('exp', 'log'), ('relu', 'sigmoid'), ('stack', 'cat'), ('append', 'extend'), ('keys', 'values'),
          ('find', 'rfind'), ('split', 'rsplit'), ('partition', 'rpartition'), ('first', 'last'), ('minimum', 'maximum'), ('cumsum', 'cumprod'), ('ravel', 'T')]
+COMMUTATIVE = {'min', 'max', 'minimum', 'maximum', 'equal', 'isclose', 'logical_and', 'logical_or'}
 NAMES = {a: b for x, y in PAIRS for a, b in ((x, y), (y, x))}
 
 
@@ -35,13 +36,12 @@ def has_source(f):
 def compiled(f, source):
     "The function that `source` defines, with the globals and the default arguments of `f`."
     tree = ast.parse(source)
-    args = tree.body[0].args
-    args.defaults = [ast.Constant(None) for _ in args.defaults]
-    args.kw_defaults = [o and ast.Constant(None) for o in args.kw_defaults]
+    args, plain = tree.body[0].args, [isinstance(o, ast.Constant) for o in tree.body[0].args.defaults]
+    args.defaults = [o if p else ast.Constant(None) for o, p in zip(args.defaults, plain)]  # what the others name is not known here
     ns = dict(f.__globals__)
     exec(compile(ast.fix_missing_locations(tree), f'<mutant of {f.__name__}>', 'exec'), ns)
     g = ns[tree.body[0].name]
-    g.__defaults__, g.__kwdefaults__ = f.__defaults__, f.__kwdefaults__
+    if plain: g.__defaults__ = tuple(new if p else old for new, old, p in zip(g.__defaults__, f.__defaults__, plain))
     return g
 
 
@@ -81,8 +81,10 @@ def _changes(o):
         yield 'without the first condition', lambda: o.values[-1] if len(o.values) == 2 else ast.BoolOp(o.op, o.values[1:])
     elif isinstance(o, ast.UnaryOp): yield 'without its sign', lambda: o.operand
     elif isinstance(o, ast.Constant): yield from _constants(o, put)
+    elif isinstance(o, ast.Attribute):
+        if o.attr in NAMES: yield f'{NAMES[o.attr]} instead', put('attr', NAMES[o.attr])
+        if isinstance(o.value, (ast.Attribute, ast.Call, ast.Subscript)): yield f'without .{o.attr}', lambda: o.value
     elif isinstance(o, ast.Name) and o.id in NAMES: yield f'{NAMES[o.id]} instead', put('id', NAMES[o.id])
-    elif isinstance(o, ast.Attribute) and o.attr in NAMES: yield f'{NAMES[o.attr]} instead', put('attr', NAMES[o.attr])
     elif isinstance(o, ast.Call): yield from _calls(o, put)
     elif isinstance(o, ast.Slice):
         for bound in 'lower', 'upper', 'step':
@@ -106,8 +108,9 @@ def _constants(o, put):
 
 
 def _calls(o, put):
+    name = getattr(o.func, 'attr', getattr(o.func, 'id', ''))
     if len(o.args) >= 2:
-        yield 'arguments swapped', put('args', [o.args[1], o.args[0], *o.args[2:]])
+        if name not in COMMUTATIVE: yield 'arguments swapped', put('args', [o.args[1], o.args[0], *o.args[2:]])
         yield 'without the last argument', put('args', o.args[:-1])
     if len(o.args) == 1 and not isinstance(o.args[0], ast.Starred): yield 'the argument itself', lambda: o.args[0]
     if isinstance(o.func, ast.Attribute): yield 'without the method', lambda: o.func.value

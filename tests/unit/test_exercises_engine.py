@@ -569,6 +569,22 @@ def test_results_of_functions_are_strict_about_words():
     assert difference(torch.tensor([10001]), torch.tensor([10000]))
 
 
+@pytest.mark.parametrize('got, sentence', [({'a': 1}, "the key 'b' is missing"), ({'a': 1, 'c': 2}, "the key 'b' is missing, and 'c' is not asked for"),
+                                           ({'A ': 1, 'B': 3}, 'the number is not 3'), ({}, "the keys 'a', 'b' are missing"), ({'a': 1, 'b': 2, 3: 4}, '3 is not asked for')])
+def test_what_is_wrong_with_the_keys_of_a_dictionary(got, sentence):
+    _, said = Comparison(relaxed=True).find(got, {'a': 1, 'b': 2})
+    assert said == sentence
+
+
+def test_keys_are_read_as_other_words_are():
+    assert not Comparison(relaxed=True).find({'A ': 1, 'b': 2}, {'a': 1, 'b': 2}) and difference({'A': 1}, {'a': 1})
+
+
+def test_a_table_of_as_many_values_has_the_wrong_shape():
+    _, said = Comparison(relaxed=True).find(torch.ones(1, 6, 1, 1), [1.]*6)
+    assert 'the shape (1, 6, 1, 1)' in said and '`flatten`' in said
+
+
 def test_words_with_simple_endings():
     read = words('raises', 'same', 'other')
     assert read(('Raise', 'raised.', ' SAME', 'others')) == ['raises', 'raises', 'same', 'other']
