@@ -115,9 +115,10 @@ class perceptron:
         yield [(vertical, 1), (horizontal, 0)], 1
         yield [(vertical, 1), (horizontal, 0)], 9
         yield [(horizontal, 0), ([0, 0, 0, 0, 1, 0, 0, 0, 0], 0), (vertical, 1)], 2
+        yield [([.25, .5], 1), ([.25, 0.], 0)], 2          # gray pixels: a sum between 0 and 1
         for n in (3, 6): yield [([r.randint(0, 2) for _ in range(4)], r.randint(0, 1)) for _ in range(n)], r.randint(2, 5)
     def _trained(examples, rounds, above=lambda s: s > 0, step=lambda y, a: y - a, bias=1, at_once=True):
-        w, b = np.zeros(len(examples[0][0]), int), 0
+        w, b = np.zeros(len(examples[0][0])), 0
         for _ in range(rounds):
             old_w, old_b = w, b
             for x, y in examples:
@@ -132,7 +133,8 @@ class perceptron:
              (lambda examples, rounds, go=_trained: go(examples, rounds, at_once=False), 'change the weights after each example, so that the next example meets the new ones'),
              (lambda examples, rounds, go=_trained: go(examples, min(rounds, 1)), 'this goes through the examples only once')]
     accepts = [_trained, lambda examples, rounds, go=_trained: [np.array(go(examples, rounds)[0]), go(examples, rounds)[1]]]
-    refuses = [lambda examples, rounds, go=_trained: go(examples, rounds)[::-1], lambda examples, rounds, go=_trained: go(examples, rounds + 1), lambda examples, rounds, go=_trained: go(examples[:-1] or examples, rounds)]
+    refuses = [lambda examples, rounds, go=_trained: go(examples, rounds)[::-1], lambda examples, rounds, go=_trained: go(examples, rounds + 1), lambda examples, rounds, go=_trained: go(examples[:-1] or examples, rounds),
+               lambda examples, rounds, go=_trained: go(examples, rounds, above=lambda s: s > 0.5)]
     hints = ['`sum(wi*xi for wi, xi in zip(w, x)) + b` is the sum of one unit.', '`y - answer` is 1, 0 or -1: exactly what to add to `b`.', 'Add `(y - answer)*xi` to each weight.']
     why = 'Every training loop has this shape: predict, compare with the label, change the weights.'
     explanation = 'The difference between label and answer says in which direction to go: 1 adds the example, -1 subtracts it, and 0 changes nothing. The idea goes back to the artificial neuron of McCulloch and Pitts (1943).'
@@ -221,7 +223,7 @@ class rounds_of_work:
 
     Then say what a GPU is."""
     form = 'a list of four integers'
-    section = 'The words of this chapter'
+    section = 'The training'
     def experiment():
         n, cpu, gpu = 32_000, dict(cores=8, ticks=1), dict(cores=4000, ticks=4)
         independent = lambda d: -(-n//d['cores'])*d['ticks']
@@ -727,7 +729,7 @@ class kinds_of_task:
     7. the city that belongs to a postal code
     8. the coordinates of the center of a face in an image"""
     form = "a list of eight strings, 'classification' or 'regression' (or 'c' and 'r')"
-    section = 'Beyond labels for pictures'
+    section = 'Loading'
     def experiment():
         tasks = {'breed': 'c', 'age': 'r', 'leaves or not': 'c', 'price': 'r', 'digit': 'c', 'temperature': 'r', 'city': 'c', 'center of a face': 'r'}
         return [{'c': 'classification', 'r': 'regression'}[o] for o in tasks.values()]

@@ -479,6 +479,7 @@ class bears_from_text:
         return block.datasets(source)
     def cases(r):
         yield 'teddy_5 teddy_1 black_10 black_11 black_15'
+        yield 'teddy_0 black_1 black_20 teddy_3'
         words = [f'{bear}_{i}' for bear in ('black', 'grizzly', 'teddy') for i in (*r.sample([1, 2, 3, 4, 6], 2), 5*r.randint(1, 9))]
         words += [f'brown_{10*i + 5*r.randint(0, 1) + 1}' for i in range(r.randint(0, 3))]
         r.shuffle(words)
@@ -486,6 +487,7 @@ class bears_from_text:
     def compare(got, want):
         def rows(ds): return [(str(x), str(ds.vocab[int(y)])) for x,y in ds]
         try: parts = [rows(o) for o in (got.train, got.valid)]
+        except (KeyError, ValueError) as e: return f'an item cannot be read: {str(e)[:200]}'
         except Exception: return 'it does not give pairs of an item and a category: does it return `DataBlock(…).datasets(source)`?'
         want_parts = [rows(o) for o in (want.train, want.valid)]
         if parts == want_parts: return None
@@ -726,6 +728,7 @@ class confusion:
         if not isinstance(got, torch.Tensor): return f'a tensor was expected, and {kind_of(got)} came'
         if got.shape != want.shape: return f'the shape {tuple(want.shape)} was expected, and {tuple(got.shape)} came'
         if got.dtype == torch.bool: return 'this says whether it happened, and not how often'
+        if not torch.allclose(got.double(), want.double()) and want.max() > 127 >= got.max() and got.dtype == torch.int8: return 'a count went wrong at 128: `torch.int8` cannot hold more than 127'
         if not torch.allclose(got.double(), want.double()): return f'the shape is right, but {(got != want).sum().item()} of {got.numel()} counts are not'
         if got.is_floating_point() != want.is_floating_point(): return 'the counts are right, but they must be integers, and these are floats'
     def _counts(targs, preds, n): return torch.bincount(targs*n + preds, minlength=n*n).reshape(n, n)

@@ -110,22 +110,24 @@ class nearer_to_threes:
         """Is each of `images` closer to the mean of `threes` than to the mean of `sevens`?
 
         All three are tensors `(n, height, width)`, each with its own `n`. The distance is the mean absolute difference.
-        Returns a Boolean tensor `(n,)`, one entry for each of `images`."""
+        An image at the same distance from both is not closer. Returns a Boolean tensor `(n,)`, one entry for each of `images`."""
         def distance(ideal): return (images - ideal).abs().mean((-1, -2))
         return distance(threes.mean(0)) < distance(sevens.mean(0))
     def cases(r):
         for n,h,w in ((30, 3, 4), (40, 2, 2), (1, 5, 2)): yield torch.rand(n, h, w), torch.rand(4, h, w), torch.rand(3, h, w)
         yield torch.rand(20, 2, 3), torch.rand(1, 2, 3), torch.rand(2, 2, 3)
+        yield torch.full((2, 2, 2), .5), torch.zeros(2, 2, 2), torch.ones(3, 2, 2)  # as close to the one as to the other
     wrong = [(lambda p, t, s: (p - t.mean(0)).abs().mean((1, 2)) > (p - s.mean(0)).abs().mean((1, 2)), 'it is the other way around: closer means that the distance is smaller'),
              (lambda p, t, s: (p - t[0]).abs().mean((1, 2)) < (p - s[0]).abs().mean((1, 2)), 'each image is compared with the first 3 and the first 7, and a single image is not the ideal'),
              (lambda p, t, s: (p - t.mean(0)).mean((1, 2)) < (p - s.mean(0)).mean((1, 2)), 'positive and negative differences cancel each other out'),
              (lambda p, t, s: (p - t.mean()).abs().mean((1, 2)) < (p - s.mean()).abs().mean((1, 2)), 'the mean over everything is a single gray value, not an image: over which axis do the images lie?'),
              (lambda p, t, s: ((p - t.mean(0))**2).mean((1, 2)) < ((p - s.mean(0))**2).mean((1, 2)), 'the differences are squared, and the task asks for the mean absolute difference'),
              (lambda p, t, s: (p - t.mean(0)).abs().mean() < (p - s.mean(0)).abs().mean(), 'this is one verdict for all images together'),
-             (lambda p, t, s: (p - t.mean(0)).abs().mean(-1) < (p - s.mean(0)).abs().mean(-1), 'this is one verdict for each row of pixels')]
+             (lambda p, t, s: (p - t.mean(0)).abs().mean(-1) < (p - s.mean(0)).abs().mean(-1), 'this is one verdict for each row of pixels'),
+             (lambda p, t, s: (p - t.mean(0)).abs().mean((1, 2)) <= (p - s.mean(0)).abs().mean((1, 2)), 'an image that is as close to the one as to the other is not closer')]
     accepts = [lambda i, t, s: torch.stack([(o - t.mean(0)).abs().mean() < (o - s.mean(0)).abs().mean() for o in i]),
                lambda images, threes, sevens: (images - threes.mean(0)).abs().sum((1, 2)) < (images - sevens.mean(0)).abs().sum((1, 2)),
-               lambda i, t, s: torch.stack([torch.stack([F.l1_loss(o, m) for m in (t.mean(0), s.mean(0))]).argmin() == 0 for o in i])]
+               lambda i, t, s: torch.stack([torch.stack([F.l1_loss(o, m) for m in (s.mean(0), t.mean(0))]).argmin() == 1 for o in i])]
     refuses = [lambda i, t, s: ((i - t.mean(0)).abs().mean((1, 2)) < (i - s.mean(0)).abs().mean((1, 2))).float(), lambda i, t, s: (i - t.median(0).values).abs().mean((1, 2)) < (i - s.median(0).values).abs().mean((1, 2)),
                lambda i, t, s: (i - t.mean(0)).abs().amax((1, 2)) < (i - s.mean(0)).abs().amax((1, 2)), lambda i, t, s: i.mean((1, 2)) > t.mean()]
     section = 'A baseline without learning'
@@ -1192,7 +1194,7 @@ class answer_to_black:
 # %% ../../nbs/checks/04_mnist_basics.ipynb #00000026
 @exercise('4.29', 'Rows times columns', 'write it')
 class rows_times_columns:
-    """Write what `a @ b` does for two matrices, with multiplication and addition only. Do not use `@`, `matmul`, `mm`, `dot`, `einsum` or any other function that multiplies matrices, and stay with tensors. A loop is allowed, but you can do without one."""
+    """Write what `a @ b` does for two matrices, with multiplication and addition only. Do not use `@`, `matmul`, `mm`, `dot`, `einsum` or any other function that multiplies vectors or matrices, and stay with tensors. A loop is allowed, but you can do without one."""
     def solution(a, b):
         "Each row of `a`, `(n, k)`, times each column of `b`, `(k, m)`, element by element, and summed: a tensor `(n, m)`."
         return (a[:, :, None] * b[None]).sum(1)      # (n, k, 1) * (1, k, m)

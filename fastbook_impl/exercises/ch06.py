@@ -132,6 +132,7 @@ class rows_and_columns_by_number:
             i, j = r.sample(range(3), 2)
             table = [[r.randint(0, 99) + 100*a + 1000*b for b in range(m)] for a in range(n)]
             yield pd.DataFrame(table, columns=list('vwxyz'[:m]), index=index), i, j
+        yield pd.DataFrame({'name': ['a.png', 'b.png', 'c.png'], 'label': ['bus', 'dog', 'bus'], 'size': [0.5, 1.25, 2.]}, index=[2, 0, 1]), 1, 2
     wrong = [(lambda df, i, j: (df.iloc[j].tolist(), df.iloc[:, i].tolist(), df.iloc[:2, 1:].values.tolist()), 'row and column are swapped'),
              (lambda df, i, j: (df.iloc[i].tolist(), df.iloc[:, j].tolist(), df.iloc[1:, :2].values.tolist()), 'in the third piece, rows and columns are swapped: rows come first'),
              (lambda df, i, j: (df.iloc[i].tolist(), df.iloc[:, j].tolist(), df.iloc[:3, 1:].values.tolist()), 'the end of a slice is not included, so `:3` means three rows'),
@@ -218,7 +219,7 @@ class items_and_batches:
                 'd': 'an item of the dataset already has both, as a tuple'}
     accepts = [(10, (3,), 3, (4, 3), (2, 3)), [10, torch.Size((3,)), 3, [4, 3], [2, 3]], [10., [3], 3., (4, 3), (2, 3)]]
     refuses = [[10, (3,), 3, (4, 3), (1, 3)], [10, (3,), 2.5, (4, 3), (2, 3)], [11, (3,), 3, (4, 3), (2, 3)], [10, (2,), 3, (4, 3), (2, 3)], [10, (3,), 3, (4, 2), (2, 2)]]
-    section = 'From an empty data block to the finished one'
+    section = '4: Mini-batches'
     hints = ['How often does 4 go into 10, and how many items are left?',
              'Stacking four tensors of shape (3,) adds an axis in front.']
     why = 'To explain a shape error, first ask whether you have an item or a batch.'
@@ -635,7 +636,7 @@ def _loss_names(x):
 @reads(_loss_names)
 @exercise('6.16', 'Which loss for which target', 'predict')
 class loss_for_each_target:
-    """Targets can be of four kinds: `CategoryBlock`, `MultiCategoryBlock`, `RegressionBlock`, `PointBlock`. Which loss does a learner use for each of them by default? Answer with the names of PyTorch's classes: `'CrossEntropyLoss'`, `'BCEWithLogitsLoss'`, `'MSELoss'`, `'L1Loss'`. Then choose what regression is."""
+    """Targets can be of four kinds: `CategoryBlock` for one label, `MultiCategoryBlock` for any number of labels, `RegressionBlock` for a number, `PointBlock` for points. Which loss does a learner use for each of them by default? Answer with the names of PyTorch's classes: `'CrossEntropyLoss'`, `'BCEWithLogitsLoss'`, `'MSELoss'`, `'L1Loss'`. Then choose what regression is."""
     def experiment():
         def loss(block, get_y):
             data = DataBlock(blocks=(TransformBlock, block), splitter=IndexSplitter([0]), get_x=lambda o: torch.zeros(2), get_y=get_y)

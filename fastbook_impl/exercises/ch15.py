@@ -627,6 +627,9 @@ class pooled_without_padding:
             yield -1 - torch.rand(bs, words, n), is_pad         # all of them negative
             yield -100 - 100*torch.rand(bs, words, n), is_pad   # far below zero
         yield torch.randn(2, 3, 4), torch.zeros(2, 3, dtype=torch.bool)
+        is_pad = torch.tensor([[False, False, True], [True, False, False]])
+        yield torch.where(is_pad[:, :, None], 1., torch.tensor([-1e10, -2e10])), is_pad   # there is no number below all others
+        yield torch.tensor([[[0., 2.], [1., 0.], [5., 5.]], [[5., 5.], [0., 3.], [-2., 0.]]]), is_pad  # some outputs of words are 0
     wrong = [(lambda out, is_pad: torch.cat([out.amax(1), out.mean(1)], 1), 'the padding counts like words'),
              (lambda out, is_pad: torch.cat([(out*~is_pad[:, :, None]).amax(1), (out*~is_pad[:, :, None]).sum(1)/(~is_pad).sum(1, keepdim=True)], 1), 'the means are right; but if all outputs of the words are negative, the zeros at the padding are the largest'),
              (lambda out, is_pad: torch.cat([out.masked_fill(is_pad[:, :, None], -torch.inf).amax(1), (out*~is_pad[:, :, None]).mean(1)], 1), 'the maxima are right; the means are divided by the number of all positions, including the padding'),
@@ -651,8 +654,14 @@ class pooled_without_padding:
         pad = is_pad.unsqueeze(-1).expand_as(out)
         top = torch.where(pad, torch.finfo(out.dtype).min, out).max(dim=1)[0]
         return torch.cat((top, torch.where(pad, torch.nan, out).nanmean(1)), -1)
+    def filled(out, is_pad, low):
+        m = is_pad[:, :, None]
+        return torch.cat([out.masked_fill(m, low).amax(1), (out*~m).sum(1)/(~m).sum(1)], 1)
+    def without_zeros(out, is_pad):
+        o = out.masked_fill(is_pad[:, :, None], 0)
+        return torch.cat([out.masked_fill(is_pad[:, :, None], -torch.inf).amax(1), o.sum(1)/(o != 0).sum(1)], 1)
     accepts = [text_by_text, with_where]
-    refuses = [lambda out, is_pad, f=text_by_text: f(out.abs(), is_pad), lambda out, is_pad, f=text_by_text: f(out, ~is_pad) if (~is_pad).any() and is_pad.any(1).all() else out.mean(1), lambda out, is_pad, f=text_by_text: f(out, is_pad).view(len(out), 2, -1), lambda out, is_pad, f=text_by_text: torch.cat([f(out, is_pad)[:, :out.shape[2]]]*2, 1), lambda out, is_pad, f=text_by_text: f(out.masked_fill(is_pad[:, :, None], 0.), torch.zeros_like(is_pad))]
+    refuses = [*(lambda out, is_pad, f=f, low=low: f(out, is_pad, low) for f,low in zip([filled]*3, (-1e3, -1e5, -1e9))), without_zeros, lambda out, is_pad, f=text_by_text: f(out.abs(), is_pad), lambda out, is_pad, f=text_by_text: f(out, ~is_pad) if (~is_pad).any() and is_pad.any(1).all() else out.mean(1), lambda out, is_pad, f=text_by_text: f(out, is_pad).view(len(out), 2, -1), lambda out, is_pad, f=text_by_text: torch.cat([f(out, is_pad)[:, :out.shape[2]]]*2, 1), lambda out, is_pad, f=text_by_text: f(out.masked_fill(is_pad[:, :, None], 0.), torch.zeros_like(is_pad))]
     section = '15c: Sorting and filling'
     hints = ['`is_pad[:, :, None]` has the shape (bs, words, 1) and broadcasts over `out`.',
              'Which value at the padding can never be the maximum? Not 0, because outputs can be negative. `masked_fill` puts a value there.',

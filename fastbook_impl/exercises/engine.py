@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['KINDS', 'COLORS', 'CHAPTERS', 'Part', 'is_empty', 'Operations', 'operations', 'names_used', 'FunctionPart',
            'ValuePart', 'in_part', 'ChoicePart', 'same_letter', 'shuffled', 'Exercise', 'padded', 'exercise', 'Verdict',
-           'style_of', 'as_html', 'judge', 'rewritings', 'near_misses', 'proof', 'answers_in', 'all_accepted',
-           'all_refused', 'right_answers', 'exercises', 'NoSuchExercise', 'find']
+           'style_of', 'as_html', 'judge', 'load_what_it_needs', 'rewritings', 'near_misses', 'proof', 'answers_in',
+           'all_accepted', 'all_refused', 'right_answers', 'exercises', 'NoSuchExercise', 'find']
 
 # %% ../../nbs/checks/00_engine.ipynb #00000002
 import contextlib, copy, dis, functools, html, importlib, inspect, math, random, re, textwrap, types
@@ -19,6 +19,7 @@ from fastcore.foundation import L
 from torch.overrides import TorchFunctionMode
 from .compare import Comparison, as_index, difference, has_axes, is_list, kind_of
 from .limits import SECONDS, Bounded, NotYet, TooLong, call, for_input, limited, short, time_limit
+from ..imports import LazyModule
 from ..torch_core import get_random_states, no_random
 
 # %% ../../nbs/checks/00_engine.ipynb #00000005
@@ -81,8 +82,9 @@ def names_used(f, seen=None) -> set:
     seen.add(code)
     names = _names_in(code)
     inside = dict(zip(code.co_freevars, (c.cell_contents for c in f.__closure__ or ())))
-    for g in (inside.get(n, f.__globals__.get(n)) for n in names | set(code.co_freevars)):
-        if inspect.isfunction(g) and g.__module__ == f.__module__: names |= names_used(g, seen)
+    for n in names | set(code.co_freevars):
+        g = inside.get(n, f.__globals__.get(n))
+        if inspect.isfunction(g) and g.__module__ == f.__module__: names = names - {n} | names_used(g, seen) # however it is called
     return names
 
 def _names_in(code) -> set:
@@ -416,8 +418,17 @@ def judge(
 def _checked(part, answer, seeds, ref, guard):
     "What is wrong with the answer to one part, '' if nothing is, and what it printed."
     run = functools.partial(_check_part, part, answer, seeds, ref)
+    if guard: load_what_it_needs(part, answer)
     try: return limited(run) if guard and isinstance(part, FunctionPart) and callable(answer) else run()
     except NotYet as e: return str(e), ''
+
+def load_what_it_needs(part, answer=None):
+    "Import here what a check imports when it is first needed: in a child process, each check would import it anew, in the reader's time."
+    if not isinstance(part, FunctionPart): return
+    part.inputs(0)
+    lazy = (getattr(answer, '__globals__', {}).get(n) for n in names_used(answer))
+    for module in lazy:
+        if isinstance(module, LazyModule): dir(module)
 
 def _check_part(part, answer, seeds, ref):
     "As `_checked`, here and now."

@@ -21,7 +21,8 @@ from fastbook_impl.exercises import engine as core, limits, progress
 from fastbook_impl.exercises.compare import Comparison, difference, is_rounded
 from fastbook_impl.exercises.engine import ChoicePart, ValuePart, exercises, find, judge, proof, right_answers
 from fastbook_impl.exercises.limits import NotYet
-from fastbook_impl.exercises.answers import words
+from fastbook_impl.exercises.answers import letters, words
+from fastbook_impl.imports import LazyModule
 
 BOOK = {'01': 33, '02': 27, '03': 18, '04': 37, '05': 23, '06': 17, '15': 18}
 ALL = exercises()
@@ -591,6 +592,12 @@ def test_words_with_simple_endings():
     with pytest.raises(NotYet): read(['different'])
 
 
+def test_letters_may_be_written_as_what_they_stand_for():
+    read = letters(m='manager', d='designer', A='plan A')
+    assert read(('M', '(d)', 'Designer', 'plan a', 'A.')) == ['m', 'd', 'd', 'A', 'A'] and read(5) == 5
+    with pytest.raises(NotYet, match="write 'm', 'd', 'A', and not 'x'"): read('x')
+
+
 # --- what an exercise may ask of an answer ----------------------------------------------------------------------------------------
 
 def _sum_spec(**more):
@@ -613,6 +620,25 @@ def test_forbidden_names_are_refused_with_what_to_use_instead(f):
     assert judge(ex, lambda a, b: (a*b).sum())
     v = judge(ex, f)
     assert v.state == 'wrong' and 'is not allowed here' in v.message and 'use `*` and `sum`' in v.message
+
+
+def matmul(a, b): return (a*b).sum()
+
+
+def test_a_readers_own_function_may_have_a_forbidden_name():
+    ex = _sum_spec(forbidden=('dot', 'matmul', 'einsum'))
+    assert judge(ex, lambda a, b: matmul(a, b))
+    einsum = helper
+    assert 'is not allowed' in judge(ex, lambda a, b: einsum(a, b)).message
+
+
+def test_what_is_imported_at_first_use_is_imported_once(monkeypatch):
+    "In a child process, each check would import it anew, in the time of the reader."
+    module = LazyModule('colorsys')
+    monkeypatch.setitem(globals(), 'lazy', module)
+    def half_of_it(x): return lazy.hls_to_rgb(0, x/2, 0)[0]
+    judge(find('0.7'), half_of_it)
+    assert module._loaded
 
 
 def test_the_proof_looks_at_accepted_and_refused_answers():
