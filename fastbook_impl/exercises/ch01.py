@@ -13,19 +13,23 @@ __all__ = ['needed_to_begin', 'deep_learning_leads', 'perceptron', 'lines_of_a_n
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalMemberAccess=false
 # pyright: reportOptionalIterable=false, reportOptionalSubscript=false, reportOptionalCall=false
-import itertools, re
+# ruff: noqa: B007, B015, B905, E501, E731, F402 (texts are not wrapped, and answers are written as readers write them)
+import itertools
+import re
+
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 from fastcore.foundation import L
+from torch import nn
+
 from ..data.load import DataLoader
 from ..data.transforms import RandomSplitter
 from ..layers import sigmoid_range
+from ..torch_core import no_random
+from .answers import reads, words
 from .compare import as_list, kind_of
 from .engine import NotYet, call, exercise
-from .answers import reads, words
-from ..torch_core import no_random
 
 # %% ../../nbs/checks/01_intro.ipynb #00000005
 @exercise('1.1', 'What you need to begin', 'choose')

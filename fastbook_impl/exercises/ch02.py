@@ -12,6 +12,7 @@ __all__ = ['bears_at_night', 'fluent_and_false', 'loud_minority', 'for_a_person'
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalMemberAccess=false
 # pyright: reportOptionalIterable=false, reportOptionalSubscript=false, reportOptionalCall=false
+# ruff: noqa: B007, B015, B905, E501, E731, F402 (texts are not wrapped, and answers are written as readers write them)
 import io
 
 import numpy as np
@@ -19,16 +20,16 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ..imports import pd, plt
 from ..data.block import CategoryBlock, DataBlock, TransformBlock
 from ..data.load import DataLoader, DataLoaders
 from ..data.transforms import FuncSplitter, RandomSplitter
+from ..imports import pd, plt
 from ..torch_core import no_random, tensor
 from ..vision.augment import DihedralItem, FlipItem, Resize
 from ..vision.core import PILImage
+from .answers import reads
 from .compare import as_list, kind_of
 from .engine import NotYet, call, exercise
-from .answers import reads
 
 # %% ../../nbs/checks/02_production.ipynb #00000004
 @exercise('2.1', 'The trail camera works at night', 'why')

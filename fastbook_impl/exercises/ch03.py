@@ -11,16 +11,18 @@ __all__ = ['three_principles', 'risks_seen', 'whose_step', 'acts_differently', '
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalMemberAccess=false
 # pyright: reportOptionalIterable=false, reportOptionalSubscript=false, reportOptionalCall=false
-import itertools, re
+# ruff: noqa: B007, B015, B905, E501, E731, F402 (texts are not wrapped, and answers are written as readers write them)
+import itertools
+import re
 
 import numpy as np
 import torch
 
 from ..imports import plt
 from ..torch_core import tensor
-from .compare import as_list
-from .engine import exercise, NotYet
 from .answers import letters, reads
+from .compare import as_list
+from .engine import NotYet, exercise
 
 # %% ../../nbs/checks/03_ethics.ipynb #00000004
 @reads(letters(A='plan A', B='plan B', C='plan C'))

@@ -14,6 +14,7 @@ __all__ = ['gray_and_color', 'folders_say', 'nearer_to_threes', 'odd_ones_double
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalMemberAccess=false
 # pyright: reportOptionalIterable=false, reportOptionalSubscript=false, reportOptionalCall=false
+# ruff: noqa: B007, B015, B905, E501, E731, F402 (texts are not wrapped, and answers are written as readers write them)
 import math
 from pathlib import Path
 
@@ -25,9 +26,9 @@ from torch import nn
 from ..data.load import DataLoader, DataLoaders
 from ..imports import np
 from ..learner import Learner
-from .engine import NotYet, call, difference, exercise, operations
-from .answers import reads, words
 from ..torch_core import tensor
+from .answers import reads, words
+from .engine import NotYet, call, difference, exercise, operations
 
 # %% ../../nbs/checks/04_mnist_basics.ipynb #00000004
 @exercise('4.1', 'A grayscale image and a color one', 'predict')
@@ -1319,7 +1320,9 @@ class left_out_of_learner:
 
     Look it up (`Learner?`) if you like. Then choose which of the parts does not affect what is learned."""
     def experiment():
-        import contextlib, io
+        import contextlib
+        import io
+
         from fastbook_impl.fastbook import SGD
         pairs = [(torch.rand(2), torch.rand(2)) for _ in range(4)]
         given = dict(dls=DataLoaders(DataLoader(pairs, batch_size=2), DataLoader(pairs, batch_size=2)), model=nn.Linear(2, 2), loss_func=F.mse_loss, opt_func=SGD, metrics=[F.mse_loss])

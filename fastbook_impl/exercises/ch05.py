@@ -13,23 +13,27 @@ __all__ = ['room_to_turn', 'breed_and_number', 'label_of_each_file', 'four_from_
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalMemberAccess=false
 # pyright: reportOptionalIterable=false, reportOptionalSubscript=false, reportOptionalCall=false
-import inspect, math, re, textwrap
+# ruff: noqa: B007, B015, B905, E501, E731, F402 (texts are not wrapped, and answers are written as readers write them)
+import inspect
+import math
+import re
+import textwrap
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 import torch.nn.functional as F
 from fastcore.foundation import L
+from torch import nn
 
 from ..callback.schedule import combined_cos
 from ..data.block import CategoryBlock, DataBlock, TransformBlock
 from ..data.transforms import IndexSplitter
 from ..imports import pd
 from ..optimizer import SGD
-from .engine import NotYet, difference, exercise
-from .answers import reads, words
 from ..torch_core import tensor
+from .answers import reads, words
+from .engine import NotYet, difference, exercise
 
 # %% ../../nbs/checks/05_pet_breeds.ipynb #00000004
 @exercise('5.1', 'Room to rotate', 'write it')
@@ -361,7 +365,8 @@ class where_it_raises:
 
     Then choose which method shows, step by step, how far it gets."""
     def experiment():
-        import contextlib, io
+        import contextlib
+        import io
         words = ['aa', 'bbb', 'ab', 'b']
         block = DataBlock(blocks=(TransformBlock, CategoryBlock), splitter=IndexSplitter([0]),
                           get_x=lambda o: torch.zeros(len(o)), get_y=lambda o: o[0])

@@ -11,13 +11,14 @@ __all__ = ['bears_by_two_rules', 'rows_of_zeros_and_ones', 'rows_and_columns_by_
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalMemberAccess=false
 # pyright: reportOptionalIterable=false, reportOptionalSubscript=false, reportOptionalCall=false
+# ruff: noqa: B007, B015, B905, E501, E731, F402 (texts are not wrapped, and answers are written as readers write them)
 import math
 from pathlib import Path
 
 import torch
-from torch import nn
 import torch.nn.functional as F
 from fastcore.foundation import L
+from torch import nn
 
 from ..data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
 from ..data.core import Datasets
@@ -25,12 +26,12 @@ from ..data.load import DataLoader
 from ..data.transforms import ColReader, IndexSplitter, Pipeline
 from ..imports import np, pd
 from ..layers import SigmoidRange
-from .engine import difference, exercise
-from .compare import as_list
-from .answers import reads, words
 from ..torch_core import TensorCategory, TensorImage, TensorPoint, tensor
 from ..vision.augment import Flip, setup_aug_tfms
 from ..vision.data import PointBlock
+from .answers import reads, words
+from .compare import as_list
+from .engine import difference, exercise
 
 # %% ../../nbs/checks/06_multicat.ipynb #00000004
 def _bears(x):

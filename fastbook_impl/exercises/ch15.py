@@ -10,18 +10,20 @@ __all__ = ['shapes_in_head', 'grids_of_body', 'cut_off', 'meta_facts', 'head_pla
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalMemberAccess=false
 # pyright: reportOptionalIterable=false, reportOptionalSubscript=false, reportOptionalCall=false
+# ruff: noqa: B007, B015, B905, E501, E731, F402 (texts are not wrapped, and answers are written as readers write them)
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
-from ..layers import AdaptiveConcatPool2d, ConvLayer, Flatten, LinBnDrop, SigmoidRange
 from fastcore.foundation import L
-from .compare import as_list, kind_of
-from .engine import difference, exercise
-from .answers import reads, shapes, words
+from torch import nn
+
+from ..layers import AdaptiveConcatPool2d, ConvLayer, Flatten, LinBnDrop, SigmoidRange
 from ..torch_core import no_random
 from ..vision.learner import create_head, model_meta
 from ..vision.models.tvm import densenet121, resnet50
+from .answers import reads, shapes, words
+from .compare import as_list, kind_of
+from .engine import difference, exercise
 
 # %% ../../nbs/checks/15_arch_details.ipynb #00000005
 @reads(shapes, length='that is not the right number of layers: which is the first that gets rid of the grid?')

@@ -8,15 +8,15 @@ __all__ = ['attention_pooled', 'power_mean', 'prototype_scores', 'compared_in_pa
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalMemberAccess=false
 # pyright: reportOptionalIterable=false, reportOptionalSubscript=false, reportOptionalCall=false
-import math, random
+# ruff: noqa: B007, B015, B905, E501, E731, F402 (texts are not wrapped, and answers are written as readers write them)
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..imports import np
-from .engine import exercise
 from ..torch_core import tensor
+from .engine import exercise
 
 # %% ../../nbs/checks/15b_further_research.ipynb #00000003
 @exercise('15b.1', 'Attention pooling', 'write it')

@@ -8,15 +8,14 @@ __all__ = ['stream_batches', 'perplexities', 'padding_fraction', 'tokens_with_gr
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalMemberAccess=false
 # pyright: reportOptionalIterable=false, reportOptionalSubscript=false, reportOptionalCall=false
-import math, random
+# ruff: noqa: B007, B015, B905, E501, E731, F402 (texts are not wrapped, and answers are written as readers write them)
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..imports import np
-from .engine import exercise
 from ..torch_core import tensor
+from .engine import exercise
 
 # %% ../../nbs/checks/15c_language.ipynb #00000003
 @exercise('15c.1', 'Batches of a language model', 'write it')

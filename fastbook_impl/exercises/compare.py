@@ -5,7 +5,10 @@ __all__ = ['HUGE', 'plain_scalar', 'has_axes', 'is_number', 'is_list', 'is_colum
            'is_rounded', 'same_number', 'same_words', 'Comparison', 'is_code', 'number_text', 'difference', 'as_index']
 
 # %% ../../nbs/checks/00c_compare.ipynb #00000002
-import cmath, inspect, math, numbers
+import cmath
+import inspect
+import math
+import numbers
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from decimal import ROUND_HALF_DOWN, ROUND_HALF_UP, Decimal
@@ -14,6 +17,7 @@ from fractions import Fraction
 import numpy as np
 import torch
 from fastcore.foundation import L
+
 from .limits import short
 
 # %% ../../nbs/checks/00c_compare.ipynb #00000005
@@ -158,7 +162,7 @@ class Comparison:
         if has_axes(got) and got.ndim > 1 and math.prod(got.shape) == len(want):
             return place, f'{kind_of(got)} of the shape {tuple(got.shape)} came, and {len(want)} values in a row were expected: `flatten` it'
         if len(values) != len(want): return place, f"{len(want)} {'value was' if len(want) == 1 else 'values were'} expected, and {len(values)} came"
-        return next((d for i,(g,w) in enumerate(zip(values, want)) if (d := self.find(g, w, (*place, i)))), None)
+        return next((d for i,(g,w) in enumerate(zip(values, want, strict=True)) if (d := self.find(g, w, (*place, i)))), None)
 
 def _as_spelled(got, want):
     "The dictionary `got` with keys as `want` spells them, where they differ only in capitals or spaces."
@@ -168,7 +172,7 @@ def _as_spelled(got, want):
 def _wrong_keys(got, want):
     "What is wrong with the keys of a dictionary, as a sentence."
     missing, more = [o for o in want if o not in got], [o for o in got if o not in want]
-    named = lambda keys: ', '.join(map(short, keys[:3])) + (f' and {len(keys) - 3} more' if len(keys) > 3 else '')
+    def named(keys): return ', '.join(map(short, keys[:3])) + (f' and {len(keys) - 3} more' if len(keys) > 3 else '')
     said = [f"the key {named(missing)} is missing" if len(missing) == 1 else f'the keys {named(missing)} are missing'] if missing else []
     if more: said.append(f"{named(more)} {'is' if len(more) == 1 else 'are'} not asked for")
     return ', and '.join(said)

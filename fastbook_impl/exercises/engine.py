@@ -3,11 +3,22 @@
 # %% auto #0
 __all__ = ['KINDS', 'COLORS', 'CHAPTERS', 'Part', 'is_empty', 'Operations', 'operations', 'names_used', 'FunctionPart',
            'ValuePart', 'in_part', 'ChoicePart', 'same_letter', 'shuffled', 'Exercise', 'padded', 'exercise', 'Verdict',
-           'style_of', 'as_html', 'judge', 'load_what_it_needs', 'rewritings', 'near_misses', 'proof', 'answers_in',
+           'style_of', 'as_html', 'judge', 'preload', 'rewritings', 'near_misses', 'proof', 'answers_in',
            'all_accepted', 'all_refused', 'right_answers', 'exercises', 'NoSuchExercise', 'find']
 
 # %% ../../nbs/checks/00_engine.ipynb #00000002
-import contextlib, copy, dis, functools, html, importlib, inspect, math, random, re, textwrap, types
+import contextlib
+import copy
+import dis
+import functools
+import html
+import importlib
+import inspect
+import math
+import random
+import re
+import textwrap
+import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -17,10 +28,11 @@ import numpy as np
 import torch
 from fastcore.foundation import L
 from torch.overrides import TorchFunctionMode
-from .compare import Comparison, as_index, difference, has_axes, is_list, kind_of
-from .limits import SECONDS, Bounded, NotYet, TooLong, call, for_input, limited, short, time_limit
+
 from ..imports import LazyModule
 from ..torch_core import get_random_states, no_random
+from .compare import Comparison, difference, has_axes, is_list, kind_of
+from .limits import Bounded, NotYet, TooLong, call, for_input, limited, short, time_limit
 
 # %% ../../nbs/checks/00_engine.ipynb #00000005
 @dataclass
@@ -81,7 +93,7 @@ def names_used(f, seen=None) -> set:
     if code is None or code in seen: return set()
     seen.add(code)
     names = _names_in(code)
-    inside = dict(zip(code.co_freevars, (c.cell_contents for c in f.__closure__ or ())))
+    inside = dict(zip(code.co_freevars, (c.cell_contents for c in f.__closure__ or ()), strict=True))
     for n in names | set(code.co_freevars):
         g = inside.get(n, f.__globals__.get(n))
         if inspect.isfunction(g) and g.__module__ == f.__module__: names = names - {n} | names_used(g, seen) # however it is called
@@ -225,11 +237,11 @@ class ChoicePart(Part):
 
     def shown(self, order=None):
         "The options as a reader sees them: letter → text."
-        return {k: self.options[o] for k,o in zip(self.options, order or self.options)}
+        return {k: self.options[o] for k,o in zip(self.options, order or self.options, strict=False)}
 
     def meant(self, answer, order=None):
         "The letter, as the exercise counts, of what a reader chose; anything else unchanged."
-        letters = dict(zip(self.options, order or self.options))
+        letters = dict(zip(self.options, order or self.options, strict=False))
         return letters.get(same_letter(answer), answer)
 
     def check(self, answer, seed=0, reference=None):
@@ -405,9 +417,9 @@ def judge(
     if len(answers) != len(ex.parts):
         asked = ' and '.join(f'`{n}`' for n in ex.names)
         return Verdict(ex.number, 'wrong', f"{asked} {'is' if len(ex.parts) == 1 else 'are'} asked for, and {len(answers)} answers came")
-    if all(p.unanswered(a) for p,a in zip(ex.parts, answers)): return Verdict(ex.number, 'open', f"hint('{ex.number}') helps")
+    if all(p.unanswered(a) for p,a in zip(ex.parts, answers, strict=True)): return Verdict(ex.number, 'open', f"hint('{ex.number}') helps")
     printed = ''
-    for part,answer,ref in zip(ex.parts, answers, references or [None]*len(answers)):
+    for part,answer,ref in zip(ex.parts, answers, references or [None]*len(answers), strict=True):
         if part.unanswered(answer): return Verdict(ex.number, 'open', f'`{part.name}` is still to be answered', printed)
         if isinstance(part, ChoicePart): answer = part.meant(answer, order)
         said, words = _checked(part, answer, seeds, ref, guard)
@@ -418,11 +430,11 @@ def judge(
 def _checked(part, answer, seeds, ref, guard):
     "What is wrong with the answer to one part, '' if nothing is, and what it printed."
     run = functools.partial(_check_part, part, answer, seeds, ref)
-    if guard: load_what_it_needs(part, answer)
+    if guard: preload(part, answer)
     try: return limited(run) if guard and isinstance(part, FunctionPart) and callable(answer) else run()
     except NotYet as e: return str(e), ''
 
-def load_what_it_needs(part, answer=None):
+def preload(part, answer=None):
     "Import here what a check imports when it is first needed: in a child process, each check would import it anew, in the reader's time."
     if not isinstance(part, FunctionPart): return
     part.inputs(0)

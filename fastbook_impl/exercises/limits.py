@@ -5,9 +5,21 @@ __all__ = ['SECONDS', 'MEMORY', 'NotYet', 'TooLong', 'Bounded', 'call', 'short',
            'still_running', 'can_fork', 'limited']
 
 # %% ../../nbs/checks/00b_limits.ipynb #00000002
-import _thread, contextlib, copy, io, json, os, re, reprlib, select, signal, sys, threading, time, warnings
+import _thread
+import contextlib
+import copy
+import io
+import json
+import os
+import re
+import reprlib
+import select
+import signal
+import sys
+import threading
+import time
+import warnings
 
-import numpy as np
 import torch
 
 # %% ../../nbs/checks/00b_limits.ipynb #00000005

@@ -5,7 +5,10 @@ __all__ = ['IMPORT', 'INTRO', 'TITLES', 'COMMANDS', 'notebook', 'exercise_cells'
            'text', 'source_of', 'fingerprint', 'marks', 'merged', 'answers', 'defined', 'without_calls', 'python_only']
 
 # %% ../../nbs/checks/00e_notebooks.ipynb #00000002
-import ast, copy, hashlib, json, re
+import ast
+import hashlib
+import json
+import re
 from urllib.parse import quote
 
 from .engine import CHAPTERS, exercises, shuffled

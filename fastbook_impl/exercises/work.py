@@ -4,14 +4,17 @@
 __all__ = ['MARKS', 'UNREADABLE', 'start', 'course_folder', 'read_marks', 'write_marks', 'update', 'update_one']
 
 # %% ../../nbs/checks/00f_work.ipynb #00000002
-import json, os, re
+import json
+import os
+import re
 from pathlib import Path
 
 import fastbook_impl
+
+from ..torch_core import written_whole
 from .engine import CHAPTERS
 from .notebooks import marks, merged, notebook, source_of, text
 from .progress import reader_seed
-from ..torch_core import written_whole
 
 # %% ../../nbs/checks/00f_work.ipynb #00000005
 MARKS = '.fastbook.json'

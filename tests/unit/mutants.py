@@ -20,7 +20,9 @@ def mutants(f):
     tree = ast.parse(textwrap.dedent(inspect.getsource(f)))
     tree.body[0].decorator_list = []
     seen = {ast.unparse(tree)}
-    for place in range(sum(1 for _ in ast.walk(tree))):
+    kept = {id(o) for default in tree.body[0].args.defaults if not isinstance(default, ast.Constant) for o in ast.walk(default)}
+    for place, node in enumerate(ast.walk(tree)):
+        if id(node) in kept: continue  # `compiled` takes this from the original
         for what, mutant in _changed_at(tree, place):
             source = ast.unparse(ast.fix_missing_locations(mutant))
             if source in seen: continue
