@@ -16,13 +16,15 @@ from .limits import NotYet, short
 @dataclass
 class ReadPart(ValuePart):
     "A value to predict that is read before it is compared; of a mistake inside it only the place is named."
-    read: Any = None         # brings an answer to the form of the reference, or raises a `NotYet` that says what is wrong with the form
+    read: Any = None         # brings an answer to the form of the reference, or raises a `NotYet` about the form
     length: str|None = None  # what to say of too many or too few values, where their number would give something away
 
-    def check(self, answer, seed=0, reference=None): super().check(answer if callable(answer) else self.read(answer), seed, reference)
+    def check(self, answer, seed=0, reference=None):
+        super().check(answer if callable(answer) else self.read(answer), seed, reference)
 
     def _said(self, place, sentence):
-        if place and 'expected' in sentence: return f'{in_part(place).removeprefix("in ").removesuffix(": ")} is not right'
+        if place and 'expected' in sentence:
+            return f'{in_part(place).removeprefix("in ").removesuffix(": ")} is not right'
         if self.length and re.match(r'\d+ values? w\w+ expected', sentence): return self.length
         return super()._said(place, sentence)
 
@@ -39,7 +41,8 @@ def reads(
 # %% ../../nbs/checks/00a_answers.ipynb #00000007
 def stem(word):
     "A word without a simple ending."
-    return next((word.removesuffix(o) for o in ('ing', 'ed', 'es', 's', 'd', 'e') if word.endswith(o) and len(word) - len(o) >= 3), word)
+    endings = (o for o in ('ing', 'ed', 'es', 's', 'd', 'e') if word.endswith(o) and len(word) - len(o) >= 3)
+    return word.removesuffix(next(endings, ''))
 
 def known_word(x, known):
     "The word out of `known` that `x` is meant to be; None if it is none of them."
@@ -80,5 +83,6 @@ def shapes(x):
     values = as_list(x)
     if values is None: return x
     number = next((o for o in values if isinstance(o, int)), None)
-    if number is not None: raise NotYet(f'`({number})` is only a number: a tuple of one is written with a comma, `({number},)`')
+    if number is not None:
+        raise NotYet(f'`({number})` is only a number: a tuple of one is written with a comma, `({number},)`')
     return list(values)

@@ -43,7 +43,8 @@ def kind_of(x):
     if isinstance(x, np.ndarray) and x.ndim: return 'an array'
     if isinstance(x, (bool, np.bool_)): return 'True or False'
     if is_number(plain_scalar(x)): return 'a number'
-    named = {'str': 'a string', 'dict': 'a dictionary', 'set': 'a set', 'list': 'a list', 'tuple': 'a tuple', 'NoneType': 'None'}
+    named = {'str': 'a string', 'dict': 'a dictionary', 'set': 'a set', 'list': 'a list', 'tuple': 'a tuple',
+             'NoneType': 'None'}
     name = type(x).__name__
     return named.get(name) or f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
@@ -62,12 +63,14 @@ def is_rounded(
     true = Decimal(want)
     for n in range(digits, 8):
         unit = Decimal(1).scaleb(true.adjusted() - n + 1)
-        if any(math.isclose(float(true.quantize(unit, how)), got, rel_tol=1e-6) for how in (ROUND_HALF_UP, ROUND_HALF_DOWN)): return True
+        rounded = (float(true.quantize(unit, how)) for how in (ROUND_HALF_UP, ROUND_HALF_DOWN))
+        if any(math.isclose(o, got, rel_tol=1e-6) for o in rounded): return True
     return False
 
 def same_number(got, want, rtol=None, digits=2):
     "Whether two Python numbers are the same; without an `rtol`, floats may be rounded to `digits` significant digits."
-    if isinstance(got, complex) or isinstance(want, complex): return cmath.isclose(complex(got), complex(want), rel_tol=rtol or 1e-5)
+    if isinstance(got, complex) or isinstance(want, complex):
+        return cmath.isclose(complex(got), complex(want), rel_tol=rtol or 1e-5)
     if got != got or want != want: return got != got and want != want
     if got == want: return True
     if abs(got) > HUGE or abs(want) > HUGE: return False # infinities, and whole numbers beyond any float
@@ -140,15 +143,20 @@ class Comparison:
         return set(same_words(o) if isinstance(o, str) else plain_scalar(o) for o in x)
 
     def _array(self, got, want):
-        if isinstance(got, torch.Tensor) != isinstance(want, torch.Tensor) or not isinstance(got, (torch.Tensor, np.ndarray)): return wrong_kind(got, want)
-        if tuple(got.shape) != tuple(want.shape): return f'the shape {tuple(want.shape)} was expected, and {tuple(got.shape)} came'
+        kind = torch.Tensor if isinstance(want, torch.Tensor) else np.ndarray
+        if not isinstance(got, kind): return wrong_kind(got, want)
+        if tuple(got.shape) != tuple(want.shape):
+            return f'the shape {tuple(want.shape)} was expected, and {tuple(got.shape)} came'
         if isinstance(want, np.ndarray) and want.dtype.kind in 'OUS':
             return None if np.all(got == want) else 'the shape is right, but not all of the values'
         got, want = (torch.as_tensor(o).detach() for o in (got, want))
-        if (got.dtype == torch.bool) != (want.dtype == torch.bool): return f'the type {want.dtype} was expected, and {got.dtype} came'
+        if (got.dtype == torch.bool) != (want.dtype == torch.bool):
+            return f'the type {want.dtype} was expected, and {got.dtype} came'
         wide = [o if o.is_complex() else o.double() for o in (got, want)]
-        close = torch.isclose(*wide, rtol=(self.rtol or 1e-4) if want.is_floating_point() or want.is_complex() else 1e-9, atol=1e-6, equal_nan=True)
-        return None if close.all() else f'the shape is right, but {(~close).sum().item()} of {got.numel()} values are not'
+        rtol = (self.rtol or 1e-4) if want.is_floating_point() or want.is_complex() else 1e-9
+        close = torch.isclose(*wide, rtol=rtol, atol=1e-6, equal_nan=True)
+        if close.all(): return None
+        return f'the shape is right, but {(~close).sum().item()} of {got.numel()} values are not'
 
     def _mapping(self, got, want, place):
         if not isinstance(got, Mapping): return place, wrong_kind(got, want)
@@ -160,9 +168,13 @@ class Comparison:
         values = as_list(got)
         if values is None: return place, wrong_kind(got, want)
         if has_axes(got) and got.ndim > 1 and math.prod(got.shape) == len(want):
-            return place, f'{kind_of(got)} of the shape {tuple(got.shape)} came, and {len(want)} values in a row were expected: `flatten` it'
-        if len(values) != len(want): return place, f"{len(want)} {'value was' if len(want) == 1 else 'values were'} expected, and {len(values)} came"
-        return next((d for i,(g,w) in enumerate(zip(values, want, strict=True)) if (d := self.find(g, w, (*place, i)))), None)
+            came = f'{kind_of(got)} of the shape {tuple(got.shape)} came'
+            return place, f'{came}, and {len(want)} values in a row were expected: `flatten` it'
+        if len(values) != len(want):
+            verb = 'value was' if len(want) == 1 else 'values were'
+            return place, f'{len(want)} {verb} expected, and {len(values)} came'
+        pairs = enumerate(zip(values, want, strict=True))
+        return next((d for i,(g,w) in pairs if (d := self.find(g, w, (*place, i)))), None)
 
 def _as_spelled(got, want):
     "The dictionary `got` with keys as `want` spells them, where they differ only in capitals or spaces."
@@ -173,7 +185,9 @@ def _wrong_keys(got, want):
     "What is wrong with the keys of a dictionary, as a sentence."
     missing, more = [o for o in want if o not in got], [o for o in got if o not in want]
     def named(keys): return ', '.join(map(short, keys[:3])) + (f' and {len(keys) - 3} more' if len(keys) > 3 else '')
-    said = [f"the key {named(missing)} is missing" if len(missing) == 1 else f'the keys {named(missing)} are missing'] if missing else []
+    said = []
+    if len(missing) == 1: said.append(f'the key {named(missing)} is missing')
+    if len(missing) > 1: said.append(f'the keys {named(missing)} are missing')
     if more: said.append(f"{named(more)} {'is' if len(more) == 1 else 'are'} not asked for")
     return ', and '.join(said)
 

@@ -83,7 +83,9 @@ SECONDS = 10. # for everything that a reader's function does in one check
 
 @contextlib.contextmanager
 def time_limit(seconds):
-    "Interrupt the block after `seconds` with `TooLong`. Works in the main thread, where notebooks and the command line run."
+    """Interrupt the block after `seconds` with `TooLong`.
+
+    It works in the main thread, where notebooks and the command line run."""
     if threading.current_thread() is not threading.main_thread(): yield; return
     lock, state = threading.Lock(), {'over': False, 'done': False}
     def stop():
@@ -183,7 +185,8 @@ def _end(pid):
 def _result(said, status):
     if not said:
         died = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-        raise NotYet(f'it ended the program ({signal.Signals(died).name})' if died not in (0, signal.SIGKILL) else 'it ended the program')
+        by = '' if died in (0, signal.SIGKILL) else f' ({signal.Signals(died).name})'
+        raise NotYet(f'it ended the program{by}')
     kind, value = json.loads(said)
     if kind == 'raised': raise NotYet(value)
     return value

@@ -17,9 +17,12 @@ from .engine import CHAPTERS, exercises, shuffled
 IMPORT = 'from fastbook_impl.exercises.all import *'
 INTRO = '''# Exercises: {title}
 
-After these {n} exercises you know which ideas of [the chapter](../{name}.ipynb) you can use. Each of them is something to do: write a function, predict a result before you run it, or choose a reason.
+After these {n} exercises you know which ideas of [the chapter](../{name}.ipynb) you can use. \
+Each of them is something to do: write a function, predict a result before you run it, or choose a reason.
 
-Fill in the cell below a task and run it. The last line checks your answer. `hint('{first}')` helps, gently at first, and so does the button below the verdict; `solution('{first}')` shows our solution; `skip('{first}')` puts an exercise aside. Your answers are kept when the kernel restarts; `reset('{first}')` forgets one.'''
+Fill in the cell below a task and run it. The last line checks your answer. `hint('{first}')` helps, gently at first, \
+and so does the button below the verdict; `solution('{first}')` shows our solution; `skip('{first}')` puts an exercise \
+aside. Your answers are kept when the kernel restarts; `reset('{first}')` forgets one.'''
 
 def notebook(chapter, seed=None):
     "The notebook of a chapter's exercises as plain data; with a `seed`, the options are shuffled."
@@ -27,7 +30,8 @@ def notebook(chapter, seed=None):
     c, name = exs[0].chapter, CHAPTERS[exs[0].chapter]
     cells = [_markdown(f'ex-{c}-intro', INTRO.format(title=title(c), n=len(exs), name=name, first=exs[0].number))]
     for ex in exs: cells += exercise_cells(ex, seed)
-    cells += [_markdown(f'ex-{c}-end', f'## How far you are\n\nBack to [the chapter](../{name}.ipynb).'), _code(f'ex-{c}-progress', f"{IMPORT}\n\nprogress('{c}')")]
+    cells += [_markdown(f'ex-{c}-end', f'## How far you are\n\nBack to [the chapter](../{name}.ipynb).'),
+              _code(f'ex-{c}-progress', f"{IMPORT}\n\nprogress('{c}')")]
     kernel = {'display_name': 'python3', 'language': 'python', 'name': 'python3'}
     return {'cells': cells, 'metadata': {'kernelspec': kernel}, 'nbformat': 4, 'nbformat_minor': 5}
 
@@ -51,15 +55,18 @@ def options(ex, order=None):
     "The worded answers of an exercise, one on a line."
     return '\n\n' + '\n'.join(f'- **{k}**: {v}' for k,v in ex.choice.shown(order).items()) if ex.choice else ''
 
-TITLES = {'01': 'your deep learning journey', '02': 'from model to production', '03': 'data ethics', '04': 'under the hood, training a digit classifier',
-          '05': 'image classification', '06': 'other computer vision problems', '15': 'application architectures',
+TITLES = {'01': 'your deep learning journey', '02': 'from model to production', '03': 'data ethics',
+          '04': 'under the hood, training a digit classifier', '05': 'image classification',
+          '06': 'other computer vision problems', '15': 'application architectures',
           '15b': 'further research', '15c': 'language models', '15d': 'tables'}
 
 def title(chapter): return f'chapter {chapter.lstrip("0")}, {TITLES[chapter]}'
 
 def _markdown(id, source): return {'cell_type': 'markdown', 'id': id, 'metadata': {}, 'source': source.splitlines(True)}
 
-def _code(id, source): return {'cell_type': 'code', 'execution_count': None, 'id': id, 'metadata': {}, 'outputs': [], 'source': source.splitlines(True)}
+def _code(id, source):
+    return {'cell_type': 'code', 'execution_count': None, 'id': id, 'metadata': {}, 'outputs': [],
+            'source': source.splitlines(True)}
 
 def text(nb):
     "A notebook as the text of its file."
@@ -73,7 +80,9 @@ def fingerprint(cell): return hashlib.sha256(source_of(cell).strip().encode()).h
 def marks(nb): return {c['id']: fingerprint(c) for c in nb['cells']}
 
 def merged(new, old, shipped):
-    "The `new` notebook with all that the reader changed in the `old` one, of which we `shipped` these marks; and the report, a list of sentences."
+    """The `new` notebook with all that the reader changed in the `old` one, and the report, a list of sentences.
+
+    `shipped` are the marks of the old one as we wrote it."""
     news = {c['id']: c for c in new['cells']}
     mine = [c for c in old['cells'] if _is_readers(c, news, shipped)]
     kept = {c['id']: c for c in mine if c['id'] in news and c['cell_type'] == 'code'}
@@ -81,14 +90,16 @@ def merged(new, old, shipped):
     for c in mine:
         if c.get('id') not in kept: cells.insert(_place(c, old['cells'], cells), _renamed(c, cells))
     report = [_named(id, 'is new') for id in news if id.endswith('-answer') and id not in shipped]
-    report += [_named(id, 'is answered and kept' + (', although its task has changed' if shipped.get(id) != fingerprint(news[id]) else ''))
+    changed = {id for id in kept if shipped.get(id) != fingerprint(news[id])}
+    report += [_named(id, 'is answered and kept' + (', although its task has changed' if id in changed else ''))
                for id in kept if id.endswith('-answer')]
     return {**old, 'cells': cells}, report
 
 def _is_readers(cell, news, shipped):
     "Whether a reader wrote or changed this cell."
     id, mark = cell.get('id'), fingerprint(cell)
-    return bool(source_of(cell).strip()) and mark != shipped.get(id) and not (id in news and mark == fingerprint(news[id]))
+    if not source_of(cell).strip() or mark == shipped.get(id): return False
+    return id not in news or mark != fingerprint(news[id])
 
 def _place(cell, olds, cells):
     "Where a cell of the reader's belongs: behind the nearest cell above it that is still there."
@@ -114,7 +125,7 @@ def answers(nb, exs) -> dict:
     return {n: o for n,o in found.items() if o[0] is not None}
 
 def _answer(ex, cells):
-    "The source that defines the names of an exercise: the last cells that do, other than our stub; None if there are none."
+    "The source of the last cells, other than our stub, that define the names of an exercise; None if there are none."
     at = []
     for name in ex.names:
         there = [i for i,c in enumerate(cells) if name in defined(c)]
@@ -126,14 +137,16 @@ def _is_stub(ex, source): return without_calls(source).replace(IMPORT, '').split
 
 def _order(ex, cells):
     "The order of the options in the call of `check`."
-    return next((m[1] for c in cells if (m := re.search(rf"check\('{re.escape(ex.number)}'[^\n]*order='(\w+)'", c))), None)
+    call = rf"check\('{re.escape(ex.number)}'[^\n]*order='(\w+)'"
+    return next((m[1] for c in cells if (m := re.search(call, c))), None)
 
 def defined(source) -> set:
     "The names that a cell defines at its top level."
     try: body = ast.parse(source).body
     except SyntaxError: return set(re.findall(r'^(?:def\s+)?(\w+)\s*(?:\(.*\)\s*(?:->.*)?:|=(?!=))', source, re.M))
     names = {o.name for o in body if isinstance(o, (ast.FunctionDef, ast.ClassDef))}
-    targets = [t for o in body if isinstance(o, ast.Assign) for t in o.targets] + [o.target for o in body if isinstance(o, ast.AnnAssign)]
+    targets = [t for o in body if isinstance(o, ast.Assign) for t in o.targets]
+    targets += [o.target for o in body if isinstance(o, ast.AnnAssign)]
     return names | {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
 
 COMMANDS = {'check', 'hint', 'solution', 'skip', 'reset', 'progress'}
@@ -155,4 +168,9 @@ def python_only(source):
     try: ast.parse(source); return source
     except SyntaxError: pass
     lines = [re.sub(rf'^(\s*){with_code}', r'\1', o) for o in source.splitlines()]
-    return '\n'.join(re.sub(r'\S.*', 'pass', o) if re.match(r'\s+[%!]', o) else '' if re.match(r'[%!?]|\w+\s*=\s*[%!]|[\w.]+\?{1,2}\s*$', o) else o for o in lines)
+    return '\n'.join(map(_python_line, lines))
+
+def _python_line(line):
+    "A line of a cell, or what can stand in its place if only IPython understands it."
+    if re.match(r'\s+[%!]', line): return re.sub(r'\S.*', 'pass', line)
+    return '' if re.match(r'[%!?]|\w+\s*=\s*[%!]|[\w.]+\?{1,2}\s*$', line) else line

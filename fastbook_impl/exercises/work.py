@@ -41,7 +41,8 @@ def start(
 def _started(folder, made, late, command):
     "What `start` reports."
     there = f'{folder} has {_counted(made)}' if made else f'{folder} is already there, and nothing in it was changed'
-    news = f'There are new versions of {_counted(late)}: `{command}` brings them' if late else f'When the course has changed, `{command}` brings the new versions'
+    news = f'When the course has changed, `{command}` brings the new versions'
+    if late: news = f'There are new versions of {_counted(late)}: `{command}` brings them'
     return f'{there}. {news}, and keeps your answers.'
 
 def _counted(names): return f"{len(names)} {'notebook' if len(names) == 1 else 'notebooks'}"
@@ -51,14 +52,15 @@ def _notebooks(folder, chapters):
     seed, course = reader_seed(), course_folder()
     found = {f'exercises/{name}.ipynb': notebook(c, seed) for c,name in CHAPTERS.items()}
     if chapters:
-        if not course: raise ValueError('the chapters are not installed with the package: run this in a checkout of the course')
+        if not course:
+            raise ValueError('the chapters are not installed with the package: run this in a checkout of the course')
         found |= {p.name: _with_ids(json.loads(p.read_text(encoding='utf-8'))) for p in sorted(course.glob('*.ipynb'))}
     return {name: _relinked(nb, name, folder, found, course) if course else nb for name,nb in found.items()}
 
 def course_folder():
     "The chapters, in a checkout: here or above, or where the package was installed from; None if there are none."
-    places = [*(p/'nbs' for p in (Path.cwd(), *Path.cwd().parents)), Path(fastbook_impl.__file__).resolve().parents[1]/'nbs']
-    return next((p for p in places if (p/'index.ipynb').exists()), None)
+    roots = [Path.cwd(), *Path.cwd().parents, Path(fastbook_impl.__file__).resolve().parents[1]]
+    return next((p/'nbs' for p in roots if (p/'nbs'/'index.ipynb').exists()), None)
 
 def _relinked(nb, name, folder, copied, course):
     "The notebook `name` with its links to what was not copied leading to the course's folder."
@@ -66,7 +68,9 @@ def _relinked(nb, name, folder, copied, course):
         target = os.path.normpath(os.path.join(os.path.dirname(name), m[1]))
         if target in copied or target == 'exercises' or not (course/target).exists(): return m[0]
         return '](' + Path(os.path.relpath(course/target, (folder/name).parent)).as_posix()
-    def cell(c): return {**c, 'source': re.sub(r'\]\((?![a-z]+:|[#/])([^)#\s]+)', turned, source_of(c)).splitlines(True)} if c['cell_type'] == 'markdown' else c
+    def cell(c):
+        if c['cell_type'] != 'markdown': return c
+        return {**c, 'source': re.sub(r'\]\((?![a-z]+:|[#/])([^)#\s]+)', turned, source_of(c)).splitlines(True)}
     return {**nb, 'cells': [cell(c) for c in nb['cells']]}
 
 def _with_ids(nb): return {**nb, 'cells': [{**c, 'id': c.get('id', f'cell-{i}')} for i,c in enumerate(nb['cells'])]}
@@ -92,7 +96,8 @@ def update(
 ) -> Path:
     "Bring new versions of the notebooks into a reader's folder, keep every answer, and report what was done."
     folder = Path(folder)
-    if not (folder/'exercises').is_dir(): raise ValueError(f'{folder} is not a folder of exercises: `fastbook start {folder}` creates one')
+    if not (folder/'exercises').is_dir():
+        raise ValueError(f'{folder} is not a folder of exercises: `fastbook start {folder}` creates one')
     kept = read_marks(folder)
     for name,nb in _notebooks(folder, any('/' not in o for o in kept)).items():
         report = update_one(folder/name, nb, kept.get(name, {}), '/' in name)

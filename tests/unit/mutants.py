@@ -30,11 +30,6 @@ def mutants(f):
             yield what, compiled(f, source)
 
 
-def has_source(f):
-    try: return inspect.isfunction(f) and textwrap.dedent(inspect.getsource(f)).startswith('def ')
-    except (OSError, SyntaxError): return False
-
-
 def compiled(f, source):
     "The function that `source` defines, with the globals and the default arguments of `f`."
     tree = ast.parse(source)

@@ -632,13 +632,13 @@ def test_a_readers_own_function_may_have_a_forbidden_name():
     assert 'is not allowed' in judge(ex, lambda a, b: einsum(a, b)).message
 
 
-def test_what_is_imported_at_first_use_is_imported_once(monkeypatch):
+lazy = LazyModule('colorsys')
+
+
+def test_what_is_imported_at_first_use_is_imported_once():
     "In a child process, each check would import it anew, in the time of the reader."
-    module = LazyModule('colorsys')
-    monkeypatch.setitem(globals(), 'lazy', module)
-    def half_of_it(x): return lazy.hls_to_rgb(0, x/2, 0)[0]
-    judge(find('0.7'), half_of_it)
-    assert module._loaded
+    judge(find('0.7'), lambda x: lazy.hls_to_rgb(0, x/2, 0)[0])
+    assert lazy._loaded
 
 
 def test_the_proof_looks_at_accepted_and_refused_answers():

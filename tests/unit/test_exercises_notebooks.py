@@ -229,7 +229,7 @@ def test_it_works_without_a_checkout(home, tmp_path, monkeypatch):
 
 def test_the_options_in_a_readers_folder_have_an_order_of_their_own(folder):
     seed = progress.reader_seed()
-    ours = lambda nb: [source_of(c) for c in nb['cells'][1:-2]]
+    ours = lambda nb: [source_of(c).partition('Taught in ')[0] for c in nb['cells'][1:-2]]  # (whose link leads to where the chapters are)
     assert ours(read(folder/'exercises'/'02_production.ipynb')) == ours(notebook('02', seed))
     assert notebook('02', seed) != notebook('02') and 'order=' in text(notebook('02', seed))
 
