@@ -13,12 +13,23 @@ import math
 
 import torch
 import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
 from ..imports import np
 from ..torch_core import tensor
-from .engine import exercise
+from .engine import NotYet, exercise
 
 # %% ../../nbs/checks/15d_tables.ipynb #00000003
+class _Uses(TorchFunctionMode):
+    "Records the `names` of the functions that get the tensor `x`."
+    def __init__(self, x):
+        super().__init__()
+        self.x, self.names = x, set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if any(o is self.x for o in (*args, *(kwargs or {}).values())): self.names.add(func.__name__)
+        return func(*args, **(kwargs or {}))
+
 @exercise('15d.1', 'An embedding is a matrix product', 'write it')
 class embedded_by_product:
     """Looking up a row of an embedding is the same as multiplying a vector of zeros with a single one, a *one-hot* vector, by the table. Write it as such a product. Use no indexing of the table."""
@@ -33,12 +44,18 @@ class embedded_by_product:
         for _ in range(2):
             n = r.randint(2, 6)
             yield torch.randint(0, n, (r.randint(1, 5),)), torch.randn(n, r.randint(1, 4))
+    def properties(answer, r):
+        uses = _Uses(torch.randn(3, 2))
+        with uses: answer(tensor(2, 0), uses.x)
+        if uses.names & {'__getitem__', 'embedding', 'index_select', 'gather', 'take', 'take_along_dim'}:
+            raise NotYet('the result is right, but it looks up rows of the table: multiply the one-hot matrix by the table')
     wrong = [(lambda c, t: (F.one_hot(c, len(t)).float(), (F.one_hot(c, len(t)).float() @ t).sum(0)), 'the rows are summed: each code should give a row of its own'),
              (lambda c, t: (F.one_hot(c, int(c.max()) + 1).float(), F.one_hot(c, int(c.max()) + 1).float() @ t[:int(c.max()) + 1]), 'a one-hot vector has an entry for each row of the table, also for those that do not occur in the batch'),
              (lambda c, t: (F.one_hot(c, len(t)).float().T, F.one_hot(c, len(t)).float() @ t), 'the one-hot matrix has one row per code'),
              (lambda c, t: (F.one_hot(c, len(t)).float(), c[:, None]*t.sum(0)), 'the code itself is used as a number: multiply the one-hot vectors by the table')]
     accepts = [lambda c, t: (o := torch.eye(len(t))[c], o @ t), lambda c, t: (o := (c[:, None] == torch.arange(len(t))).float(), F.linear(o, t.T)), lambda c, t: (o := torch.zeros(len(c), len(t)).scatter(1, c[:, None], 1.), (o[:, :, None]*t).sum(1))]
-    refuses = [lambda c, t: t[c], lambda c, t: (F.one_hot(c, len(t)), t), lambda c, t: (F.one_hot(c, len(t)).bool(), t[c]), lambda c, t: (t[c], F.one_hot(c, len(t)).float()), lambda c, t: (F.one_hot(c, len(t)).float(), t[c] + 1)]
+    refuses = [lambda c, t: t[c], lambda c, t: (F.one_hot(c, len(t)), t), lambda c, t: (F.one_hot(c, len(t)).bool(), t[c]), lambda c, t: (t[c], F.one_hot(c, len(t)).float()), lambda c, t: (F.one_hot(c, len(t)).float(), t[c] + 1),
+               lambda c, t: (F.one_hot(c, len(t)).float(), t[c]), lambda c, t: (F.one_hot(c, len(t)).float(), F.embedding(c, t)), lambda c, t: (F.one_hot(c, len(t)).float(), torch.stack([t[i] for i in c]))]
     section = 'Embeddings: a row for each word'
     hints = ['`F.one_hot(codes, n)` makes the vectors, as integers.', 'Convert them to floats and multiply by the table with `@`.']
     why = 'An embedding is a linear layer that skips all the multiplications by zero, so it is trained like any other layer.'
