@@ -354,7 +354,7 @@ def _source(f, name):
 def _function_part(spec, name, given):
     f, get = spec.__dict__['solution'], spec.__dict__.get
     quotes = '"""' if '\n' in (f.__doc__ or '') else '"'
-    doc = textwrap.indent(f'{quotes}{inspect.cleandoc(f.__doc__)}{quotes}', '    ')
+    doc = textwrap.indent(f"{quotes}{inspect.cleandoc(f.__doc__ or '')}{quotes}", '    ')
     stub = f'def {name}{inspect.signature(f)}:\n{doc}\n    ...'
     more = {k: get(k) for k in ('cases', 'compare', 'properties', 'forbidden', 'instead') if get(k) is not None}
     return FunctionPart(name=name, reference=f, stub=stub, solution=_source(f, name), **given, **more)

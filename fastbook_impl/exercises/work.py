@@ -20,10 +20,10 @@ from .progress import reader_seed
 MARKS = '.fastbook.json'
 
 def start(
-    folder='work',  # the reader's folder; created if it is not there
-    chapters=False, # copy the chapters, too
-    say=print,      # what happens to the report, one line at a time
-    command=None    # that brings new versions, for the report; by default `fastbook update <folder>`
+    folder:str|Path='work', # the reader's folder; created if it is not there
+    chapters:bool=False, # copy the chapters, too
+    say=print, # what happens to the report, one line at a time
+    command:str|None=None # that brings new versions, for the report; by default `fastbook update <folder>`
 ) -> Path:
     "Create a folder with the exercise notebooks. A notebook that is already there is left alone."
     folder = Path(folder)
@@ -91,7 +91,7 @@ def write_marks(folder, kept, ignore=True):
 
 # %% ../../nbs/checks/00f_work.ipynb #00000007
 def update(
-    folder='work', # the reader's folder
+    folder:str|Path='work', # the reader's folder
     say=print      # what happens to the report, one line at a time
 ) -> Path:
     "Bring new versions of the notebooks into a reader's folder, keep every answer, and report what was done."
