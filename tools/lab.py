@@ -1,5 +1,6 @@
 """Open the course in JupyterLab, for this machine only and with a token. With `--app`, start the application of chapter 2 instead.
 
+JupyterLab shows the whole repository and opens the reader's own copy of the course in `work/`, which Git ignores.
 Other arguments go to JupyterLab (or to Voilà, which serves the application), and win over the settings below:
 
     make lab ARGS='--port=9000'
@@ -7,6 +8,7 @@ Other arguments go to JupyterLab (or to Voilà, which serves the application), a
 import os
 import secrets
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from traitlets import Integer, Set
 from traitlets.config import Config
 
 from setup_env import for_kernels
+from work import WORK
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = Path(__file__).resolve().parent/'lab_settings'
@@ -81,6 +84,22 @@ def workspaces() -> Path:
     return folder
 
 
+def prepare_work() -> None:
+    """Create the reader's folder, or add what is new in the course. An answer is never overwritten.
+
+    A process of its own does it: the server has no use for PyTorch, which the exercises import.
+    """
+    subprocess.run([sys.executable, str(ROOT/'tools'/'work.py')])
+
+
+def home_page(
+    folder: Path, # the folder that is served
+) -> str:
+    "Return the page that JupyterLab opens with, below `folder`: the reader's own copy, if it could be written."
+    pages = f'{WORK}/index.ipynb', 'nbs/index.ipynb', 'index.ipynb'
+    return next((o for o in pages if (folder/o).exists()), pages[-1])
+
+
 def settings(
     folder: Path, # the folder of notebooks to serve
     env: dict = os.environ, # environment variables
@@ -100,7 +119,7 @@ def settings(
     c.MappingKernelManager.cull_connected = True
     c.MappingKernelManager.cull_interval = 1*MINUTE
     c.ServerApp.kernel_manager_class = CourseKernels
-    c.LabApp.default_url = '/lab/tree/index.ipynb'
+    c.LabApp.default_url = f'/lab/tree/{home_page(folder)}'
     c.LabApp.app_settings_dir = str(SETTINGS)
     c.LabApp.workspaces_dir = str(workspaces())
     return c
@@ -172,7 +191,8 @@ def main(args: list) -> None:
         from app import open_app
         return open_app([o for o in args if o != '--app'], has_browser())
     print('Starting JupyterLab ...', flush=True)
-    open_lab(ROOT/'nbs', args)
+    if not any(o.startswith('--ServerApp.root_dir') for o in args): prepare_work()
+    open_lab(ROOT, args)
 
 
 if __name__ == '__main__': main(sys.argv[1:])

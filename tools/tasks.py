@@ -57,7 +57,8 @@ def test_latest(args):
 
 
 TASKS = {
-    'lab': (lab, 'open the course in JupyterLab'),
+    'lab': (lab, 'open the course in JupyterLab, in a folder of your own: work/'),
+    'update': (tool('work', 'update'), 'bring new versions of the course into your folder work/, beside your answers'),
     'test': (tool('verify', tests=True), 'run every test except the slow ones and print the totals (at most 15 minutes)'),
     'check': (tool('verify', '--quick', tests=True), 'check export, notebooks and style, and run the fast tests (under 2 minutes)'),
     'test-long': (tool('verify', '--long', tests=True), 'run every test, the slow ones and slow cells included'),
@@ -66,7 +67,7 @@ TASKS = {
     'app': (app, 'open the application of chapter 2: upload an image, see the breeds'),
     'bench': (bench, 'compare this package with fastai and plain PyTorch'),
     'export': (export, 'write the package from the notebooks, and clean them'),
-    'exercises': (tool('exercises'), 'write the exercises into the chapters'),
+    'exercises': (tool('exercises'), 'write the exercise notebooks, nbs/exercises/'),
     'readme': (tool('readme'), 'render README.md from nbs/index.ipynb'),
     'selfcheck': (tool('selfcheck'), 'train the first classifier on the built-in digits'),
     'lock': (tool('lock'), 'lock the versions that settings.ini asks for (--upgrade moves to the newest)'),

@@ -4,6 +4,7 @@
 __all__ = []
 
 # %% ../../nbs/checks/00g_all.ipynb #00000002
+# ruff: noqa: F401, F403 (a reader imports it all at once)
 from ..fastbook import *
 from .progress import check, hint, progress, reset, skip, solution
 

@@ -9,19 +9,27 @@ __all__ = ['needed_to_begin', 'deep_learning_leads', 'perceptron', 'lines_of_a_n
            'worth_buying']
 
 # %% ../../nbs/checks/01_intro.ipynb #00000002
-import itertools, re
+# A class below describes an exercise: its functions are no methods, and its wrong answers have wrong types on purpose.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalIterable=false, reportOptionalSubscript=false, reportOptionalCall=false
+# ruff: noqa: B007, B015, B905, E501, E731, F402 (texts are not wrapped, and answers are written as readers write them)
+import itertools
+import re
+
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 from fastcore.foundation import L
+from torch import nn
+
 from ..data.load import DataLoader
 from ..data.transforms import RandomSplitter
 from ..layers import sigmoid_range
-from .compare import as_list
-from .engine import exercise, NotYet
-from .answers import reads, words
 from ..torch_core import no_random
+from .answers import reads, words
+from .compare import as_list, kind_of
+from .engine import NotYet, call, exercise
 
 # %% ../../nbs/checks/01_intro.ipynb #00000005
 @exercise('1.1', 'What you need to begin', 'choose')
@@ -111,9 +119,10 @@ class perceptron:
         yield [(vertical, 1), (horizontal, 0)], 1
         yield [(vertical, 1), (horizontal, 0)], 9
         yield [(horizontal, 0), ([0, 0, 0, 0, 1, 0, 0, 0, 0], 0), (vertical, 1)], 2
+        yield [([.25, .5], 1), ([.25, 0.], 0)], 2          # gray pixels: a sum between 0 and 1
         for n in (3, 6): yield [([r.randint(0, 2) for _ in range(4)], r.randint(0, 1)) for _ in range(n)], r.randint(2, 5)
     def _trained(examples, rounds, above=lambda s: s > 0, step=lambda y, a: y - a, bias=1, at_once=True):
-        w, b = np.zeros(len(examples[0][0]), int), 0
+        w, b = np.zeros(len(examples[0][0])), 0
         for _ in range(rounds):
             old_w, old_b = w, b
             for x, y in examples:
@@ -128,7 +137,8 @@ class perceptron:
              (lambda examples, rounds, go=_trained: go(examples, rounds, at_once=False), 'change the weights after each example, so that the next example meets the new ones'),
              (lambda examples, rounds, go=_trained: go(examples, min(rounds, 1)), 'this goes through the examples only once')]
     accepts = [_trained, lambda examples, rounds, go=_trained: [np.array(go(examples, rounds)[0]), go(examples, rounds)[1]]]
-    refuses = [lambda examples, rounds, go=_trained: go(examples, rounds)[::-1], lambda examples, rounds, go=_trained: go(examples, rounds + 1), lambda examples, rounds, go=_trained: go(examples[:-1] or examples, rounds)]
+    refuses = [lambda examples, rounds, go=_trained: go(examples, rounds)[::-1], lambda examples, rounds, go=_trained: go(examples, rounds + 1), lambda examples, rounds, go=_trained: go(examples[:-1] or examples, rounds),
+               lambda examples, rounds, go=_trained: go(examples, rounds, above=lambda s: s > 0.5)]
     hints = ['`sum(wi*xi for wi, xi in zip(w, x)) + b` is the sum of one unit.', '`y - answer` is 1, 0 or -1: exactly what to add to `b`.', 'Add `(y - answer)*xi` to each weight.']
     why = 'Every training loop has this shape: predict, compare with the label, change the weights.'
     explanation = 'The difference between label and answer says in which direction to go: 1 adds the example, -1 subtracts it, and 0 changes nothing. The idea goes back to the artificial neuron of McCulloch and Pitts (1943).'
@@ -217,7 +227,7 @@ class rounds_of_work:
 
     Then say what a GPU is."""
     form = 'a list of four integers'
-    section = 'The words of this chapter'
+    section = 'The training'
     def experiment():
         n, cpu, gpu = 32_000, dict(cores=8, ticks=1), dict(cores=4000, ticks=4)
         independent = lambda d: -(-n//d['cores'])*d['ticks']
@@ -401,12 +411,16 @@ class assigned:
         yield scaled, [3.]
         yield line, [r.uniform(-3, 3), r.uniform(-3, 3)]
         yield bent, [r.randint(2, 5), -1, r.uniform(0, 1)]
+    def properties(answer, r):
+        def line(x, w, b): return w*x + b
+        first, second = call(answer, line, [2, 1]), call(answer, line, [5, 0])
+        if first(10) != 21 or second(10) != 50: raise NotYet('a second program has changed the first: each of them keeps its own weights')
     def compare(got, want):
         def result(f, x):
             try: return round(float(f(x)), 6)
             except Exception as e: return f'raises {type(e).__name__}: {str(e).split("<locals>.")[-1][:120]}'
         if not callable(got) and not callable(want): return None if got == want else 'return a function'
-        if not callable(got): return f'return a function; this is {type(got).__name__}: is the architecture run already?'
+        if not callable(got): return f'return a function; this is {kind_of(got)}: is the architecture run already?'
         for x in (2., -1.5, 0.25):
             g, w = result(got, x), result(want, x) if callable(want) else None
             if g != w: return f'a function came back, but for x = {x} it {g}' if isinstance(g, str) else f'a function came back, but for x = {x} it does not return what the architecture gives with these weights'
@@ -416,7 +430,8 @@ class assigned:
              (lambda architecture, weights: lambda x: architecture(*weights, x), 'the weights take the place of the input, which is the first argument'),
              (lambda architecture, weights: lambda x: architecture(x, weights), 'the whole list is passed as one weight: unpack it')]
     accepts = [lambda architecture, weights: lambda x: architecture(x, *weights), lambda architecture, weights: (lambda *given: architecture(*given, *weights))]
-    refuses = [lambda architecture, weights: lambda x: weights[0]*x, lambda architecture, weights: lambda: architecture(2., *weights), lambda architecture, weights: lambda x: architecture(x, *sorted(weights))]
+    refuses = [lambda architecture, weights: lambda x: weights[0]*x, lambda architecture, weights: lambda: architecture(2., *weights), lambda architecture, weights: lambda x: architecture(x, *sorted(weights)),
+               lambda architecture, weights, shared=[]: shared.__setitem__(slice(None), weights) or (lambda x: architecture(x, *shared))]
     options = {'a': 'a computation that decides how much each example counts', 'b': 'the values of the weights, which define the program',
                'c': 'the list of the names of all weights of a program', 'd': 'the rule by which the weights are changed in training'}
     right = 'b'
@@ -472,7 +487,7 @@ class samuel_edges:
     def cases(r): return [(True,), (False,)]
     def compare(got, want):
         arrows = [list(o) if isinstance(o, (set, frozenset)) else as_list(o) for o in (got, want)]
-        if arrows[0] is None: return f'a list of pairs was expected, and {type(got).__name__} came'
+        if arrows[0] is None: return f'a list of pairs was expected, and {kind_of(got)} came'
         pairs = list(map(len, arrows))
         try: got, want = [{tuple(str(n).strip().lower() for n in (a, b)) for a, b in o} for o in arrows]
         except (TypeError, ValueError): return 'every arrow is a pair of two names, (from, to)'
@@ -718,7 +733,7 @@ class kinds_of_task:
     7. the city that belongs to a postal code
     8. the coordinates of the center of a face in an image"""
     form = "a list of eight strings, 'classification' or 'regression' (or 'c' and 'r')"
-    section = 'Beyond labels for pictures'
+    section = 'Loading'
     def experiment():
         tasks = {'breed': 'c', 'age': 'r', 'leaves or not': 'c', 'price': 'r', 'digit': 'c', 'temperature': 'r', 'city': 'c', 'center of a face': 'r'}
         return [{'c': 'classification', 'r': 'regression'}[o] for o in tasks.values()]
@@ -973,7 +988,7 @@ class with_new_head:
         yield nn.Sequential(nn.Flatten(), nn.Linear(12, n), nn.ReLU(), nn.Linear(n, 1000)), r.randint(2, 40)
         yield nn.Sequential(nn.Conv2d(3, n, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(n, 10)), 1
     def compare(got, want):
-        if not isinstance(got, nn.Module): return f'a network was expected, and {type(got).__name__} came'
+        if not isinstance(got, nn.Module): return f'a network was expected, and {kind_of(got)} came'
         got, want = _leaves(got), _leaves(want)
         if len(got) != len(want): return 'the new network does not have as many layers as the old one'
         if [type(o) for o in got] != [type(o) for o in want]: return 'these are not the kinds of layers that there should be'
@@ -1051,7 +1066,7 @@ class bytes_as_image:
     def cases(r):
         for n, width in ((12, 4), (10, 4), (1, 3), (7, 7), (6, 1), (r.randint(5, 200), r.randint(2, 16))): yield bytes(r.randint(1, 255) for _ in range(n)), width
     def compare(got, want):
-        if not isinstance(got, torch.Tensor): return f'a tensor was expected, and {type(got).__name__} came'
+        if not isinstance(got, torch.Tensor): return f'a tensor was expected, and {kind_of(got)} came'
         if got.shape != want.shape: return f'the shape {tuple(want.shape)} was expected, and {tuple(got.shape)} came'
         if got.dtype != want.dtype: return f'the dtype {want.dtype} was expected, and {got.dtype} came'
         if not torch.equal(got, want): return f'the shape is right, but {(got != want).sum().item()} of {got.numel()} pixels are not'
@@ -1126,7 +1141,7 @@ class mask_of_scores:
         yield torch.randn(r.randint(2, 4), 3, 3, 5)
     def compare(got, want):
         if isinstance(got, np.ndarray): got = torch.from_numpy(got)
-        if not isinstance(got, torch.Tensor): return f'a tensor was expected, and {type(got).__name__} came'
+        if not isinstance(got, torch.Tensor): return f'a tensor was expected, and {kind_of(got)} came'
         if got.shape != want.shape: return f'the shape {tuple(want.shape)} was expected, and {tuple(got.shape)} came'
         if got.is_floating_point(): return 'class numbers were expected, and these are not integers'
         if not torch.equal(got.long(), want): return f'the shape is right, but {(got != want).sum().item()} of {got.numel()} pixels have another class'

@@ -8,6 +8,11 @@ __all__ = ['bears_at_night', 'fluent_and_false', 'loud_minority', 'for_a_person'
            'prices_rise', 'careful_rollout']
 
 # %% ../../nbs/checks/02_production.ipynb #00000002
+# A class below describes an exercise: its functions are no methods, and its wrong answers have wrong types on purpose.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalIterable=false, reportOptionalSubscript=false, reportOptionalCall=false
+# ruff: noqa: B007, B015, B905, E501, E731, F402 (texts are not wrapped, and answers are written as readers write them)
 import io
 
 import numpy as np
@@ -15,16 +20,16 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ..imports import pd, plt
 from ..data.block import CategoryBlock, DataBlock, TransformBlock
 from ..data.load import DataLoader, DataLoaders
 from ..data.transforms import FuncSplitter, RandomSplitter
+from ..imports import pd, plt
 from ..torch_core import no_random, tensor
 from ..vision.augment import DihedralItem, FlipItem, Resize
 from ..vision.core import PILImage
-from .compare import as_list
-from .engine import exercise
 from .answers import reads
+from .compare import as_list, kind_of
+from .engine import NotYet, call, exercise
 
 # %% ../../nbs/checks/02_production.ipynb #00000004
 @exercise('2.1', 'The trail camera works at night', 'why')
@@ -140,6 +145,10 @@ class for_a_person:
         yield torch.tensor([[.4, .3, .3]]), .5
         for n in (1, 5): yield torch.randn(n, r.randint(2, 4)).softmax(1), .4 + .4*r.random()
         yield (torch.randn(8, 3)*2).softmax(1), .8
+    def properties(answer, r):
+        probs = torch.tensor([[.6, .4], [.4, .6], [.55, .45], [.95, .05], [.6, .4]])
+        got = [int(i) for i in call(answer, probs, .9)]
+        if sorted(got) != [0, 1, 2, 4] or got[0] != 2: raise NotYet('some rows can have the same largest probability, and each of them belongs into the list once')
     wrong = [(lambda probs, sure: [i for i,p in enumerate(probs.max(1).values) if p < sure], 'these are the right images, but in the order of the rows; the least sure comes first'),
              (lambda probs, sure: [int(i) for i in probs.max(1).values.argsort(descending=True) if probs[i].max() < sure], 'the order is reversed: the least sure comes first'),
              (lambda probs, sure: [int(i) for i in probs.max(1).values.argsort() if probs[i].max() >= sure], 'these are the images that the model is sure of'),
@@ -148,7 +157,9 @@ class for_a_person:
     accepts = [lambda probs, sure: sorted((i for i,p in enumerate(probs.max(1).values.tolist()) if p < sure), key=lambda i: probs[i].max()),
                lambda probs, sure: (lambda best: best.argsort()[:(best < sure).sum()])(probs.amax(1)), lambda probs, sure: (lambda best: [i for i in np.argsort(best) if best[i] < sure])(probs.numpy().max(1))]
     refuses = [lambda probs, sure: [float(p) for p in probs.max(1).values.sort().values if p < sure], lambda probs, sure: [int(i) for i in probs.max(1).values.argsort() if probs[i].max() < sure][:2],
-               lambda probs, sure: [int(i) + 1 for i in probs.max(1).values.argsort() if probs[i].max() < sure], lambda probs, sure: [int(i) for i in probs[:, 0].argsort() if probs[i].max() < sure]]
+               lambda probs, sure: [int(i) + 1 for i in probs.max(1).values.argsort() if probs[i].max() < sure], lambda probs, sure: [int(i) for i in probs[:, 0].argsort() if probs[i].max() < sure],
+               lambda probs, sure: (lambda best: [best.index(p) for p in sorted(best) if p < sure])(probs.max(1).values.tolist()),
+               lambda probs, sure: (lambda by: [by[p] for p in sorted(by)])({p: i for i,p in enumerate(probs.max(1).values.tolist()) if p < sure})]
     options = {'a': 'the model sorts and points out, and people decide', 'b': 'the model is trained until it makes no more validation errors',
                'c': 'the model decides urgent cases alone, since people are slow', 'd': 'the surer of two models decides whenever the two disagree'}
     right = 'a'
@@ -306,6 +317,11 @@ class most_added:
                 log += answers(book, False, 20, base) + answers(book, True, 10, base//2 + added)
             r.shuffle(log)
             yield log
+    def properties(answer, r):
+        log = [(book, True, i < k) for book, n, k in (('A', 4, 3), ('B', 2, 2), ('C', 4, 1)) for i in range(n)]
+        log += [(book, False, i < k) for book, n, k in (('A', 4, 1), ('B', 4, 2), ('C', 4, 1)) for i in range(n)]
+        got = list(call(answer, log))
+        if sorted(got) != ['A', 'B', 'C'] or got[-1] != 'C': raise NotYet('two books can add the same, and both belong into the list')
     def _ranked(log, key):
         counts = {}
         for book, shown, bought in log: counts.setdefault(book, {True: [], False: []})[shown].append(bought)
@@ -319,7 +335,8 @@ class most_added:
     accepts = [lambda log, go=_ranked, mean=_mean: go(log, lambda s, n: mean(s) - mean(n)),
                lambda log: list(pd.DataFrame(log, columns=['book', 'shown', 'bought']).groupby(['book', 'shown']).bought.mean().unstack().pipe(lambda t: t[True] - t[False]).sort_values(ascending=False).index)]
     refuses = [lambda log, go=_ranked, mean=_mean: go(log, lambda s, n: abs(mean(s) - mean(n))), lambda log, go=_ranked, mean=_mean: go(log, lambda s, n: mean(s) - mean(n))[:1] * 2,
-               lambda log, go=_ranked: go(log, lambda s, n: (sum(s) - sum(n))/len(s + n)), lambda log, go=_ranked, mean=_mean: set(go(log, lambda s, n: mean(s) - mean(n)))]
+               lambda log, go=_ranked: go(log, lambda s, n: (sum(s) - sum(n))/len(s + n)), lambda log, go=_ranked, mean=_mean: set(go(log, lambda s, n: mean(s) - mean(n))),
+               lambda log, go=_ranked, mean=_mean: list({gain(log, book): book for gain in [lambda log, book: mean([b for o,s,b in log if o == book and s]) - mean([b for o,s,b in log if o == book and not s])] for book in go(log, lambda s, n: mean(s) - mean(n))}.values())]
     options = {'a': 'the lever is the size of the model; the data are all past purchases', 'b': 'the lever is the money for advertising; the data are the daily visits',
                'c': 'the lever is the choice of books in stock; the data are the reviews', 'd': 'the lever is which books are shown; the data are a randomized trial'}
     right = 'd'
@@ -463,6 +480,7 @@ class bears_from_text:
         return block.datasets(source)
     def cases(r):
         yield 'teddy_5 teddy_1 black_10 black_11 black_15'
+        yield 'teddy_0 black_1 black_20 teddy_3'
         words = [f'{bear}_{i}' for bear in ('black', 'grizzly', 'teddy') for i in (*r.sample([1, 2, 3, 4, 6], 2), 5*r.randint(1, 9))]
         words += [f'brown_{10*i + 5*r.randint(0, 1) + 1}' for i in range(r.randint(0, 3))]
         r.shuffle(words)
@@ -470,6 +488,7 @@ class bears_from_text:
     def compare(got, want):
         def rows(ds): return [(str(x), str(ds.vocab[int(y)])) for x,y in ds]
         try: parts = [rows(o) for o in (got.train, got.valid)]
+        except (KeyError, ValueError) as e: return f'an item cannot be read: {str(e)[:200]}'
         except Exception: return 'it does not give pairs of an item and a category: does it return `DataBlock(…).datasets(source)`?'
         want_parts = [rows(o) for o in (want.train, want.valid)]
         if parts == want_parts: return None
@@ -707,9 +726,10 @@ class confusion:
         for items, n in ((12, 3), (40, 5), (3, 4)): yield torch.randint(0, n, (items,)), torch.randint(0, n, (items,)), n
     def compare(got, want):
         if isinstance(got, np.ndarray): got = torch.from_numpy(got)
-        if not isinstance(got, torch.Tensor): return f'a tensor was expected, and {type(got).__name__} came'
+        if not isinstance(got, torch.Tensor): return f'a tensor was expected, and {kind_of(got)} came'
         if got.shape != want.shape: return f'the shape {tuple(want.shape)} was expected, and {tuple(got.shape)} came'
         if got.dtype == torch.bool: return 'this says whether it happened, and not how often'
+        if not torch.allclose(got.double(), want.double()) and want.max() > 127 >= got.max() and got.dtype == torch.int8: return 'a count went wrong at 128: `torch.int8` cannot hold more than 127'
         if not torch.allclose(got.double(), want.double()): return f'the shape is right, but {(got != want).sum().item()} of {got.numel()} counts are not'
         if got.is_floating_point() != want.is_floating_point(): return 'the counts are right, but they must be integers, and these are floats'
     def _counts(targs, preds, n): return torch.bincount(targs*n + preds, minlength=n*n).reshape(n, n)

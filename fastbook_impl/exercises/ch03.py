@@ -7,18 +7,25 @@ __all__ = ['three_principles', 'risks_seen', 'whose_step', 'acts_differently', '
            'rules_for_all']
 
 # %% ../../nbs/checks/03_ethics.ipynb #00000002
-import itertools, re
+# A class below describes an exercise: its functions are no methods, and its wrong answers have wrong types on purpose.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalIterable=false, reportOptionalSubscript=false, reportOptionalCall=false
+# ruff: noqa: B007, B015, B905, E501, E731, F402 (texts are not wrapped, and answers are written as readers write them)
+import itertools
+import re
 
 import numpy as np
 import torch
 
 from ..imports import plt
 from ..torch_core import tensor
+from .answers import letters, reads
 from .compare import as_list
-from .engine import exercise, NotYet
-from .answers import reads
+from .engine import NotYet, exercise
 
 # %% ../../nbs/checks/03_ethics.ipynb #00000004
+@reads(letters(A='plan A', B='plan B', C='plan C'))
 @exercise('3.1', 'Three principles, three answers', 'why')
 class three_principles:
     """Three plans give four people these gains: A gives `[4, 4, 4, 4]`, B gives `[3, 5, 5, 5]` and C gives `[12, 1, 1, 6]`.
@@ -29,7 +36,7 @@ class three_principles:
 
     Then say whether ethics gives a list of right answers."""
     form = 'a list of three letters'
-    section = 'Two repairs, two bills'
+    section = 'Before it ships'
     def experiment():
         plans = {'A': [4, 4, 4, 4], 'B': [3, 5, 5, 5], 'C': [12, 1, 1, 6]}
         enough = lambda gains: sum(g >= 5 for g in gains)
@@ -38,7 +45,7 @@ class three_principles:
              (['C', 'A', 'C'], 'for the third, count people, and not what they get'),
              (['B', 'A', 'B'], 'add up the gains of each plan once more'),
              (['C', 'B', 'B'], 'for the second, look at the smallest number of each plan')]
-    accepts = [('c', 'a', 'b'), ['C ', ' A', 'b.'], np.array(['C', 'A', 'B'])]
+    accepts = [['plan C', 'A', '(b)'], ('c', 'a', 'b'), ['C ', ' A', 'b.'], np.array(['C', 'A', 'B'])]
     refuses = [['A', 'C', 'B'], ['C', 'A'], ['C', 'A', 'A'], 'CAB', [3, 1, 2]]
     options = {'a': 'yes: you can compute them as soon as all the gains are known', 'b': 'yes: the laws of a country are that list of right answers',
                'c': 'no: ethics is a matter of feeling, so there are no reasons', 'd': 'no: it gives principles to weigh, which can disagree'}
@@ -88,6 +95,7 @@ class risks_seen:
     explanation = 'Try each team, unite what its people notice, count. Somebody who notices only one risk that no one else sees can add more than the second-best reviewer.'
 
 # %% ../../nbs/checks/03_ethics.ipynb #00000006
+@reads(letters(m='manager', d='designer', t='technician', o='operator'))
 @exercise('3.3', 'Punched cards: whose step was it', 'choose')
 class whose_step:
     """IBM's German subsidiary rented out machines that count and sort punched cards to Nazi Germany. With them people were registered by religion and descent, and later tracked in the camps. The work consisted of ordinary steps by ordinary people: (*m*) a manager, (*d*) a designer of cards, (*t*) a technician, (*o*) an operator. Whose piece of work was each of these steps?
@@ -110,7 +118,7 @@ class whose_step:
              (['d', 'm', 'o', 'o', 'd', 'm'], 'the machines were rented, and serviced on the spot by those who could repair them'),
              (['d', 'm', 't', 'd', 'd', 'm'], 'sorting is done by whoever runs the machine'),
              (['m', 'm', 'm', 'm', 'm', 'm'], 'the contracts were signed at the top, but the other steps were the work of other people')]
-    accepts = [tuple('dmtodm'), list('DMTODM'), np.array(list('dmtodm'))]
+    accepts = [['designer', 'manager', 'Technician', '(o)', 'd', 'm'], tuple('dmtodm'), list('DMTODM'), np.array(list('dmtodm'))]
     refuses = [list('dmtod'), list('dmtodd'), list('omtodm'), list('ddtodm'), 'dmtodm']
     options = {'a': 'they did not know the machines, which other people had built', 'b': 'they were soldiers, who had to obey every order they were given',
                'c': 'they did their usual job and did not ask what it was for', 'd': 'they shared the aims of the regime, and planned the whole of it'}
@@ -264,7 +272,7 @@ class calls_closed:
 # %% ../../nbs/checks/03_ethics.ipynb #0000000c
 @exercise('3.8', 'A recommender that confirms itself', 'draw it')
 class fraction_of_women:
-    """A site recommends technical meetings to women and men according to how many of each came last time. If the fraction of women was `p`, it becomes `p**k/(p**k + (1 - p)**k)`. With `k = 1` nothing changes; with `k` above 1, the recommender relies on the past more than it should. Write the loop that gives the fraction over several rounds.
+    """A site recommends technical meetings to women and men according to how many of each came last time. If the fraction of women was `p`, it becomes `p**k/(p**k + (1 - p)**k)`. With `k = 1` nothing changes; with `k` above 1, the recommender relies on the past more than it should, and with `k` below 1, less. Write the loop that gives the fraction over several rounds.
     Then say why Meetup left gender out of its recommendations."""
     section = 'A program that confirms itself'
     def solution(start, k, rounds):
@@ -280,6 +288,7 @@ class fraction_of_women:
         yield 1., 3, 2
         yield .5, 2., 4
         yield .25, 2, 2
+        yield .25, .5, 2
         for k in (1, 1.3, 2.): yield .1 + .8*r.random(), k, r.randint(1, 8)
     def _rounds(start, k, rounds, step=lambda p, k: p**k/(p**k + (1 - p)**k)):
         fractions = [start]

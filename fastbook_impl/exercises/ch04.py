@@ -10,6 +10,11 @@ __all__ = ['gray_and_color', 'folders_say', 'nearer_to_threes', 'odd_ones_double
            'UnevenLoss', 'losses_of_training', 'corner_points', 'bent_by', 'function_or_layer', 'folded_line']
 
 # %% ../../nbs/checks/04_mnist_basics.ipynb #00000002
+# A class below describes an exercise: its functions are no methods, and its wrong answers have wrong types on purpose.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalIterable=false, reportOptionalSubscript=false, reportOptionalCall=false
+# ruff: noqa: B007, B015, B905, E501, E731, F402 (texts are not wrapped, and answers are written as readers write them)
 import math
 from pathlib import Path
 
@@ -21,9 +26,9 @@ from torch import nn
 from ..data.load import DataLoader, DataLoaders
 from ..imports import np
 from ..learner import Learner
-from .engine import NotYet, call, difference, exercise, operations
-from .answers import reads, words
 from ..torch_core import tensor
+from .answers import reads, words
+from .engine import NotYet, call, difference, exercise, operations
 
 # %% ../../nbs/checks/04_mnist_basics.ipynb #00000004
 @exercise('4.1', 'A grayscale image and a color one', 'predict')
@@ -106,22 +111,24 @@ class nearer_to_threes:
         """Is each of `images` closer to the mean of `threes` than to the mean of `sevens`?
 
         All three are tensors `(n, height, width)`, each with its own `n`. The distance is the mean absolute difference.
-        Returns a Boolean tensor `(n,)`, one entry for each of `images`."""
+        An image at the same distance from both is not closer. Returns a Boolean tensor `(n,)`, one entry for each of `images`."""
         def distance(ideal): return (images - ideal).abs().mean((-1, -2))
         return distance(threes.mean(0)) < distance(sevens.mean(0))
     def cases(r):
         for n,h,w in ((30, 3, 4), (40, 2, 2), (1, 5, 2)): yield torch.rand(n, h, w), torch.rand(4, h, w), torch.rand(3, h, w)
         yield torch.rand(20, 2, 3), torch.rand(1, 2, 3), torch.rand(2, 2, 3)
+        yield torch.full((2, 2, 2), .5), torch.zeros(2, 2, 2), torch.ones(3, 2, 2)  # as close to the one as to the other
     wrong = [(lambda p, t, s: (p - t.mean(0)).abs().mean((1, 2)) > (p - s.mean(0)).abs().mean((1, 2)), 'it is the other way around: closer means that the distance is smaller'),
              (lambda p, t, s: (p - t[0]).abs().mean((1, 2)) < (p - s[0]).abs().mean((1, 2)), 'each image is compared with the first 3 and the first 7, and a single image is not the ideal'),
              (lambda p, t, s: (p - t.mean(0)).mean((1, 2)) < (p - s.mean(0)).mean((1, 2)), 'positive and negative differences cancel each other out'),
              (lambda p, t, s: (p - t.mean()).abs().mean((1, 2)) < (p - s.mean()).abs().mean((1, 2)), 'the mean over everything is a single gray value, not an image: over which axis do the images lie?'),
              (lambda p, t, s: ((p - t.mean(0))**2).mean((1, 2)) < ((p - s.mean(0))**2).mean((1, 2)), 'the differences are squared, and the task asks for the mean absolute difference'),
              (lambda p, t, s: (p - t.mean(0)).abs().mean() < (p - s.mean(0)).abs().mean(), 'this is one verdict for all images together'),
-             (lambda p, t, s: (p - t.mean(0)).abs().mean(-1) < (p - s.mean(0)).abs().mean(-1), 'this is one verdict for each row of pixels')]
+             (lambda p, t, s: (p - t.mean(0)).abs().mean(-1) < (p - s.mean(0)).abs().mean(-1), 'this is one verdict for each row of pixels'),
+             (lambda p, t, s: (p - t.mean(0)).abs().mean((1, 2)) <= (p - s.mean(0)).abs().mean((1, 2)), 'an image that is as close to the one as to the other is not closer')]
     accepts = [lambda i, t, s: torch.stack([(o - t.mean(0)).abs().mean() < (o - s.mean(0)).abs().mean() for o in i]),
                lambda images, threes, sevens: (images - threes.mean(0)).abs().sum((1, 2)) < (images - sevens.mean(0)).abs().sum((1, 2)),
-               lambda i, t, s: torch.stack([torch.stack([F.l1_loss(o, m) for m in (t.mean(0), s.mean(0))]).argmin() == 0 for o in i])]
+               lambda i, t, s: torch.stack([torch.stack([F.l1_loss(o, m) for m in (s.mean(0), t.mean(0))]).argmin() == 1 for o in i])]
     refuses = [lambda i, t, s: ((i - t.mean(0)).abs().mean((1, 2)) < (i - s.mean(0)).abs().mean((1, 2))).float(), lambda i, t, s: (i - t.median(0).values).abs().mean((1, 2)) < (i - s.median(0).values).abs().mean((1, 2)),
                lambda i, t, s: (i - t.mean(0)).abs().amax((1, 2)) < (i - s.mean(0)).abs().amax((1, 2)), lambda i, t, s: i.mean((1, 2)) > t.mean()]
     section = 'A baseline without learning'
@@ -941,6 +948,7 @@ class cut_into_batches:
     def cases(r):
         for n,bs,shape in ((2, 2, (1,)), (3, 2, (1,)), (3, 1, (2,)), (1, 5, (2,)), (9, 2, (2, 2)), (10, 4, (2, 3))):
             yield [(torch.randint(1, 10, shape).float(), r.randint(0, 9)) for _ in range(n)], bs, r.sample(range(n), n)
+        for order in ([3, 0], [4, 1, 1, 0, 4, 2, 3]): yield [(torch.randint(1, 10, (2,)).float(), r.randint(0, 9)) for _ in range(5)], 2, order  # some only, and some twice
     def compare(got, want):
         fractions = lambda batches: [b[-1].is_floating_point() for b in batches if isinstance(b, (tuple, list)) and torch.is_tensor(b[-1])]
         if problem := difference(got, want): return problem
@@ -970,7 +978,8 @@ class cut_into_batches:
         if xs: out.append([torch.stack(xs), torch.tensor(ys)])
         return out
     accepts = [by_slicing, one_by_one]
-    refuses = [lambda d, bs, order, made=made: [(y, x) for x,y in made(d, bs, order)], lambda d, bs, order, made=made: made(d, bs + 1, order), lambda d, bs, order, made=made: [(x, y[:, None]) for x,y in made(d, bs, order)], lambda d, bs, order, made=made: made(d, bs, order[::-1]), lambda d, bs, order, made=made: [(x, y.tolist()) for x,y in made(d, bs, order)]]
+    refuses = [lambda d, bs, order, made=made: [(y, x) for x,y in made(d, bs, order)], lambda d, bs, order, made=made: made(d, bs + 1, order), lambda d, bs, order, made=made: [(x, y[:, None]) for x,y in made(d, bs, order)], lambda d, bs, order, made=made: made(d, bs, order[::-1]), lambda d, bs, order, made=made: [(x, y.tolist()) for x,y in made(d, bs, order)],
+               lambda d, bs, order, made=made: made(d, bs, order, starts=range(0, len(d), bs))]
     section = 'Mini-batches'
     hints = ['The first batch takes `order[0:bs]`, the next one `order[bs:2*bs]`. `range(0, len(order), bs)` gives the starting positions.',
              'A slice that goes beyond the end of a list is simply shorter.',
@@ -1186,7 +1195,7 @@ class answer_to_black:
 # %% ../../nbs/checks/04_mnist_basics.ipynb #00000026
 @exercise('4.29', 'Rows times columns', 'write it')
 class rows_times_columns:
-    """Write what `a @ b` does for two matrices, with multiplication and addition only. Do not use `@`, `matmul`, `mm`, `dot`, `einsum` or any other function that multiplies matrices, and stay with tensors. A loop is allowed, but you can do without one."""
+    """Write what `a @ b` does for two matrices, with multiplication and addition only. Do not use `@`, `matmul`, `mm`, `dot`, `einsum` or any other function that multiplies vectors or matrices, and stay with tensors. A loop is allowed, but you can do without one."""
     def solution(a, b):
         "Each row of `a`, `(n, k)`, times each column of `b`, `(k, m)`, element by element, and summed: a tensor `(n, m)`."
         return (a[:, :, None] * b[None]).sum(1)      # (n, k, 1) * (1, k, m)
@@ -1311,7 +1320,9 @@ class left_out_of_learner:
 
     Look it up (`Learner?`) if you like. Then choose which of the parts does not affect what is learned."""
     def experiment():
-        import contextlib, io
+        import contextlib
+        import io
+
         from fastbook_impl.fastbook import SGD
         pairs = [(torch.rand(2), torch.rand(2)) for _ in range(4)]
         given = dict(dls=DataLoaders(DataLoader(pairs, batch_size=2), DataLoader(pairs, batch_size=2)), model=nn.Linear(2, 2), loss_func=F.mse_loss, opt_func=SGD, metrics=[F.mse_loss])

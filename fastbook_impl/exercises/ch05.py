@@ -9,23 +9,31 @@ __all__ = ['room_to_turn', 'breed_and_number', 'label_of_each_file', 'four_from_
            'stopped_in_mid_cycle', 'layers_of_resnet', 'bytes_per_number']
 
 # %% ../../nbs/checks/05_pet_breeds.ipynb #00000002
-import inspect, math, re, textwrap
+# A class below describes an exercise: its functions are no methods, and its wrong answers have wrong types on purpose.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalIterable=false, reportOptionalSubscript=false, reportOptionalCall=false
+# ruff: noqa: B007, B015, B905, E501, E731, F402 (texts are not wrapped, and answers are written as readers write them)
+import inspect
+import math
+import re
+import textwrap
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 import torch.nn.functional as F
 from fastcore.foundation import L
+from torch import nn
 
 from ..callback.schedule import combined_cos
 from ..data.block import CategoryBlock, DataBlock, TransformBlock
 from ..data.transforms import IndexSplitter
 from ..imports import pd
 from ..optimizer import SGD
-from .engine import NotYet, difference, exercise
-from .answers import reads, words
 from ..torch_core import tensor
+from .answers import reads, words
+from .engine import NotYet, difference, exercise
 
 # %% ../../nbs/checks/05_pet_breeds.ipynb #00000004
 @exercise('5.1', 'Room to rotate', 'write it')
@@ -67,6 +75,8 @@ class room_to_turn:
         yield 64, 0, 64
         yield 32, 0, 64
         yield 64, 90, 64
+        yield 63, 0, 64     # the outer pixels are exactly half a side from the center
+        yield 63, 45, 64
         for _ in range(3): yield 2*r.randint(20, 40), r.choice([-1, 1])*r.randint(5, 85), 2*r.randint(20, 35)
     def in_loops(side, degrees, size):
         a, black = math.radians(degrees), 0
@@ -80,7 +90,7 @@ class room_to_turn:
         z = (x + 1j*y)*np.exp(-1j*np.deg2rad(degrees))
         return (np.maximum(abs(z.real), abs(z.imag)) > side/2).mean()
     accepts = [in_loops, with_numpy]
-    refuses = [lambda *o, f=turned: f(o[0] + 2, *o[1:]), lambda *o, f=turned: f(o[0], 45, o[2]), lambda *o, f=turned: round(f(*o), 1), lambda *o, f=turned: f(o[2], o[1], o[0]), lambda *o, f=turned: 100*f(*o)]
+    refuses = [lambda *o, f=turned: f(o[0] + 2, *o[1:]), lambda *o, f=turned: f(o[0], 45, o[2]), lambda *o, f=turned: round(f(*o), 1), lambda *o, f=turned: f(o[2], o[1], o[0]), lambda *o, f=turned: 100*f(*o), lambda *o, f=turned: f(2*(o[0]//2), *o[1:]), lambda *o, f=turned: f(o[0] - 1e-9, *o[1:])]
     section = 'Larger first, then smaller'
     hints = ['Make a row of coordinates `at = torch.arange(size) - (size - 1)/2`. With `x = at[None]` and `y = at[:, None]`, broadcasting gives all pixels.',
              'Compute the two coordinates in the original with `math.cos` and `math.sin` of the angle in radians.',
@@ -95,17 +105,21 @@ class breed_and_number:
     def solution(name):
         """The breed, a string, and the number, an int, of a name such as 'basset_hound_34.jpg'; None if the whole name does not have this form.
 
-        A breed has at least one character, and the number has at least one digit."""
+        A breed has at least one character, of any kind, and the number consists of digits, at least one."""
         found = re.fullmatch(r'(.+)_(\d+)\.jpg', name)
         return (found[1], int(found[2])) if found else None
     def cases(r):
         for breed in ('pug', 'basset_hound', 'american_pit_bull_terrier', 'Maine_Coon', 'wheaten_terrier_2'): yield f'{breed}_{r.randint(1, 300)}.jpg'
-        yield from ('pug_7xjpg', 'pug_7.jpg.bak', '_7.jpg', 'holiday.jpg', 'pug_.jpg', 'pug_12.png', 'pug_12a.jpg', 'pug7.jpg', 'pug_007.jpg', '')
+        yield from ('pug_7xjpg', 'pug_7.jpg.bak', '_7.jpg', 'holiday.jpg', 'pug_.jpg', 'pug_12.png', 'pug_12a.jpg', 'pug7.jpg', 'pug_007.jpg', 'st._bernard_9.jpg', '',
+                    'x_3.jpg', 'st. bernard_5.jpg', 'saint-bernard_7.jpg', 'pug-7.jpg', 'pug_7.jpeg', 'pug_-3.jpg')
+    def compare(got, want):
+        if isinstance(got, (tuple, list)) and len(got) == 2 and isinstance(got[1], float): return 'the number must be an int, and it is a float'
+        return difference(got, want)
     wrong = [(lambda name: (m[1], int(m[2])) if (m := re.search(r'([a-zA-Z]+)_(\d+)\.jpg$', name)) else None, 'a breed can consist of several words, and all of them belong to it'),
              (lambda name: (m[1], m[2]) if (m := re.fullmatch(r'(.+)_(\d+)\.jpg', name)) else None, 'the number is still text: the groups of a pattern are strings'),
              (lambda name: (m[1], int(m[2])) if (m := re.search(r'(.+)_(\d+).jpg$', name)) else None, 'a dot in a pattern matches any character, so `pug_7xjpg` passes'),
              (lambda name: (m[1], int(m[2])) if (m := re.match(r'(.+)_(\d+)\.jpg', name)) else None, 'more text may follow the end of the pattern, so `pug_7.jpg.bak` passes'),
-             (lambda name: (m[1], int(m[2])) if (m := re.fullmatch(r'(.*)_(\d+)\.jpg', name)) else None, 'a star allows an empty part, so a name without a breed passes'),
+             (lambda name: (m[1], int(m[2])) if (m := re.fullmatch(r'(.*)_(\d+)\.jpg', name)) else None, 'a name without a breed passes, such as `_7.jpg` (a star in a pattern allows an empty part)'),
              (lambda name: (m[1], int(m[2])) if (m := re.fullmatch(r'([a-z_]+)_(\d+)\.jpg', name)) else None, 'a breed can contain capital letters and digits'),
              (lambda name: (m[1], int(m[2])) if (m := re.fullmatch(r'(.+)_(\d*)\.jpg', name)) else None, 'a star allows an empty part, and a name without digits has no number'),
              (lambda name: (m[1], int(m[2])) if (m := re.fullmatch(r'(.+)_(\d+)\w?\.jpg', name)) else None, 'something other than digits may stand before the dot, so `pug_12a.jpg` passes')]
@@ -117,7 +131,9 @@ class breed_and_number:
         m = re.match(r'^(.+)_([0-9]+)[.]jpg$', name)
         if m: return m.group(1), int(m.group(2))
     accepts = [by_hand, with_match, lambda name: (m['b'], int(m['n'])) if (m := re.fullmatch(r'(?P<b>.+)_(?P<n>\d+)\.jpg', name)) else None]
-    refuses = [lambda name: (m[1], int(m[2])) if (m := re.fullmatch(r'(.+?)_(\d).*\.jpg', name)) else None, lambda name: (m[1], int(m[2])) if (m := re.fullmatch(r'(.+)_(\d+)\.\w+', name)) else None, lambda name: (m[1], int(m[2])) if (m := re.fullmatch(r'(.+)_?(\d+)\.jpg', name)) else None,
+    refuses = [*(lambda name, p=p: (m[1], int(m[2])) if (m := re.search(p, name)) else None for p in (r'^(..+)_(\d+)\.jpg$', r'(\w+)_(\d+)\.jpg$', r'^([A-Za-z0-9_]+)_(\d+)\.jpg$', r'(.+)[_-](\d+)\.jpg$',
+                   r'(.+)_(\d+)\.jpe?g$', r'(.+)_(-?\d+)\.jpg$')), lambda name: (m[1], float(m[2])) if (m := re.fullmatch(r'(.+)_(\d+)\.jpg', name)) else None,
+               lambda name: (m[1], int(m[2])) if (m := re.fullmatch(r'(.+?)_(\d).*\.jpg', name)) else None, lambda name: (m[1], int(m[2])) if (m := re.fullmatch(r'(.+)_(\d+)\.\w+', name)) else None, lambda name: (m[1], int(m[2])) if (m := re.fullmatch(r'(.+)_?(\d+)\.jpg', name)) else None,
                lambda name: tuple(name[:-4].rsplit('_', 1)), lambda name: (m[1].lower(), int(m[2])) if (m := re.fullmatch(r'(.+)_(\d+)\.jpg', name)) else None, lambda name: (m[1], int(m[2])) if (m := re.fullmatch(r'(\w+)_(\d{1,2})\.jpg', name)) else None]
     section = 'What a file name knows'
     hints = ['Put the parts that you want to keep in parentheses: `found = re.fullmatch(pattern, name)` has them in `found[1]` and `found[2]`.',
@@ -212,7 +228,8 @@ class four_from_an_L:
 class place_of_copy:
     """Read about `pathlib.Path` and try `parent`, `name`, `stem`, `suffix`, `with_suffix` and `/`. Then write a function that returns the path for a smaller copy of an image: in another folder, there in a subfolder with the same name as the original folder, and as a PNG."""
     def solution(file, folder):
-        "The path of the copy of `file`, both `Path`s: pets/images/pug_7.jpg goes to folder/images/pug_7.png."
+        """The path of the copy of `file`, both `Path`s: pets/images/pug_7.jpg goes to folder/images/pug_7.png.
+        A `file` without a folder goes into `folder` itself."""
         return folder/file.parent.name/file.with_suffix('.png').name
     def cases(r):
         for end in ('.jpg', '.jpeg', '.JPG'): yield Path(f'pets/images/pug_{r.randint(1, 99)}{end}'), Path('small')
@@ -290,6 +307,10 @@ class mislabeled_item:
             xb[between] = 0.6*prototypes[yb[between]] + 0.4*prototypes[other]
             yb[odd] = (yb[odd] + r.randint(1, n_classes - 1)) % n_classes
             yield xb, yb
+        for values,labels in (([0, 10, 1, 0, 10], [0, 1, 0, 0, 1]),                                        # every image is nearest to its own class
+                              ([0, 100, 2, 0, 60, 1.2, 0, 2, 100, 2], [0, 2, 1, 0, 2, 0, 0, 1, 2, 1]),     # the third class is far away
+                              ([0, 1, .9, 100, 118, 0, 0, 111, 1, 100, 118, 100, 1], [0, 1, 0, 2, 3, 0, 0, 2, 1, 2, 3, 2, 1])):  # small distances beside large ones
+            yield tensor(values).float()[:,None], tensor(labels)
     def margins(xb, yb, own=True, others=True, square=False, nearest=True):
         means = torch.stack([xb[yb == c].mean(0) for c in range(yb.max() + 1)])
         d = xb[:, None] - means[None]
@@ -315,7 +336,9 @@ class mislabeled_item:
             if gap > most: worst, most = i, gap
         return worst
     accepts = [in_a_loop, lambda xb, yb, f=margins: f(xb, yb).argmax(), lambda xb, yb, f=margins: f(xb, yb).topk(1).indices.item()]
-    refuses = [lambda xb, yb, f=margins: f(xb, yb).argmax().item() + 1, lambda xb, yb, f=margins: f(xb, yb).max().item(), lambda xb, yb: (xb - xb.mean(0)).abs().mean(1).argmax().item(), lambda xb, yb: xb.mean(1).argmax().item(), lambda xb, yb, f=margins: f(xb, yb), lambda xb, yb: 0]
+    refuses = [lambda xb, yb, f=margins: f(xb, yb).argmax().item() + 1, lambda xb, yb, f=margins: f(xb, yb).max().item(), lambda xb, yb: (xb - xb.mean(0)).abs().mean(1).argmax().item(), lambda xb, yb: xb.mean(1).argmax().item(), lambda xb, yb, f=margins: f(xb, yb), lambda xb, yb: 0,
+               lambda xb, yb, f=margins: f(xb, yb, nearest=False).argmax().item(), lambda xb, yb, f=margins: f(xb, yb).clamp(min=0).argmax().item(),
+               lambda xb, yb, f=margins: (f(xb, yb, others=False)/-f(xb, yb, own=False)).argmax().item()]
     section = 'Look before you train'
     hints = ['`xb[yb == c].mean(0)` is the mean of the images with the label `c`.',
              'Compute a table of distances, one row per image and one column per class.',
@@ -342,7 +365,8 @@ class where_it_raises:
 
     Then choose which method shows, step by step, how far it gets."""
     def experiment():
-        import contextlib, io
+        import contextlib
+        import io
         words = ['aa', 'bbb', 'ab', 'b']
         block = DataBlock(blocks=(TransformBlock, CategoryBlock), splitter=IndexSplitter([0]),
                           get_x=lambda o: torch.zeros(len(o)), get_y=lambda o: o[0])
@@ -669,6 +693,8 @@ class two_rates:
             losses = 4 - r.uniform(1, 3)*((x + r.uniform(3, 4))*3).sigmoid() + 0.03*torch.rand(n) + (10*(x - r.uniform(-1.2, -.8))).exp().clamp(max=50)
             yield lrs, losses
         yield tensor([1e-3, 1e-2]), tensor([2., 1.])
+        yield torch.logspace(-4, -1, 4), tensor([1., .5, 3., 1.])   # the steepest fall comes after the minimum
+        yield torch.logspace(-4, -1, 4), tensor([3., 2.9, 2.8, 1.]) # it comes last
     wrong = [(lambda l, y: (l[y.argmin()], l[(y[1:] - y[:-1]).argmin()]), 'at the lowest point the curve is about to rise: take a tenth of that rate'),
              (lambda l, y: (l[y.argmin()]/10, l[((y[1:] - y[:-1])/(l[1:] - l[:-1])).argmin()]), 'the axis is logarithmic: all steps count the same, however much larger the rate becomes'),
              (lambda l, y: (l[y.argmin()]/10, l[(y[1:] - y[:-1]).abs().argmax()]), 'the largest change is where the loss explodes; the steepest *fall* is wanted'),
@@ -681,7 +707,8 @@ class two_rates:
             if i + 1 < len(lrs) and losses[i+1] - losses[i] < losses[steepest+1] - losses[steepest]: steepest = i
         return lrs[lowest].item()/10, lrs[steepest].item()
     accepts = [in_a_loop, lambda l, y: [0.1*l[y.min(0).indices], l[y.diff().argmin()]], lambda l, y: (l[y == y.min()][0]/10, l[:-1][(y[:-1] - y[1:]).argmax()])]
-    refuses = [lambda l, y: (l[y.argmin()]/10, l[y.diff().argmax()]), lambda l, y: (l[y.argmin()]/2, l[y.diff().argmin()]), lambda l, y: (l[y.diff().argmin()], l[y.argmin()]/10), lambda l, y: (l[y.argmin() - 1], l[y.diff().argmin()]), lambda l, y: (l.min()/10, l[y.diff().argmin()])]
+    refuses = [lambda l, y: (l[y.argmin()]/10, l[y.diff().argmax()]), lambda l, y: (l[y.argmin()]/2, l[y.diff().argmin()]), lambda l, y: (l[y.diff().argmin()], l[y.argmin()]/10), lambda l, y: (l[y.argmin() - 1], l[y.diff().argmin()]), lambda l, y: (l.min()/10, l[y.diff().argmin()]),
+               lambda l, y: (l[y.argmin()]/10, l[y[:y.argmin() + 1].diff().argmin()])]
     section = 'How fast to learn'
     hints = ['`losses.argmin()` is the position of the lowest loss. `lrs` has the rate at that position.',
              'At the minimum, the rate is already too large: rule 1 takes a tenth of it.',
@@ -692,14 +719,14 @@ class two_rates:
 # %% ../../nbs/checks/05_pet_breeds.ipynb #00000017
 class _Diary:
     "Records what a learner is told: for each training what was trained, the epochs, and the rates."
-    def __init__(self): self.frozen, self.diary = False, []
-    def freeze(self): self.frozen = True
-    def unfreeze(self): self.frozen = False
-    def freeze_to(self, n): self.frozen = n != 0
+    def __init__(self): self.trained, self.diary = 'everything', []
+    def freeze(self): self.freeze_to(-1)
+    def unfreeze(self): self.freeze_to(0)
+    def freeze_to(self, n): self.trained = {-1: 'head', 0: 'everything'}.get(n, f'from group {n}')
     def fit_one_cycle(self, n_epoch=None, lr_max=None, *how, epochs=None, lr=None, **kwargs):
         epochs, lr = n_epoch if epochs is None else epochs, lr_max if lr is None else lr
         low, high = (lr.start or lr.stop/10, lr.stop) if isinstance(lr, slice) else (lr, lr)
-        self.diary.append(('head', epochs, [high], *how) if self.frozen else ('everything', epochs, [low, high], *how))
+        self.diary.append((self.trained, epochs, [high] if self.trained == 'head' else [low, high], *how))
     def fit(self, n_epoch, lr=None, **kwargs): self.fit_one_cycle(n_epoch, lr, 'at one rate')
     def __repr__(self): return 'learn'
 
@@ -766,8 +793,14 @@ class fine_tune_in_two_steps:
         learn.freeze_to(0)
         learn.fit_one_cycle(epochs, slice(base_lr/100, base_lr), pct_start=0.3)
         return learn.diary
+    def two_groups(learn, epochs, base_lr, freeze_epochs):
+        learn.freeze_to(-2)
+        learn.fit_one_cycle(freeze_epochs, slice(base_lr))
+        learn.unfreeze()
+        learn.fit_one_cycle(epochs, slice(base_lr/200, base_lr/2))
+        return learn.diary
     accepts = [with_names, frozen_to]
-    refuses = [_told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/2, b/200)), _told(True, 'freeze_epochs', 'freeze_epochs', lambda b: slice(b/200, b/2)), _told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/50, b/2)), _told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/2/10, b/2)), _told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/400, b/4))]
+    refuses = [two_groups, _told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/2, b/200)), _told(True, 'freeze_epochs', 'freeze_epochs', lambda b: slice(b/200, b/2)), _told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/50, b/2)), _told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/2/10, b/2)), _told(True, 'freeze_epochs', 'epochs', lambda b: slice(b/400, b/4))]
     section = 'Unfreezing'
     hints = ['What is new, and random, in a pretrained network with a new head? Train that first.',
              '`freeze`, train for `freeze_epochs`, `unfreeze`, train for `epochs`.',
@@ -973,8 +1006,8 @@ class bytes_per_number:
     ```python
     layer, x, targ = nn.Linear(4, 3), torch.rand(2, 4), tensor([0, 2])
     with torch.autocast('cpu', torch.bfloat16):
-    acts = layer(x)
-    loss = F.cross_entropy(acts, targ)
+        acts = layer(x)
+        loss = F.cross_entropy(acts, targ)
     loss.backward()
     ```
     How many bytes does one number take in the weight, in the activations `acts`, in the loss, and in the gradient of the weight? Then choose what `to_fp16` does."""

@@ -7,13 +7,18 @@ __all__ = ['bears_by_two_rules', 'rows_of_zeros_and_ones', 'rows_and_columns_by_
            'luck_in_validation_set', 'into_range', 'loss_for_each_target', 'point_goes_along']
 
 # %% ../../nbs/checks/06_multicat.ipynb #00000002
+# A class below describes an exercise: its functions are no methods, and its wrong answers have wrong types on purpose.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalIterable=false, reportOptionalSubscript=false, reportOptionalCall=false
+# ruff: noqa: B007, B015, B905, E501, E731, F402 (texts are not wrapped, and answers are written as readers write them)
 import math
 from pathlib import Path
 
 import torch
-from torch import nn
 import torch.nn.functional as F
 from fastcore.foundation import L
+from torch import nn
 
 from ..data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
 from ..data.core import Datasets
@@ -21,12 +26,12 @@ from ..data.load import DataLoader
 from ..data.transforms import ColReader, IndexSplitter, Pipeline
 from ..imports import np, pd
 from ..layers import SigmoidRange
-from .engine import difference, exercise
-from .compare import as_list
-from .answers import reads, words
 from ..torch_core import TensorCategory, TensorImage, TensorPoint, tensor
 from ..vision.augment import Flip, setup_aug_tfms
 from ..vision.data import PointBlock
+from .answers import reads, words
+from .compare import as_list
+from .engine import difference, exercise
 
 # %% ../../nbs/checks/06_multicat.ipynb #00000004
 def _bears(x):
@@ -128,6 +133,7 @@ class rows_and_columns_by_number:
             i, j = r.sample(range(3), 2)
             table = [[r.randint(0, 99) + 100*a + 1000*b for b in range(m)] for a in range(n)]
             yield pd.DataFrame(table, columns=list('vwxyz'[:m]), index=index), i, j
+        yield pd.DataFrame({'name': ['a.png', 'b.png', 'c.png'], 'label': ['bus', 'dog', 'bus'], 'size': [0.5, 1.25, 2.]}, index=[2, 0, 1]), 1, 2
     wrong = [(lambda df, i, j: (df.iloc[j].tolist(), df.iloc[:, i].tolist(), df.iloc[:2, 1:].values.tolist()), 'row and column are swapped'),
              (lambda df, i, j: (df.iloc[i].tolist(), df.iloc[:, j].tolist(), df.iloc[1:, :2].values.tolist()), 'in the third piece, rows and columns are swapped: rows come first'),
              (lambda df, i, j: (df.iloc[i].tolist(), df.iloc[:, j].tolist(), df.iloc[:3, 1:].values.tolist()), 'the end of a slice is not included, so `:3` means three rows'),
@@ -214,7 +220,7 @@ class items_and_batches:
                 'd': 'an item of the dataset already has both, as a tuple'}
     accepts = [(10, (3,), 3, (4, 3), (2, 3)), [10, torch.Size((3,)), 3, [4, 3], [2, 3]], [10., [3], 3., (4, 3), (2, 3)]]
     refuses = [[10, (3,), 3, (4, 3), (1, 3)], [10, (3,), 2.5, (4, 3), (2, 3)], [11, (3,), 3, (4, 3), (2, 3)], [10, (2,), 3, (4, 3), (2, 3)], [10, (3,), 3, (4, 2), (2, 2)]]
-    section = 'From an empty data block to the finished one'
+    section = '4: Mini-batches'
     hints = ['How often does 4 go into 10, and how many items are left?',
              'Stacking four tensors of shape (3,) adds an axis in front.']
     why = 'To explain a shape error, first ask whether you have an item or a batch.'
@@ -593,6 +599,7 @@ class into_range:
         yield 3*torch.randn(4, 2), (2, 5.5)
         yield tensor([0.]), (r.uniform(-9, -5), r.uniform(1, 3))
         yield 5*torch.randn(2, 3, 2), (-7, -3)
+        yield tensor([200., -200.]), (-1, 1)
     def compare(got, want):
         if problem := difference(got, want): return problem
         if got.requires_grad != want.requires_grad: return 'the values are right, but no gradient gets from them back to the activations'
@@ -605,7 +612,8 @@ class into_range:
              (lambda x, y: x.softmax(-1)*(y[1] - y[0]) + y[0], 'with a softmax, each result would depend on all activations'),
              (lambda x, y: (x - x.min())/(x.max() - x.min() + 1e-8)*(y[1] - y[0]) + y[0], 'this depends on the other values in the batch; treat each activation by itself'),
              (lambda x, y: x.sigmoid()*y[1], 'the lowest value of the range is not used'),
-             (lambda x, y: (x.sigmoid()*(y[1] - y[0]) + y[0]).detach(), 'the values are right, but no gradient gets from them back to the activations')]
+             (lambda x, y: (x.sigmoid()*(y[1] - y[0]) + y[0]).detach(), 'the values are right, but no gradient gets from them back to the activations'),
+             (lambda x, y: x.exp()/(1 + x.exp())*(y[1] - y[0]) + y[0], '`exp` of a large activation is infinite, and infinity divided by infinity is not a number')]
     accepts = [lambda x, y: y[0] + (y[1] - y[0])/(1 + torch.exp(-x)), lambda x, y_range: SigmoidRange(*y_range)(x), lambda x, y: torch.lerp(torch.full_like(x, float(y[0])), torch.full_like(x, float(y[1])), x.sigmoid()), lambda x, y: y[0]*(1 - x.sigmoid()) + y[1]*x.sigmoid()]
     refuses = [lambda x, y: x.sigmoid()*(y[1] + y[0]) + y[0], lambda x, y: (2*x).sigmoid()*(y[1] - y[0]) + y[0], lambda x, y: (-x).sigmoid()*(y[1] - y[0]) + y[0], lambda x, y: x.sigmoid(), lambda x, y: (x.sigmoid() - 0.5)*(y[1] - y[0])]
     section = 'A head that knows where'
@@ -629,7 +637,7 @@ def _loss_names(x):
 @reads(_loss_names)
 @exercise('6.16', 'Which loss for which target', 'predict')
 class loss_for_each_target:
-    """Targets can be of four kinds: `CategoryBlock`, `MultiCategoryBlock`, `RegressionBlock`, `PointBlock`. Which loss does a learner use for each of them by default? Answer with the names of PyTorch's classes: `'CrossEntropyLoss'`, `'BCEWithLogitsLoss'`, `'MSELoss'`, `'L1Loss'`. Then choose what regression is."""
+    """Targets can be of four kinds: `CategoryBlock` for one label, `MultiCategoryBlock` for any number of labels, `RegressionBlock` for a number, `PointBlock` for points. Which loss does a learner use for each of them by default? Answer with the names of PyTorch's classes: `'CrossEntropyLoss'`, `'BCEWithLogitsLoss'`, `'MSELoss'`, `'L1Loss'`. Then choose what regression is."""
     def experiment():
         def loss(block, get_y):
             data = DataBlock(blocks=(TransformBlock, block), splitter=IndexSplitter([0]), get_x=lambda o: torch.zeros(2), get_y=get_y)

@@ -6,18 +6,24 @@ __all__ = ['shapes_in_head', 'grids_of_body', 'cut_off', 'meta_facts', 'head_pla
            'pooled_without_padding', 'tabular_shapes', 'made_layers', 'remedy_order', 'errors_by_size']
 
 # %% ../../nbs/checks/15_arch_details.ipynb #00000002
+# A class below describes an exercise: its functions are no methods, and its wrong answers have wrong types on purpose.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalIterable=false, reportOptionalSubscript=false, reportOptionalCall=false
+# ruff: noqa: B007, B015, B905, E501, E731, F402 (texts are not wrapped, and answers are written as readers write them)
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
-from ..layers import AdaptiveConcatPool2d, ConvLayer, Flatten, LinBnDrop, SigmoidRange
 from fastcore.foundation import L
-from .compare import as_list
-from .engine import difference, exercise
-from .answers import reads, shapes, words
+from torch import nn
+
+from ..layers import AdaptiveConcatPool2d, ConvLayer, Flatten, LinBnDrop, SigmoidRange
 from ..torch_core import no_random
 from ..vision.learner import create_head, model_meta
 from ..vision.models.tvm import densenet121, resnet50
+from .answers import reads, shapes, words
+from .compare import as_list, kind_of
+from .engine import difference, exercise
 
 # %% ../../nbs/checks/15_arch_details.ipynb #00000005
 @reads(shapes, length='that is not the right number of layers: which is the first that gets rid of the grid?')
@@ -111,8 +117,8 @@ class cut_off:
         layers = [nn.Conv2d(3, 3, r.randint(1, 3)) for _ in range(n)]
         for cut in (-1, r.randint(2, n - 1)): yield Row(*layers), cut
     def compare(got, want):
-        if not isinstance(got, nn.Sequential): return f'an nn.Sequential was expected, and {type(got).__name__} came'
-        if len(got) != len(want): return f'it has {len(got)} layers, which is not the number of layers to keep'
+        if not isinstance(got, nn.Sequential): return f'an nn.Sequential was expected, and {kind_of(got)} came'
+        if len(got) != len(want): return f'it has {len(got)} {"layer" if len(got) == 1 else "layers"}, which is not the number of layers to keep'
         if [type(o) for o in got] != [type(o) for o in want]: return 'these are not the layers to keep'
         a, b = list(got.parameters()), list(want.parameters()) # by position: the layers may keep their names
         if len(a) != len(b) or not all(torch.equal(p, q) for p, q in zip(a, b)): return 'the layers do not have the weights that they had in the network'
@@ -278,14 +284,14 @@ class head_order:
         yield 0, r.randint(8, 64), 0.25
         for n in (2, 3): yield n, r.randint(8, 64), r.randint(1, 8)/10
     def compare(got, want):
-        if not isinstance(got, dict): return f'a dictionary was expected, and {type(got).__name__} came'
+        if not isinstance(got, dict): return f'a dictionary was expected, and {kind_of(got)} came'
         heads = []
         for order in (got, want):
             try: heads.append(create_head(4, 3, **order))
             except TypeError as e: return f'create_head does not accept this: {str(e).split("create_head() ")[-1]}'
             except Exception as e: return f'create_head does not accept this: {str(e)[:150]}'
         n_got, n_want = ([o for o in head if isinstance(o, nn.Linear)] for head in heads)
-        if len(n_got) != len(n_want): return f'the head then has {len(n_got)} linear layers, which is not the right number'
+        if len(n_got) != len(n_want): return f'the head then has {len(n_got)} linear {"layer" if len(n_got) == 1 else "layers"}, which is not the right number'
         if [o.weight.shape for o in n_got] != [o.weight.shape for o in n_want]: return 'the linear layers of the head do not have the right sizes'
         if [round(o.p, 6) for o in heads[0] if isinstance(o, nn.Dropout)] != [round(o.p, 6) for o in heads[1] if isinstance(o, nn.Dropout)]: return 'the sizes are right, but not the dropout'
         if str(heads[0]) != str(heads[1]): return 'sizes and dropout are right, but something else in the head has changed as well'
@@ -469,7 +475,7 @@ class unet_edges:
         yield 2
         yield r.randint(3, 6)
     def compare(got, want):
-        if as_list(got) is None and not isinstance(got, set): return f'a list of pairs was expected, and {type(got).__name__} came'
+        if as_list(got) is None and not isinstance(got, set): return f'a list of pairs was expected, and {kind_of(got)} came'
         pairs = len(got), len(want)
         try: got, want = [{(str(a), str(b)) for a, b in o} for o in (got, want)]
         except (TypeError, ValueError): return 'every arrow is a pair of two names, (from, to)'
@@ -589,6 +595,7 @@ class features_in_pieces:
         return torch.cat((outs[:, -1, :], outs.max(dim=1).values, outs.mean(dim=1)), 1)
     accepts = [piece_by_piece, while_left]
     refuses = [lambda reader, x, bptt, f=piece_by_piece: f(reader, x.flip(1), bptt), lambda reader, x, bptt, f=piece_by_piece: f(reader, x[:, :bptt], bptt), lambda reader, x, bptt, f=piece_by_piece: f(reader, x, 1)[:, :-1], lambda reader, x, bptt: _pool(reader(x, None)[0]), lambda reader, x, bptt, f=piece_by_piece: f(reader, x, bptt).view(len(x), 3, -1)]
+    section = '15c: BPT3C: backpropagation through time for text classification'
     hints = ['A loop over `range(0, x.shape[1], bptt)`, and a slice of the words in it.',
              'Pass the state that is returned to the next call.',
              'Collect the outputs in a list; `torch.cat(outs, dim=1)` joins them along the words.',
@@ -622,6 +629,9 @@ class pooled_without_padding:
             yield -1 - torch.rand(bs, words, n), is_pad         # all of them negative
             yield -100 - 100*torch.rand(bs, words, n), is_pad   # far below zero
         yield torch.randn(2, 3, 4), torch.zeros(2, 3, dtype=torch.bool)
+        is_pad = torch.tensor([[False, False, True], [True, False, False]])
+        yield torch.where(is_pad[:, :, None], 1., torch.tensor([-1e10, -2e10])), is_pad   # there is no number below all others
+        yield torch.tensor([[[0., 2.], [1., 0.], [5., 5.]], [[5., 5.], [0., 3.], [-2., 0.]]]), is_pad  # some outputs of words are 0
     wrong = [(lambda out, is_pad: torch.cat([out.amax(1), out.mean(1)], 1), 'the padding counts like words'),
              (lambda out, is_pad: torch.cat([(out*~is_pad[:, :, None]).amax(1), (out*~is_pad[:, :, None]).sum(1)/(~is_pad).sum(1, keepdim=True)], 1), 'the means are right; but if all outputs of the words are negative, the zeros at the padding are the largest'),
              (lambda out, is_pad: torch.cat([out.masked_fill(is_pad[:, :, None], -torch.inf).amax(1), (out*~is_pad[:, :, None]).mean(1)], 1), 'the maxima are right; the means are divided by the number of all positions, including the padding'),
@@ -646,8 +656,15 @@ class pooled_without_padding:
         pad = is_pad.unsqueeze(-1).expand_as(out)
         top = torch.where(pad, torch.finfo(out.dtype).min, out).max(dim=1)[0]
         return torch.cat((top, torch.where(pad, torch.nan, out).nanmean(1)), -1)
+    def filled(out, is_pad, low):
+        m = is_pad[:, :, None]
+        return torch.cat([out.masked_fill(m, low).amax(1), (out*~m).sum(1)/(~m).sum(1)], 1)
+    def without_zeros(out, is_pad):
+        o = out.masked_fill(is_pad[:, :, None], 0)
+        return torch.cat([out.masked_fill(is_pad[:, :, None], -torch.inf).amax(1), o.sum(1)/(o != 0).sum(1)], 1)
     accepts = [text_by_text, with_where]
-    refuses = [lambda out, is_pad, f=text_by_text: f(out.abs(), is_pad), lambda out, is_pad, f=text_by_text: f(out, ~is_pad) if (~is_pad).any() and is_pad.any(1).all() else out.mean(1), lambda out, is_pad, f=text_by_text: f(out, is_pad).view(len(out), 2, -1), lambda out, is_pad, f=text_by_text: torch.cat([f(out, is_pad)[:, :out.shape[2]]]*2, 1), lambda out, is_pad, f=text_by_text: f(out.masked_fill(is_pad[:, :, None], 0.), torch.zeros_like(is_pad))]
+    refuses = [*(lambda out, is_pad, f=f, low=low: f(out, is_pad, low) for f,low in zip([filled]*3, (-1e3, -1e5, -1e9))), without_zeros, lambda out, is_pad, f=text_by_text: f(out.abs(), is_pad), lambda out, is_pad, f=text_by_text: f(out, ~is_pad) if (~is_pad).any() and is_pad.any(1).all() else out.mean(1), lambda out, is_pad, f=text_by_text: f(out, is_pad).view(len(out), 2, -1), lambda out, is_pad, f=text_by_text: torch.cat([f(out, is_pad)[:, :out.shape[2]]]*2, 1), lambda out, is_pad, f=text_by_text: f(out.masked_fill(is_pad[:, :, None], 0.), torch.zeros_like(is_pad))]
+    section = '15c: Sorting and filling'
     hints = ['`is_pad[:, :, None]` has the shape (bs, words, 1) and broadcasts over `out`.',
              'Which value at the padding can never be the maximum? Not 0, because outputs can be negative. `masked_fill` puts a value there.',
              'For the mean, zeros are right in the sum, and the number of words is `(~is_pad).sum(1)`.']
@@ -696,6 +713,7 @@ class tabular_shapes:
              ([(3,), (6,), (17,), (17,), (2,), (19,), (200,), (100,), (2,)], 'this is for one row, and there are 64 of them in the batch')]
     accepts = [([64, 3], [64, 6], [64, 17], [64, 17], [64, 2], [64, 19], [64, 200], [64, 100], [64, 2]), [torch.Size((64, 3)), (64, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 200), (64, 100), (64, 2)]]
     refuses = [[(64, 3), (64, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 201), (64, 100), (64, 2)], [(64, 3), (64, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 200), (64, 101), (64, 2)], [(65, 3), (64, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 200), (64, 100), (64, 2)], [(64, 3), (64, 6), (64, 17), (64, 17), (64, 2), (64, 18), (64, 200), (64, 100), (64, 2)], [(64, 3), (64, 6), (64, 17), (64, 17), (64, 2), (64, 19), (64, 100), (64, 200), (64, 2)]]
+    section = '15d: forward, one line per cell'
     hints = ['There are three categorical columns; each has its own embedding.',
              'Concatenated: 6 + 3 + 8 numbers for each row.',
              'Dropout and batch normalization change no shape; the two continuous columns are concatenated with the rest.']
@@ -731,7 +749,7 @@ class made_layers:
             what = {'Linear': ('in_features', 'out_features'), 'BatchNorm1d': ('num_features',), 'Dropout': ('p',), 'SigmoidRange': ('low', 'high')}
             leaves = _leaves(m)
             return [(type(o).__name__, *(getattr(o, k) for k in what.get(type(o).__name__, ()))) for o in leaves], [o.bias is not None for o in leaves if isinstance(o, nn.Linear)]
-        if not isinstance(got, nn.Module) or not isinstance(want, nn.Module): return f'a network was expected, and {type(got).__name__} came'
+        if not isinstance(got, nn.Module) or not isinstance(want, nn.Module): return f'a network was expected, and {kind_of(got)} came'
         (got, got_bias), (want, want_bias) = plan(got), plan(want)
         if [o[0] for o in got] != [o[0] for o in want]: return 'these are not the right kinds of layers in the right order: ' + ', '.join(o[0] for o in got)[:120]
         if got != want: return f'the kinds of layers are right, but not what they were made with: look at {next(a for a, b in zip(got, want) if a != b)[0]}'
@@ -756,6 +774,7 @@ class made_layers:
     accepts = [with_torch, taken_out]
     refuses = [lambda n_in, layers, out_sz, p=0., y_range=None, f=with_torch: f(n_in, layers[::-1] if len(layers) > 1 else [*layers, 1], out_sz, p, y_range), lambda n_in, layers, out_sz, p=0., y_range=None, f=with_torch: f(n_in, layers, out_sz, p/2, y_range and y_range[::-1]), lambda n_in, layers, out_sz, p=0., y_range=None, f=with_torch: nn.Sequential(nn.BatchNorm1d(n_in), *f(n_in, layers, out_sz, p, y_range)),
                lambda n_in, layers, out_sz, p=0., y_range=None, f=with_torch: nn.Sequential(*[nn.Linear(o.in_features, o.out_features) if isinstance(o, nn.Linear) else o for o in f(n_in, layers, out_sz, p, y_range)]), lambda n_in, layers, out_sz, p=0., y_range=None, f=with_torch: list(f(n_in, layers, out_sz, p, y_range)), lambda n_in, layers, out_sz, p=0., y_range=None, f=with_torch: nn.Sequential(*f(n_in, layers, out_sz, p, y_range), nn.ReLU())]
+    section = '15d: How self.layers is made'
     hints = ['Put all sizes in one list: `[n_in, *layers, out_sz]`. Each linear layer goes from one size to the next.',
              '`LinBnDrop(a, b, p=p, act=nn.ReLU(), lin_first=True)` is one group.',
              'The last layer is only linear, with a bias; `SigmoidRange(*y_range)` follows it if there is a range.']

@@ -4,15 +4,18 @@
 __all__ = ['stream_batches', 'perplexities', 'padding_fraction', 'tokens_with_gradient', 'numericalized']
 
 # %% ../../nbs/checks/15c_language.ipynb #00000002
-import math, random
+# A class below describes an exercise: its functions are no methods, and its wrong answers have wrong types on purpose.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalIterable=false, reportOptionalSubscript=false, reportOptionalCall=false
+# ruff: noqa: B007, B015, B905, E501, E731, F402 (texts are not wrapped, and answers are written as readers write them)
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..imports import np
-from .engine import exercise
 from ..torch_core import tensor
+from .engine import exercise
 
 # %% ../../nbs/checks/15c_language.ipynb #00000003
 @exercise('15c.1', 'Batches of a language model', 'write it')
@@ -42,6 +45,7 @@ class stream_batches:
         return batches
     accepts = [in_loops, lambda s, bs, n, f=in_loops: tuple([x, y] for x,y in f(s, bs, n))]
     refuses = [lambda s, bs, n, f=in_loops: f(s, bs, n)[::-1], lambda s, bs, n, f=in_loops: f(s, bs, n + 1), lambda s, bs, n, f=in_loops: [x for x,_ in f(s, bs, n)], lambda s, bs, n, f=in_loops: [(x.T, y.T) for x,y in f(s, bs, n)], lambda s, bs, n, f=in_loops: f(s[1:], bs, n)]
+    section = 'One long stream'
     hints = ['`stream[:bs*n_row].view(bs, n_row)` are the rows of inputs; the targets are the same with a start of 1.', '`tensor.split(seq_len, 1)` cuts along the rows.']
     why = 'Because rows continue from batch to batch, the state of the network can be kept between them.'
     explanation = 'View the stream as `bs` rows, the targets one token later, and cut both into pieces of `seq_len` columns.'
@@ -68,6 +72,7 @@ class perplexities:
     mistakes = {'a': 'it does not count mistakes: a model can be right and uncertain', 'c': 'it is computed from the probability of the right token, not from its rank', 'd': 'it says nothing about the length of the text before'}
     accepts = [(8, 1, 4, 2), [8., 1.0, 4., 2.0], np.array([8., 1., 4., 2.])]
     refuses = [[8, 1, 4, 3], [8, 1, 4, 2.2], [8, 1, 4.5, 2], [7, 1, 4, 2], [64, 1, 4, 2]]
+    section = 'A machine that writes'
     hints = ['Cross-entropy is minus the logarithm of the probability of the right token.', 'e to the power of -log p is 1/p. For 4, average the two losses first: (0 + log 4)/2.']
     why = 'Perplexity is easier to read than a loss: it is a number of equally likely choices.'
     explanation = 'If the probability is always p, the perplexity is 1/p. In 4 the mean loss is half of log 4, which is log 2.'
@@ -106,6 +111,7 @@ class padding_fraction:
         return padded/total
     accepts = [in_a_loop, lambda ls, bs, f=in_a_loop: tensor(f(ls, bs))]
     refuses = [lambda ls, bs, f=in_a_loop: f(ls, bs + 1), lambda ls, bs, f=in_a_loop: 100*f(ls, bs), lambda ls, bs, f=in_a_loop: round(f(ls, bs), 1), lambda ls, bs, f=in_a_loop: sum(f(ls[i:i+bs], bs) for i in range(0, len(ls), bs))/max(1, len(ls)//bs)]
+    section = 'Sorting and filling'
     hints = ['A batch has its longest length times its number of texts positions.', 'The number of real tokens is `sum(lengths)`.']
     why = 'Padding is computed like text, so it costs time and memory.'
     explanation = 'Sum the positions of all batches. What is not a real token is padding. For the six lengths, 44 % of the positions are padding in the given order, and 21 % if they are sorted.'
@@ -143,6 +149,7 @@ class tokens_with_gradient:
     mistakes = {'a': 'the outputs are the same, as 4 shows', 'b': 'the state always has the same size', 'd': 'each piece still needs the state of the one before'}
     accepts = [(10, 2, 1, True), [10., 2., tensor(1), np.True_]]
     refuses = [[10, 3, 1, True], [10, 2, 2, True], [9, 2, 1, True], [10, 2, 0, True]]
+    section = 'In pieces'
     hints = ['Pieces of 4 from 10 tokens: which tokens are in the last piece?', 'And pieces of 3: 3, 3, 3, and then?']
     why = 'Detaching between the pieces makes it possible to train on texts of any length.'
     explanation = 'The last piece has 2 tokens, or 1 with pieces of 3, and gradients end at its start. The numbers that go forward are the same.'
@@ -172,6 +179,7 @@ class numericalized:
                lambda ts, text, n: (lambda v: (v, np.array([v.index(t) if t in v else 0 for t in text], dtype=int)))(['xxunk'] + [t for t in sorted(dict.fromkeys(ts), key=ts.count, reverse=True) if ts.count(t) >= n])]
     refuses = [lambda ts, text, n: (['xxunk'] + list(dict.fromkeys(ts)), [0]*len(text)), lambda ts, text, n: (lambda v: (v, [t if t in v else 'xxunk' for t in text]))(['xxunk'] + [t for t in sorted(dict.fromkeys(ts), key=ts.count, reverse=True) if ts.count(t) >= n]), lambda ts, text, n: (lambda v: (v, [v.index(t) if t in v else len(v) for t in text]))(['xxunk'] + [t for t in sorted(dict.fromkeys(ts), key=ts.count, reverse=True) if ts.count(t) >= n]),
                lambda ts, text, n: (lambda v: (v, [v.index(t) if t in v else 0 for t in text]))(['xxunk'] + [t for t in sorted(dict.fromkeys(ts), key=ts.count) if ts.count(t) >= n])]
+    section = 'A machine that writes'
     hints = ['`collections.Counter(tokens).most_common()` counts and sorts, and it keeps the order of equally frequent tokens.', '`vocab.index(token)` is the position of a token; position 0 is for all unknown ones.']
     why = 'Rare tokens occur too seldom to learn an embedding for them, so they share one.'
     explanation = 'Count the tokens, keep the frequent ones, and look each token of the text up. A token without a place gets the number of `xxunk`.'

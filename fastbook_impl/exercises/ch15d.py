@@ -4,17 +4,32 @@
 __all__ = ['embedded_by_product', 'embedding_sizes', 'categorized', 'normalized_columns', 'best_accuracy']
 
 # %% ../../nbs/checks/15d_tables.ipynb #00000002
-import math, random
+# A class below describes an exercise: its functions are no methods, and its wrong answers have wrong types on purpose.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalIterable=false, reportOptionalSubscript=false, reportOptionalCall=false
+# ruff: noqa: B007, B015, B905, E501, E731, F402 (texts are not wrapped, and answers are written as readers write them)
+import math
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ..imports import np
-from .engine import exercise
 from ..torch_core import tensor
+from .engine import NotYet, exercise
 
 # %% ../../nbs/checks/15d_tables.ipynb #00000003
+class _Uses(TorchFunctionMode):
+    "Records the `names` of the functions that get the tensor `x`."
+    def __init__(self, x):
+        super().__init__()
+        self.x, self.names = x, set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if any(o is self.x for o in (*args, *(kwargs or {}).values())): self.names.add(func.__name__)
+        return func(*args, **(kwargs or {}))
+
 @exercise('15d.1', 'An embedding is a matrix product', 'write it')
 class embedded_by_product:
     """Looking up a row of an embedding is the same as multiplying a vector of zeros with a single one, a *one-hot* vector, by the table. Write it as such a product. Use no indexing of the table."""
@@ -29,12 +44,19 @@ class embedded_by_product:
         for _ in range(2):
             n = r.randint(2, 6)
             yield torch.randint(0, n, (r.randint(1, 5),)), torch.randn(n, r.randint(1, 4))
+    def properties(answer, r):
+        uses = _Uses(torch.randn(3, 2))
+        with uses: answer(tensor(2, 0), uses.x)
+        if uses.names & {'__getitem__', 'embedding', 'index_select', 'gather', 'take', 'take_along_dim'}:
+            raise NotYet('the result is right, but it looks up rows of the table: multiply the one-hot matrix by the table')
     wrong = [(lambda c, t: (F.one_hot(c, len(t)).float(), (F.one_hot(c, len(t)).float() @ t).sum(0)), 'the rows are summed: each code should give a row of its own'),
              (lambda c, t: (F.one_hot(c, int(c.max()) + 1).float(), F.one_hot(c, int(c.max()) + 1).float() @ t[:int(c.max()) + 1]), 'a one-hot vector has an entry for each row of the table, also for those that do not occur in the batch'),
              (lambda c, t: (F.one_hot(c, len(t)).float().T, F.one_hot(c, len(t)).float() @ t), 'the one-hot matrix has one row per code'),
              (lambda c, t: (F.one_hot(c, len(t)).float(), c[:, None]*t.sum(0)), 'the code itself is used as a number: multiply the one-hot vectors by the table')]
     accepts = [lambda c, t: (o := torch.eye(len(t))[c], o @ t), lambda c, t: (o := (c[:, None] == torch.arange(len(t))).float(), F.linear(o, t.T)), lambda c, t: (o := torch.zeros(len(c), len(t)).scatter(1, c[:, None], 1.), (o[:, :, None]*t).sum(1))]
-    refuses = [lambda c, t: t[c], lambda c, t: (F.one_hot(c, len(t)), t), lambda c, t: (F.one_hot(c, len(t)).bool(), t[c]), lambda c, t: (t[c], F.one_hot(c, len(t)).float()), lambda c, t: (F.one_hot(c, len(t)).float(), t[c] + 1)]
+    refuses = [lambda c, t: t[c], lambda c, t: (F.one_hot(c, len(t)), t), lambda c, t: (F.one_hot(c, len(t)).bool(), t[c]), lambda c, t: (t[c], F.one_hot(c, len(t)).float()), lambda c, t: (F.one_hot(c, len(t)).float(), t[c] + 1),
+               lambda c, t: (F.one_hot(c, len(t)).float(), t[c]), lambda c, t: (F.one_hot(c, len(t)).float(), F.embedding(c, t)), lambda c, t: (F.one_hot(c, len(t)).float(), torch.stack([t[i] for i in c]))]
+    section = 'Embeddings: a row for each word'
     hints = ['`F.one_hot(codes, n)` makes the vectors, as integers.', 'Convert them to floats and multiply by the table with `@`.']
     why = 'An embedding is a linear layer that skips all the multiplications by zero, so it is trained like any other layer.'
     explanation = 'Each one-hot row picks one row of the table. Indexing gives the same numbers without the multiplications.'
@@ -51,11 +73,13 @@ class embedding_sizes:
         yield [1]
         yield []
         yield [39_000, 40_000, 100_000]
+        yield [7, 2, 7]
         for _ in range(2): yield [r.randint(2, 3000) for _ in range(4)]
     wrong = [(lambda ns: [min(600, round(1.6*n**0.56)) for n in ns], 'the number of categories belongs to each pair'), (lambda ns: [(n, round(1.6*n**0.56)) for n in ns], 'the limit of 600 is missing'), (lambda ns: [(min(600, round(1.6*n**0.56)), n) for n in ns], 'the number of categories comes first'),
              (lambda ns: [(n, min(600, int(1.6*n**0.56))) for n in ns], '`int` cuts off the decimals, and the rule rounds'), (lambda ns: [(n, min(600, round((1.6*n)**0.56))) for n in ns], 'the power is that of n alone, and 1.6 comes after it')]
     accepts = [lambda ns: [[n, int(1.6*pow(n, 0.56) + 0.5) if 1.6*n**0.56 < 600 else 600] for n in ns], lambda ns: list(zip(ns, (np.minimum(600, np.round(1.6*np.array(ns, dtype=float)**0.56)).astype(int)).tolist())), lambda ns: tuple((n, sorted([600, round(1.6*math.exp(0.56*math.log(n)))])[0]) for n in ns)]
-    refuses = [lambda ns: [(n, max(600, round(1.6*n**0.56))) for n in ns], lambda ns: [(n, min(50, round(1.6*n**0.56))) for n in ns], lambda ns: [(n, min(600, math.ceil(1.6*n**0.56))) for n in ns], lambda ns: [(n, min(600, n//2)) for n in ns], lambda ns: [(n, min(600, 1.6*n**0.56)) for n in ns]]
+    refuses = [lambda ns: [(n, max(600, round(1.6*n**0.56))) for n in ns], lambda ns: [(n, min(50, round(1.6*n**0.56))) for n in ns], lambda ns: [(n, min(600, math.ceil(1.6*n**0.56))) for n in ns], lambda ns: [(n, min(600, n//2)) for n in ns], lambda ns: [(n, min(600, 1.6*n**0.56)) for n in ns], lambda ns: list({n: min(600, round(1.6*n**0.56)) for n in ns}.items())]
+    section = 'Embeddings: a row for each word'
     hints = ['A list comprehension over `n_categories`, with a pair for each.', '`min(600, round(…))` applies the limit.']
     why = 'A column with more categories needs more numbers to tell them apart, but the number grows slowly.'
     explanation = 'The length grows a little faster than the square root of the number of categories. `get_emb_sz` uses the same rule.'
@@ -80,6 +104,7 @@ class categorized:
              (lambda t, c: [['#na#', *sorted({o for o in t if o is not None})].index(o) for o in c if o in t and o is not None], 'missing and unknown values are dropped: they should become 0')]
     accepts = [lambda t, c: [{o: i for i,o in enumerate(sorted(set(t) - {None}), 1)}.get(o, 0) for o in c], lambda t, c: tensor([{o: i for i,o in enumerate(sorted(set(t) - {None}), 1)}.get(o, 0) for o in c]).long() if c else []]
     refuses = [lambda t, c: [{o: i for i,o in enumerate(sorted(set(t) - {None}), 1)}.get(o, -1) for o in c], lambda t, c: [{o: i for i,o in enumerate(sorted(set(t) - {None}, reverse=True), 1)}.get(o, 0) for o in c], lambda t, c: [o if o in t else '#na#' for o in c], lambda t, c: [{o: i for i,o in enumerate(sorted(set(t) - {None}), 1)}.get(o, 0) for o in t]]
+    section = 'What goes in'
     hints = ['`sorted(set(…))` gives each category once, in alphabetical order. Remove None first.', 'A dictionary with `.get(category, 0)` gives 0 for everything unknown.']
     why = 'A model meets categories after training that it has never seen, and it needs a row for them.'
     explanation = 'The vocabulary comes from the training rows only. Whatever is not in it gets number 0.'
@@ -107,6 +132,7 @@ class normalized_columns:
     mistakes = {'a': 'with many rows it would be wrong as well: the same age would become different numbers', 'c': 'the statistics are computed once', 'd': 'the values are known; using their statistics would change what they mean to the model'}
     accepts = [lambda t, v: [(o - t.mean(0))/((t - t.mean(0))**2).mean(0).sqrt() for o in (t, v)], lambda t, v: tuple((o - t.mean(0, keepdim=True))/t.var(0, unbiased=False).sqrt() for o in (t, v))]
     refuses = [lambda t, v: (v, t), lambda t, v: (lambda a: ((t - a.mean(0))/a.std(0, unbiased=False), (v - a.mean(0))/a.std(0, unbiased=False)))(torch.cat([t, v])), lambda t, v: ((t - t.mean(0))/(t.amax(0) - t.amin(0)), (v - t.mean(0))/(t.amax(0) - t.amin(0))), lambda t, v: (t - t.mean(0))/t.std(0, unbiased=False), lambda t, v: ((t - t.median(0).values)/t.std(0, unbiased=False), (v - t.median(0).values)/t.std(0, unbiased=False))]
+    section = 'What goes in'
     hints = ['`train.mean(0)` has one number for each column.', 'Use the same mean and standard deviation for both tables.']
     why = 'A model that was trained on normalized columns needs the same normalization for every row that it predicts.'
     explanation = 'The statistics come from the training rows. If each set had its own, the same age would become two different numbers.'
@@ -125,13 +151,15 @@ class best_accuracy:
         p = torch.tensor([0.8, 0.5, 0.1], dtype=torch.float64)
         return [(1 - p).mean().item(), torch.maximum(p, 1 - p).mean().item(), (p**2 + (1 - p)**2).mean().item()]
     form = 'a list of three fractions, from 0 to 1'
+    rtol = 0.007 # a simulation is right, too
     wrong = [([.47, .73, .67], 'that is the fraction of people who earn more, and the other answer is always given'), ([.53, 1., .67], 'even a model that knows the probabilities cannot foresee a coin'), ([.53, .8, .67], 'this is the accuracy in one group only: average over the three'),
              ([.53, .73, .73], 'a model that tosses coins is right less often than one that always gives the more likely answer'), ([.53, .73, .5], 'its coin is loaded in the same way as the true one, so they agree in more than half of the cases')]
     options = {'a': 'It is a bad model, as more than a quarter of its predictions are wrong', 'b': 'It is as good as possible on this table', 'c': 'It is overfitted, because it has memorized the coins of the people in the training rows', 'd': 'It needs more layers, since larger models can always reach a higher accuracy than that'}
     right = 'b'
     mistakes = {'a': 'compare it with the best possible model, not with 1', 'c': 'memorized coins do not help on new people', 'd': 'no model can foresee a coin'}
-    accepts = [(.53, .73, .67), [.533, .733, .667], np.array([8/15, 11/15, 2/3])]
+    accepts = [(.53, .73, .67), [.5336, .7334, .6668], [.533, .733, .667], np.array([8/15, 11/15, 2/3])]
     refuses = [[.5, .73, .67], [.53, .75, .67], [.53, .73, .6], [.53, .7, .67], [.6, .73, .67]]
+    section = 'Twenty thousand people'
     hints = ['1: the mean of the probabilities of *not more*.', '2: in each group, give the more likely answer. 3: both coins show the same side with probability p² + (1 − p)².']
     why = 'An accuracy means little without the baseline below it and the limit above it.'
     explanation = 'Always *not more*: (0.2 + 0.5 + 0.9)/3. The best model: (0.8 + 0.5 + 0.9)/3. Random predictions: (0.68 + 0.5 + 0.82)/3.'

@@ -5,7 +5,10 @@ __all__ = ['HUGE', 'plain_scalar', 'has_axes', 'is_number', 'is_list', 'is_colum
            'is_rounded', 'same_number', 'same_words', 'Comparison', 'is_code', 'number_text', 'difference', 'as_index']
 
 # %% ../../nbs/checks/00c_compare.ipynb #00000002
-import cmath, inspect, math, numbers
+import cmath
+import inspect
+import math
+import numbers
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from decimal import ROUND_HALF_DOWN, ROUND_HALF_UP, Decimal
@@ -14,6 +17,7 @@ from fractions import Fraction
 import numpy as np
 import torch
 from fastcore.foundation import L
+
 from .limits import short
 
 # %% ../../nbs/checks/00c_compare.ipynb #00000005
@@ -39,7 +43,8 @@ def kind_of(x):
     if isinstance(x, np.ndarray) and x.ndim: return 'an array'
     if isinstance(x, (bool, np.bool_)): return 'True or False'
     if is_number(plain_scalar(x)): return 'a number'
-    named = {'str': 'a string', 'dict': 'a dictionary', 'set': 'a set', 'list': 'a list', 'tuple': 'a tuple', 'NoneType': 'None'}
+    named = {'str': 'a string', 'dict': 'a dictionary', 'set': 'a set', 'list': 'a list', 'tuple': 'a tuple',
+             'NoneType': 'None'}
     name = type(x).__name__
     return named.get(name) or f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
@@ -58,12 +63,14 @@ def is_rounded(
     true = Decimal(want)
     for n in range(digits, 8):
         unit = Decimal(1).scaleb(true.adjusted() - n + 1)
-        if any(math.isclose(float(true.quantize(unit, how)), got, rel_tol=1e-6) for how in (ROUND_HALF_UP, ROUND_HALF_DOWN)): return True
+        rounded = (float(true.quantize(unit, how)) for how in (ROUND_HALF_UP, ROUND_HALF_DOWN))
+        if any(math.isclose(o, got, rel_tol=1e-6) for o in rounded): return True
     return False
 
 def same_number(got, want, rtol=None, digits=2):
     "Whether two Python numbers are the same; without an `rtol`, floats may be rounded to `digits` significant digits."
-    if isinstance(got, complex) or isinstance(want, complex): return cmath.isclose(complex(got), complex(want), rel_tol=rtol or 1e-5)
+    if isinstance(got, complex) or isinstance(want, complex):
+        return cmath.isclose(complex(got), complex(want), rel_tol=rtol or 1e-5)
     if got != got or want != want: return got != got and want != want
     if got == want: return True
     if abs(got) > HUGE or abs(want) > HUGE: return False # infinities, and whole numbers beyond any float
@@ -107,7 +114,8 @@ class Comparison:
         if is_number(want): return self._number(got, want)
         if isinstance(want, str) and isinstance(got, str): return self._string(got, want)
         if type(got) is not type(want): return wrong_kind(got, want)
-        same = got.equals(want) if hasattr(want, 'equals') else got == want
+        equals = getattr(got, 'equals', None) # of a table
+        same = equals(want) if equals else got == want
         return None if same else f'it is not {short(got)}'
 
     def _bool(self, got, want):
@@ -127,31 +135,61 @@ class Comparison:
     def _set(self, got, want):
         if self.relaxed and (there := as_list(got)) is not None: got = there
         elif not isinstance(got, Set): return wrong_kind(got, want)
-        form = (lambda o: same_words(o) if isinstance(o, str) else plain_scalar(o)) if self.relaxed else (lambda o: o)
-        return None if {form(o) for o in got} == {form(o) for o in want} else f'it is not {short(got)}'
+        return None if self._members(got) == self._members(want) else f'it is not {short(got)}'
+
+    def _members(self, x):
+        "A set of what is in `x`, in a form in which equal answers are equal."
+        if not self.relaxed: return set(x)
+        return set(same_words(o) if isinstance(o, str) else plain_scalar(o) for o in x)
 
     def _array(self, got, want):
-        if isinstance(got, torch.Tensor) != isinstance(want, torch.Tensor) or not isinstance(got, (torch.Tensor, np.ndarray)): return wrong_kind(got, want)
-        if tuple(got.shape) != tuple(want.shape): return f'the shape {tuple(want.shape)} was expected, and {tuple(got.shape)} came'
+        kind = torch.Tensor if isinstance(want, torch.Tensor) else np.ndarray
+        if not isinstance(got, kind): return wrong_kind(got, want)
+        if tuple(got.shape) != tuple(want.shape):
+            return f'the shape {tuple(want.shape)} was expected, and {tuple(got.shape)} came'
         if isinstance(want, np.ndarray) and want.dtype.kind in 'OUS':
-            return None if (got == want).all() else 'the shape is right, but not all of the values'
+            return None if np.all(got == want) else 'the shape is right, but not all of the values'
         got, want = (torch.as_tensor(o).detach() for o in (got, want))
-        if (got.dtype == torch.bool) != (want.dtype == torch.bool): return f'the type {want.dtype} was expected, and {got.dtype} came'
+        if (got.dtype == torch.bool) != (want.dtype == torch.bool):
+            return f'the type {want.dtype} was expected, and {got.dtype} came'
         wide = [o if o.is_complex() else o.double() for o in (got, want)]
-        close = torch.isclose(*wide, rtol=(self.rtol or 1e-4) if want.is_floating_point() or want.is_complex() else 1e-9, atol=1e-6, equal_nan=True)
-        return None if close.all() else f'the shape is right, but {(~close).sum().item()} of {got.numel()} values are not'
+        rtol = (self.rtol or 1e-4) if want.is_floating_point() or want.is_complex() else 1e-9
+        close = torch.isclose(*wide, rtol=rtol, atol=1e-6, equal_nan=True)
+        if close.all(): return None
+        return f'the shape is right, but {(~close).sum().item()} of {got.numel()} values are not'
 
     def _mapping(self, got, want, place):
         if not isinstance(got, Mapping): return place, wrong_kind(got, want)
-        if set(got) != set(want):
-            return place, f'the keys are not right: {len(set(want) - set(got))} are missing, {len(set(got) - set(want))} are too many'
+        if self.relaxed: got = _as_spelled(got, want)
+        if set(got) != set(want): return place, _wrong_keys(list(got), list(want))
         return next((d for k in want if (d := self.find(got[k], want[k], (*place, k)))), None)
 
     def _list(self, got, want, place):
         values = as_list(got)
         if values is None: return place, wrong_kind(got, want)
-        if len(values) != len(want): return place, f"{len(want)} {'value was' if len(want) == 1 else 'values were'} expected, and {len(values)} came"
-        return next((d for i,(g,w) in enumerate(zip(values, want)) if (d := self.find(g, w, (*place, i)))), None)
+        if has_axes(got) and got.ndim > 1 and math.prod(got.shape) == len(want):
+            came = f'{kind_of(got)} of the shape {tuple(got.shape)} came'
+            return place, f'{came}, and {len(want)} values in a row were expected: `flatten` it'
+        if len(values) != len(want):
+            verb = 'value was' if len(want) == 1 else 'values were'
+            return place, f'{len(want)} {verb} expected, and {len(values)} came'
+        pairs = enumerate(zip(values, want, strict=True))
+        return next((d for i,(g,w) in pairs if (d := self.find(g, w, (*place, i)))), None)
+
+def _as_spelled(got, want):
+    "The dictionary `got` with keys as `want` spells them, where they differ only in capitals or spaces."
+    spelled = {same_words(k): k for k in want if isinstance(k, str)}
+    return {spelled.get(same_words(k), k) if isinstance(k, str) and k not in want else k: v for k,v in got.items()}
+
+def _wrong_keys(got, want):
+    "What is wrong with the keys of a dictionary, as a sentence."
+    missing, more = [o for o in want if o not in got], [o for o in got if o not in want]
+    def named(keys): return ', '.join(map(short, keys[:3])) + (f' and {len(keys) - 3} more' if len(keys) > 3 else '')
+    said = []
+    if len(missing) == 1: said.append(f'the key {named(missing)} is missing')
+    if len(missing) > 1: said.append(f'the keys {named(missing)} are missing')
+    if more: said.append(f"{named(more)} {'is' if len(more) == 1 else 'are'} not asked for")
+    return ', and '.join(said)
 
 def is_code(x): return inspect.isfunction(x) or inspect.isbuiltin(x) or inspect.ismethod(x)
 

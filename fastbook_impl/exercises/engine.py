@@ -3,29 +3,43 @@
 # %% auto #0
 __all__ = ['KINDS', 'COLORS', 'CHAPTERS', 'Part', 'is_empty', 'Operations', 'operations', 'names_used', 'FunctionPart',
            'ValuePart', 'in_part', 'ChoicePart', 'same_letter', 'shuffled', 'Exercise', 'padded', 'exercise', 'Verdict',
-           'style_of', 'as_html', 'judge', 'rewritings', 'near_misses', 'proof', 'answers_in', 'all_accepted',
-           'all_refused', 'right_answers', 'exercises', 'NoSuchExercise', 'find']
+           'style_of', 'as_html', 'judge', 'preload', 'rewritings', 'near_misses', 'proof', 'answers_in',
+           'all_accepted', 'all_refused', 'right_answers', 'exercises', 'NoSuchExercise', 'find']
 
 # %% ../../nbs/checks/00_engine.ipynb #00000002
-import contextlib, copy, dis, functools, html, importlib, inspect, math, random, re, textwrap, types
-from collections.abc import Mapping
+import contextlib
+import copy
+import dis
+import functools
+import html
+import importlib
+import inspect
+import math
+import random
+import re
+import textwrap
+import types
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import torch
 from fastcore.foundation import L
 from torch.overrides import TorchFunctionMode
-from .compare import Comparison, as_index, difference, has_axes, is_list, kind_of
-from .limits import SECONDS, Bounded, NotYet, TooLong, call, for_input, limited, short, time_limit
+
+from ..imports import LazyModule
 from ..torch_core import get_random_states, no_random
+from .compare import Comparison, difference, has_axes, is_list, kind_of
+from .limits import Bounded, NotYet, TooLong, call, for_input, limited, short, time_limit
 
 # %% ../../nbs/checks/00_engine.ipynb #00000005
 @dataclass
 class Part:
     "One thing that a reader answers."
     name: str          # of the variable or function in the reader's cell
-    reference: object  # what is right
+    reference: Any     # what is right
     wrong: list        # pairs of a wrong answer and the sentence that names its mistake
     stub: str          # source that the reader fills in
     solution: str      # source of an answer that is right
@@ -75,25 +89,29 @@ def operations(f, *args):
 def names_used(f, seen=None) -> set:
     "The names in the code of `f`, of functions inside it, and of those that it calls and that are defined beside it."
     seen = set() if seen is None else seen
-    code = f if isinstance(f, types.CodeType) else getattr(f, '__code__', None)
+    code = getattr(f, '__code__', None)
     if code is None or code in seen: return set()
     seen.add(code)
-    names = set(code.co_names)
-    for const in code.co_consts:
-        if isinstance(const, types.CodeType): names |= names_used(const, seen)
-    if code is f: return names
-    inside = dict(zip(code.co_freevars, (c.cell_contents for c in f.__closure__ or ())))
-    for g in (inside.get(n, f.__globals__.get(n)) for n in names | set(code.co_freevars)):
-        if inspect.isfunction(g) and g.__module__ == f.__module__: names |= names_used(g, seen)
+    names = _names_in(code)
+    inside = dict(zip(code.co_freevars, (c.cell_contents for c in f.__closure__ or ()), strict=True))
+    for n in names | set(code.co_freevars):
+        g = inside.get(n, f.__globals__.get(n))
+        if inspect.isfunction(g) and g.__module__ == f.__module__:
+            names = names - {n} | names_used(g, seen) # however it is called
     return names
+
+def _names_in(code) -> set:
+    "The names in a code object, and in those of the functions inside it."
+    inner = (o for o in code.co_consts if isinstance(o, types.CodeType))
+    return set(code.co_names).union(*map(_names_in, inner))
 
 # %% ../../nbs/checks/00_engine.ipynb #0000000b
 @dataclass
 class FunctionPart(Part):
     "A function to write. It is compared with the reference on edge cases and on inputs drawn anew for each seed."
-    cases: object = None      # a function of a `random.Random` that yields tuples of arguments
-    compare: object = None    # instead of `difference`
-    properties: object = None # more to check: a function of the answer and a `random.Random` that raises `NotYet`
+    cases: Any = None         # a function of a `random.Random` that yields tuples of arguments
+    compare: Any = None       # instead of `difference`
+    properties: Any = None    # more to check: a function of the answer and a `random.Random` that raises `NotYet`
     forbidden: tuple = ()     # names of functions, methods and torch operations that an answer may not use
     instead: str = 'write it yourself' # what to use instead of them
 
@@ -105,10 +123,13 @@ class FunctionPart(Part):
     def check(self, answer, seed=0, reference=None, printed=None):
         "Raise `NotYet` unless `answer` does what the reference does. `printed` collects what the answer prints."
         if not callable(answer):
-            raise NotYet(f'`{self.name}` must be a function, and it is {kind_of(answer)}: define it with `def {self.name}(…):`')
+            raise NotYet(f'`{self.name}` must be a function, and it is {kind_of(answer)}: '
+                         f'define it with `def {self.name}(…):`')
         inputs = self.inputs(seed)
         problem = self.problem(answer, reference or self.reference, inputs, seed, printed)
-        if problem: raise NotYet(self.known_mistake(lambda w: callable(w) and self.alike(answer, w, inputs, seed)) or problem)
+        if problem:
+            def same(w): return callable(w) and self.alike(answer, w, inputs, seed)
+            raise NotYet(self.known_mistake(same) or problem)
         if self.forbidden: self._refuse_forbidden(answer)
         if self.properties:
             with _seeded(seed): self.properties(answer, random.Random(seed))
@@ -135,7 +156,8 @@ class FunctionPart(Part):
         return not any(self._differ(self._outcome(answer, a, seed), self._outcome(wrong, a, seed)) for a in inputs)
 
     def _differ(self, a, b):
-        if isinstance(a, NotYet) or isinstance(b, NotYet): return not (isinstance(a, NotYet) and isinstance(b, NotYet) and str(a) == str(b))
+        if isinstance(a, NotYet) and isinstance(b, NotYet): return str(a) != str(b)
+        if isinstance(a, NotYet) or isinstance(b, NotYet): return True
         return self._difference(a, b)
 
     def _difference(self, got, want):
@@ -175,21 +197,32 @@ class ValuePart(Part):
 
     def check(self, answer, seed=0, reference=None):
         "Raise `NotYet` unless `answer` is what came out of the experiment."
-        if callable(answer) and not isinstance(answer, type): raise NotYet(f'{self.form} was expected, and a function came: does it have to be called?')
+        if callable(answer) and not isinstance(answer, type):
+            raise NotYet(f'{self.form} was expected, and a function came: does it have to be called?')
         want = (reference or self.reference)()
         found, exact = self.find(answer, want), self.find(answer, want, rounded=False)
         if not exact: return
         mistake = self._mistake(answer, want, rounded=False) # first of all: a rounded truth may be a known mistake
         if mistake: raise NotYet(mistake)
-        if found: raise NotYet(self._mistake(answer, want) or self._said(*found))
+        if not found: return
+        raise NotYet(self._mistake(answer, want) or self._coarse(answer, want, found[0]) or self._said(*found))
 
     def _mistake(self, answer, want, rounded=True):
         "The sentence of the wrong answer that `answer` is, or that it contains."
         return (self.known_mistake(lambda w: not self.find(answer, w, rounded))
                 or self.known_mistake(lambda w: self._contains(answer, w, want, rounded)))
 
+    def _coarse(self, answer, want, place):
+        "The sentence for a number that is right at `place`, but has too few digits; None if it is wrong."
+        if self.rtol: return None
+        found = Comparison(None, self.digits - 1, relaxed=True).find(answer, want)
+        if found and found[0] == place: return None
+        return f'{in_part(place)}round less: {self.digits} significant digits are needed'
+
     def _contains(self, answer, w, want, rounded):
-        "Whether `answer`, a list or a dictionary, is wrong in the same way as `w` wherever that one is wrong. It may have other mistakes besides."
+        """Whether `answer`, a list or a dictionary, is wrong in the same way as `w` wherever that one is wrong.
+
+        It may have other mistakes besides."""
         places = _places(want)
         if not places or _places(w) != places or _places(answer) != places: return False
         off = [k for k in places if self.find(w[k], want[k], rounded=False)]
@@ -203,7 +236,10 @@ class ValuePart(Part):
 
 def in_part(place):
     "Where a difference is, for a reader: parts and what is in them are numbered from 1."
-    words = [f'{"item" if i else "part"} {o + 1}' if isinstance(o, int) and not isinstance(o, bool) else f'`{short(o)}`' for i,o in enumerate(place)]
+    def word(i, o):
+        if isinstance(o, bool) or not isinstance(o, int): return f'`{short(o)}`'
+        return f'{"item" if i else "part"} {o + 1}'
+    words = [word(i, o) for i,o in enumerate(place)]
     return f'in {", ".join(words)}: ' if words else ''
 
 # %% ../../nbs/checks/00_engine.ipynb #0000000f
@@ -214,18 +250,20 @@ class ChoicePart(Part):
 
     def shown(self, order=None):
         "The options as a reader sees them: letter → text."
-        return {k: self.options[o] for k,o in zip(self.options, order or self.options)}
+        return {k: self.options[o] for k,o in zip(self.options, order or self.options, strict=False)}
 
     def meant(self, answer, order=None):
         "The letter, as the exercise counts, of what a reader chose; anything else unchanged."
-        letters = dict(zip(self.options, order or self.options))
+        letters = dict(zip(self.options, order or self.options, strict=False))
         return letters.get(same_letter(answer), answer)
 
     def check(self, answer, seed=0, reference=None):
         letters = ', '.join(f"'{o}'" for o in self.options)
-        if same_letter(answer) not in self.options: raise NotYet(f'choose one of the letters {letters}, and not {short(answer)}')
+        if same_letter(answer) not in self.options:
+            raise NotYet(f'choose one of the letters {letters}, and not {short(answer)}')
         answer = same_letter(answer)
-        if answer != (reference or self.reference): raise NotYet(self.known_mistake(lambda w: w == answer) or 'this is not the reason')
+        if answer != (reference or self.reference):
+            raise NotYet(self.known_mistake(lambda w: w == answer) or 'this is not the reason')
 
 def same_letter(x): return str.strip(x).strip('().').lower() if isinstance(x, str) else None
 
@@ -247,16 +285,21 @@ class Exercise:
     hints: list
     why: str
     explanation: str
-    draw: object = None # draws a right answer
-    section: str = ''   # the heading of the section that teaches it
+    draw: Any = None    # draws a right answer
+    section: str = ''   # the heading that teaches it, as in 'Loading' or, in another chapter, '15c: In pieces'
 
     @property
     def chapter(self): return padded(self.number.partition('.')[0])
     @property
     def place(self):
         "Where it stands in the course, for sorting: number and letter of the chapter, number of the question."
-        chapter, letter, n = re.fullmatch(r'(\d+)([a-z]?)\.(\d+)', self.number).groups()
+        [(chapter, letter, n)] = re.findall(r'^(\d+)([a-z]?)\.(\d+)$', self.number)
         return int(chapter), letter, int(n)
+    @property
+    def taught_in(self):
+        "The chapter that teaches it, and the heading of the section."
+        elsewhere = re.fullmatch(r'(\d+[a-z]?): (.+)', self.section)
+        return (padded(elsewhere[1]), elsewhere[2]) if elsewhere else (self.chapter, self.section)
     @property
     def names(self): return [p.name for p in self.parts]
     @property
@@ -270,7 +313,8 @@ class Exercise:
     def solution(self):
         "The source of the solution, with the explanation as a comment."
         words = textwrap.wrap(self.explanation, 100, break_long_words=False)
-        return '\n'.join([f'# Our solution of {self.number}', *(f'# {o}' for o in words), *(p.solution for p in self.parts)])
+        head = [f'# Our solution of {self.number}', *(f'# {o}' for o in words)]
+        return '\n'.join([*head, *(p.solution for p in self.parts)])
 
 def padded(chapter):
     "The name of a chapter with two digits, as in '04' and '15b'."
@@ -298,8 +342,8 @@ def _from_class(spec, number, title, kind):
     if 'solution' in spec.__dict__: parts.append(_function_part(spec, name, given))
     if 'experiment' in spec.__dict__: parts.append(_value_part(spec, name, given))
     if 'options' in spec.__dict__: parts.append(_choice_part(spec, f'{name}_because' if parts else name))
-    return Exercise(number, title, kind, inspect.cleandoc(spec.__doc__ or ''), parts, list(get('hints', [])), get('why', ''),
-                    ' '.join(get('explanation', '').split()), get('draw'), get('section', ''))
+    return Exercise(number, title, kind, inspect.cleandoc(spec.__doc__ or ''), parts, list(get('hints', [])),
+                    get('why', ''), ' '.join(get('explanation', '').split()), get('draw'), get('section', ''))
 
 # %% ../../nbs/checks/00_engine.ipynb #00000013
 def _source(f, name):
@@ -309,7 +353,8 @@ def _source(f, name):
 
 def _function_part(spec, name, given):
     f, get = spec.__dict__['solution'], spec.__dict__.get
-    doc = textwrap.indent(f'"""{inspect.cleandoc(f.__doc__)}"""' if '\n' in (f.__doc__ or '') else f'"{f.__doc__}"', '    ')
+    quotes = '"""' if '\n' in (f.__doc__ or '') else '"'
+    doc = textwrap.indent(f"{quotes}{inspect.cleandoc(f.__doc__ or '')}{quotes}", '    ')
     stub = f'def {name}{inspect.signature(f)}:\n{doc}\n    ...'
     more = {k: get(k) for k in ('cases', 'compare', 'properties', 'forbidden', 'instead') if get(k) is not None}
     return FunctionPart(name=name, reference=f, stub=stub, solution=_source(f, name), **given, **more)
@@ -323,21 +368,26 @@ def _value_part(spec, name, given):
 def _choice_part(spec, name):
     options, right, mistakes = (spec.__dict__[k] for k in ('options', 'right', 'mistakes'))
     letters = ', '.join(f"'{o}'" for o in options)
-    return ChoicePart(name, right, list(mistakes.items()), f'{name} = None # {letters}', f"{name} = '{right}'", options=options)
+    stub, solution = f'{name} = None # {letters}', f"{name} = '{right}'"
+    return ChoicePart(name, right, list(mistakes.items()), stub, solution, options=options)
 
 # %% ../../nbs/checks/00_engine.ipynb #00000015
 def _complain(ex):
+    choices = [p for p in ex.parts if isinstance(p, ChoicePart)]
+    every = all({w for w,_ in p.wrong} | {p.reference} == set(p.options) for p in choices)
     missing = [what for what, there in {
-        'a task': ex.task, 'a title': ex.title, f'a kind out of {KINDS}': ex.kind in KINDS, 'something to answer': ex.parts, 'two hints': len(ex.hints) >= 2,
+        'a task': ex.task, 'a title': ex.title, f'a kind out of {KINDS}': ex.kind in KINDS,
+        'something to answer': ex.parts, 'two hints': len(ex.hints) >= 2,
         'why it matters': ex.why, 'an explanation': ex.explanation, 'three wrong answers': ex.n_wrong >= 3,
         'inputs to try': all(p.cases for p in ex.parts if isinstance(p, FunctionPart)),
-        'a sentence for every wrong option': all({w for w,_ in p.wrong} | {p.reference} == set(p.options) for p in ex.parts if isinstance(p, ChoicePart)),
+        'a sentence for every wrong option': every,
     }.items() if not there]
     if missing: raise ValueError(f'exercise {ex.number} lacks {", ".join(missing)}')
 
 # %% ../../nbs/checks/00_engine.ipynb #00000019
 # text and border on a light page, and on a dark one
-COLORS = {'open': ('#5f6368', '#a8adb3'), 'wrong': ('#a04b08', '#f0a35e'), 'right': ('#1a7f37', '#56c271'), 'skipped': ('#6b52a8', '#b7a4e6'), 'seen': ('#6b52a8', '#b7a4e6')}
+COLORS = {'open': ('#5f6368', '#a8adb3'), 'wrong': ('#a04b08', '#f0a35e'), 'right': ('#1a7f37', '#56c271'),
+          'skipped': ('#6b52a8', '#b7a4e6'), 'seen': ('#6b52a8', '#b7a4e6')}
 
 @dataclass
 class Verdict:
@@ -354,7 +404,8 @@ class Verdict:
 
     def __repr__(self):
         words, sign = self._words[self.state]
-        said = f'{sign} {self.number} {words}' + (f'{", because" if self.state == "wrong" else "."} {self.message}' if self.message else '')
+        said = f'{sign} {self.number} {words}'
+        if self.message: said += f'{", because" if self.state == "wrong" else "."} {self.message}'
         return f'{said}\n{self.prediction}' if self.prediction else said
 
     def _repr_html_(self):
@@ -362,8 +413,10 @@ class Verdict:
         text = as_html(self.message)
         because = ', because ' if self.state == 'wrong' and text else '. ' if text else ''
         more = f'<br>{as_html(self.prediction)}' if self.prediction else ''
-        return (f'{style_of(self.state)}<div class="fastbook-{self.state}" style="border-left:4px solid;padding:2px 10px">'
-                f'<b>{sign} {self.number} {words}</b><span style="color:var(--jp-ui-font-color1,inherit)">{because}{text}{more}</span></div>')
+        box = f'<div class="fastbook-{self.state}" style="border-left:4px solid;padding:2px 10px">'
+        plain = '<span style="color:var(--jp-ui-font-color1,inherit)">'
+        return (f'{style_of(self.state)}{box}<b>{sign} {self.number} {words}</b>'
+                f'{plain}{because}{text}{more}</span></div>')
 
 def style_of(state):
     "The color of a verdict, on light pages and on dark ones."
@@ -380,7 +433,7 @@ def as_html(text):
 def judge(
     ex,              # an `Exercise`
     *answers,        # one for each of its parts
-    seeds=range(3),  # for the random inputs
+    seeds:Iterable=range(3), # for the random inputs
     references=None, # instead of what is right, one for each part: to prove that the check looks at them
     order=None,      # of the options, as the reader saw them
     guard=True       # run the reader's functions in a child process
@@ -388,10 +441,12 @@ def judge(
     "What is to be said of `answers`. It never raises, whatever they are."
     if len(answers) != len(ex.parts):
         asked = ' and '.join(f'`{n}`' for n in ex.names)
-        return Verdict(ex.number, 'wrong', f"{asked} {'is' if len(ex.parts) == 1 else 'are'} asked for, and {len(answers)} answers came")
-    if all(p.unanswered(a) for p,a in zip(ex.parts, answers)): return Verdict(ex.number, 'open', f"hint('{ex.number}') helps")
+        verb = 'is' if len(ex.parts) == 1 else 'are'
+        return Verdict(ex.number, 'wrong', f'{asked} {verb} asked for, and {len(answers)} answers came')
+    if all(p.unanswered(a) for p,a in zip(ex.parts, answers, strict=True)):
+        return Verdict(ex.number, 'open', f"hint('{ex.number}') helps")
     printed = ''
-    for part,answer,ref in zip(ex.parts, answers, references or [None]*len(answers)):
+    for part,answer,ref in zip(ex.parts, answers, references or [None]*len(answers), strict=True):
         if part.unanswered(answer): return Verdict(ex.number, 'open', f'`{part.name}` is still to be answered', printed)
         if isinstance(part, ChoicePart): answer = part.meant(answer, order)
         said, words = _checked(part, answer, seeds, ref, guard)
@@ -402,8 +457,19 @@ def judge(
 def _checked(part, answer, seeds, ref, guard):
     "What is wrong with the answer to one part, '' if nothing is, and what it printed."
     run = functools.partial(_check_part, part, answer, seeds, ref)
+    if guard: preload(part, answer)
     try: return limited(run) if guard and isinstance(part, FunctionPart) and callable(answer) else run()
     except NotYet as e: return str(e), ''
+
+def preload(part, answer=None):
+    """Import what a check imports when it is first needed.
+
+    In its child process, each check would import it anew, in the time that the reader's function has."""
+    if not isinstance(part, FunctionPart): return
+    part.inputs(0)
+    lazy = (getattr(answer, '__globals__', {}).get(n) for n in names_used(answer))
+    for module in lazy:
+        if isinstance(module, LazyModule): dir(module)
 
 def _check_part(part, answer, seeds, ref):
     "As `_checked`, here and now."
@@ -415,7 +481,8 @@ def _check_part(part, answer, seeds, ref):
             _check_size(answer)
             part.check(answer, 0, ref)
     except NotYet as e: return str(e), printed.getvalue()
-    except (Exception, SystemExit) as e: return f'it cannot be compared with what is right: {type(e).__name__}', printed.getvalue()
+    except (Exception, SystemExit) as e:
+        return f'it cannot be compared with what is right: {type(e).__name__}', printed.getvalue()
     return '', printed.getvalue()
 
 _MAX_VALUES = 100_000 # in a list that a reader gives as an answer
@@ -441,12 +508,18 @@ def rewritings(x):
     forms = {str: lambda o: f' {o.upper()} ', int: np.int64, bool: np.bool_, float: np.float64}
     if type(x) in (list, tuple): yield from (_container(make, x) for make in (list, tuple, L))
     yield _each(lambda o: forms.get(type(o), lambda o: o)(o), x)
-    yield _each(lambda o: torch.tensor(o, dtype=torch.float64 if type(o) is float else None) if type(o) in (int, bool, float) else o, x)
+    yield _each(lambda o: _tensor(o) if type(o) in (int, bool, float) else o, x)
     yield _each(lambda o: Fraction(o) if type(o) is int or type(o) is float and math.isfinite(o) else o, x)
-    if type(x) in (list, tuple) and x and all(type(o) in (int, float) for o in x): yield from (np.array(x), torch.tensor(x, dtype=torch.float64))
+    if type(x) in (list, tuple) and x and all(type(o) in (int, float) for o in x):
+        yield from (np.array(x), torch.tensor(x, dtype=torch.float64))
+
+def _tensor(x): return torch.tensor(x, dtype=torch.float64 if type(x) is float else None)
 
 def near_misses(x, off=0.1):
-    "Values that are nearly `x`: an integer off by one, a float by the fraction `off` of it, the wrong truth value, one value too few."
+    """Values that are nearly `x`.
+
+    An integer is off by one, a float by the fraction `off` of it, a truth value is the wrong one, and a list has one
+    value too few."""
     if type(x) in (list, tuple):
         for i,o in enumerate(x): yield from (type(x)([*x[:i], near, *x[i + 1:]]) for near in near_misses(o, off))
         if len(x) > 1: yield x[:-1]
@@ -461,8 +534,8 @@ def proof(
     seeds=range(10)
 ):
     "What is wrong with the exercise itself: a list of sentences, empty if it can't be fooled."
-    return [*_solution_fails(ex, seeds), *_stub_passes(ex), *_accepted_fails(ex, seeds), *_wrong_passes(ex), *_refused_passes(ex),
-            *_broken_reference_passes(ex), *_nonsense_passes(ex)]
+    return [*_solution_fails(ex, seeds), *_stub_passes(ex), *_accepted_fails(ex, seeds), *_wrong_passes(ex),
+            *_refused_passes(ex), *_broken_reference_passes(ex), *_nonsense_passes(ex)]
 
 def answers_in(ex, source):
     "What `source` defines for the parts of `ex`; None for what it does not. Raises `NotYet` if it does not run."
@@ -504,7 +577,8 @@ def _wrong_passes(ex):
     for i,part in enumerate(ex.parts):
         for k,(w,text) in enumerate(part.wrong):
             v = judge(ex, *_with(ex, i, w), guard=False)
-            if v.state != 'wrong' or text.rstrip('.?!') not in v.message: yield f'{ex.number}: wrong answer {k} of `{part.name}` gets: {v}'
+            if v.state != 'wrong' or text.rstrip('.?!') not in v.message:
+                yield f'{ex.number}: wrong answer {k} of `{part.name}` gets: {v}'
 
 def _refused_passes(ex):
     for i,part in enumerate(ex.parts):
@@ -515,21 +589,25 @@ def _refused_passes(ex):
 def _broken_reference_passes(ex):
     for i,part in enumerate(ex.parts):
         for k,(w,_) in enumerate(part.wrong):
-            broken, exact = [None]*len(ex.parts), copy.copy(ex)
+            broken: list[Any] = [None]*len(ex.parts)
+            exact = copy.copy(ex)
             broken[i] = (lambda w=w: w) if isinstance(part, ValuePart) else w
             exact.parts = [replace(p, digits=6) if isinstance(p, ValuePart) else p for p in ex.parts]
-            if judge(exact, *right_answers(ex), references=broken, guard=False): yield f'{ex.number}: the check passes with wrong answer {k} of `{part.name}` as its reference'
+            if judge(exact, *right_answers(ex), references=broken, guard=False):
+                yield f'{ex.number}: the check passes with wrong answer {k} of `{part.name}` as its reference'
 
 def _nonsense_passes(ex):
-    for nonsense in (object(), 'nonsense', -12345.678, [], {}, lambda *a: 1/0, lambda *a: None, lambda *a: object(), torch.zeros(3, 2, 1), float('nan')):
+    functions = (lambda *a: 1/0, lambda *a: None, lambda *a: object())
+    for nonsense in (object(), 'nonsense', -12345.678, [], {}, *functions, torch.zeros(3, 2, 1), float('nan')):
         for i in range(len(ex.parts)):
             v = judge(ex, *_with(ex, i, nonsense), seeds=[0], guard=False)
             if v.state == 'right' or not v.message: yield f'{ex.number}: {short(nonsense)} as `{ex.names[i]}` gets: {v}'
 
 # %% ../../nbs/checks/00_engine.ipynb #00000025
 # the notebooks with exercises; those of chapter 04 are in the module `ch04`
-CHAPTERS = {'01': '01_intro', '02': '02_production', '03': '03_ethics', '04': '04_mnist_basics', '05': '05_pet_breeds', '06': '06_multicat', '15': '15_arch_details',
-            '15b': '15b_further_research', '15c': '15c_language', '15d': '15d_tables'}
+CHAPTERS = {'01': '01_intro', '02': '02_production', '03': '03_ethics', '04': '04_mnist_basics', '05': '05_pet_breeds',
+            '06': '06_multicat', '15': '15_arch_details', '15b': '15b_further_research', '15c': '15c_language',
+            '15d': '15d_tables'}
 
 def exercises(chapter=None):
     "The exercises of `chapter`, such as '04', or all of them, in order."
@@ -539,7 +617,9 @@ def exercises(chapter=None):
 
 def _chapter(c):
     name = padded(c)
-    if name not in CHAPTERS: raise NoSuchExercise(f"there are no exercises for chapter {str(c).strip()}; there are for {', '.join(CHAPTERS)}")
+    if name not in CHAPTERS:
+        raise NoSuchExercise(f'there are no exercises for chapter {str(c).strip()}; '
+                             f'there are for {", ".join(CHAPTERS)}')
     return name
 
 class NoSuchExercise(ValueError):
@@ -549,10 +629,13 @@ class NoSuchExercise(ValueError):
 def find(number):
     "The exercise `number`, such as '4.8'."
     if isinstance(number, Exercise): return number
-    if isinstance(number, float): raise NoSuchExercise("write the number of an exercise in quotes, as '4.8': without, 4.10 is the same as 4.1")
+    if isinstance(number, float):
+        raise NoSuchExercise("write the number of an exercise in quotes, as '4.8': without, 4.10 is the same as 4.1")
     number = '.'.join(o.lstrip('0') or '0' for o in str(number).strip().split('.'))
     if number in _exercises: return _exercises[number]
     chapter, _, _ = number.partition('.')
     there = exercises(chapter)
-    if number not in _exercises: raise NoSuchExercise(f'there is no exercise {number}; those of chapter {chapter} go from {there[0].number} to {there[-1].number}')
+    if number not in _exercises:
+        raise NoSuchExercise(f'there is no exercise {number}; those of chapter {chapter} go from {there[0].number} '
+                             f'to {there[-1].number}')
     return _exercises[number]

@@ -5,9 +5,21 @@ __all__ = ['SECONDS', 'MEMORY', 'NotYet', 'TooLong', 'Bounded', 'call', 'short',
            'still_running', 'can_fork', 'limited']
 
 # %% ../../nbs/checks/00b_limits.ipynb #00000002
-import _thread, contextlib, copy, io, json, os, re, reprlib, select, signal, sys, threading, time, warnings
+import _thread
+import contextlib
+import copy
+import io
+import json
+import os
+import re
+import reprlib
+import select
+import signal
+import sys
+import threading
+import time
+import warnings
 
-import numpy as np
 import torch
 
 # %% ../../nbs/checks/00b_limits.ipynb #00000005
@@ -71,7 +83,9 @@ SECONDS = 10. # for everything that a reader's function does in one check
 
 @contextlib.contextmanager
 def time_limit(seconds):
-    "Interrupt the block after `seconds` with `TooLong`. Works in the main thread, where notebooks and the command line run."
+    """Interrupt the block after `seconds` with `TooLong`.
+
+    It works in the main thread, where notebooks and the command line run."""
     if threading.current_thread() is not threading.main_thread(): yield; return
     lock, state = threading.Lock(), {'over': False, 'done': False}
     def stop():
@@ -171,7 +185,8 @@ def _end(pid):
 def _result(said, status):
     if not said:
         died = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-        raise NotYet(f'it ended the program ({signal.Signals(died).name})' if died not in (0, signal.SIGKILL) else 'it ended the program')
+        by = '' if died in (0, signal.SIGKILL) else f' ({signal.Signals(died).name})'
+        raise NotYet(f'it ended the program{by}')
     kind, value = json.loads(said)
     if kind == 'raised': raise NotYet(value)
     return value

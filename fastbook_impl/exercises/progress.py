@@ -6,15 +6,24 @@ __all__ = ['STATES', 'LARGEST', 'LONGEST', 'BOXES', 'progress_file', 'read_progr
            'skip', 'reset', 'Progress', 'link', 'anchor', 'progress']
 
 # %% ../../nbs/checks/00d_progress.ipynb #00000002
-import ast, datetime, html, importlib, inspect, json, os, random, shutil, textwrap
+import ast
+import datetime
+import html
+import importlib
+import inspect
+import json
+import random
+import shutil
+import textwrap
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..data.external import fastbook_home
 from ..imports import in_notebook
-from .engine import CHAPTERS, Exercise, ValuePart, Verdict, answers_in, as_html, exercises, find, judge
-from .limits import NotYet, cut, limited, short, time_limit
 from ..torch_core import written_whole
+
+from .engine import CHAPTERS, Exercise, ValuePart, Verdict, answers_in, as_html, exercises, find, judge, preload
+from .limits import NotYet, cut, limited, short, time_limit
 
 # %% ../../nbs/checks/00d_progress.ipynb #00000005
 STATES = ('right', 'wrong', 'seen', 'skipped', 'open')
@@ -26,7 +35,7 @@ def progress_file():
     return fastbook_home()/'progress.json'
 
 def read_progress() -> dict:
-    "What is known of each exercise: number → `state`, `answer` (source), `tries`, `hints` (how many were given), `when`."
+    "What is known of each exercise: number → `state`, `answer` (source), `tries`, `hints` (how many), `when`."
     try: return _read()
     except OSError as e: print(f'Your progress could not be read: {e.strerror or e}.')
     return {}
@@ -40,22 +49,27 @@ def _read():
     except (ValueError, RecursionError) as e: return _set_aside(e, {})
     if not isinstance(kept, dict): return _set_aside('it is not a table of exercises', {})
     good = {n: o for n,o in kept.items() if _is_entry(o)}
-    return good if len(good) == len(kept) else _set_aside(f"the entry of {', '.join(sorted(set(kept) - set(good))[:3])} is damaged", good)
+    if len(good) == len(kept): return good
+    return _set_aside(f"the entry of {', '.join(sorted(set(kept) - set(good))[:3])} is damaged", good)
 
 def _is_entry(o):
     "Whether `o` is what we keep of an exercise, or of the reader."
-    kinds = {'state': str, 'answer': str, 'when': str, 'first': str, 'order': str, 'hints': int, 'tries': int, 'seen': bool, 'seed': int}
-    return isinstance(o, dict) and all(isinstance(o[k], t) for k,t in kinds.items() if k in o) and o.get('state', 'open') in STATES
+    kinds = {'state': str, 'answer': str, 'when': str, 'first': str, 'order': str,
+             'hints': int, 'tries': int, 'seen': bool, 'seed': int}
+    if not isinstance(o, dict) or o.get('state', 'open') not in STATES: return False
+    return all(isinstance(o[k], t) for k,t in kinds.items() if k in o)
 
 def _set_aside(why, good):
     "Copy the file to one of its own, and go on with what is `good` in it."
-    p, k = progress_file(), 1
+    p, k, said = progress_file(), 1, f'Your progress could not be read ({cut(str(why), 200)})'
     while (aside := p.with_suffix('.broken.json' if k == 1 else f'.broken-{k}.json')).exists(): k += 1
     try:
         shutil.copyfile(p, aside)
         with written_whole(p) as part: part.write_text(json.dumps(good, indent=1), encoding='utf-8')
-    except OSError as e: print(f'Your progress could not be read ({cut(str(why), 200)}), and not be repaired: {e.strerror or e}.')
-    else: print(f"Your progress could not be read ({cut(str(why), 200)}). The file is kept as {aside.name}; {'the rest is as it was' if good else 'a new one is begun'}.")
+    except OSError as e: print(f'{said}, and not be repaired: {e.strerror or e}.')
+    else:
+        rest = 'the rest is as it was' if good else 'a new one is begun'
+        print(f'{said}. The file is kept as {aside.name}; {rest}.')
     return good
 
 # %% ../../nbs/checks/00d_progress.ipynb #00000006
@@ -73,7 +87,8 @@ def _changed():
 def record(number, **what):
     "Keep `what` of exercise `number`. If the disk is full or read-only, a sentence says so."
     try:
-        with _changed() as kept: kept[number] = {**kept.get(number, {}), **what, 'when': datetime.datetime.now().isoformat(timespec='seconds')}
+        when = datetime.datetime.now().isoformat(timespec='seconds')
+        with _changed() as kept: kept[number] = {**kept.get(number, {}), **what, 'when': when}
     except OSError as e: print(f'(Your progress could not be kept: {e.strerror or e}.)')
 
 def reader_seed():
@@ -105,21 +120,29 @@ def check_source(ex, source, order=None) -> Verdict:
     _tell(ex, v, source, first, order)
     return v
 
+_SLOW_IMPORTS = {'15': ['torchvision.models']} # chapter → what its answers may import when they run
+
 def judge_source(ex, source, order=None):
     "The verdict on what `source` defines, and the prediction in it as text."
-    importlib.import_module('fastbook_impl.fastbook') # before the time is taken
+    for name in ['fastbook_impl.fastbook', *_SLOW_IMPORTS.get(ex.chapter, [])]:
+        importlib.import_module(name) # before the time is taken
     for p in ex.parts:
         if isinstance(p, ValuePart): p.reference()
+        preload(p)
     def run():
         answers = answers_in(ex, source)
         return vars(judge(ex, *answers, order=order)), first_prediction(ex, answers)
     try: v, first = limited(run)
-    except NotYet as e: return Verdict(ex.number, 'wrong', f'{e}.' if not str(e).endswith(('.', '?', '!')) else str(e)), None
+    except NotYet as e:
+        said = str(e)
+        return Verdict(ex.number, 'wrong', said if said.endswith(('.', '?', '!')) else f'{said}.'), None
     return Verdict(**v), first
 
 def first_prediction(ex, answers):
     "The value that was predicted, as text; None if none was."
-    return next((cut(short(a), 200) for p,a in zip(ex.parts, answers) if isinstance(p, ValuePart) and not p.unanswered(a)), None)
+    for p,a in zip(ex.parts, answers, strict=False):
+        if isinstance(p, ValuePart) and not p.unanswered(a): return cut(short(a), 200)
+    return None
 
 # %% ../../nbs/checks/00d_progress.ipynb #00000009
 def _tell(ex, v, source, first, order):
@@ -129,7 +152,8 @@ def _tell(ex, v, source, first, order):
     kept = read_progress().get(ex.number, {})
     what = dict(tries=kept.get('tries', 0) + 1)
     if first and not kept.get('first'): what['first'] = first
-    if v or kept.get('state') != 'right': what |= dict(state=v.state, answer=source[:LONGEST], **({'order': order} if order else {}))
+    if v or kept.get('state') != 'right':
+        what |= dict(state=v.state, answer=source[:LONGEST], **({'order': order} if order else {}))
     record(ex.number, **what)
     if v and kept.get('state') != 'right': v.prediction = _looking_back({**kept, **what}, ex)
 
@@ -137,7 +161,8 @@ def _looking_back(kept, ex):
     "How it went, as a sentence or two; '' if there is nothing to say."
     said = [f"It took {kept['tries']} tries."] if kept['tries'] > 1 else []
     result = next((short(p.reference()) for p in ex.parts if isinstance(p, ValuePart)), None)
-    if result and kept.get('first') and kept['tries'] > 1: said.append(f"Your first prediction was {kept['first']}, and the experiment gives {cut(result, 200)}.")
+    if result and kept.get('first') and kept['tries'] > 1:
+        said.append(f"Your first prediction was {kept['first']}, and the experiment gives {cut(result, 200)}.")
     return ' '.join(said)
 
 def _draw(ex, answers):
@@ -148,7 +173,7 @@ def _draw(ex, answers):
 
 # %% ../../nbs/checks/00d_progress.ipynb #0000000a
 def _sources(ex, answers):
-    return '\n'.join(_source_of(n, a) for n,a in zip(ex.names, answers))
+    return '\n'.join(_source_of(n, a) for n,a in zip(ex.names, answers, strict=False))
 
 def _source_of(name, answer):
     if not callable(answer): return f'{name} = {_repr(answer)}'
@@ -169,12 +194,15 @@ def _only_lambda(name, line):
     return f'{name} = {found[0]}' if len(found) == 1 else f'# the source of {name} is not known'
 
 def _check_kept(ex):
-    "What was answered before, checked again. Where its text is not all that it needs, the verdict from then still holds."
+    """What was answered before, checked again.
+
+    Where its text is not all that it needs, the verdict from then still holds."""
     kept = read_progress().get(ex.number, {})
     if not kept.get('answer'): return Checked(**vars(judge(ex, *[None]*len(ex.parts))))
     v, _ = judge_source(ex, 'from math import inf, nan\n' + kept['answer'], kept.get('order')) # as Python writes them
     if v or kept.get('state') != 'right': return Checked(**vars(v))
-    return Checked(ex.number, 'right', f"It was right on {kept.get('when', '')[:10]}; it uses what was not kept with it, so it was not run again.")
+    said = f"It was right on {kept.get('when', '')[:10]}; it uses what was not kept with it, so it was not run again."
+    return Checked(ex.number, 'right', said)
 
 # %% ../../nbs/checks/00d_progress.ipynb #0000000c
 class Checked(Verdict):
@@ -186,7 +214,7 @@ class Checked(Verdict):
 
 def hint_button(number):
     "A button, and below it the hints that it has shown; None where there are no widgets."
-    try: import ipywidgets as widgets
+    try: widgets = importlib.import_module('ipywidgets')
     except ImportError: return None
     button, said = widgets.Button(description='Hint', tooltip=f"the same as hint('{number}')"), widgets.HTML()
     button.add_class('fastbook-hint')
@@ -238,13 +266,16 @@ def reset(which=None):
 
 # %% ../../nbs/checks/00d_progress.ipynb #00000017
 _words = {'right': 'right', 'wrong': 'tried', 'seen': 'solution seen', 'skipped': 'skipped', 'open': 'open'}
-BOXES = {'right': ('#1a7f37', '#ffffff'), 'wrong': ('#a04b08', '#ffffff'), 'seen': ('#6b52a8', '#ffffff'), 'skipped': ('#b7a4e6', '#1f1f1f'), 'open': ('#d0d0d0', '#1f1f1f')}
+BOXES = {'right': ('#1a7f37', '#ffffff'), 'wrong': ('#a04b08', '#ffffff'), 'seen': ('#6b52a8', '#ffffff'),
+         'skipped': ('#b7a4e6', '#1f1f1f'), 'open': ('#d0d0d0', '#1f1f1f')}
 
 class Progress:
     "How far a reader is: shown as a table, printed as lines."
     def __init__(self, chapter=None):
         self.kept, self.rows = read_progress(), {}
-        for ex in exercises(chapter): self.rows.setdefault(ex.chapter, []).append((ex, self.kept.get(ex.number, {}).get('state', 'open')))
+        for ex in exercises(chapter):
+            state = self.kept.get(ex.number, {}).get('state', 'open')
+            self.rows.setdefault(ex.chapter, []).append((ex, state))
 
     def counts(self, chapter):
         "How many of a chapter are right, tried, seen, skipped and open."
@@ -268,16 +299,22 @@ class Progress:
         return '\n'.join(lines)
 
     def _repr_html_(self):
-        rows = ''.join(f"<tr><td style='text-align:left'>chapter {c.lstrip('0')}</td><td>{self.counts(c)['right']} of {len(row)}</td><td style='text-align:left'>{''.join(self._box(ex, s) for ex,s in row)}</td></tr>"
-                       for c,row in self.rows.items())
-        ex = self.next()
-        todo = f'<p>Next: <a href="{html.escape(link(ex))}">{html.escape(f"{ex.number} {ex.title}")}</a></p>' if ex else ''
+        rows, todo = ''.join(self._row(c, row) for c,row in self.rows.items()), ''
+        if ex := self.next():
+            todo = f'<p>Next: <a href="{html.escape(link(ex))}">{html.escape(f"{ex.number} {ex.title}")}</a></p>'
         return f'<table><thead><tr><th></th><th>right</th><th></th></tr></thead><tbody>{rows}</tbody></table>{todo}'
+
+    def _row(self, chapter, row):
+        right, boxes = self.counts(chapter)['right'], ''.join(self._box(ex, s) for ex,s in row)
+        return (f"<tr><td style='text-align:left'>chapter {chapter.lstrip('0')}</td><td>{right} of {len(row)}</td>"
+                f"<td style='text-align:left'>{boxes}</td></tr>")
 
     def _box(self, ex, state):
         back, front = BOXES[state]
-        style = f"display:inline-block;min-width:1.6em;margin:1px;text-align:center;border-radius:3px;text-decoration:none;background:{back};color:{front}"
-        return f'<a href="{html.escape(link(ex))}" title="{html.escape(f"{ex.number} {ex.title}: {_words[state]}")}" style="{style}">{ex.place[-1]}</a>'
+        style = (f'display:inline-block;min-width:1.6em;margin:1px;text-align:center;border-radius:3px;'
+                 f'text-decoration:none;background:{back};color:{front}')
+        title = html.escape(f'{ex.number} {ex.title}: {_words[state]}')
+        return f'<a href="{html.escape(link(ex))}" title="{title}" style="{style}">{ex.place[-1]}</a>'
 
 def link(ex):
     "The address of an exercise, seen from the notebook that is running."

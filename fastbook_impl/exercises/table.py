@@ -14,14 +14,19 @@ def _checks(ex):
     "How the answers to an exercise are checked, in words."
     said = []
     for p in ex.parts:
-        if isinstance(p, FunctionPart): said.append(f"{len(p.inputs(0))} inputs for each seed{', properties' if p.properties else ''}{', forbidden names' if p.forbidden else ''}")
+        if isinstance(p, FunctionPart):
+            more = ', properties'*bool(p.properties) + ', forbidden names'*bool(p.forbidden)
+            said.append(f'{len(p.inputs(0))} inputs for each seed{more}')
         elif isinstance(p, ValuePart): said.append('the experiment')
         elif isinstance(p, ChoicePart): said.append(f'{len(p.options)} options')
     return '; '.join(said)
 
 def exercise_table(chapter=None):
-    "A row for each exercise: what is asked for, how it is checked, how many answers the proof tries, and where the chapter teaches it."
-    rows = {ex.number: {'exercise': ex.title, 'kind': ex.kind, 'answer': ' and '.join(map(_what, ex.parts)), 'checks': _checks(ex),
+    """A row for each exercise.
+
+    It says what is asked for, how it is checked, how many answers the proof tries, and which section teaches it."""
+    rows = {ex.number: {'exercise': ex.title, 'kind': ex.kind, 'answer': ' and '.join(map(_what, ex.parts)),
+                        'checks': _checks(ex),
                         'right variants accepted': 1 + sum(len(all_accepted(p)) for p in ex.parts),
                         'wrong answers refused': ex.n_wrong + sum(len(all_refused(p)) for p in ex.parts),
                         'hints': len(ex.hints), 'taught in section': ex.section} for ex in exercises(chapter)}

@@ -4,47 +4,63 @@
 __all__ = ['MARKS', 'UNREADABLE', 'start', 'course_folder', 'read_marks', 'write_marks', 'update', 'update_one']
 
 # %% ../../nbs/checks/00f_work.ipynb #00000002
-import json, os, re
+import json
+import os
+import re
 from pathlib import Path
 
 import fastbook_impl
+
+from ..torch_core import written_whole
 from .engine import CHAPTERS
 from .notebooks import marks, merged, notebook, source_of, text
 from .progress import reader_seed
-from ..torch_core import written_whole
 
 # %% ../../nbs/checks/00f_work.ipynb #00000005
 MARKS = '.fastbook.json'
 
 def start(
-    folder='work',  # the reader's folder; created if it is not there
-    chapters=False, # copy the chapters, too
-    say=print       # what happens to the report, one line at a time
+    folder:str|Path='work', # the reader's folder; created if it is not there
+    chapters:bool=False, # copy the chapters, too
+    say=print, # what happens to the report, one line at a time
+    command:str|None=None # that brings new versions, for the report; by default `fastbook update <folder>`
 ) -> Path:
     "Create a folder with the exercise notebooks. A notebook that is already there is left alone."
     folder = Path(folder)
-    kept, made = read_marks(folder), []
+    kept, made, late = read_marks(folder), [], []
     for name,nb in _notebooks(folder, chapters).items():
-        if (folder/name).exists(): continue
+        if (folder/name).exists():
+            if kept.get(name) != marks(nb): late.append(name)
+            continue
         _write(folder/name, nb)
         kept[name], made = marks(nb), [*made, name]
     if made: write_marks(folder, kept)
-    there = f'{folder} has {len(made)} new notebooks' if made else f'{folder} is already there, and nothing in it was changed'
-    say(f'{there}. `fastbook update {folder}` brings new versions of the exercises, and keeps your answers.')
+    say(_started(folder, made, late, command or f'fastbook update {folder}'))
     return folder
+
+def _started(folder, made, late, command):
+    "What `start` reports."
+    there = f'{folder} has {_counted(made)}' if made else f'{folder} is already there, and nothing in it was changed'
+    news = f'When the course has changed, `{command}` brings the new versions'
+    if late: news = f'There are new versions of {_counted(late)}: `{command}` brings them'
+    return f'{there}. {news}, and keeps your answers.'
+
+def _counted(names): return f"{len(names)} {'notebook' if len(names) == 1 else 'notebooks'}"
 
 def _notebooks(folder, chapters):
     "The notebooks of the course as they are now, for this folder: path in it → plain data."
     seed, course = reader_seed(), course_folder()
     found = {f'exercises/{name}.ipynb': notebook(c, seed) for c,name in CHAPTERS.items()}
-    if chapters and not course: raise ValueError('the chapters are not installed with the package: run this in a checkout of the course')
-    if chapters: found |= {p.name: _with_ids(json.loads(p.read_text(encoding='utf-8'))) for p in sorted(course.glob('*.ipynb'))}
+    if chapters:
+        if not course:
+            raise ValueError('the chapters are not installed with the package: run this in a checkout of the course')
+        found |= {p.name: _with_ids(json.loads(p.read_text(encoding='utf-8'))) for p in sorted(course.glob('*.ipynb'))}
     return {name: _relinked(nb, name, folder, found, course) if course else nb for name,nb in found.items()}
 
 def course_folder():
     "The chapters, in a checkout: here or above, or where the package was installed from; None if there are none."
-    places = [*(p/'nbs' for p in (Path.cwd(), *Path.cwd().parents)), Path(fastbook_impl.__file__).resolve().parents[1]/'nbs']
-    return next((p for p in places if (p/'index.ipynb').exists()), None)
+    roots = [Path.cwd(), *Path.cwd().parents, Path(fastbook_impl.__file__).resolve().parents[1]]
+    return next((p/'nbs' for p in roots if (p/'nbs'/'index.ipynb').exists()), None)
 
 def _relinked(nb, name, folder, copied, course):
     "The notebook `name` with its links to what was not copied leading to the course's folder."
@@ -52,7 +68,9 @@ def _relinked(nb, name, folder, copied, course):
         target = os.path.normpath(os.path.join(os.path.dirname(name), m[1]))
         if target in copied or target == 'exercises' or not (course/target).exists(): return m[0]
         return '](' + Path(os.path.relpath(course/target, (folder/name).parent)).as_posix()
-    def cell(c): return {**c, 'source': re.sub(r'\]\((?![a-z]+:|[#/])([^)#\s]+)', turned, source_of(c)).splitlines(True)} if c['cell_type'] == 'markdown' else c
+    def cell(c):
+        if c['cell_type'] != 'markdown': return c
+        return {**c, 'source': re.sub(r'\]\((?![a-z]+:|[#/])([^)#\s]+)', turned, source_of(c)).splitlines(True)}
     return {**nb, 'cells': [cell(c) for c in nb['cells']]}
 
 def _with_ids(nb): return {**nb, 'cells': [{**c, 'id': c.get('id', f'cell-{i}')} for i,c in enumerate(nb['cells'])]}
@@ -73,12 +91,13 @@ def write_marks(folder, kept, ignore=True):
 
 # %% ../../nbs/checks/00f_work.ipynb #00000007
 def update(
-    folder='work', # the reader's folder
+    folder:str|Path='work', # the reader's folder
     say=print      # what happens to the report, one line at a time
 ) -> Path:
     "Bring new versions of the notebooks into a reader's folder, keep every answer, and report what was done."
     folder = Path(folder)
-    if not (folder/'exercises').is_dir(): raise ValueError(f'{folder} is not a folder of exercises: `fastbook start {folder}` creates one')
+    if not (folder/'exercises').is_dir():
+        raise ValueError(f'{folder} is not a folder of exercises: `fastbook start {folder}` creates one')
     kept = read_marks(folder)
     for name,nb in _notebooks(folder, any('/' not in o for o in kept)).items():
         report = update_one(folder/name, nb, kept.get(name, {}), '/' in name)

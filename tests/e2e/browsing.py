@@ -50,8 +50,11 @@ class Lab(Server):
     "JupyterLab as `make lab` starts it, on a folder of notebooks."
     def __init__(self, folder, tmp, *args):
         self.folder, self.port = folder, free_port()
-        cmd = [sys.executable, TOOLS/'lab.py', f'--ServerApp.root_dir={folder}', f'--port={self.port}', '--no-browser', '--LabApp.expose_app_in_browser=True', *args]
-        super().__init__(cmd, tmp, FASTBOOK_DATA='sample', FASTBOOK_HOME=str(tmp/'home'))
+        self.start(tmp, TOOLS/'lab.py', f'--ServerApp.root_dir={folder}', *args)
+
+    def start(self, tmp, *args, **kwargs):
+        cmd = [sys.executable, args[0], f'--port={self.port}', '--no-browser', '--LabApp.expose_app_in_browser=True', *args[1:]]
+        super().__init__(cmd, tmp, FASTBOOK_DATA='sample', FASTBOOK_HOME=str(tmp/'home'), **kwargs)
 
     def found(self):
         "The address that was printed for the reader to open."
@@ -67,6 +70,13 @@ class Lab(Server):
         page.goto(self.at(f'lab/tree/{name}') + '&reset')
         page.wait_for_selector('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook .jp-Cell')
         wait_until_idle(page)
+
+
+class CheckoutLab(Lab):
+    "JupyterLab as `make lab` starts it in another checkout: on all of it, after the reader's folder has been prepared."
+    def __init__(self, checkout, tmp):
+        self.folder, self.port = checkout, free_port()
+        self.start(tmp, checkout/'tools'/'lab.py', cwd=checkout, PYTHONPATH=str(checkout))
 
 
 class AppServer(Server):

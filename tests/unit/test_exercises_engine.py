@@ -21,7 +21,8 @@ from fastbook_impl.exercises import engine as core, limits, progress
 from fastbook_impl.exercises.compare import Comparison, difference, is_rounded
 from fastbook_impl.exercises.engine import ChoicePart, ValuePart, exercises, find, judge, proof, right_answers
 from fastbook_impl.exercises.limits import NotYet
-from fastbook_impl.exercises.answers import words
+from fastbook_impl.exercises.answers import letters, words
+from fastbook_impl.imports import LazyModule
 
 BOOK = {'01': 33, '02': 27, '03': 18, '04': 37, '05': 23, '06': 17, '15': 18}
 ALL = exercises()
@@ -553,6 +554,13 @@ def test_a_rounded_number_that_is_a_known_mistake_is_refused():
 def _two(): return 1, 10.5
 
 
+@pytest.mark.parametrize('answer, sentence', [([.3, 0, 'A', 0, -.015], 'in part 1: round less: 2 significant digits'), ([.33, 0, 'A', 0, -.02], 'in part 5: round less'),
+                                              ([.33, 0, 'A', 0, -.017], 'in part 5: the number is not -0.017')])
+def test_a_number_with_too_few_digits_is_not_called_wrong(answer, sentence):
+    v = judge(find('1.24'), answer, *right_answers(find('1.24'))[1:])
+    assert v.state == 'wrong' and sentence in v.message
+
+
 @pytest.mark.parametrize('place,words', [((1,), 'in part 2: '), ((0, 2), 'in part 1, item 3: '), (('a', 0), "in `'a'`, item 1: "), ((), '')])
 def test_parts_are_numbered_from_one(place, words): assert core.in_part(place) == words
 
@@ -563,10 +571,32 @@ def test_results_of_functions_are_strict_about_words():
     assert difference(torch.tensor([10001]), torch.tensor([10000]))
 
 
+@pytest.mark.parametrize('got, sentence', [({'a': 1}, "the key 'b' is missing"), ({'a': 1, 'c': 2}, "the key 'b' is missing, and 'c' is not asked for"),
+                                           ({'A ': 1, 'B': 3}, 'the number is not 3'), ({}, "the keys 'a', 'b' are missing"), ({'a': 1, 'b': 2, 3: 4}, '3 is not asked for')])
+def test_what_is_wrong_with_the_keys_of_a_dictionary(got, sentence):
+    _, said = Comparison(relaxed=True).find(got, {'a': 1, 'b': 2})
+    assert said == sentence
+
+
+def test_keys_are_read_as_other_words_are():
+    assert not Comparison(relaxed=True).find({'A ': 1, 'b': 2}, {'a': 1, 'b': 2}) and difference({'A': 1}, {'a': 1})
+
+
+def test_a_table_of_as_many_values_has_the_wrong_shape():
+    _, said = Comparison(relaxed=True).find(torch.ones(1, 6, 1, 1), [1.]*6)
+    assert 'the shape (1, 6, 1, 1)' in said and '`flatten`' in said
+
+
 def test_words_with_simple_endings():
     read = words('raises', 'same', 'other')
     assert read(('Raise', 'raised.', ' SAME', 'others')) == ['raises', 'raises', 'same', 'other']
     with pytest.raises(NotYet): read(['different'])
+
+
+def test_letters_may_be_written_as_what_they_stand_for():
+    read = letters(m='manager', d='designer', A='plan A')
+    assert read(('M', '(d)', 'Designer', 'plan a', 'A.')) == ['m', 'd', 'd', 'A', 'A'] and read(5) == 5
+    with pytest.raises(NotYet, match="write 'm', 'd', 'A', and not 'x'"): read('x')
 
 
 # --- what an exercise may ask of an answer ----------------------------------------------------------------------------------------
@@ -591,6 +621,25 @@ def test_forbidden_names_are_refused_with_what_to_use_instead(f):
     assert judge(ex, lambda a, b: (a*b).sum())
     v = judge(ex, f)
     assert v.state == 'wrong' and 'is not allowed here' in v.message and 'use `*` and `sum`' in v.message
+
+
+def matmul(a, b): return (a*b).sum()
+
+
+def test_a_readers_own_function_may_have_a_forbidden_name():
+    ex = _sum_spec(forbidden=('dot', 'matmul', 'einsum'))
+    assert judge(ex, lambda a, b: matmul(a, b))
+    einsum = helper
+    assert 'is not allowed' in judge(ex, lambda a, b: einsum(a, b)).message
+
+
+lazy = LazyModule('colorsys')
+
+
+def test_what_is_imported_at_first_use_is_imported_once():
+    "In a child process, each check would import it anew, in the time of the reader."
+    judge(find('0.7'), lambda x: lazy.hls_to_rgb(0, x/2, 0)[0])
+    assert lazy._loaded
 
 
 def test_the_proof_looks_at_accepted_and_refused_answers():

@@ -41,6 +41,14 @@ def test_each_exercise_is_a_task_and_a_cell_to_fill_in(root, chapter):
     assert 'solution(' not in ''.join(map(source_of, code_cells(nb)))
 
 
+def test_code_in_a_task_can_be_run(root):
+    "At least, it is Python: an editor may have taken its indentation away."
+    sources = [(path.name, code) for path in (root/'nbs'/'exercises').glob('*.ipynb') for c in read(path)['cells'] if c['cell_type'] == 'markdown'
+               for code in re.findall(r'```python\n(.*?)```', source_of(c), re.S)]
+    assert len(sources) >= 5
+    for name, code in sources: compile(code, name, 'exec')
+
+
 @pytest.mark.parametrize('ex', ALL[::25], ids=lambda ex: ex.number)
 def test_each_cell_works_as_the_first_that_is_run(home, ex, capsys):
     c = next(c for c in notebook(ex.chapter)['cells'] if source_of(c).splitlines()[-1].startswith(f"check('{ex.number}'"))
@@ -128,6 +136,15 @@ def test_starting_again_changes_nothing(folder):
     assert path.read_bytes() == before and 'nothing in it was changed' in said[0]
 
 
+def test_starting_again_names_the_command_where_the_course_has_changed(folder, monkeypatch):
+    path = answer(folder, 'ex-04-04-answer', 'mine')
+    before = path.read_bytes()
+    monkeypatch.setattr(find('4.4'), 'task', 'A better task.')
+    said = []
+    work.start(folder, say=said.append, command='make update')
+    assert 'There are new versions of 1 notebook: `make update` brings them' in said[0] and path.read_bytes() == before
+
+
 def test_an_update_keeps_answers_and_brings_new_tasks(folder, monkeypatch):
     path = answer(folder, 'ex-04-04-answer', 'mine')
     was = read(path)
@@ -212,7 +229,7 @@ def test_it_works_without_a_checkout(home, tmp_path, monkeypatch):
 
 def test_the_options_in_a_readers_folder_have_an_order_of_their_own(folder):
     seed = progress.reader_seed()
-    ours = lambda nb: [source_of(c) for c in nb['cells'][1:-2]]
+    ours = lambda nb: [source_of(c).partition('Taught in ')[0] for c in nb['cells'][1:-2]]  # (whose link leads to where the chapters are)
     assert ours(read(folder/'exercises'/'02_production.ipynb')) == ours(notebook('02', seed))
     assert notebook('02', seed) != notebook('02') and 'order=' in text(notebook('02', seed))
 
