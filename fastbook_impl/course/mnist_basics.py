@@ -5,7 +5,7 @@ __all__ = ['load_images', 'mnist_distance', 'init_params', 'sigmoid', 'mnist_los
            'SimpleLearner', 'SimpleNet']
 
 # %% ../../nbs/04_mnist_basics.ipynb #00000005
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ class LinearModel:
 class BasicOptim:
     "Subtract `lr` times the gradient from each parameter: plain gradient descent."
     def __init__(self,
-        params: Iterable[Tensor], # the tensors to change
+        params: Any, # list of the tensors to change
         lr: float                 # learning rate
     ): self.params, self.lr = list(params), lr
 

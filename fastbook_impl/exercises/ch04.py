@@ -58,7 +58,7 @@ class gray_and_color:
              (((4, 5), (4, 5, 3), 1, [1, 0, 0]), 'pixels are stored as bytes from 0 to 255, not as fractions of 1')]
     accepts = [[[4, 5], [4, 5, 3], 255, (255, 0, 0)], (torch.Size((4, 5)), torch.Size((4, 5, 3)), np.uint8(255), tensor(255, 0, 0))]
     refuses = [((4, 5), (4, 5, 3), 256, [255, 0, 0]), ((4, 5), (4, 5, 3), 254, [255, 0, 0]), ((4, 5), (4, 5, 3), 255, [254, 0, 0]), ((4, 5), (4, 5, 3), 255, [0, 0, 255]), ((4, 5), (4, 5, 4), 255, [255, 0, 0])]
-    section = 'A picture is numbers'
+    section = 'An image is a grid of numbers'
     hints = ['The array of an image is a table. How many rows does an image that is 4 pixels high have?',
              'A byte ranges from 0 (black) to 255 (white).',
              'A color pixel holds three numbers, for red, green and blue. They lie along the last axis.']
@@ -97,7 +97,7 @@ class folders_say:
                 'd': 'the images in `valid` are in a folder for each digit as well'}
     accepts = [lambda p: tuple(p.parts[-3:-1]), lambda p: list(p.parts[-3:-1]), lambda p: (p.parents[1].name, p.parents[0].name), lambda p: tuple(str(p).split('/')[-3:-1])]
     refuses = [lambda p: (p.parent.parent, p.parent), lambda p: (p.parent.parent.name, int(p.parent.name)), lambda p: ('valid' if 'valid' in str(p) else 'train', p.parent.name), lambda p: f'{p.parent.parent.name}/{p.parent.name}', lambda p: ('train', p.parent.name)]
-    section = 'A baseline without learning'
+    section = 'A simple baseline'
     hints = ['A path has `.parent`, the folder that contains it, and `.name`, its last part.',
              'The label is the name of the folder that contains the image. The set is the name of the folder above it.']
     why = 'Many datasets are organized in folders for sets and, inside them, folders for labels. Chapter 5 reads them with one line.'
@@ -131,7 +131,7 @@ class nearer_to_threes:
                lambda i, t, s: torch.stack([torch.stack([F.l1_loss(o, m) for m in (s.mean(0), t.mean(0))]).argmin() == 1 for o in i])]
     refuses = [lambda i, t, s: ((i - t.mean(0)).abs().mean((1, 2)) < (i - s.mean(0)).abs().mean((1, 2))).float(), lambda i, t, s: (i - t.median(0).values).abs().mean((1, 2)) < (i - s.median(0).values).abs().mean((1, 2)),
                lambda i, t, s: (i - t.mean(0)).abs().amax((1, 2)) < (i - s.mean(0)).abs().amax((1, 2)), lambda i, t, s: i.mean((1, 2)) > t.mean()]
-    section = 'A baseline without learning'
+    section = 'A simple baseline'
     hints = ['The ideal 3 is itself an image: each of its pixels is the mean of that pixel over all 3s.',
              '`threes.mean(0)` has the shape of one image, and broadcasting subtracts it from every image.',
              'The distances are `(images - ideal).abs().mean((-1, -2))`: the mean over rows and columns leaves one number per image.']
@@ -258,7 +258,7 @@ class two_distances:
                lambda a, b: ((a - b).abs().max(), ((a - b)**2).mean().sqrt()), lambda a, b: ((a - b).abs().mean(), (a - b).std(unbiased=False) + 1)]
     forbidden = ('l1_loss', 'mse_loss', 'L1Loss', 'MSELoss', 'smooth_l1_loss', 'huber_loss')
     instead = 'write it with differences, means and a root'
-    section = 'A baseline without learning'
+    section = 'A simple baseline'
     hints = ['Both start with `a - b`, and both have to get rid of the signs.',
              'L1: absolute values, then the mean.',
              'RMSE: read the name from back to front. First square, then take the mean, then the root.']
@@ -334,7 +334,7 @@ class doubled_corner:
              (lambda n: (torch.arange(1, 10).view(3, 3)*2)[-2:, -2:], 'the table has nine numbers, whatever `n` is')]
     accepts = [lambda n: 2*torch.arange(1, n*n + 1).reshape(n, n)[n-2:, n-2:], lambda n: tensor([[2*(n*n - n - 1), 2*(n*n - n)], [2*(n*n - 1), 2*n*n]]), lambda n: (torch.arange(n*n).view(n, n)[-2:, -2:] + 1)*2]
     refuses = [lambda n: (torch.arange(1, n*n + 1).view(n, n)*2)[-2:], lambda n: (torch.arange(1, n*n + 1).view(n, n)*2)[-1, -1], lambda n: (torch.arange(1, n*n + 1).view(n, n)*2)[-2:, :2], lambda n: (torch.arange(2, n*n + 2).view(n, n)*2)[-2:, -2:]]
-    section = 'A picture is numbers'
+    section = 'An image is a grid of numbers'
     hints = ['`torch.arange(1, 10)` goes from 1 to 9; `view(3, 3)` turns it into a table.',
              'A tensor takes one index per axis: `t[rows, columns]`.',
              '`-2:` means the last two.']
@@ -625,7 +625,7 @@ class distance_to_targets:
              (lambda c, t: (c - t).abs().sum(), 'the sum grows with the number of images')]
     accepts = [lambda c, t: (c - t).abs().mean(), lambda c, t: F.l1_loss(c, t.float()), lambda c, t: (t*(1 - c) + (1 - t)*c).sum()/len(c), lambda c, t: torch.where(t == 0, c, 1 - c).mean()]
     refuses = [lambda c, t: (c - t).abs().mean().item(), lambda c, t: (c - t).abs().max(), lambda c, t: (c - t).abs().mean().detach(), lambda c, t: (c - t).abs().median(), lambda c, t: (c.round() - t).abs().mean()]
-    section = 'Why accuracy is no loss'
+    section = "Why accuracy can't be the loss"
     hints = ['For a 3, the confidence should be 1: how far is it from there? For a 7 it should be 0.',
              '`torch.where(condition, a, b)` takes values from `a` where the condition is true, and from `b` elsewhere.',
              'One number for all images together: the mean.']
@@ -777,7 +777,7 @@ class counted_calculations:
                 'c': 'PyTorch computes a gradient for every parameter that it tracks'}
     accepts = [[102, 1, True], (tensor(102), tensor(1), tensor(True)), (102., 1, np.True_)]
     refuses = [(103, 1, True), (102, 2, True), (101, 1, False), (102, 1, 'yes'), (10201, 1, True)]
-    section = 'PyTorch finds it for us'
+    section = 'PyTorch computes it for us'
     hints = ['How many parameters are there in total?',
              'A slope is a difference of two values, and one of the two is the same for all parameters.',
              '`backward` goes back once through the computation.']
@@ -824,7 +824,7 @@ class slope_of_accuracy:
                 'd': 'you can compute it for any batch, but training could not use it'}
     accepts = [[0, False, False], (tensor(0.), False, np.False_), (0.0, False, False)]
     refuses = [(0.001, False, False), (0., True, True), (-1., False, False), (1000., False, False)]
-    section = 'Why accuracy is no loss'
+    section = "Why accuracy can't be the loss"
     hints = ['Accuracy changes only when a prediction changes sides.',
              '`w*x` becomes 0.1% larger. Does one of its numbers cross 0?',
              '`backward` needs a computation in which each step has a derivative.']
@@ -903,7 +903,7 @@ class loss_beside_metric:
                 'c': 'training makes no use of the metric'}
     accepts = [[[.43, .4, .3], [.67, .67, 1]], ((.433, .40, .30), (.667, .667, 1.0)), (np.array([13/30, .4, .3]), tensor([2/3, 2/3, 1.]))]
     refuses = [([.44, .4, .3], [2/3, 2/3, 1.]), ([13/30, .4, .3], [.6, .6, 1.]), ([13/30, .4, .2], [2/3, 2/3, 1.]), ([13/30, .4, .3], [2/3, 1., 1.]), ([13/30, .42, .3], [2/3, 2/3, 1.])]
-    section = 'Why accuracy is no loss'
+    section = "Why accuracy can't be the loss"
     hints = ['The distances at first are 0.1, 0.4 and 0.8.',
              'Above 0.5 means 3. Which of the three answers are right?',
              'From the first model to the second, no answer changes sides.']
@@ -1106,7 +1106,7 @@ class paired_up:
                 'd': 'nothing is looked up by input: the index is the number of the example'}
     accepts = [lambda xs, ys: [(x, y) for x,y in zip(xs, ys)], lambda xs, ys: [(xs[i], ys[i]) for i in range(len(xs))], lambda xs, ys: list(map(lambda *o: o, xs, ys))]
     refuses = [lambda xs, ys: list(zip(xs, ys[::-1])), lambda xs, ys: list(zip(xs, ys))[:-1], lambda xs, ys: set(zip(xs, ys)), lambda xs, ys: [(x, ys) for x in xs], lambda xs, ys: [(str(x), y) for x,y in zip(xs, ys)]]
-    section = 'A baseline without learning'
+    section = 'A simple baseline'
     hints = ['Python has a function that goes through two sequences at once.',
              'Its name is also that of a fastener on a jacket.',
              'It returns its pairs one by one; `list` turns it into a list.']
@@ -1255,7 +1255,7 @@ class went_backward:
              ((42., 14., -40., True), '`backward` only computes slopes and changes no values'), ((42., 14., 44., True), '`backward` only computes slopes and changes no values'), ((42., 14., 2., False), 'does PyTorch track `x`?')]
     accepts = [[42, 14, 2, True], (tensor(42.), tensor(14.), tensor(2.), np.True_)]
     refuses = [(41.6, 14., 2., True), (42., 14.1, 2., True), (-42., -14., 2., True), (42., 14., 3., True)]
-    section = 'PyTorch finds it for us'
+    section = 'PyTorch computes it for us'
     hints = ['The sum in the parentheses is 7, and the slope of `s**2` is `2*s`.',
              'If `b` grows by a little, the sum grows by the same amount. If `a` does, the sum grows by `x` times that amount.',
              'Multiply the slopes along the way.']
@@ -1293,7 +1293,7 @@ class three_times_backward:
                 'c': 'PyTorch sees the new weights at the next prediction'}
     accepts = [[(6, 12, 18), (6, 6, 6)], (np.array([6., 12., 18.]), tensor([6., 6., 6.]))]
     refuses = [([6., 12., 18.1], [6., 6., 6.]), ([6., 12., 24.], [6., 6., 5.]), ([0., 6., 12.], [6., 6., 6.]), ([6., 12., 18.], [6., 12., 18.])]
-    section = 'PyTorch finds it for us'
+    section = 'PyTorch computes it for us'
     hints = ['The slope of `x**2` at 3 is 6.',
              'Does the second gradient replace the first, or is it added?']
     why = 'If you forget to clear the gradients, no error is raised, and training works badly.'
@@ -1478,7 +1478,7 @@ class corner_points:
              (lambda n: torch.linspace(-2, 2, n).clamp(min=0), 'this is only one tensor: each point needs a position on both axes')]
     accepts = [lambda n: (x := torch.linspace(-2, 2, n), F.relu(x)), lambda n: [torch.arange(n)*(4/(n - 1)) - 2, (torch.arange(n)*(4/(n - 1)) - 2).clamp(min=0)], lambda n: (torch.linspace(-2, 2, n), torch.linspace(-2, 2, n).maximum(torch.zeros(n))), lambda n: (torch.linspace(-2, 2, n), nn.ReLU()(torch.linspace(-2, 2, n)))]
     refuses = [lambda n: (torch.linspace(-2, 2, n), F.gelu(torch.linspace(-2, 2, n))), lambda n: (F.relu(torch.linspace(-2, 2, n)), torch.linspace(-2, 2, n)), lambda n: torch.stack([torch.linspace(-2, 2, n), F.relu(torch.linspace(-2, 2, n))]).T, lambda n: (torch.linspace(-1, 1, n), F.relu(torch.linspace(-1, 1, n))), lambda n: (torch.linspace(-2, 2, n), F.softplus(torch.linspace(-2, 2, n)))]
-    section = 'A nonlinearity makes it a net'
+    section = 'From a linear model to a neural network'
     hints = ['`torch.linspace(first, last, n)` returns n evenly spaced numbers.',
              'Negative numbers become 0, and all others stay the same.',
              '`F.relu(xs)`, `xs.clamp(min=0)` or `xs.max(tensor(0.))`.']
@@ -1518,7 +1518,7 @@ class bent_by:
                 'd': 'that is the first of the seven steps, and it happens only once'}
     accepts = [(False, False, True, True, False, True), np.array([0, 0, 1, 1, 0, 1], dtype=bool), tensor([False, False, True, True, False, True])]
     refuses = [[False, False, False, True, False, False], [False, False, True, True, False], [True]*6, [False]*6]
-    section = 'A nonlinearity makes it a net'
+    section = 'From a linear model to a neural network'
     hints = ['A function is of no use if the neighboring layers could do the same with other weights and biases.',
              'Which of the six functions have a straight line as their own graph?']
     why = 'Without a nonlinearity between them, a hundred linear layers can do no more than a single one.'
@@ -1586,7 +1586,7 @@ class folded_line:
                 'd': 'it can have as many as you like: here one number goes in, and two ReLUs use it'}
     accepts = [(2, 4, 8, 64), np.array([2, 4, 8, 64]), tensor(2, 4, 8, 64), [2**1, 2**2, 2**3, 2**6]]
     refuses = [[2, 4, 8, 63], [2, 4, 8, 65], [2, 4, 8, 32], [2, 4, 8, 48], [2, 4, 7, 64]]
-    section = 'A nonlinearity makes it a net'
+    section = 'From a linear model to a neural network'
     hints = ['Applied once, it is a tent: up, then down.',
              'Each straight piece of the tent goes all the way between 0 and 1. What does a second fold do to such a piece?',
              'The number of pieces doubles.']
