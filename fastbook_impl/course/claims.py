@@ -17,23 +17,27 @@ from ..samples.core import find_sample
 from ..imports import in_notebook
 
 # %% ../../nbs/library/9_course/04_claims.ipynb #00000005
-_KNOWN = { # name → contents, creator, license
-    'PETS': ('photographs of cats and dogs', 'Oxford-IIIT Pet (Parkhi et al., 2012)', 'CC BY-SA 4.0'),
-    'MNIST': ('handwritten digits', 'MNIST (LeCun et al., 1998)', 'CC BY-SA 3.0'),
-    'MNIST_SAMPLE': ('handwritten 3s and 7s', 'MNIST (LeCun et al., 1998)', 'CC BY-SA 3.0'),
-    'MNIST_TINY': ('handwritten 3s and 7s', 'MNIST (LeCun et al., 1998)', 'CC BY-SA 3.0'),
-    'CAMVID': ('street scenes with a class for every pixel', 'CamVid (Brostow et al., 2009)', 'research use'),
-    'CAMVID_TINY': ('street scenes with a class for every pixel', 'CamVid (Brostow et al., 2009)', 'research use'),
-    'PASCAL_2007': ('photographs with several labels', 'PASCAL VOC 2007 (Everingham et al.)', 'Flickr terms'),
-    'BIWI_HEAD_POSE': ('video frames of heads with poses', 'BIWI Kinect Head Pose (Fanelli et al., 2013)', 'research use'),
-    'IMDB': ('film reviews', 'IMDb reviews (Maas et al., 2011)', 'research use'),
-    'IMDB_SAMPLE': ('film reviews', 'IMDb reviews (Maas et al., 2011)', 'research use'),
+_MNIST, _CAMVID, _ML = 'MNIST (LeCun et al., 1998)', 'CamVid (Brostow et al., 2009)', 'MovieLens 100K (Harper and Konstan, 2015)'
+_IMDB, _IMAGENETTE = 'IMDb reviews (Maas et al., 2011)', 'Imagenette, from ImageNet (Howard, 2019)'
+_KNOWN = { # name → contents, creator, license as the creator states it; 'unknown' if there is no such statement
+    'PETS': ('photographs of cats and dogs', 'Oxford-IIIT Pet (Parkhi et al., 2012)', 'CC BY-SA 4.0; photographs: terms of their websites'),
+    'MNIST': ('handwritten digits', _MNIST, 'unknown'),
+    'MNIST_SAMPLE': ('handwritten 3s and 7s', _MNIST, 'unknown'),
+    'MNIST_TINY': ('handwritten 3s and 7s', _MNIST, 'unknown'),
+    'CAMVID': ('street scenes with a class for every pixel', _CAMVID, 'unknown'),
+    'CAMVID_TINY': ('street scenes with a class for every pixel', _CAMVID, 'unknown'),
+    'camvid_multilabel': ('street scenes with several labels', _CAMVID, 'unknown'),
+    'PASCAL_2007': ('photographs with several labels', 'PASCAL VOC 2007 (Everingham et al.)', 'photographs: Flickr terms'),
+    'BIWI_HEAD_POSE': ('video frames of heads with poses', 'BIWI Kinect Head Pose (Fanelli et al., 2013)', 'non-commercial use'),
+    'IMDB': ('film reviews', _IMDB, 'unknown'),
+    'IMDB_SAMPLE': ('film reviews', _IMDB, 'unknown'),
+    'rt_polarity': ('film reviews of one sentence', 'Rotten Tomatoes reviews (Pang and Lee, 2005)', 'unknown'),
     'ADULT_SAMPLE': ('a census table', 'Adult (Kohavi and Becker, 1996)', 'CC BY 4.0'),
-    'ML_100k': ('film ratings', 'MovieLens 100K (Harper and Konstan, 2015)', 'research use'),
-    'ML_SAMPLE': ('film ratings', 'MovieLens 100K (Harper and Konstan, 2015)', 'research use'),
-    'IMAGENETTE': ('photographs of ten easy classes', 'Imagenette, from ImageNet (Howard, 2019)', 'Apache 2.0; images: ImageNet terms'),
-    'IMAGENETTE_160': ('photographs of ten easy classes', 'Imagenette, from ImageNet (Howard, 2019)', 'Apache 2.0; images: ImageNet terms'),
-    'HUMAN_NUMBERS': ('numbers in English words', 'fast.ai', 'Apache 2.0'),
+    'ML_100k': ('film ratings', _ML, 'research use, no redistribution'),
+    'ML_SAMPLE': ('film ratings', _ML, 'research use, no redistribution'),
+    'IMAGENETTE': ('photographs of ten easy classes', _IMAGENETTE, 'unknown; photographs: ImageNet terms'),
+    'IMAGENETTE_160': ('photographs of ten easy classes', _IMAGENETTE, 'unknown; photographs: ImageNet terms'),
+    'HUMAN_NUMBERS': ('numbers in English words', 'fast.ai', 'unknown'),
 }
 
 @dataclass(frozen=True)
