@@ -29,9 +29,11 @@ def check(task, bound, tuned, scratch, path, args):
 
 
 def loaders(path, label, seed, args):
-    from fastbook_impl.vision.all import ImageDataLoaders, Resize, get_image_files, set_seed
+    "Photographs squeezed to a square, so that no part of an animal is cut off, and flipped at random in training."
+    from fastbook_impl.vision.all import Flip, ImageDataLoaders, Resize, get_image_files, set_seed
     set_seed(seed)
-    return ImageDataLoaders.from_path_func(path, get_image_files(path/'images').sorted(), label, valid_pct=0.2, seed=seed, item_tfms=Resize(args.size), bs=32)
+    return ImageDataLoaders.from_path_func(path, get_image_files(path/'images').sorted(), label, valid_pct=0.2, seed=seed, item_tfms=Resize(args.size, method='squish'),
+                                           batch_tfms=Flip(), bs=32)
 
 
 def fine_tuned(path, label, seed, args):
