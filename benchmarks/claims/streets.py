@@ -11,7 +11,7 @@ VOID = 11  # the class of pixels without a label, which are not counted
 
 
 def main():
-    args = arguments(__doc__.splitlines()[0], epochs=8, height=96, width=128)
+    args = arguments(__doc__.splitlines()[0], epochs=5, height=96, width=128)
     from fastbook_impl.course.claims import claim
     path = data('CAMVID_TINY')
     drives = Counter(drive(f) for f in (path/'images').iterdir())

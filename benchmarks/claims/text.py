@@ -1,6 +1,6 @@
 """Film reviews of the mirror: a language model first, then a classifier (ULMFiT); the classifier from scratch; and a bag of words with logistic regression.
 
-    python benchmarks/claims/text.py                      # three seeds, in a size for a laptop: the first 150 words of 4,000 reviews, a fifth of a million weights
+    python benchmarks/claims/text.py                      # three seeds, in a size for a laptop: the first 150 words of 4,000 reviews, under a million weights
     python benchmarks/claims/text.py --seeds 1 --labeled 4000 --unlabeled 4000 --words 2000 --vocab 20000 --width 400 --hidden 1152 --layers 3   # hours
 
 Each seed draws its reviews anew. The three methods see the same labeled reviews; the language model also sees the unlabeled ones.
