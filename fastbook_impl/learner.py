@@ -210,6 +210,7 @@ def _explain(e, learn):
     "Add advice to the error `e` if it is about memory, or if PyTorch raised it about shapes."
     text = str(e)
     if 'out of memory' in text.lower(): _add_note(e, _memory_advice(learn))
+    elif 'is too small' in text or 'greater than actual input size' in text: _add_note(e, _too_small(learn))
     elif ('shape' in text or 'size' in text) and _raised_by_torch(e): _add_note(e, _shapes(learn))
 
 def _memory_advice(learn) -> str:
@@ -222,6 +223,11 @@ def _raised_by_torch(e) -> bool:
     tb = e.__traceback__
     while tb.tb_next: tb = tb.tb_next
     return tb.tb_frame.f_globals.get('__name__', '').startswith('torch')
+
+def _too_small(learn) -> str:
+    h, w = learn.x.shape[-2:]
+    return (f'the network is too deep for images of {h}×{w} pixels: use larger ones, such as '
+            f'item_tfms=Resize({4*max(h, w)}), or a network that halves the size less often')
 
 def _shapes(learn) -> str:
     def shapes(ts): return ', '.join(str(tuple(o.shape)) for o in ts if isinstance(o, Tensor))

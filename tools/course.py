@@ -3,12 +3,14 @@
     python tools/course.py                          # all chapters
     python tools/course.py nbs/04_mnist_basics.ipynb
     python tools/course.py --keep executed          # and keep the executed notebooks, to look at
+    python tools/course.py --both                   # twice: on real data and on the built-in samples
 
 Chapters run in a copy of `nbs/`; the notebooks on disk stay as they are. `FASTBOOK_DATA` and `FASTBOOK_MIRROR` reach them as they are set.
 
 A chapter says what it trained with `fastbook_impl.fastbook.chapter_result(trained, result, **metrics)`. That call leaves an output of the type
 `application/vnd.fastbook.result+json`, with the keys `trained`, `result` and `metrics`; each such output is a row of the table at the end.
-What it claims, with `fastbook_impl.course.claims.claim`, is listed below that table, with the bound and the data.
+The data that it describes with `data_card`, from `fastbook_impl.course.claims`, and what it claims with `claim`, are listed below that table. With `--both`, each
+claim shows its value on real data and its value on the built-in sample.
 """
 import argparse
 import logging
@@ -33,6 +35,7 @@ from setup_env import for_kernels
 ROOT = Path(__file__).resolve().parent.parent
 RESULT_MIME = 'application/vnd.fastbook.result+json'
 CLAIM_MIME = 'application/vnd.fastbook.claim+json'
+DATA_MIME = 'application/vnd.fastbook.data+json'
 ENCRYPTED = Config(KernelManager={'transport_encryption': 'auto'})  # a kernel is spoken to over local ports, which others on the machine can hear
 logging.getLogger('tornado.general').setLevel(logging.CRITICAL)  # pyzmq tells it, with a traceback, that a kernel is gone; our own sentence says so
 ANSI = re.compile(r'\x1b\[[0-9;]*m')
@@ -45,6 +48,7 @@ class Run:
     seconds: float = 0.
     results: list = field(default_factory=list)
     claims: list = field(default_factory=list)
+    data: list = field(default_factory=list)
     error: str = None
 
 
@@ -69,6 +73,12 @@ def claims(nb):
     return reported(nb, CLAIM_MIME)
 
 
+def data_cards(nb):
+    "The data that a notebook's cells described with `data_card`, each data set once."
+    cards = reported(nb, DATA_MIME)
+    return [c for i, c in enumerate(cards) if c not in cards[:i]]
+
+
 def failure(nb, err):
     "Where a notebook stopped, and why: the number of the cell as one counts them from the top, the error, the line."
     number, cell = next(((i, c) for i, c in enumerate(nb.cells, 1) if any(o.output_type == 'error' for o in c.get('outputs', []))), (None, None))
@@ -89,19 +99,19 @@ def without_outputs(nb):
     return nb
 
 
-def execute(path, cwd, bar):
+def execute(path, cwd, bar, env=os.environ):
     "Run one notebook in a kernel of its own, working in the folder `cwd`, a tick of `bar` per cell."
     nb, run, start = without_outputs(nbformat.read(path, as_version=4)), Run(path.stem), time.time()
     client = NotebookClient(nb, timeout=None, kernel_name='python3', resources={'metadata': {'path': str(cwd)}}, coalesce_streams=True,
                             config=ENCRYPTED, on_cell_complete=lambda **kw: bar.update())
-    try: client.execute(env=for_kernels())
+    try: client.execute(env=for_kernels(env))
     except CellExecutionError as e: run.error = failure(nb, e)
     except DeadKernelError: run.error = 'its Python died; the usual cause is that memory ran out'
-    run.seconds, run.results, run.claims = time.time() - start, results(nb), claims(nb)
+    run.seconds, run.results, run.claims, run.data = time.time() - start, results(nb), claims(nb), data_cards(nb)
     return nb, run
 
 
-def run_all(paths, keep=None):
+def run_all(paths, keep=None, env=os.environ):
     "Run the chapters one after the other under one progress bar."
     cells = {o: len(nbformat.read(o, as_version=4).cells) for o in paths}
     runs, done = [], 0
@@ -110,7 +120,7 @@ def run_all(paths, keep=None):
             bar.set_description(path.stem)
             cwd = Path(tmp)/path.stem
             shutil.copytree(path.parent, cwd, ignore=shutil.ignore_patterns('.ipynb_checkpoints', 'models'))
-            nb, run = execute(path, cwd, bar)
+            nb, run = execute(path, cwd, bar, env)
             runs.append(run)
             done += cells[path]
             bar.update(done - bar.n)
@@ -136,10 +146,25 @@ def table(runs):
     return '\n'.join([line(rows[0]), line(['-'*w for w in widths]), *map(line, rows[1:])])
 
 
-def claims_table(runs):
-    "The claims of all chapters, one a line: value, spread over seeds, bound, data and verdict; '' if there are none."
-    rows = [(run.name, c) for run in runs for c in run.claims]
-    return '\n'.join(f'{name}  {claim_text(c)}' for name, c in rows)
+def claims_table(runs, on_sample=()):
+    "The claims of all chapters, one a line: value, spread over seeds, bound, data and verdict; '' if there are none. `on_sample` adds their values there."
+    others = {(run.name, c['name']): c for run in on_sample for c in run.claims}
+    lines = []
+    for name, c in ((run.name, c) for run in runs for c in run.claims):
+        other = others.pop((name, c['name']), None)
+        on = f'; on the sample: {other["value"]:.4g}' if other else '; not claimed on the sample' if on_sample else ''
+        lines.append(f'{name}  {claim_text(c)}{on}')
+    return '\n'.join(lines + [f'{name}  only on the sample: {claim_text(c)}' for (name, _), c in others.items()])
+
+
+def data_table(runs):
+    "The data of each chapter, one data set a line; '' if no chapter describes any."
+    return '\n'.join(f'{run.name}  {data_text(c)}' for run in runs for c in run.data)
+
+
+def data_text(c):
+    "One data card in a line."
+    return f'{c["name"]}: {c["what"]}; {c["n_files"]:,} files; {"generated here" if c["generated"] else "real"}; {c["origin"]}; license: {c["license"]}'
 
 
 def claim_text(c):
@@ -159,15 +184,25 @@ def main(args=None):
     parser = argparse.ArgumentParser(description='Run the chapters, and say what they trained.')
     parser.add_argument('notebooks', nargs='*', type=Path, help='notebooks to run; all chapters unless given')
     parser.add_argument('--keep', type=Path, metavar='FOLDER', help='keep the executed notebooks here')
+    parser.add_argument('--both', action='store_true', help='run the chapters twice, with FASTBOOK_DATA=real and with FASTBOOK_DATA=sample')
     args = parser.parse_args(args)
     missing = [str(o) for o in args.notebooks if not o.exists()]
     if missing: parser.error(f'no such notebook: {", ".join(missing)}')
     paths = args.notebooks or chapters()
     if not paths: parser.error(f'there is no chapter in {ROOT/"nbs"}')
     if args.keep: args.keep.mkdir(parents=True, exist_ok=True)
-    runs = run_all([o.resolve() for o in paths], args.keep)
-    print(f'\n{data_in_use()}\n\n{table(runs)}', flush=True)
-    if claimed := claims_table(runs): print(f'\nClaims\n\n{claimed}', flush=True)
+    paths = [o.resolve() for o in paths]
+    if not args.both: return report(run_all(paths, args.keep))
+    envs = [{**os.environ, 'FASTBOOK_DATA': o} for o in ('real', 'sample')]
+    real, sample = [run_all(paths, args.keep if i == 0 else None, env) for i, env in enumerate(envs)]
+    return max(report(sample, env=envs[1]), report(real, sample, envs[0]))
+
+
+def report(runs, on_sample=(), env=os.environ):
+    "Print what became of the chapters; return 1 if one of them failed, or else 0."
+    print(f'\n{data_in_use(env)}\n\n{table(runs)}', flush=True)
+    if described := data_table(runs): print(f'\nData\n\n{described}', flush=True)
+    if claimed := claims_table(runs, on_sample): print(f'\nClaims\n\n{claimed}', flush=True)
     for run in runs:
         if run.error: print(f'\n{run.name} failed: {run.error}', file=sys.stderr)
     return 1 if any(o.error for o in runs) else 0

@@ -99,8 +99,10 @@ def model_sizes(m:nn.Sequential, size:tuple=(64,64)) -> list[torch.Size]:
         dummy_eval(m, size=size)
         return [o.stored.shape for o in hooks]
 
-def num_features_model(m:nn.Sequential) -> int:
-    "Return the number of output channels of the body `m`."
+def num_features_model(m: nn.Module) -> int:
+    "Return the number of output channels of the body `m`. A body for images of one size tells it in `only_size`."
+    only = next((o.only_size for o in m.modules() if getattr(o, 'only_size', None)), None)
+    if only: return dummy_eval(m, only).shape[1]
     size = 32
     while True:
         try: return model_sizes(m, (size, size))[-1][1]

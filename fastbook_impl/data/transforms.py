@@ -5,10 +5,10 @@ __all__ = ['DisplayedTransform', 'imagenet_stats', 'cifar_stats', 'mnist_stats',
            'typedmethod', 'Transform', 'ItemTransform', 'RandTransform', 'mk_transform', 'compose_tfms', 'Pipeline',
            'is_showable', 'RandomSplitter', 'TrainTestSplitter', 'IndexSplitter', 'EndSplitter', 'MaskSplitter',
            'FuncSplitter', 'GrandparentSplitter', 'FileSplitter', 'ColSplitter', 'RandomSubsetSplitter', 'parent_label',
-           'RegexLabeller', 'ColReader', 'ItemGetter', 'AttrGetter', 'CategoryMap', 'Category', 'MultiCategory',
-           'joined_labels', 'Categorize', 'MultiCategorize', 'OneHotEncode', 'EncodedMultiCategorize', 'TitledTuple',
-           'RegressionSetup', 'get_c', 'ToTensor', 'IntToFloatTensor', 'broadcast_vec', 'Normalize', 'fastuple',
-           'using_attr', 'L', 'Path']
+           'few_per_label', 'RegexLabeller', 'ColReader', 'ItemGetter', 'AttrGetter', 'CategoryMap', 'Category',
+           'MultiCategory', 'joined_labels', 'Categorize', 'MultiCategorize', 'OneHotEncode', 'EncodedMultiCategorize',
+           'TitledTuple', 'RegressionSetup', 'get_c', 'ToTensor', 'IntToFloatTensor', 'broadcast_vec', 'Normalize',
+           'fastuple', 'using_attr', 'L', 'Path']
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000002
 import inspect
@@ -508,6 +508,18 @@ def RandomSubsetSplitter(
 def parent_label(o:Any) -> str:
     "Return the name of the folder that contains the file `o`."
     return Path(o).parent.name
+
+# %% ../../nbs/library/2_data/06_transforms.ipynb #few-1
+def few_per_label(
+    items, label_func, # items, and a function from an item to its label
+    n=40,              # number of items to keep of each label; a label with fewer keeps all of them
+    seed=42            # the same seed keeps the same items
+) -> L:
+    "Draw `n` items of each label at random, and return them in their original order."
+    if n < 1: raise ValueError(f'n is the number of items of each label and must be at least 1, got {n}')
+    of_label = {}
+    for i in _shuffled(_need(items), seed): of_label.setdefault(label_func(items[i]), []).append(i)
+    return L(items[i] for i in sorted(i for idxs in of_label.values() for i in idxs[:n]))
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000045
 class RegexLabeller:

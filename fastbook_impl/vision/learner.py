@@ -2,8 +2,9 @@
 
 # %% auto #0
 __all__ = ['cnn_learner', 'features_taken', 'check_head', 'add_head', 'create_vision_model', 'vision_learner', 'add_normalize',
-           'unet_learner', 'model_meta', 'default_split', 'imagenet_weights', 'ModelMeta', 'num_features_model',
-           'create_body', 'create_head', 'cut_model', 'BodySpec', 'body_from_spec', 'arch_meta', 'create_unet_model']
+           'unet_learner', 'feature_learner', 'model_meta', 'default_split', 'imagenet_weights', 'ModelMeta',
+           'num_features_model', 'create_body', 'create_head', 'cut_model', 'BodySpec', 'body_from_spec', 'arch_meta',
+           'create_unet_model']
 
 # %% ../../nbs/library/5_vision/11_learner.ipynb #00000002
 from collections.abc import Callable, Sequence
@@ -11,14 +12,16 @@ from typing import Any
 
 import torch
 from fastcore.xtras import Path
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from ..callback.hook import num_features_model
-from ..data.transforms import Normalize
-from ..layers import AdaptiveConcatPool2d, apply_init
+from ..data.load import DataLoader, DataLoaders
+from ..data.transforms import Normalize, RandTransform
+from ..layers import AdaptiveConcatPool2d, Flatten, apply_init
 from ..learner import Learner
 from ..optimizer import Adam
-from ..torch_core import no_random
+from ..torch_core import no_random, plain
 from .models.body import BodySpec, arch_meta, body_from_spec, create_body, create_head, cut_model
 from .models.tvm import ModelMeta, default_split, imagenet_weights, model_meta
 from .models.unet import create_unet_model
@@ -154,6 +157,56 @@ def unet_learner(
                         opt_func=opt_func or Adam, lr=lr, cbs=cbs,
                         metrics=metrics, path=path, model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias,
                         train_bn=train_bn, moms=moms)
+
+# %% ../../nbs/library/5_vision/11_learner.ipynb #feat-1
+def feature_learner(
+    learn: Learner # learner of `vision_learner` whose body is frozen and whose training images do not change
+) -> Learner:
+    """Build a learner that trains the head of `learn` on the features of its body, which are computed only once.
+
+    The features are pooled and stay in memory, 10 kB per image for 1,280 channels. The body is in evaluation mode. Both learners share the head.
+    Raises `ValueError` if the body is not frozen or the training images change between epochs."""
+    body, head = _body_and_head(learn.model)
+    _check_frozen(body)
+    _check_repeatable(learn.dls.train.new(shuffle=False))
+    reader = Learner(learn.dls, body, loss_func=_no_loss, default_cbs=False)
+    train, valid = [TensorDataset(*reader.get_preds(ds_idx=i, act=_unchanged)) for i in (0, 1)]
+    bs = learn.dls.train.bs
+    dls = DataLoaders(DataLoader(train, bs=bs, shuffle=True, drop_last=len(train) > bs), DataLoader(valid, bs=learn.dls.valid.bs),
+                      path=learn.dls.path, device=learn.dls.device)
+    return Learner(dls, head, loss_func=learn.loss_func, opt_func=learn.opt_func, lr=learn.lr, metrics=list(learn.metrics), path=learn.path,
+                   model_dir=learn.model_dir, wd=learn.wd, wd_bn_bias=learn.wd_bn_bias, moms=learn.moms)
+
+def _body_and_head(model: nn.Module) -> tuple[nn.Sequential, nn.Sequential]:
+    "Split a model of `vision_learner` after its pooling layers."
+    if not (isinstance(model, nn.Sequential) and len(model) == 2):
+        raise ValueError(f'feature_learner needs a body and a head, as in a model of vision_learner, but got {type(model).__name__}')
+    body, head = model
+    layers = list(head) if isinstance(head, nn.Sequential) else [head]
+    n = next((i for i, m in enumerate(layers) if not isinstance(m, _pools)), len(layers))
+    return nn.Sequential(body, *layers[:n]), nn.Sequential(*layers[n:])
+
+_pools = AdaptiveConcatPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, Flatten, nn.Flatten
+
+def _check_frozen(body: nn.Module):
+    learning = [n for n, p in body.named_parameters() if p.requires_grad]
+    if learning:
+        raise ValueError(f'{len(learning)} parameters of the body still train, such as {learning[0]}: call learn.freeze(), and pass train_bn=False to '
+                         'vision_learner, so that normalization layers are frozen, too')
+
+def _check_repeatable(dl: DataLoader):
+    "Load the first batch twice, and raise `ValueError` if the inputs differ."
+    with no_random(): first = dl.one_batch()[0]
+    with no_random(43): second = dl.one_batch()[0]
+    if torch.equal(plain(first), plain(second)): return
+    pipes = [getattr(dl, p) for p in ('after_item', 'after_batch')]
+    names = ', '.join(f.name for p in pipes for f in getattr(p, 'fs', ()) if isinstance(f, RandTransform))
+    raise ValueError(f'the training images differ from epoch to epoch{f" because of {names}" if names else ""}, so their features cannot be reused: use '
+                     "item_tfms=Resize(224, method='squish') without random transforms, or train without feature_learner")
+
+def _no_loss(features: Tensor, *targets: Tensor) -> Tensor: return features.new_zeros(())
+
+def _unchanged(features: Tensor) -> Tensor: return features
 
 # %% ../../nbs/library/5_vision/11_learner.ipynb #0000001d
 _all_ = ['model_meta', 'default_split', 'imagenet_weights', 'ModelMeta', 'num_features_model', 'create_body',

@@ -71,6 +71,19 @@ def test_a_chapters_claims_are_listed(tmp_path, capsys, root):
     assert any(CLAIM_MIME in o.get('data', {}) for c in kept.cells for o in c.outputs)
 
 
+def test_a_chapters_data_and_its_claims_on_real_data_and_on_the_sample(tmp_path, capsys, root):
+    path = tmp_path/'01_both.ipynb'
+    sources = [f'import os, sys; sys.path.insert(0, {str(root)!r})\nfrom fastbook_impl.course.claims import DataCard, claim', 'real = os.environ["FASTBOOK_DATA"] == "real"',
+               'card = DataCard("things", "odd things", 7, "someone", "CC0", not real)\ncard', 'card', 'claim("it helps", 0.9 if real else 0.2, at_least=0.5, data=card, needs_real=True)',
+               'if not real: claim("drawn", 1, at_least=0)']
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(o) for o in sources]), path)
+    assert course.main([str(path), '--both']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [l for l in lines if 'odd things' in l] == ['01_both  things: odd things; 7 files; generated here; someone; license: CC0', '01_both  things: odd things; 7 files; real; someone; license: CC0']
+    last = lines[len(lines) - lines[::-1].index('Claims'):]
+    assert [l for l in last if l] == ['01_both  it helps: 0.9, claimed at least 0.5: holds [things (real, 7 files)]; on the sample: 0.2', '01_both  only on the sample: drawn: 1, claimed at least 0: holds']
+
+
 def test_a_built_in_sample_is_called_generated(home):
     path = untar_data(URLs.MNIST_SAMPLE)
     card = data_card(path/'train'/'3')
@@ -80,7 +93,15 @@ def test_a_built_in_sample_is_called_generated(home):
 
 def test_the_mirrors_photographs_are_called_real(real_pets):
     card = data_card(real_pets)
-    assert not card.generated and card.name == 'PETS' and card.license == 'CC BY-SA 4.0' and 'mirror' in card.origin and card.n_files > 1200
+    assert not card.generated and card.name == 'PETS' and card.license.startswith('CC BY-SA 4.0') and 'mirror' in card.origin and card.n_files > 1200
+
+
+@pytest.mark.parametrize('name, what, license', [('CAMVID_TINY', 'street scenes', 'unknown'), ('IMDB_SAMPLE', 'film reviews', 'unknown'), ('MNIST_SAMPLE', 'handwritten', 'unknown'),
+                                                 ('ADULT_SAMPLE', 'census', 'CC BY 4.0'), ('rt_polarity.tgz', 'one sentence', 'unknown'), ('camvid_multilabel.tgz', 'several labels', 'unknown')])
+def test_a_license_that_the_creator_does_not_state_is_unknown(mirror, home, monkeypatch, name, what, license):
+    monkeypatch.setenv('FASTBOOK_MIRROR', str(mirror)); monkeypatch.setenv('FASTBOOK_DATA', 'auto')
+    card = data_card(untar_data(getattr(URLs, name, name)))
+    assert what in card.what and card.license == license and not card.generated and 'unknown' not in card.origin
 
 
 def test_a_folder_of_your_own(tmp_path):

