@@ -229,7 +229,7 @@ def test_a_tampered_hash_is_refused(tiny):
     assert tiny.found() == []
 
 
-LOCKS = 'course', 'test', 'fastcore2', 'uv'
+LOCKS = 'course', 'test', 'docs', 'fastcore2', 'uv'
 
 
 @pytest.mark.parametrize('name', LOCKS)
