@@ -106,7 +106,7 @@ def page_links(text):
 def broken_links(html):
     "Links within the site that lead to no file or to no anchor, as sentences."
     from html import unescape
-    found = {o: page_links(o.read_text(encoding='utf-8')) for o in html.rglob('*.html')}
+    found = {o: page_links(o.read_text(encoding='utf-8')) for o in html.rglob('*.html') if '_static' not in o.relative_to(html).parts}  # the theme's own templates
     broken = []
     for page, (addresses, _) in sorted(found.items()):
         for address in sorted(addresses):
