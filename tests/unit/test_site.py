@@ -209,7 +209,8 @@ def test_fine_tune_has_an_entry_that_links_to_its_source_and_its_notebook(root, 
     pages, names = api
     assert 'fastbook_impl.learner.Learner.fine_tune' in names and len(set(names)) == len(names)
     text = pages['api/fastbook_impl.callback.schedule']
-    entry = text[text.index('{py:method} fastbook_impl.learner.Learner.fine_tune('):]
+    entry = text[text.index('{py:method} Learner.fine_tune('):]
+    assert entry.split('\n')[1] == ':module: fastbook_impl.learner'
     source, first, last = re.search(r'\[source\]\(\S+/blob/main/(\S+)#L(\d+)-L(\d+)\)', entry).groups()
     lines = (root/source).read_text(encoding='utf-8').splitlines()[int(first)-1:int(last)]
     assert lines[0] == '@patch' and lines[1].startswith('def fine_tune')
