@@ -28,7 +28,7 @@ class Entry:
     name: str       # full name, such as fastbook_impl.learner.Learner.fit
     signature: str
     doc: str
-    params: dict    # parameter → the comment beside it
+    params: dict    # parameters → the comment beside them
     note: str       # what decorators and bases add
     lines: tuple    # first and last line of the source
     members: list = field(default_factory=list)
@@ -45,14 +45,11 @@ def all_args(f): return [*f.args.posonlyargs, *f.args.args, *filter(None, [f.arg
 
 
 def documented(f, notes):
-    "The comment beside each parameter: on its line, if no other parameter ends there, and if the line is not the one of a body."
-    args, found = all_args(f), {}
-    last = f.body[0].lineno
-    for i, a in enumerate(args):
-        line = a.end_lineno
-        if i+1 < len(args) and args[i+1].lineno == line: continue
-        if line in notes and line < last: found[a.arg] = notes[line]
-    return found
+    "The comment beside the parameters. One that follows several on a line is about all of them."
+    lines = {}
+    for a in all_args(f):
+        if a.arg not in ('self', 'cls'): lines.setdefault(a.end_lineno, []).append(a.arg)
+    return {', '.join(names): notes[line] for line, names in lines.items() if line in notes and line < f.body[0].lineno}
 
 
 def signature(f, skip_first):

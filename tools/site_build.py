@@ -48,7 +48,8 @@ def write_sources(root, source):
     links = Links(root, pages, notes)
     api, entries = api_pages(root, links)
     names = Names(entries)
-    texts = {f'{doc}.md': text for doc, text in {**section_pages(root, pages), **api}.items()}
+    texts = {f'{doc}.md': text for doc, text in section_pages(root, pages).items()}
+    texts.update({f'{doc}.md': names.link(text, set()) for doc, text in api.items()})
     for page in pages:
         make = notebook_page if page.source.endswith('.ipynb') else text_page
         texts[page.target] = make(root, page, links, names)

@@ -193,7 +193,7 @@ def test_entries_have_signatures_docstrings_and_comments():
     assert set(found) == {'p.a.Thing', 'p.a.Thing.erase', 'p.a.make'}
     thing, erase, make = found['p.a.Thing'], found['p.a.Thing.erase'], found['p.a.make']
     assert thing.signature == "(size: int, color='red', **kwargs)" and thing.doc == 'A thing.' and thing.note == 'Bases: `Base`.'
-    assert thing.params == {'size': 'in pixels', 'kwargs': 'name, or a *hex* number'}
+    assert thing.params == {'size': 'in pixels', 'color, kwargs': 'name, or a *hex* number'}
     assert [(o.kind, o.name, o.signature) for o in thing.members] == [('method', 'p.a.Thing.draw', '(*, to=None)'), ('property', 'p.a.Thing.area', '')]
     assert erase.kind == 'method' and erase.signature == '(slowly: bool=False) -> bool' and erase.params == {'slowly': 'take a second'}
     assert make.signature == '(n) -> list' and make.params == {'n': 'how many'}
