@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['PLACES', 'colored', 'progress', 'notebook_of', 'check', 'show', 'hint', 'skip', 'reset', 'solution', 'start',
-           'update', 'run', 'data', 'weights', 'main']
+           'update', 'run', 'data', 'weights', 'doctor', 'main']
 
 # %% ../nbs/library/9_course/02_cli.ipynb #00000002
 import argparse
@@ -211,6 +211,12 @@ def weights() -> int:
     for o in there: print(f'{o.name:40} {o.size/1e6:9.1f} MB  {o.source:12} {o.file}')
     return 0
 
+# %% ../nbs/library/9_course/02_cli.ipynb #cli-doctor
+def doctor() -> int:
+    "Print what is installed here, and what to do about problems."
+    from fastbook_impl.course.doctor import doctor
+    return doctor()
+
 # %% ../nbs/library/9_course/02_cli.ipynb #0000000f
 def _version() -> str:
     from fastbook_impl import __version__
@@ -241,6 +247,7 @@ def _parser():
             (['which'], dict(help="an exercise such as 5.12, a chapter such as 5, or 'all'")))
     command('run', run, 'run a chapter from top to bottom', (['chapter'], dict(help='its number, such as 05')))
     command('weights', weights, 'what pretrained weights are on the disk')
+    command('doctor', doctor, 'examine this installation, and say what to do')
     command('data', data, 'what data sets are on the disk',
             (['--clean'], dict(metavar='NAME', help="delete this one, or 'all'")))
     return p

@@ -8,6 +8,7 @@ Each file pins every package of an environment, with the hashes of its files, fo
     requirements/course.txt      what a reader needs: the package's requirements, its extras, JupyterLab and nbdev
     requirements/test.txt        the same, and what the tests need besides
     requirements/fastcore2.txt   the package's requirements alone, with fastcore 2, which nbdev does not allow
+    requirements/docs.txt        what builds the documentation site, without PyTorch
     requirements/uv.txt          the installer
 
 The files contain no address of a package index, so they work with any.
@@ -17,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from setup_env import ROOT, VENV, SetupError, find_uv, lock_file, read_locked, read_settings, say, uv_settings, wanted_packages
+from setup_env import ROOT, VENV, SetupError, extras, find_uv, lock_file, read_locked, read_settings, say, uv_settings, wanted_packages
 
 OPTIONS = ['--universal', '--generate-hashes', '--no-emit-index-url', '--no-emit-find-links', '--no-annotate', '--no-header', '--quiet']
 
@@ -53,6 +54,7 @@ def main(args, root=ROOT):
     compile_lock('test', everything['test'] + still, *args, root=root)  # the largest environment decides the versions of all
     test = lock_file('test', root)
     compile_lock('course', everything['course'] + still, '--constraint', str(test), *args, root=root)
+    compile_lock('docs', extras(cfg, 'docs'), *args, root=root)
     runtime = [o for o in cfg['requirements'].split() if not o.startswith('fastcore')]
     torch = [o for o in still if o.startswith('torch')]
     with tempfile.TemporaryDirectory() as tmp:

@@ -4,6 +4,7 @@ Runs before anything is installed, on whatever Python the machine has, so it use
 
     python3 tools/setup_env.py            # what `make lab` and `make course` need
     python3 tools/setup_env.py --tests    # and what `make test` needs besides
+    python3 tools/setup_env.py --docs     # `.venv-docs`: what `make docs` needs, without PyTorch
     python3 tools/setup_env.py --latest   # `.venv-latest`: the newest releases instead of the locked ones
 
 pip installs uv, at a locked version, and uv does the rest: it checks the hashes, downloads in parallel and links files from its cache.
@@ -25,7 +26,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-VENV, VENV2, LATEST = ROOT/'.venv', ROOT/'.venv-fastcore2', ROOT/'.venv-latest'
+VENV, VENV2, LATEST, DOCS = ROOT/'.venv', ROOT/'.venv-fastcore2', ROOT/'.venv-latest', ROOT/'.venv-docs'
 RECIPE = 2  # raise it when the steps below change, so that older environments are made again
 BROWSERS = 'chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome'
 TORCH = re.compile(r'(torch|torchvision|triton|cuda-.*|nvidia-.*)$')  # PyTorch, and what only its CUDA build needs
@@ -379,6 +380,22 @@ def set_up_fastcore2(venv=VENV2, root=ROOT):
     return True
 
 
+def set_up_docs(venv=DOCS, root=ROOT):
+    "The environment that builds the documentation site. It has neither PyTorch nor the package, because the site is made from saved outputs and source."
+    wanted = fingerprint('docs', root)
+    if why_set_up(venv, wanted) is None: return False
+    with locked(venv):
+        if why_set_up(venv, wanted) is None: return False
+        check_python(read_settings(root)['min_python'])
+        check_venv_module()
+        say(f'Making {venv.name}: what builds the documentation site.')
+        make_venv(venv)
+        get_uv(venv, root)
+        install_lock(venv, 'docs', root)
+        write_stamp(venv, wanted)
+    return True
+
+
 def set_up_latest(venv=LATEST, root=ROOT):
     "An environment with the newest releases that settings.ini allows, updated at every call; for `make test-latest`."
     cfg = read_settings(root)
@@ -397,6 +414,9 @@ def main(args):
         if '--latest' in args:
             set_up_latest()
             set_up_browser()
+            return 0
+        if '--docs' in args:
+            set_up_docs()
             return 0
         set_up(tests='--tests' in args, torch_backend=os.environ.get('UV_TORCH_BACKEND'))
         if '--tests' in args:

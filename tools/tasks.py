@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from setup_env import LATEST, ROOT, VENV, say, venv_python
+from setup_env import DOCS, LATEST, ROOT, VENV, say, venv_python
 from setup_env import main as set_up
 
 EXPORT = 'from nbdev.doclinks import nbdev_export; nbdev_export()'
@@ -51,6 +51,12 @@ def export(args): return set_up([]) or run('-c', EXPORT) or run('-c', CLEAN)
 def bench(args): return set_up([]) or run(str(ROOT/'benchmarks'/'run.py'), *args)
 
 
+def docs(args): return set_up(['--docs']) or run(str(ROOT/'tools'/'site_build.py'), *args, venv=DOCS)
+
+
+def docs_serve(args): return set_up(['--docs']) or run(str(ROOT/'tools'/'site_build.py'), '--serve', *args, venv=DOCS)
+
+
 def test_latest(args):
     "Run the tests with the newest releases that settings.ini allows."
     return set_up(['--tests']) or set_up(['--latest']) or run(str(ROOT/'tools'/'verify.py'), *args, venv=LATEST)
@@ -66,6 +72,8 @@ TASKS = {
     'course': (tool('course'), 'run every chapter and print a table of what was trained, and how well'),
     'app': (app, 'open the application of chapter 2: upload an image, see the breeds'),
     'bench': (bench, 'compare this package with fastai and plain PyTorch'),
+    'docs': (docs, 'build the documentation site in _docs/html from the saved outputs'),
+    'docs-serve': (docs_serve, 'show the site that was built'),
     'export': (export, 'write the package from the notebooks, and clean them'),
     'exercises': (tool('exercises'), 'write the exercise notebooks, nbs/exercises/'),
     'readme': (tool('readme'), 'render README.md from nbs/index.ipynb'),

@@ -85,7 +85,7 @@ def hook_outputs(modules:Iterable[nn.Module], detach:bool=True, cpu:bool=False, 
     return Hooks(modules, _output, detach=detach, cpu=cpu, is_forward=not grad)
 
 # %% ../../nbs/library/4_learner/09_callback_hook.ipynb #0000000b
-def dummy_eval(m:nn.Module, size:tuple=(64,64)) -> Any:
+def dummy_eval(m: nn.Module, size: tuple = (64,64)) -> Any:
     "Return the output of `m` in evaluation mode for one image of random noise with the right number of channels."
     p,was = one_param(m),m.training
     x = torch.rand(1, in_channels(m), *size, device=p.device, dtype=p.dtype)*2 - 1
@@ -93,7 +93,7 @@ def dummy_eval(m:nn.Module, size:tuple=(64,64)) -> Any:
         with torch.no_grad(): return m.eval()(x)
     finally: m.train(was)
 
-def model_sizes(m:nn.Sequential, size:tuple=(64,64)) -> list[torch.Size]:
+def model_sizes(m: nn.Module, size: tuple = (64,64)) -> list[torch.Size]:
     "List the output shape of each child of `m` for one image of the given size."
     with hook_outputs(m) as hooks:
         dummy_eval(m, size=size)
@@ -101,7 +101,7 @@ def model_sizes(m:nn.Sequential, size:tuple=(64,64)) -> list[torch.Size]:
 
 def num_features_model(m: nn.Module) -> int:
     "Return the number of output channels of the body `m`. A body for images of one size tells it in `only_size`."
-    only = next((o.only_size for o in m.modules() if getattr(o, 'only_size', None)), None)
+    only: tuple | None = next((o for m_ in m.modules() if (o := getattr(m_, 'only_size', None))), None)
     if only: return dummy_eval(m, only).shape[1]
     size = 32
     while True:

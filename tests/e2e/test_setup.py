@@ -26,7 +26,7 @@ class Project:
         self.root, self.venv, self.calls, self.versions = root, root/'.venv', [], {}
         (root/'settings.ini').write_text(SETTINGS)
         (root/'requirements').mkdir()
-        for name in 'course', 'test', 'uv', 'fastcore2': (root/'requirements'/f'{name}.txt').write_text(LOCK)
+        for name in 'course', 'test', 'docs', 'uv', 'fastcore2': (root/'requirements'/f'{name}.txt').write_text(LOCK)
         monkeypatch.setattr(env, 'make_venv', self.make_venv)
         monkeypatch.setattr(env, 'run_logged', self.run_logged)
         monkeypatch.setattr(env, 'uv_settings', lambda venv: {})
@@ -76,6 +76,15 @@ def test_set_up_is_redone_when_what_it_was_made_from_changes_and_says_so(name, r
     assert project.set_up() and project.calls
     assert f'Setting up, because {reason} since the last set-up.' in capsys.readouterr().out
     assert not project.set_up()
+
+
+def test_the_site_has_an_environment_of_its_own_without_the_package(project):
+    assert env.set_up_docs(project.root/'.venv-docs', project.root)
+    assert [o for o in project.calls if 'docs.txt' in o] and not [o for o in project.calls if '--editable' in o]
+    project.calls.clear()
+    assert not env.set_up_docs(project.root/'.venv-docs', project.root) and project.calls == []
+    env.lock_file('docs', project.root).write_text('sphinx==9.0 \\\n    --hash=sha256:aa\n')
+    assert env.set_up_docs(project.root/'.venv-docs', project.root)
 
 
 def test_an_interrupted_set_up_is_continued(project, capsys, monkeypatch):
@@ -229,7 +238,7 @@ def test_a_tampered_hash_is_refused(tiny):
     assert tiny.found() == []
 
 
-LOCKS = 'course', 'test', 'fastcore2', 'uv'
+LOCKS = 'course', 'test', 'docs', 'fastcore2', 'uv'
 
 
 @pytest.mark.parametrize('name', LOCKS)

@@ -1,6 +1,7 @@
 """The command `fastbook`: plain lines in a pipe, exit codes that scripts can use."""
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -116,3 +117,16 @@ def test_help_does_not_import_what_takes_long(root):
     code = "import sys; from fastbook_impl.cli import main; main([]); print([o for o in ('torch', 'numpy', 'pandas', 'matplotlib') if o in sys.modules])"
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(root)}).stdout
     assert out.splitlines()[-1] == '[]'
+
+
+def test_the_doctor_reports_what_is_installed(folder, capsys):
+    assert main(['doctor']) == 0
+    said = capsys.readouterr().out
+    assert all(re.search(rf'^ok +{o} ', said, re.M) for o in ('Python', 'PyTorch', 'data folder')) and 'All is well' in said
+
+
+def test_the_doctor_names_a_setting_that_is_wrong_with_the_way_out(folder, capsys, monkeypatch):
+    monkeypatch.setenv('FASTBOOK_DATA', 'reel')
+    assert main(['doctor']) == 1
+    said = capsys.readouterr().out
+    assert re.search(r'^BAD +settings .*FASTBOOK_DATA=reel', said, re.M) and 'auto, real or sample' in said and '1 of 8 need attention' in said
