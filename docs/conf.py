@@ -1,4 +1,4 @@
-"""The configuration of the documentation site. `make docs` collects the pages in `_docs/source` and calls Sphinx with this file."""
+"""Configure the documentation site: `make docs` collects the pages in `_docs/source` and calls Sphinx with this file."""
 import sys
 from pathlib import Path
 

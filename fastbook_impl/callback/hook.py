@@ -93,15 +93,15 @@ def dummy_eval(m: nn.Module, size: tuple = (64,64)) -> Any:
         with torch.no_grad(): return m.eval()(x)
     finally: m.train(was)
 
-def model_sizes(m: nn.Module, size: tuple = (64,64)) -> list[torch.Size]:
+def model_sizes(m: nn.Sequential, size: tuple = (64,64)) -> list[torch.Size]:
     "List the output shape of each child of `m` for one image of the given size."
     with hook_outputs(m) as hooks:
         dummy_eval(m, size=size)
         return [o.stored.shape for o in hooks]
 
-def num_features_model(m: nn.Module) -> int:
+def num_features_model(m: nn.Sequential) -> int:
     "Return the number of output channels of the body `m`. A body for images of one size tells it in `only_size`."
-    only: tuple | None = next((o for m_ in m.modules() if (o := getattr(m_, 'only_size', None))), None)
+    only: tuple | None = next(filter(None, (getattr(o, 'only_size', None) for o in m.modules())), None)
     if only: return dummy_eval(m, only).shape[1]
     size = 32
     while True:
