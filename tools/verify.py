@@ -3,8 +3,9 @@
 1. export:    `fastbook_impl` is what a fresh `nbdev_export` of the notebooks writes
 2. clean:     `nbdev_clean` would change no notebook
 3. lint:      `ruff check`, with the rules in pyproject.toml
-4. notebooks: `nbdev_test` runs every notebook from top to bottom, on the built-in data
-5. pytest:    the tests in `tests/`
+4. types:     pyright (basic) finds no error in the package
+5. notebooks: `nbdev_test` runs every notebook from top to bottom, on the built-in data
+6. pytest:    the tests in `tests/`
 
     python tools/verify.py           # make test: all stages; slow cells and tests with the marker `slow` are left out
     python tools/verify.py --quick   # make check: no notebooks, and no tests with the markers `slow` or `medium`
@@ -101,7 +102,7 @@ def check_clean(root, copy):
     return Count(len(notebooks(root)) - len(dirty), len(dirty))
 
 
-# --- stage 3: style ------------------------------------------------------------------------------------------------------
+# --- stages 3 and 4: style and types ------------------------------------------------------------------------------------------------------
 
 def check_lint(root):
     "Run ruff over the code; each file with a finding counts as failed."
@@ -121,7 +122,7 @@ def check_types(root):
     return Count(failed=max(1, len(found)))
 
 
-# --- stage 4: nbdev_test -------------------------------------------------------------------------------------------------
+# --- stage 5: nbdev_test -------------------------------------------------------------------------------------------------
 
 def share_cores():
     "Processes to run side by side, and the threads of each: two processes on a small machine, up to four."
@@ -172,7 +173,7 @@ def slowest(what, seconds, n=10):
     return '\n'.join([f'  slowest {what}:', *(f'  {s:7.1f} s  {name}' for name, s in rows)])
 
 
-# --- stage 5: pytest -----------------------------------------------------------------------------------------------------
+# --- stage 6: pytest -----------------------------------------------------------------------------------------------------
 
 SKIPPED_MARKS = {'quick': 'not slow and not medium', 'usual': 'not slow', 'long': ''}
 

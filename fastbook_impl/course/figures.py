@@ -43,7 +43,7 @@ def plot_secants(
     xs = torch.linspace(x - 2.5, x + 1.5, 200)
     ax.plot(xs, f(xs), color='lightgray', lw=3)
     ends = torch.tensor([x - 1.5, x + 1.5])
-    for h, style in zip(steps, (':', '--', '-', '-.')):
+    for h, style in zip(steps, (':', '--', '-', '-.'), strict=False):
         slope = (f(x + h) - f(x))/h
         ax.plot(ends, f(x) + slope*(ends - x), style, label=f'h = {h}: slope {slope:.1f}')
     ax.scatter(x, f(x), color='red', zorder=3)
@@ -60,7 +60,7 @@ def plot_descents(
     "Plot `f` once for each path, with the points of the path on the curve."
     _, axs = plt.subplots(1, len(paths), figsize=(3.4*len(paths), 3.2), sharey=True, squeeze=False)
     xs = torch.linspace(-limit, limit, 100)
-    for ax, (title, points) in zip(axs[0], paths.items()):
+    for ax, (title, points) in zip(axs[0], paths.items(), strict=True):
         ax.plot(xs, f(xs), color='lightgray')
         ax.plot(points, f(points), 'o-', ms=4, color='red')
         ax.set(title=title, xlabel='parameter x', xlim=(-limit, limit), ylim=(-0.04*top, top))
@@ -110,13 +110,14 @@ def plot_matmul(
              (c, 'outputs', lambda i, j: (i, j) == (row, col))]
     widths = [len(m[0]) for m, _, _ in parts]
     _, axs = plt.subplots(1, 3, figsize=(9, 0.55*max(len(a), len(b)) + 0.8), gridspec_kw={'width_ratios': widths})
-    for ax, (m, name, marked), sign in zip(axs, parts, ('@', '=', '')):
+    for ax, (m, name, marked), sign in zip(axs, parts, '@= ', strict=True):
         for i, line in enumerate(m.tolist()):
             for j, v in enumerate(line):
                 box = dict(boxstyle='square,pad=0.35', fc=mark if marked(i, j) else 'white', ec='lightgray')
                 ax.text(j, -i, f'{v:g}', ha='center', va='center', bbox=box)
         ax.text(len(m[0]) - 0.35, -(len(m) - 1)/2, sign, fontsize=16, ha='left', va='center', clip_on=False)
-        ax.set(title=f'{name} ({len(m)}, {len(m[0])})', xlim=(-0.6, len(m[0]) - 0.3), ylim=(-max(len(a), len(b)) + 0.4, 0.6))
+        ax.set(title=f'{name} ({len(m)}, {len(m[0])})', xlim=(-0.6, len(m[0]) - 0.3),
+               ylim=(-max(len(a), len(b)) + 0.4, 0.6))
         ax.axis('off')
 
 # %% ../../nbs/library/9_course/06_figures.ipynb #00000011
@@ -128,10 +129,11 @@ def plot_weights(
 ):
     "Draw the weights of several detectors on one color scale: red is positive, blue is negative."
     nrows = -(-len(weights)//ncols)
-    fig, axs = plt.subplots(nrows, min(ncols, len(weights)), figsize=(imsize*min(ncols, len(weights)) + 0.8, imsize*1.2*nrows), squeeze=False)
+    ncols = min(ncols, len(weights))
+    fig, axs = plt.subplots(nrows, ncols, figsize=(imsize*ncols + 0.8, imsize*1.2*nrows), squeeze=False)
     limit = max(w.abs().max().item() for w in weights)
     for ax in axs.flat: ax.axis('off')
-    for ax, w, title in zip(axs.flat, weights, titles):
+    for ax, w, title in zip(axs.flat, weights, titles, strict=False):
         shown = ax.imshow(w, cmap='RdBu_r', vmin=-limit, vmax=limit, interpolation='nearest')
         ax.set_title(title, fontsize=9)
     fig.colorbar(shown, ax=axs, label='weight', shrink=0.8)
@@ -148,4 +150,5 @@ def plot_confusion(
         for j, n in enumerate(row):
             if n: ax.text(j, i, n, ha='center', va='center', fontsize=8, color='white' if n > half else 'black')
     ticks = range(len(labels))
-    ax.set(xlabel='predicted', ylabel='true', xticks=ticks, yticks=ticks, xticklabels=labels, yticklabels=labels, title='Confusion matrix')
+    ax.set(xlabel='predicted', ylabel='true', title='Confusion matrix',
+           xticks=ticks, yticks=ticks, xticklabels=labels, yticklabels=labels)

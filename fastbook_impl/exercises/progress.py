@@ -21,7 +21,6 @@ from pathlib import Path
 from ..data.external import fastbook_home
 from ..imports import in_notebook
 from ..torch_core import written_whole
-
 from .engine import CHAPTERS, Exercise, ValuePart, Verdict, answers_in, as_html, exercises, find, judge, preload
 from .limits import NotYet, cut, limited, short, time_limit
 

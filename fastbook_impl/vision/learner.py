@@ -164,7 +164,8 @@ def feature_learner(
 ) -> Learner:
     """Build a learner that trains the head of `learn` on the features of its body, which are computed only once.
 
-    The features are pooled and stay in memory, 10 kB per image for 1,280 channels. The body is in evaluation mode. Both learners share the head.
+    The features are pooled and stay in memory, 10 kB per image for 1,280 channels. The body is in evaluation mode.
+    Both learners share the head.
     Raises `ValueError` if the body is not frozen or the training images change between epochs."""
     body, head = _body_and_head(learn.model)
     _check_frozen(body)
@@ -172,15 +173,17 @@ def feature_learner(
     reader = Learner(learn.dls, body, loss_func=_no_loss, default_cbs=False)
     train, valid = [TensorDataset(*reader.get_preds(ds_idx=i, act=_unchanged)) for i in (0, 1)]
     bs = learn.dls.train.bs
-    dls = DataLoaders(DataLoader(train, bs=bs, shuffle=True, drop_last=len(train) > bs), DataLoader(valid, bs=learn.dls.valid.bs),
-                      path=learn.dls.path, device=learn.dls.device)
-    return Learner(dls, head, loss_func=learn.loss_func, opt_func=learn.opt_func, lr=learn.lr, metrics=list(learn.metrics), path=learn.path,
-                   model_dir=learn.model_dir, wd=learn.wd, wd_bn_bias=learn.wd_bn_bias, moms=learn.moms)
+    dls = DataLoaders(DataLoader(train, bs=bs, shuffle=True, drop_last=len(train) > bs),
+                      DataLoader(valid, bs=learn.dls.valid.bs), path=learn.dls.path, device=learn.dls.device)
+    return Learner(dls, head, loss_func=learn.loss_func, opt_func=learn.opt_func, lr=learn.lr,
+                   metrics=list(learn.metrics), path=learn.path, model_dir=learn.model_dir, wd=learn.wd,
+                   wd_bn_bias=learn.wd_bn_bias, moms=learn.moms)
 
 def _body_and_head(model: nn.Module) -> tuple[nn.Sequential, nn.Sequential]:
     "Split a model of `vision_learner` after its pooling layers."
     if not (isinstance(model, nn.Sequential) and len(model) == 2):
-        raise ValueError(f'feature_learner needs a body and a head, as in a model of vision_learner, but got {type(model).__name__}')
+        raise ValueError('feature_learner needs a body and a head, as in a model of vision_learner, '
+                         f'but got {type(model).__name__}')
     body, head = model
     layers = list(head) if isinstance(head, nn.Sequential) else [head]
     n = next((i for i, m in enumerate(layers) if not isinstance(m, _pools)), len(layers))
@@ -191,8 +194,9 @@ _pools = AdaptiveConcatPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, Flatt
 def _check_frozen(body: nn.Module):
     learning = [n for n, p in body.named_parameters() if p.requires_grad]
     if learning:
-        raise ValueError(f'{len(learning)} parameters of the body still train, such as {learning[0]}: call learn.freeze(), and pass train_bn=False to '
-                         'vision_learner, so that normalization layers are frozen, too')
+        raise ValueError(f'{len(learning)} parameters of the body still train, such as {learning[0]}: call '
+                         'learn.freeze(), and pass train_bn=False to vision_learner, so that normalization layers '
+                         'are frozen, too')
 
 def _check_repeatable(dl: DataLoader):
     "Load the first batch twice, and raise `ValueError` if the inputs differ."
@@ -201,8 +205,10 @@ def _check_repeatable(dl: DataLoader):
     if torch.equal(plain(first), plain(second)): return
     pipes = [getattr(dl, p) for p in ('after_item', 'after_batch')]
     names = ', '.join(f.name for p in pipes for f in getattr(p, 'fs', ()) if isinstance(f, RandTransform))
-    raise ValueError(f'the training images differ from epoch to epoch{f" because of {names}" if names else ""}, so their features cannot be reused: use '
-                     "item_tfms=Resize(224, method='squish') without random transforms, or train without feature_learner")
+    why = f' because of {names}' if names else ''
+    raise ValueError(f'the training images differ from epoch to epoch{why}, so their features cannot be reused: use '
+                     "item_tfms=Resize(224, method='squish') without random transforms, or train without "
+                     'feature_learner')
 
 def _no_loss(features: Tensor, *targets: Tensor) -> Tensor: return features.new_zeros(())
 

@@ -150,7 +150,7 @@ def test_each_command_runs_its_tests(mode, counted, tiny, changed, tmp_path):
 
 def test_make_check_leaves_out_the_notebooks(tmp_path):
     names = {mode: list(verify.stages(mode, tmp_path, tmp_path, tmp_path, {})) for mode in ('quick', 'usual', 'long')}
-    assert names['quick'] == ['export', 'clean', 'lint', 'pytest'] and names['usual'] == names['long'] == ['export', 'clean', 'lint', 'notebooks', 'pytest']
+    assert names['quick'] == ['export', 'clean', 'lint', 'types', 'pytest'] and names['usual'] == names['long'] == ['export', 'clean', 'lint', 'types', 'notebooks', 'pytest']
 
 
 def test_the_words_of_the_command_line():
