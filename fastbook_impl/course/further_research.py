@@ -13,7 +13,7 @@ from ..torch_core import Module, params
 
 # %% ../../nbs/15b_further_research.ipynb #0000000e
 class AttentionPool(Module):
-    "Average the positions of a grid with learned weights, from `(bs, nf, h, w)` to `(bs, nf*n_looks)`."
+    "Average a grid with learned weights, from `(bs, nf, h, w)` to `(bs, nf*n_looks)`."
     def __init__(self,
         nf,       # number of features at each position
         n_looks=4 # number of attention heads, each with weights of its own
@@ -33,7 +33,7 @@ class PowerMean(Module):
 
 # %% ../../nbs/15b_further_research.ipynb #00000014
 class Prototypes(Module):
-    "Score each class by its prototype's cosine, times a learned scale: `(bs, nf)` to `(bs, n_out)`."
+    "Score classes by the scaled cosine with their prototype, `(bs, nf)` to `(bs, n_out)`."
     def __init__(self,
         nf,      # number of features of an image
         n_out,   # number of classes
@@ -51,7 +51,8 @@ def stem_and_blocks(
 ) -> list:
     "Split a model into a group for the stem, one for every residual block, and one for the head."
     body, head = model
-    return [params(body[:4]), *[params(block) for stage in body[4:] for block in stage], params(head)]
+    blocks = [block for stage in body[4:] for block in stage]
+    return [params(body[:4]), *map(params, blocks), params(head)]
 
 # %% ../../nbs/15b_further_research.ipynb #00000029
 class NearestHead(Module):
@@ -61,7 +62,7 @@ class NearestHead(Module):
         widths,     # number of channels after each layer of the body
         n_out,      # number of outputs per pixel
         skips=True, # whether to concatenate each step with the input of the layer of the body
-        enlarge: Callable[[int], nn.Module] | None = None # from channels to a layer that doubles a grid
+        enlarge: Callable[[int], nn.Module] | None = None # from channels to a doubling layer
     ):
         self.body, self.skips = body, skips
         if enlarge is None: enlarge = lambda n: nn.Upsample(scale_factor=2)

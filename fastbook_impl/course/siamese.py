@@ -58,8 +58,8 @@ def _check(self:SiameseTransform):
     for part, name in zip(self.lbl2files, ('training', 'validation')):
         alone = [str(label) for label, fs in part.items() if len(fs) == 1]
         if alone:
-            raise ValueError(f'a pair needs two images of a class, but the {name} set has only one of '
-                             f'{", ".join(alone)}: add images or remove the class')
+            raise ValueError(f'a pair needs two images of a class, but the {name} set has only '
+                             f'one of {", ".join(alone)}: add images or remove the class')
         if len(part) == 1:
             raise ValueError(f'the {name} set has only one class ({next(iter(part))}): a pair of '
                              'different classes needs two')
@@ -91,14 +91,14 @@ def siamese_splitter(model):
 
 # %% ../../nbs/15_arch_details.ipynb #00000038
 class SiameseComparer(Module):
-    "Send two images through one encoder, and apply a head to difference and product of the features."
+    "Send two images through one encoder, and apply a head to difference and product of features."
     def __init__(self,
         encoder, # from images to grids of features
         head     # from four times as many features to scores; it must not pool
     ): self.encoder, self.head = encoder, head
 
     def embed(self, x):
-        "Return one row of features per image: the mean and the maximum of each channel over the grid."
+        "Return one row of features per image: the mean and the maximum of each channel."
         grid = self.encoder(x)
         return torch.cat([grid.mean((2, 3)), grid.amax((2, 3))], dim=1)
 

@@ -85,6 +85,6 @@ def test_every_splitter_trains(figures):
     assert min(tuned) > 0.6 and max(tuned) - min(tuned) < 0.05
 
 
-def test_decoders_beat_the_predictions_without_a_network(figures):
-    assert figures['constant'] < figures['by_place'] < figures['nearest_neighbor_skips']
-    assert figures['nearest_neighbor_skips'] > figures['nearest_neighbor_no_skips']
+def test_skip_connections_help_the_simplest_decoder(figures):
+    assert figures['constant'] < figures['by_place']
+    assert figures['nearest_neighbor_skips'] > figures['nearest_neighbor_no_skips'] + 0.03
