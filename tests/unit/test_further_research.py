@@ -80,9 +80,8 @@ def test_own_heads_are_not_far_from_the_default(figures):
     assert figures['default'] > 0.8 and best > figures['default'] - 0.05
 
 
-def test_every_splitter_trains(figures):
-    tuned = [figures[k] for k in ('two_groups', 'three_groups', 'every_stage_and_head')]
-    assert min(tuned) > 0.6 and max(tuned) - min(tuned) < 0.05
+def test_a_group_for_every_stage_is_ahead_of_two_groups(figures):
+    assert figures['every_stage_and_head'] > figures['two_groups'] + 0.01 and figures['two_groups'] > 0.5
 
 
 def test_skip_connections_help_the_simplest_decoder(figures):
