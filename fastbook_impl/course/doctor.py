@@ -120,6 +120,7 @@ def doctor() -> int:
     findings = examine()
     for o in findings: print(o)
     bad = sum(o.level == 'bad' for o in findings)
-    verdict = f'{bad} of {len(findings)} need attention.' if bad else 'All is well. Paste these lines into a bug report.'
+    well = 'All is well. Paste these lines into a bug report.'
+    verdict = f'{bad} of {len(findings)} need attention.' if bad else well
     print(f'\n{verdict}')
     return 1 if bad else 0

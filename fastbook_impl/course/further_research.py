@@ -4,6 +4,8 @@
 __all__ = ['AttentionPool', 'PowerMean', 'Prototypes', 'stem_and_blocks', 'NearestHead']
 
 # %% ../../nbs/15b_further_research.ipynb #00000003
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -13,66 +15,70 @@ from ..torch_core import Module, params
 
 # %% ../../nbs/15b_further_research.ipynb #0000000e
 class AttentionPool(Module):
-    """Weighted means over the places of a grid, `(bs, nf, h, w)` to `(bs, nf*n_looks)`;
-    the weights depend on the features."""
+    "Average a grid with learned weights, from `(bs, nf, h, w)` to `(bs, nf*n_looks)`."
     def __init__(self,
-        nf,       # features at each place
-        n_looks=4 # how many means, each with weights of its own
+        nf,       # number of features at each position
+        n_looks=4 # number of attention heads, each with weights of its own
     ): self.score = nn.Conv2d(nf, n_looks, 1)
 
     def weights(self, x):
-        "What each place counts, `(bs, n_looks, h, w)`: the places of a look add up to 1."
+        "Return the weights `(bs, n_looks, h, w)`, which add up to 1 for each attention head."
         return self.score(x).flatten(2).softmax(dim=2).view(x.shape[0], -1, *x.shape[2:])
 
     def forward(self, x): return torch.einsum('bchw,blhw->blc', x, self.weights(x)).flatten(1)
 
 # %% ../../nbs/15b_further_research.ipynb #00000011
 class PowerMean(Module):
-    """Mean of powers, and its root, `(bs, nf, h, w)` to `(bs, nf)`: 1 is the mean,
-    a large power the maximum; negative features count as 0."""
+    "Pool with a power mean, from `(bs, nf, h, w)` to `(bs, nf)`. Negative features count as 0."
     def __init__(self, power=3.): self.power = nn.Parameter(torch.tensor(power))
     def forward(self, x): return x.clamp(min=1e-6).pow(self.power).mean((2, 3)).pow(1/self.power)
 
 # %% ../../nbs/15b_further_research.ipynb #00000014
 class Prototypes(Module):
-    "A row of features for each class; the scores are cosines, times a learned number: `(bs, nf)` to `(bs, n_out)`."
+    "Score classes by the scaled cosine with their prototype, `(bs, nf)` to `(bs, n_out)`."
     def __init__(self,
-        nf,      # features of a picture
-        n_out,   # classes
-        scale=10. # by what cosines are multiplied at the beginning
-    ): self.weight, self.log_scale = nn.Parameter(torch.randn(n_out, nf)), nn.Parameter(torch.tensor(scale).log())
+        nf,      # number of features of an image
+        n_out,   # number of classes
+        scale=10. # initial factor of the cosines
+    ):
+        self.weight = nn.Parameter(torch.randn(n_out, nf))
+        self.log_scale = nn.Parameter(torch.tensor(scale).log())
 
-    def forward(self, x): return self.log_scale.exp()*F.normalize(x) @ F.normalize(self.weight).T
+    def forward(self, x):
+        return self.log_scale.exp()*F.normalize(x) @ F.normalize(self.weight).T
 
 # %% ../../nbs/15b_further_research.ipynb #00000020
 def stem_and_blocks(
-    model # body and head of a torchvision ResNet, as `vision_learner` makes it
+    model # body and head of a torchvision ResNet, as returned by `vision_learner`
 ) -> list:
-    "A splitter: a group of parameters for the stem, one for every residual block, one for the head."
+    "Split a model into a group for the stem, one for every residual block, and one for the head."
     body, head = model
-    return [params(body[:4]), *[params(block) for stage in body[4:] for block in stage], params(head)]
+    blocks = [block for stage in body[4:] for block in stage]
+    return [params(body[:4]), *map(params, blocks), params(head)]
 
 # %% ../../nbs/15b_further_research.ipynb #00000029
 class NearestHead(Module):
-    """A body, and back up by repeating activations with a convolution after each step:
-    `(bs, 3, h, w)` to `(bs, n_out, h, w)`."""
+    "A body and a decoder that repeats activations, from `(bs, 3, h, w)` to `(bs, n_out, h, w)`."
     def __init__(self,
-        body,      # each layer halves height and width, which have to be divisible so often
-        widths,    # channels after each layer of the body
-        n_out,     # numbers to predict for each pixel
-        skips=True # lay beside each step what went into the layer of the body
+        body,       # every layer halves height and width, which must be divisible that often
+        widths,     # number of channels after each layer of the body
+        n_out,      # number of outputs per pixel
+        skips=True, # whether to concatenate each step with the input of the layer of the body
+        enlarge: Callable[[int], nn.Module] | None = None # from channels to a doubling layer
     ):
-        sizes = [3, *widths]
-        steps = [(sizes[i + 1] + sizes[i]*skips, max(sizes[i], widths[0])) for i in reversed(range(len(widths)))]
         self.body, self.skips = body, skips
-        self.up, self.last = nn.ModuleList(ConvLayer(ni, nf) for ni, nf in steps), nn.Conv2d(widths[0], n_out, 1)
+        sizes = list(zip([3, *widths], widths, strict=False))[::-1] # channels before and after each layer
+        self.enlarge = nn.ModuleList(enlarge(after) if enlarge else nn.Upsample(scale_factor=2) for _, after in sizes)
+        self.up = nn.ModuleList(ConvLayer(after + before*skips, max(before, widths[0]))
+                                for before, after in sizes)
+        self.last = nn.Conv2d(widths[0], n_out, 1)
 
     def forward(self, x):
         seen = []
         for layer in self.body:
             seen.append(x)
             x = layer(x)
-        for conv in self.up:
-            x, below = F.interpolate(x, scale_factor=2), seen.pop()
+        for enlarge, conv in zip(self.enlarge, self.up, strict=True):
+            x, below = enlarge(x), seen.pop()
             x = conv(torch.cat([x, below], dim=1) if self.skips else x)
         return self.last(x)

@@ -8,7 +8,6 @@ __all__ = ['SiameseImage', 'SiameseTransform', 'SiameseModel', 'siamese_loss', '
 import random
 
 import torch
-from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..data.core import typedispatch
@@ -18,7 +17,7 @@ from ..vision.core import PILImage
 
 # %% ../../nbs/15_arch_details.ipynb #00000023
 class SiameseImage(fastuple):
-    "Two pictures, and whether they show the same kind of thing."
+    "Two images, and whether they show the same class."
     def show(self, ctx=None, **kwargs):
         a, b, same = self
         if not isinstance(a, Tensor):
@@ -29,16 +28,17 @@ class SiameseImage(fastuple):
 
 # %% ../../nbs/15_arch_details.ipynb #00000026
 class SiameseTransform(Transform):
-    "From a file to a `SiameseImage`; the pairs of validation are fixed."
+    "Turn a file into a `SiameseImage`. Pairs for validation are fixed."
     def __init__(self,
-        files,      # files of pictures
-        label_func, # from a file to what it shows
-        splits      # numbers of the files for training, and of those for validation
+        files,      # image files
+        label_func, # function from a file to its class
+        splits      # indices of the files for training, and of those for validation
     ):
         self.label_func = label_func
-        self.lbl2files = [{}, {}] # of each part: the files with each label
+        self.lbl2files = [{}, {}] # for each part, the files of each class
         self.part = {files[i]: part for part, idxs in enumerate(splits) for i in idxs}
-        for f, part in self.part.items(): self.lbl2files[part].setdefault(label_func(f), []).append(f)
+        for f, part in self.part.items():
+            self.lbl2files[part].setdefault(label_func(f), []).append(f)
         self._check()
         self.valid = {files[i]: self._draw(files[i]) for i in splits[1]}
 
@@ -46,29 +46,27 @@ class SiameseTransform(Transform):
         other, same = self.valid.get(f) or self._draw(f)
         return SiameseImage(PILImage.create(f), PILImage.create(other), same)
 
-# %% ../../nbs/15_arch_details.ipynb #00000028
-@patch
-def _draw(self:SiameseTransform, f):
-    same, label = random.random() < 0.5, self.label_func(f)
-    lbl2files = self.lbl2files[self.part.get(f, 0)]
-    if not same: label = random.choice([o for o in lbl2files if o != label])
-    return random.choice([o for o in lbl2files[label] if o != f]), same
+    def _draw(self, f):
+        same, label = random.random() < 0.5, self.label_func(f)
+        lbl2files = self.lbl2files[self.part.get(f, 0)]
+        if not same: label = random.choice([o for o in lbl2files if o != label])
+        return random.choice([o for o in lbl2files[label] if o != f]), same
 
-@patch
-def _check(self:SiameseTransform):
-    for part, name in zip(self.lbl2files, ('training', 'validation')):
-        alone = [str(label) for label, fs in part.items() if len(fs) == 1]
-        if alone:
-            raise ValueError('a pair needs two pictures of a kind, and there is only one '
-                             f'for {name} of: {", ".join(alone)}')
-        if len(part) == 1:
-            raise ValueError(f'for {name} there is one kind only ({next(iter(part))}): no pair can be different')
+    def _check(self):
+        for part, name in zip(self.lbl2files, ('training', 'validation'), strict=True):
+            alone = [str(label) for label, fs in part.items() if len(fs) == 1]
+            if alone:
+                raise ValueError(f'a pair needs two images of a class, but the {name} set has only '
+                                 f'one of {", ".join(alone)}: add images or remove the class')
+            if len(part) == 1:
+                raise ValueError(f'the {name} set has only one class ({next(iter(part))}): a pair '
+                                 'of different classes needs two')
 
 # %% ../../nbs/15_arch_details.ipynb #0000002f
 class SiameseModel(Module):
-    "Two pictures through one encoder, their features side by side through a head."
+    "Send two images through one encoder, concatenate their features, and apply a head."
     def __init__(self,
-        encoder, # from pictures to grids of features
+        encoder, # from images to grids of features
         head     # from twice as many features to scores
     ): self.encoder, self.head = encoder, head
 
@@ -78,27 +76,27 @@ class SiameseModel(Module):
 # %% ../../nbs/15_arch_details.ipynb #00000033
 def siamese_loss(
     acts, # (bs, 2)
-    same  # (bs,), true or 1 where both pictures show the same kind
+    same  # (bs,), true or 1 where both images show the same class
 ):
-    "Cross-entropy of *different* (0) and *same* (1)."
+    "Return the cross-entropy of *different* (0) and *same* (1)."
     return nn.functional.cross_entropy(acts, same.long())
 
 siamese_loss.decodes = lambda acts: acts.argmax(dim=1)
 
 def siamese_splitter(model):
-    "Two groups of parameters: the encoder, and the head."
+    "Split the parameters into two groups: the encoder and the head."
     return [params(model.encoder), params(model.head)]
 
 # %% ../../nbs/15_arch_details.ipynb #00000038
 class SiameseComparer(Module):
-    "Two pictures through one encoder, pooled; a head judges how the features differ and what they share."
+    "Send two images through one encoder, and apply a head to difference and product of features."
     def __init__(self,
-        encoder, # from pictures to grids of features
-        head     # from four times as many features to scores; it need not pool
+        encoder, # from images to grids of features
+        head     # from four times as many features to scores; it must not pool
     ): self.encoder, self.head = encoder, head
 
     def embed(self, x):
-        "One row of numbers for each picture: the mean and the maximum of each feature over the grid."
+        "Return one row of features per image: the mean and the maximum of each channel."
         grid = self.encoder(x)
         return torch.cat([grid.mean((2, 3)), grid.amax((2, 3))], dim=1)
 
@@ -110,12 +108,12 @@ class SiameseComparer(Module):
 @typedispatch
 def show_results(x:SiameseImage, y, samples, outs, ctxs=None, max_n=6, nrows=None, ncols=2,
                  figsize=None, **kwargs):
-    "Pairs, with what they are and what was answered; wrong answers in red."
+    "Show pairs with target and prediction; wrong predictions in red."
     words, n = ('different', 'same'), min(len(samples), max_n)
     ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize) if ctxs is None else ctxs
-    for item, out, ctx in zip(samples, outs, ctxs[:n]):
-        truth, answer = int(item[2]), int(out[2])
+    for item, out, ctx in zip(samples, outs, ctxs[:n], strict=False):
+        target, answer = int(item[2]), int(out[2])
         SiameseImage(*item).show(ctx=ctx)
-        ctx.set_title(f'{words[truth]}, answer: {words[answer]}',
-                      color='black' if truth == answer else 'firebrick')
+        ctx.set_title(f'{words[target]}, answer: {words[answer]}',
+                      color='black' if target == answer else 'firebrick')
     return ctxs

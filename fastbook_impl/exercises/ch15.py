@@ -369,7 +369,7 @@ class enlarge_nearest:
     refuses = [lambda x, scale: F.interpolate(x, scale_factor=scale), lambda x, scale: nn.Upsample(scale_factor=scale)(x), lambda x, scale: x.repeat_interleave(scale, dim=3).repeat(1, 1, scale, 1), lambda x, scale: x.repeat_interleave(scale + 1, dim=2).repeat_interleave(scale + 1, dim=3), lambda x, scale: x.repeat_interleave(scale, 2).repeat_interleave(scale, 3)/scale if scale > 1 else x]
     forbidden = ('interpolate', 'Upsample', 'UpsamplingNearest2d', 'upsample', 'upsample_nearest', 'upsample_nearest2d')
     instead = 'repeat the entries along two axes'
-    section = 'The way up'
+    section = 'Upsampling: from a small grid to a large one'
     hints = ['There are two axes to enlarge, one after the other.',
              '`torch.repeat_interleave` repeats each entry along one axis; `repeat` repeats the whole tensor.',
              'In (bs, c, h, w), height and width are axes 2 and 3.']
@@ -417,7 +417,7 @@ class spread_out:
     refuses = [lambda x, w, stride: F.conv_transpose1d(x[None, None], w[None, None], stride=stride)[0, 0], lambda x, w, stride, f=in_loops: f(x, w, stride)[len(w) - 1:] if len(w) > 1 else f(x, w, stride)[1:], lambda x, w, stride, f=in_loops: f(x, w, stride + 1), lambda x, w, stride, f=in_loops: f(w, x, stride), lambda x, w, stride, f=in_loops: f(x.flip(0), w, stride), lambda x, w, stride, f=in_loops: f(x, w, stride).tolist()]
     forbidden = ('conv_transpose1d', 'conv_transpose2d', 'ConvTranspose1d', 'ConvTranspose2d', 'conv1d', 'conv2d', 'Conv1d', 'Conv2d', 'fold', 'convolve')
     instead = 'add `o*w` to a stretch of the output for each activation'
-    section = 'The way up'
+    section = 'Upsampling: from a small grid to a large one'
     hints = ['Start with zeros of the right length: the last activation starts at position `(len(x) - 1)*stride` and needs `len(w)` positions.',
              'Go through the activations; each adds `o*w` to its own stretch of the output.',
              'Seen from the small grid, how far does it move from one position of the large grid to the next, if the stride is 2?']
@@ -447,7 +447,7 @@ class grown_shapes:
              ([(1, 8, 49, 65), (1, 8, 48, 64), (1, 8, 48, 64), (1, 8, 11, 15)], 'the three that enlarge are right; `ConvLayer` pads an ordinary convolution so that stride 2 halves exactly')]
     accepts = [([1, 8, 49, 65], [1, 8, 48, 64], [1, 8, 48, 64], [1, 8, 12, 16]), [torch.Size((1, 8, 49, 65)), (1, 8, 48, 64), (1, 8, 48, 64), np.array([1, 8, 12, 16])]]
     refuses = [[(1, 8, 49, 64), (1, 8, 48, 64), (1, 8, 48, 64), (1, 8, 12, 16)], [(1, 8, 50, 66), (1, 8, 48, 64), (1, 8, 48, 64), (1, 8, 12, 16)], [(1, 8, 49, 65), (1, 8, 48, 64), (1, 8, 48, 64), (1, 8, 12, 17)], [(1, 8, 65, 49), (1, 8, 64, 48), (1, 8, 64, 48), (1, 8, 16, 12)]]
-    section = 'The way up'
+    section = 'Upsampling: from a small grid to a large one'
     hints = ['Count in one dimension: the last of 24 activations starts at position 23*2 and covers as many positions as there are weights.',
              'Output size = (n - 1)*stride + ks - 2*padding. With `transpose=True`, the padding is 0 unless you pass one.',
              'The ordinary `ConvLayer` pads by (ks - 1)//2.']
@@ -825,7 +825,7 @@ class remedy_order:
         return [m for step in steps for m in measures if m in step]
     accepts = [in_steps, lambda ms: tuple(sorted(ms, key=lambda m: _step[m])), lambda ms: [m for _,_,m in sorted((_step[m], i, m) for i,m in enumerate(ms))]]
     refuses = [lambda ms: sorted(ms, key=lambda m: -_step[m]), lambda ms: sorted(set(ms), key=lambda m: (_step[m], len(m))), lambda ms: ms, lambda ms: sorted(ms, key=_step.get)[:3], lambda ms: [_step[m] for m in sorted(ms, key=_step.get)]]
-    section = 'Too good on the pictures it knows'
+    section = 'Overfitting'
     hints = ['Give each remedy the number of its step, from 1 to 5. `sorted(measures, key=…)` does the rest and keeps the order of equals.',
              'Data come first: more of them, and then augmentation.',
              'Then the architecture (but not its size), then regularization. What is left?',
@@ -878,7 +878,7 @@ class errors_by_size:
         return list(found.values()), min(found, key=found.get)
     accepts = [with_lstsq, lambda *o, f=errors: [np.array(f(*o)), min(zip(f(*o), o[-1]))[1]], lambda x, y, a, b, s: (e := [np.polynomial.Polynomial.fit(x, y, n - 1)(a) for n in s]) and ([np.square(o - b).mean() for o in e], s[min(range(len(s)), key=lambda i: np.square(e[i] - b).mean())])]
     refuses = [lambda *o, f=errors: (f(*o), o[-1][int(np.argmax(f(*o)))]), lambda *o, f=errors: (sorted(f(*o)), o[-1][int(np.argmin(f(*o)))]), lambda *o, f=errors: (f(*o), min(o[-1])), lambda *o, f=errors: (f(*o, loss=lambda d: (d**2).mean()**.5), o[-1][int(np.argmin(f(*o)))]), lambda *o, f=errors: f(*o), lambda x, y, a, b, s, f=errors: (f(a, b, x, y, s), s[int(np.argmin(f(a, b, x, y, s)))])]
-    section = 'Too good on the pictures it knows'
+    section = 'Overfitting'
     hints = ['A loop over `sizes`: fit, evaluate at `new_x`, compare with `new_y`.',
              'The mean squared error is `((predicted - new_y)**2).mean()`.',
              '`int(np.argmin(errors))` is the position of the lowest error; `sizes` has the size at that position.']

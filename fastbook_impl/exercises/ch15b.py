@@ -40,7 +40,7 @@ class attention_pooled:
     accepts = [lambda x, s: torch.einsum('bcp,bp->bc', x.flatten(2), s.flatten(1).softmax(1)), lambda x, s: (x*s.exp()).sum((2, 3))/s.exp().sum((2, 3)),
                lambda x, s: (x*(s - s.logsumexp((2, 3), keepdim=True)).exp()).sum((-1, -2))]
     refuses = [lambda x, s: (x*s).sum((2, 3)), lambda x, s: (x*(-s).flatten(1).softmax(1).view(s.shape)).sum((2, 3)), lambda x, s: x*s.flatten(1).softmax(1).view(s.shape), lambda x, s: x.amax((2, 3))]
-    section = "A head of one's own"
+    section = "A head of your own"
     hints = ['`scores.flatten(1)` has one row per image, with one score per position.', 'After the softmax along that row, multiply the features by the weights and sum over the positions.']
     why = 'A network with attention pooling can look at the part of an image that matters.'
     explanation = 'Flatten the grid, take a softmax over its positions, and use the result as weights. Equal scores give average pooling.'
@@ -64,7 +64,7 @@ class power_mean:
     mistakes = {'a': 'with p = 1 it is the mean: compare p = 3 with it', 'b': 'the root undoes the growth', 'd': 'try it with entries that are all 2'}
     accepts = [lambda x, p: (x.pow(p).flatten(2).mean(-1)).pow(1/p), lambda x, p: torch.exp(torch.log((x.log()*p).exp().mean((-1, -2)))/p), lambda x, p: F.adaptive_avg_pool2d(x**p, 1).flatten(1)**(1/p)]
     refuses = [lambda x, p: (x**p).mean((2, 3), keepdim=True)**(1/p), lambda x, p: (x**p).mean((2, 3))**p, lambda x, p: x.amax((2, 3)), lambda x, p: (x**p).mean((0, 1))**(1/p), lambda x, p: (x**3).mean((2, 3))**(1/3)]
-    section = "A head of one's own"
+    section = "A head of your own"
     hints = ['`x**p` works on every entry; the axes of the grid are 2 and 3.', 'The p-th root is the power `1/p`.']
     why = 'If p is a parameter, the network can choose how much large activations count.'
     explanation = 'With p = 1 it is the mean. Powers make large entries dominate, so a large p gives nearly the maximum.'
@@ -85,7 +85,7 @@ class prototype_scores:
              (lambda x, p, s: F.normalize(x, dim=1) @ F.normalize(p, dim=1).T, 'the scale is missing: cosines alone are too close together for a softmax'), (lambda x, p, s: (s*F.normalize(x, dim=1) @ F.normalize(p, dim=1).T).T, 'images and classes are swapped: one row per image')]
     accepts = [lambda x, p, s: s*F.cosine_similarity(x[:, None], p[None], dim=-1), lambda x, p, s: s*(x @ p.T)/(x.norm(dim=1, keepdim=True)*p.norm(dim=1)), lambda x, p, s: torch.stack([s*F.cosine_similarity(x, row[None]) for row in p], 1)]
     refuses = [lambda x, p, s: -torch.cdist(x, p), lambda x, p, s: (s*F.cosine_similarity(x[:, None], p[None], dim=-1)).softmax(1), lambda x, p, s: F.cosine_similarity(x[:, None], p[None], dim=-1)/s, lambda x, p, s: s*F.normalize(x, dim=0) @ F.normalize(p, dim=1).T]
-    section = "A head of one's own"
+    section = "A head of your own"
     hints = ['`F.normalize(x, dim=1)` divides each row by its length.', 'A matrix product of normalized rows gives all cosines.']
     why = 'A prototype head has a fraction of the parameters of the default head.'
     explanation = 'Normalize both, multiply, and scale. Cosines lie between -1 and 1, which is too close together for a softmax, so the scale is needed.'
@@ -115,7 +115,7 @@ class compared_in_pairs:
                lambda a, b: (sum(b)/len(b) - sum(a)/len(a), sum(y > x for x,y in zip(a, b)), (b[0] > a[0]) == (b[-1] > a[-1])),
                lambda a, b: (sum(b)/len(b) - sum(a)/len(a), sum(y > x for x,y in zip(a, b)), sum(y > x for x,y in zip(a, b)) in (0, len(a))),
                lambda a, b: (sum(b)/len(b) - sum(a)/len(a), sum(y > x for x,y in zip(a, b)), len({y > x for x,y in zip(a, b)}) == 1)]
-    section = 'Before measuring: when is a difference one?'
+    section = 'When is a difference real?'
     hints = ['Start with the list of differences, one per seed.', 'All have the same sign if all are above 0, or all are below 0.']
     why = 'With one training for each idea, you cannot tell a better idea from a lucky seed.'
     explanation = 'Differences within a seed are not affected by how easy that seed is. If their signs differ, the comparison shows no winner.'
@@ -149,7 +149,7 @@ class unassigned:
              (lambda m, gs: (sum(sum(any(o is p for p in g) for g in gs) > 1 for o in m.parameters()), sum(not any(o is p for g in gs for p in g) for o in m.parameters())), 'the two are swapped')]
     accepts = [lambda m, gs: (lambda ids: (len([p for p in m.parameters() if id(p) not in ids]), len({i for i in ids if ids.count(i) > 1})))([id(p) for g in gs for p in g]), lambda m, gs: [sum(all(p is not o for g in gs for o in g) for p in m.parameters()), sum(sum(p is o for g in gs for o in g) >= 2 for p in m.parameters())]]
     refuses = [lambda m, gs: (0, 0), lambda m, gs: (sum(not any(o.shape == p.shape and torch.equal(o, p) for g in gs for p in g) for o in m.parameters()), sum(sum(any(o.shape == p.shape and torch.equal(o, p) for p in g) for g in gs) > 1 for o in m.parameters())), lambda m, gs: sum(map(len, gs)) == len(list(m.parameters())), lambda m, gs: (len(list(m.parameters())), len(gs))]
-    section = 'A group for every block'
+    section = 'A parameter group for every stage'
     hints = ['For each parameter of the model, count the groups that contain it.', 'Compare parameters with `is`, not with `==`, which compares their numbers. `any(p is o for o in group)` says whether a group contains `p`.']
     why = 'A layer that is never trained lowers the accuracy without any error message.'
     explanation = 'Every parameter should be in exactly one group. Two parameters can hold equal numbers, so the comparison uses identity.'

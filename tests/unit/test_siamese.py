@@ -1,4 +1,4 @@
-"""What chapter 15 exports: pairs, drawn and shown; two networks that compare; what its notebook reached; and real pets, where there are any."""
+"""What chapter 15 exports: pairs of images, two networks that compare them, and the results that the saved notebook reports."""
 import pytest
 import torch
 from fastcore.foundation import L
@@ -63,13 +63,13 @@ def test_pairs_of_validation_are_fixed_those_of_training_fresh(dls):
 
 def test_a_kind_with_one_picture_is_told(files):
     few = L([*[f for f in files if kind(f) == 'red'][:4], next(f for f in files if kind(f) == 'blue')])
-    with pytest.raises(ValueError, match='a pair needs two pictures of a kind, and there is only one for training of: blue'):
+    with pytest.raises(ValueError, match='training set has only one of blue'):
         SiameseTransform(few, kind, [range(5), []])
 
 
 def test_one_kind_only_is_told(files):
     red = L(f for f in files if kind(f) == 'red')
-    with pytest.raises(ValueError, match=r'for training there is one kind only \(red\): no pair can be different'): SiameseTransform(red, kind, [range(20), []])
+    with pytest.raises(ValueError, match=r'training set has only one class \(red\)'): SiameseTransform(red, kind, [range(20), []])
 
 
 def test_an_item_shows_itself_before_and_after_it_is_a_tensor(files, dls):
@@ -110,12 +110,12 @@ def reached(saved_figures): return saved_figures('15_arch_details')
 
 
 def test_the_notebook_meets_its_floors(reached):
-    assert reached['side_by_side'] >= 0.8 and reached['compared'] >= 0.85
-    assert reached['streets'] >= 0.93
+    assert reached['compared'] >= 0.8 and reached['concatenated'] >= 0.9
+    assert reached['streets'] >= reached['streets_by_place'] + 0.03
 
 
-def test_smaller_is_the_last_remedy(reached):
-    assert reached['remedies_1_to_4'] < reached['no_remedy'] - 0.2 and reached['remedies_1_to_5'] > reached['remedies_1_to_4']
+def test_a_smaller_network_helps_less_than_the_other_remedies(reached):
+    assert reached['remedies_1_to_4'] < min(reached['no_remedy'], reached['smaller']) - 0.05
 
 
 def features(dl, comparer):
