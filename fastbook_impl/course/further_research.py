@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import nn
+
 from ..layers import ConvLayer
 from ..torch_core import Module, params
 

@@ -6,8 +6,10 @@ __all__ = ['SiameseImage', 'SiameseTransform', 'SiameseModel', 'siamese_loss', '
 
 # %% ../../nbs/15_arch_details.ipynb #00000004
 import random
+
 import torch
 from torch import Tensor, nn
+
 from ..data.core import typedispatch
 from ..data.transforms import Transform, fastuple
 from ..torch_core import Module, get_grid, params, show_image, tensor
