@@ -866,6 +866,8 @@ class overfits_after:
         yield [0.7], [0.9]
         yield [0.7, 0.5, 0.4, 0.3, 0.2], [0.9, 0.6, 0.7, 0.6, 0.8]             # two as low
         yield [0.7, 0.5, 0.4, 0.3], [0.8, 0.6, 0.7, 0.6]                       # two as low, one of them the last
+        yield [900., 700., 500., 400.], [2100., 1900., 1800., 2000.]           # large losses
+        yield [0.7, 0.5, 0.6], [0.8, 0.6, 0.7]                                 # the training loss rises as well
         n = r.randint(4, 9)
         yield sorted([r.random() for _ in range(n)], reverse=True), [r.random() for _ in range(n)]
     def compare(got, want):
@@ -1201,6 +1203,8 @@ class best_setting:
         def crossed(lr, n): return .2 if (lr, n) in ((.1, 10), (.01, 1)) else .4
         yield [.1, .01], [1, 10], uneven                   # the sum of a learning rate's errors says something else
         yield [.1, .01], [1, 10], bad                      # no error is below 1
+        yield [.1, .01], [1, 10], lambda lr, n: 1e6 + lr - n # nor below 1000
+        yield [.1, .01], [1, 10], lambda lr, n: .5 - .0001*n # nearly equal
         yield [.1, .01], [1, 10], equal                    # the first pair
         yield [.1, .01], [1, 10], crossed                  # the first learning rate, though a smaller number of epochs is as good
         best_lr, best_n, slope = r.choice([0.001, 0.01, 0.1]), r.choice([1, 5, 20]), r.uniform(0.01, 0.05)

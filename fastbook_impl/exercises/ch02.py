@@ -268,6 +268,7 @@ class best_price:
     def cases(r):
         yield [5, 15], [150, 50], 8, [6, 10.5, 14.25, 19.5]
         yield [5, 15], [150, 50], 8, [19.5]
+        yield [5, 15], [150, 50], 8, [2, 22.5, 5]           # a loss at every price
         for n in (2, 4, 8):
             start, slope = r.randint(180, 240), r.randint(7, 10)
             prices = r.sample(range(5, 20), n)
@@ -776,6 +777,7 @@ class predict_from:
         names = ['black', 'brown', 'grizzly', 'panda', 'polar', 'sloth', 'sun', 'teddy']
         # each part decides: without the bias, the mean, the spread or the order of the vocab another class is the most likely one
         yield {'weights': tensor([[1., 0.], [0., 1.], [1., 1.]]), 'bias': tensor([1., 2., 0.]), 'mean': tensor([-4., 5.]), 'std': tensor([.5, 4.]), 'vocab': ['teddy', 'black', 'grizzly']}, tensor([-3., 6.])
+        yield {'weights': tensor([[1., 0.], [0., 1.], [1., 1.]]), 'bias': tensor([-9., -6., -12.]), 'mean': tensor([-4., 5.]), 'std': tensor([.5, 4.]), 'vocab': ['teddy', 'black', 'grizzly']}, tensor([-3., 6.])
         for f in (1, 3, 4, 5):
             kept = {'weights': torch.randn(8, f), 'bias': torch.randn(8), 'mean': torch.randn(f)*3, 'std': torch.rand(f)*2 + .2, 'vocab': r.sample(names, 8)}
             for _ in range(4): yield kept, kept['mean'] + kept['std']*torch.randn(f)

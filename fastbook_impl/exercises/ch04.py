@@ -1004,6 +1004,7 @@ class one_epoch:
     def cases(r):
         for n,steps,bs in ((2, 4, 5), (3, 1, 8), (1, 3, 1)):
             yield [(torch.randn(bs, n), torch.randn(bs, 1)) for _ in range(steps)], torch.randn(n, 1).requires_grad_(), r.choice([0.02, 0.1])
+        yield [(torch.randn(bs, 2), torch.randn(bs, 1)) for bs in (5, 5, 2)], torch.randn(2, 1).requires_grad_(), 0.1 # the last batch is smaller
     def plain_epoch(batches, w, lr, sign=-1, clear=True, each=True, loss_of=lambda d: (d**2).mean()):
         for xb,yb in batches:
             loss_of(xb@w - yb).backward()

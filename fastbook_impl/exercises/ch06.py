@@ -165,6 +165,7 @@ class column_where_true:
             columns.insert(place % 4, (column, [f'{r.randint(0, 99):02}.jpg' for _ in range(n)]))
             yield pd.DataFrame(dict(columns), index=r.sample(range(n), n)), column, 'is valid'
         yield pd.DataFrame({'a': [1, 2], 'b': [False, False]}), 'a', 'b'
+        yield pd.DataFrame({'a': [0, '', None, 'x', 0], 'b': [True, True, True, False, True]}, index=[1, 1, 0, 0, 2]), 'a', 'b'
         yield pd.DataFrame({'b': [True, True], 'c': [False, True], 'a': [1, 2]}), 'a', 'c'
     wrong = [(lambda df, c, f: df[c].tolist(), 'these are all rows; a Boolean column can select among them'),
              (lambda df, c, f: df[~df[f]][c].tolist(), 'these are the rows that are False'),

@@ -104,6 +104,8 @@ class compared_in_pairs:
         yield [0.5, 0.75], [0.5, 0.875]
         yield [0.75, 0.5, 0.25], [0.5, 0.625, 0.5]
         yield [0.5, 0.75], [0.5, 0.625]
+        yield [0.5, 0.75], [0.5, 0.75]
+        yield [0.5], [0.5]
         yield [0.5, 0.75, 0.5], [0.625, 0.5, 0.75]
         for n in (3, 6): yield [r.randint(40, 90)/128 for _ in range(n)], [r.randint(40, 90)/128 for _ in range(n)]
     wrong = [(lambda a, b: (sum(x - y for x,y in zip(a, b))/len(a), sum(x > y for x,y in zip(a, b)), all(x > y for x,y in zip(a, b)) or all(x < y for x,y in zip(a, b))), 'the sign is wrong: idea minus baseline'),

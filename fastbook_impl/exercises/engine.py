@@ -98,6 +98,11 @@ def names_used(f, seen=None) -> set:
         g = inside.get(n, f.__globals__.get(n))
         if inspect.isfunction(g) and g.__module__ == f.__module__:
             names = names - {n} | names_used(g, seen) # however it is called
+        elif inspect.isclass(g): # by the names of the classes that it is made from, and not by its own
+            own = [o for o in g.__mro__ if o.__module__ == f.__module__]
+            names = names - {n} | {o.__name__ for o in g.__mro__ if o not in own}
+            for h in (h for o in own for h in vars(o).values()): names |= names_used(h, seen) if inspect.isfunction(h) else set()
+        elif inspect.isroutine(g): names |= {g.__name__}
     return names
 
 def _names_in(code) -> set:
