@@ -150,7 +150,7 @@ def draw_shapes(
 ):
     "Draw each shape as a box, as wide as it has channels and as high as its grid, both on a log scale."
     ax, x = plt.subplots(figsize=(11, 2.6), layout='constrained')[1], 0
-    for i, (shape, name) in enumerate(zip(shapes, names, strict=True)):
+    for i, (shape, name) in enumerate(zip(shapes, names, strict=False)):
         c, h, _ = shape if len(shape) == 3 else (shape[0], 1, 1)
         depth, side = 0.43*np.log2(c + 1), 0.21*np.log2(h + 1) + 0.15
         ax.add_patch(plt.Rectangle((x, -side/2), depth, side, fc=plt.cm.viridis(0.15 + 0.75*i/len(shapes)), ec='k'))

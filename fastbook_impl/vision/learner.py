@@ -128,8 +128,8 @@ def add_normalize(
     stats: Any,   # means and standard deviations of the channels, as in `imagenet_stats`
     n_in: int = 3 # number of channels of the images
 ) -> None:
-    "Add normalization to `dls`, unless it already normalizes its images."
-    if stats is None or n_in != len(stats[0]) or not hasattr(dls, 'add_tfms'): return
+    "Add normalization to `dls`, unless its loaders have no transforms or already normalize their images."
+    if stats is None or n_in != len(stats[0]) or not hasattr(getattr(dls, 'train', None), 'add_tfms'): return
     fs = getattr(getattr(dls.train, 'after_batch', None), 'fs', [])
     if not any(isinstance(f, Normalize) for f in fs): dls.add_tfms([Normalize.from_stats(*stats)], 'after_batch')
 
