@@ -269,7 +269,7 @@ class TensorPoint(TensorBase):
     def create(cls,
         t:Any,            # one point (x, y) or several: numbers, lists, arrays or tensors
         img_size:Any=None # unused; kept for compatibility with fastai
-    ) -> 'TensorPoint':
+    ) -> Any: # a `TensorPoint`; as a string it would be evaluated where a model file is loaded
         "Create points `(n, 2)` in pixels, as floats."
         return tensor(list(t) if isinstance(t, L) else t).reshape(-1, 2).float().as_subclass(cls)
 

@@ -54,8 +54,8 @@ def steps(bar):
 def digits(folder):
     "Pairs of a flat picture and its answer, 1 for a 3 and 0 for a 7."
     import torch
-    from fastbook_impl.course.mnist_basics import load_pictures
-    threes, sevens = load_pictures(folder/'3'), load_pictures(folder/'7')
+    from fastbook_impl.course.mnist_basics import load_images
+    threes, sevens = load_images(folder/'3'), load_images(folder/'7')
     x = torch.cat([threes, sevens]).view(-1, 28*28)
     y = torch.tensor([1]*len(threes) + [0]*len(sevens)).unsqueeze(1)
     return list(zip(x, y))

@@ -82,7 +82,7 @@ def test_every_module_imports_with_fastcore_2(run, installed):
     ('from fastbook_impl.fastbook import gv; gv("a->b")', 'pydot is not installed: run pip install .fastbook_impl.graph..'),
     ('from fastbook_impl.fastbook import widgets; widgets.Button', 'ipywidgets is not installed: run pip install .fastbook_impl.widgets..'),
     ('import fastbook_impl.vision.widgets', 'ipywidgets is not installed: run pip install .fastbook_impl.widgets..'),
-    ('from fastbook_impl.vision.all import create_body; create_body("tf_efficientnet_lite0")', '.*timm is not installed: run pip install .fastbook_impl.timm.(; .*)?'),
+    ('from fastbook_impl.vision.all import create_body; create_body("tf_efficientnet_lite0")', '.*timm is not installed: run pip install .fastbook_impl.timm..(; .*)?'),
 ])
 def test_a_missing_extra_is_named(run, code, extra):
     said = run('-c', f'try: exec({code!r})\nexcept ImportError as e: print(e)').strip()

@@ -172,6 +172,6 @@ def test_the_whole_ends_in_the_count_and_leaves_the_tree_alone(tiny):
     code = f'import sys, pathlib; sys.path.insert(0, {os.path.dirname(verify.__file__)!r}); import verify; sys.exit(verify.main(root=pathlib.Path({str(tiny)!r})))'
     res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=dict(os.environ, PYTEST_ADDOPTS='-p no:cacheprovider'))
     assert res.returncode == 0, res.stdout + res.stderr
-    assert res.stdout.splitlines()[-1] == '7 passed, 0 failed, 1 skipped'
+    assert res.stdout.splitlines()[-1] == '8 passed, 0 failed, 1 skipped'
     after = {o for o in tiny.rglob('*') if o.is_file() and '__pycache__' not in o.parts}
     assert after == set(before) and all(o.read_bytes() == before[o] for o in before)
