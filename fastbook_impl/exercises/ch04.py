@@ -149,6 +149,7 @@ class odd_ones_doubled:
         yield []
         yield [r.randrange(-9, 10, 2)]
         yield [-3, -2, -1, 0, 1, 2, 3]
+        yield [5, 5, 3, 5]
         for n in (5, 12): yield [7, 4] + [r.randint(-50, 50) for _ in range(n)]
     wrong = [(lambda ns: [2*o for o in ns if o % 2 == 0], 'these are the even numbers'),
              (lambda ns: [o for o in ns if o % 2], 'the right numbers are picked, but they are not doubled'),
@@ -156,7 +157,8 @@ class odd_ones_doubled:
              (lambda ns: [o for o in [2*o for o in ns] if o % 2], 'after doubling, no number is odd: pick first'),
              (lambda ns: [o**2 for o in ns if o % 2], 'these are the squares'),
              (lambda ns: [2*o for o in ns if o % 2 and o > 0], 'a number below zero can be odd, too'),
-             (lambda ns: ns[1::2], 'these are the ones at odd places')]
+             (lambda ns: ns[1::2], 'these are the ones at odd places'),
+             (lambda ns: list(dict.fromkeys(2*o for o in ns if o % 2)), 'a number that occurs twice belongs into the list twice')]
     accepts = [lambda ns: [o + o for o in ns if o & 1], lambda ns: list(map(lambda o: 2*o, filter(lambda o: o % 2 != 0, ns))), lambda ns: tuple(2*o for o in ns if o % 2 == 1)]
     refuses = [lambda ns: [2*o for o in sorted(ns) if o % 2], lambda ns: list({2*o for o in ns if o % 2}), lambda ns: [2*o if o % 2 else o for o in ns], lambda ns: sum(2*o for o in ns if o % 2), lambda ns: [3*o for o in ns if o % 2]]
     section = 'Rank and shape'
@@ -694,6 +696,7 @@ class nudged_slopes:
         yield Formula(f'{a:.2f}*p[0] + {b:.2f}*p[1] + 5', lambda p: round(a, 2)*p[0] + round(b, 2)*p[1] + 5), params(2), 0.5
         yield Formula('(p**2).sum()', lambda p: (p**2).sum()), params(5), 1e-2
         yield Formula('p[0]*p[1]*p[2] + 1', lambda p: p[0]*p[1]*p[2] + 1), params(3) + 1, 1e-2
+        yield Formula('p[0] + 2*p[1] + 3*p[2]', lambda p: p[0] + 2*p[1] + 3*p[2]), torch.full((3,), 2., dtype=torch.float64), .5 # equal parameters
     def compare(got, want):
         return difference(got, want, 1e-3)
     def all_moved(f, params, h): return torch.stack([(f(params + h) - f(params))/h for _ in params])
@@ -721,7 +724,8 @@ class nudged_slopes:
              (lambda f, p, h, nudge=nudge: torch.stack([f(nudge(i, p, h)) - f(p) for i in range(len(p))]), 'this is the change itself, not the change per unit'),
              (lambda f, p, h, nudge=nudge: torch.stack([(f(p) - f(nudge(i, p, h)))/h for i in range(len(p))]), 'the sign is wrong: after minus before'),
              (lambda f, p, h, nudge=nudge: torch.stack([f(nudge(i, p, h))/h for i in range(len(p))]), 'subtract the value of `f` before the nudge'),
-             (lambda f, p, h, nudge=nudge: sum((f(nudge(i, p, h)) - f(p))/h for i in range(len(p))), 'this is one number, and one is wanted for each parameter')]
+             (lambda f, p, h, nudge=nudge: sum((f(nudge(i, p, h)) - f(p))/h for i in range(len(p))), 'this is one number, and one is wanted for each parameter'),
+             (lambda f, p, h: torch.stack([(f(torch.where(p == o, p + h, p)) - f(p))/h for o in p]), 'parameters can be equal: move only the one at this place')]
     def put_back(f, params, h):
         out, before = torch.empty_like(params), f(params)
         for i in range(len(params)):
@@ -1083,6 +1087,7 @@ class paired_up:
         yield [1, 2, 3, 4], 'abcd'
         yield [], []
         yield [r.random()], ['x']
+        yield [0, 5, 0, 5], 'aabb'                          # values that occur twice
         n = r.randint(5, 9)
         yield [r.randint(-9, 9) for _ in range(n)], ''.join(r.choice('pqrstuvw') for _ in range(n))
     def compare(got, want):
@@ -1096,7 +1101,8 @@ class paired_up:
              (lambda xs, ys: list(enumerate(ys)), 'these are numbers counted from 0, whatever the first argument contains'),
              (lambda xs, ys: list(enumerate(ys, 1)), 'these are numbers counted from 1, whatever the first argument contains'),
              (lambda xs, ys: [x for pair in zip(xs, ys) for x in pair], 'everything is in one flat list, and nothing holds a pair together'),
-             (lambda xs, ys: [[x, y] for x,y in zip(xs, ys)], 'the pairs should be tuples, and these are lists')]
+             (lambda xs, ys: [[x, y] for x,y in zip(xs, ys)], 'the pairs should be tuples, and these are lists'),
+             (lambda xs, ys: [(x, ys[xs.index(x)]) for x in xs], 'a value can occur twice, and `index` finds its first place only')]
     options = {'a': 'A batch: the inputs and the targets of one step, each together in one tensor',
                'b': 'A tensor of rank 2: a table with a row for each example and two columns',
                'c': 'A dataset: it has a length, and an index returns an input with its target',

@@ -353,11 +353,14 @@ class datasets_out_of_table:
     def cases(r):
         rows = [(f'{i:03}.jpg', ' '.join(r.sample(['cat', 'dog', 'sofa'], r.randint(1, 3)))) for i in range(2)]
         yield pd.DataFrame([('002.jpg', 'cat sofa'), *rows], columns=['fname', 'labels'])
+        yield pd.DataFrame([('dog', 7, 'b.jpg'), ('sofa cat', 8, 'a.jpg'), ('dog', 9, 'st. 1.jpg'), *[('t\u00fcr', 1, f'{i}.jpg') for i in range(4)]],
+                           columns=['labels', 'size', 'fname'], index=[5, 3, 9, 1, 0, 2, 4]) # other columns, in another order
     compare = _x_and_y
     wrong = [(lambda df: DataBlock(get_x=lambda r: r['fname'], get_y=lambda r: r['labels'].split(' ')).datasets(df), 'the folder is missing: a file name is not a path yet'),
              (lambda df: DataBlock(get_x=lambda r: Path('train')/r['fname'], get_y=lambda r: r['labels']).datasets(df), 'the labels of an image are still one string'),
              (lambda df: DataBlock(get_x=lambda r: r['labels'].split(' '), get_y=lambda r: Path('train')/r['fname']).datasets(df), 'x and y are swapped'),
-             (lambda df: DataBlock(get_y=lambda r: r['labels'].split(' ')).datasets(df), 'without `get_x`, the input is the whole row')]
+             (lambda df: DataBlock(get_y=lambda r: r['labels'].split(' ')).datasets(df), 'without `get_x`, the input is the whole row'),
+             (lambda df: DataBlock(get_x=lambda r: Path('train')/list(r)[0], get_y=lambda r: list(r)[1].split(' ')).datasets(df), 'the columns of a table can be in any order: read them by name')]
     accepts = [lambda df: DataBlock(get_x=lambda r: Path('train', r.fname), get_y=lambda r: r.labels.split()).datasets(df), lambda df: DataBlock(get_x=ColReader('fname', pref='train/'), get_y=ColReader('labels', label_delim=' ')).datasets(df), lambda df: DataBlock(get_y=lambda r: L(r['labels'].split(' ')), get_x=lambda r: f"train/{r['fname']}").datasets(df)]
     refuses = [lambda df: DataBlock(get_x=lambda r: Path('train')/r['fname'], get_y=lambda r: r['labels'].split(' ')[:1]).datasets(df), lambda df: DataBlock(get_x=lambda r: Path('valid')/r['fname'], get_y=lambda r: r['labels'].split(' ')).datasets(df), lambda df: DataBlock(get_x=lambda r: Path('train')/r['fname'], get_y=lambda r: list(r['labels'])).datasets(df),
                lambda df: DataBlock(get_x=lambda r: Path('train')/r['fname'], get_y=lambda r: sorted(r['labels'].split(' '))[::-1]).datasets(df), lambda df: DataBlock(get_x=lambda r: Path('train')/r['fname'], get_y=lambda r: r['labels'].split(' '))]
@@ -549,7 +552,8 @@ class luck_in_validation_set:
              (lambda v, new, n: (v[new[:n].float().mean(1).argmax()].float().mean(), new[:n].float().mean(1).max()), 'the model was chosen on the new images: choose it on the validation set'),
              (lambda v, new, n: (v[:n].float().mean(), new[:n].float().mean()), 'these are means over all models: select the best one'),
              (lambda v, new, n: (v[:n].sum(1).max(), new[v[:n].sum(1).argmax()].sum()), 'these are counts, and fractions are wanted'),
-             (lambda v, new, n: v[:n].float().mean(1).argmax().item(), 'this is the index of the model, and its two accuracies are wanted')]
+             (lambda v, new, n: v[:n].float().mean(1).argmax().item(), 'this is the index of the model, and its two accuracies are wanted'),
+             (lambda v, new, n: (v[:n].float().mean(1).max(), new[v[:n].sum(1).argmax() if v[:n].any() else -1].float().mean()), 'if no model has a right answer, the first of them is chosen: does your search start from an accuracy of 0?')]
     options = {'a': 'Whenever the validation set was drawn at random from all the data, whatever you try on it',
                'b': 'If you try a few values of one number, with results on a smooth curve',
                'c': 'Never: whatever was chosen on a validation set was trained on it and means nothing',
@@ -569,6 +573,7 @@ class luck_in_validation_set:
     def cases(r):
         yield tensor([[1, 0, 0, 0], [1, 1, 0, 1], [1, 1, 1, 1]]).bool(), tensor([[1, 1], [0, 1], [0, 0]]).bool(), 2
         yield tensor([[1, 0], [0, 1], [1, 1]]).bool(), tensor([[1, 0, 1], [1, 1, 1], [0, 0, 0]]).bool(), 1
+        yield tensor([[0, 0], [0, 0]]).bool(), tensor([[1, 0], [1, 1]]).bool(), 2 # nothing is right
         for n,tried in ((5, 5), (30, 10), (100, 100)): yield torch.rand(n, 10) < 0.5, torch.rand(n, 50) < 0.5, tried
         yield torch.rand(40, 3) < 0.5, torch.rand(40, 30) < 0.5, 40     # some are equally good
     def in_a_loop(valid, new, n_tried):

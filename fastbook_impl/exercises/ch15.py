@@ -557,20 +557,24 @@ class features_in_pieces:
         return torch.cat([out[:, -1], out.amax(1), out.mean(1)], dim=1)
     def cases(r):
         class Reader(nn.Module):
-            def __init__(self, n, most):
+            def __init__(self, n, most, shift=0):
                 super().__init__()
-                self.rnn, self.most = nn.GRU(2, n, batch_first=True), most
+                self.rnn, self.most, self.shift = nn.GRU(2, n, batch_first=True), most, shift
             def forward(self, x, state=None):
                 if x.shape[1] > self.most: raise ValueError(f'a piece of {x.shape[1]} words is too long: {self.most} at most')
-                with torch.no_grad(): return self.rnn(x, state)
+                with torch.no_grad(): out, state = self.rnn(x, state)
+                return out - self.shift, state
         for bs, words, n, bptt in ((2, 10, 3, 4), (r.randint(1, 3), r.randint(5, 9), 4, 2), (2, 3, 1, 5)): yield Reader(n, bptt), torch.randn(bs, words, 2), bptt
+        yield Reader(3, 2, 200), torch.randn(2, 5, 2), 2                       # all outputs are negative
+        yield Reader(2, 3), torch.randn(2, 1, 2), 3                          # a single word
     wrong = [(lambda reader, x, bptt: _pool(torch.cat(_read(reader, x, bptt, carry=False), 1)), 'the state is lost at each piece'),
              (lambda reader, x, bptt: _pool(_read(reader, x, bptt)[-1]), 'only the last piece is pooled: maximum and mean should be over the whole text'),
              (lambda reader, x, bptt: _pool(torch.cat(_read(reader, x, bptt, drop_rest=True), 1)), 'the last piece is skipped if it is shorter than the others'),
              (lambda reader, x, bptt: torch.stack([_pool(o) for o in _read(reader, x, bptt)]).mean(0), 'each piece is pooled by itself, and then the mean is taken: pool over all words of the text'),
              (lambda reader, x, bptt: (lambda out: torch.cat([out[:, -1], out.mean(1), out.amax(1)], 1))(torch.cat(_read(reader, x, bptt), 1)), 'the three are right, but not their order: last, maximum, mean'),
              (lambda reader, x, bptt: (lambda out: torch.cat([out[:, 0], out.amax(1), out.mean(1)], 1))(torch.cat(_read(reader, x, bptt), 1)), 'this has the first output where the last one should be'),
-             (lambda reader, x, bptt: torch.cat(_read(reader, x, bptt), 1)[:, -1], 'maximum and mean are missing')]
+             (lambda reader, x, bptt: torch.cat(_read(reader, x, bptt), 1)[:, -1], 'maximum and mean are missing'),
+             (lambda reader, x, bptt: (lambda out: torch.cat([out[:, -1], out.amax(1).clamp(min=0), out.mean(1)], 1))(torch.cat(_read(reader, x, bptt), 1)), 'the search for the maximum starts from 0, and outputs can be negative')]
     options = {'a': 'Each piece gets a prediction of its own, and the majority decides about the text',
                'b': 'The pieces are read in parallel, so a long text takes no longer than a short one',
                'c': 'A text of any length is classified as a whole, with limited memory',
@@ -847,7 +851,8 @@ class errors_by_size:
              (lambda *o, f=errors: (f(*o), int(np.argmin(f(*o)))), 'the second value is a position in the list, and the size is wanted'),
              (lambda *o, f=errors: (f(*o), min(f(*o))), 'the second value is the lowest error, and the size is wanted'),
              (lambda *o, f=errors: (f(*o, loss=lambda d: np.abs(d).mean()), o[-1][int(np.argmin(f(*o, loss=lambda d: np.abs(d).mean())))]), 'these are mean absolute errors, and the squared ones are wanted'),
-             (lambda *o, f=errors: (f(*o, loss=lambda d: (d**2).sum()), o[-1][int(np.argmin(f(*o)))]), 'these are sums, and means are wanted')]
+             (lambda *o, f=errors: (f(*o, loss=lambda d: (d**2).sum()), o[-1][int(np.argmin(f(*o)))]), 'these are sums, and means are wanted'),
+             (lambda *o, f=errors: (f(*o), o[-1][int(np.argmin(np.minimum(f(*o), 100)))]), 'the search starts from an error of 100: what if all errors are larger?')]
     options = {'a': 'A small model needs more data than a large one',
                'b': 'A small model cannot learn what it cannot express',
                'c': 'A small model overfits as much as a large one does',
@@ -870,6 +875,8 @@ class errors_by_size:
             x, new = np.linspace(-1, 1, n), np.random.uniform(-1, 1, 40)
             f = r.choice([lambda x: np.sin(2*np.pi*x), lambda x: x**2 - x + 1, lambda x: np.cos(4*x)])
             yield x, f(x) + noise*np.random.normal(0, 1, n), new, f(new), sizes
+        x, new = np.linspace(-1, 1, 20), np.linspace(-.9, .9, 40)
+        yield x, 1000*np.cos(4*x), new, 1000*np.cos(4*new), [1, 3] # large errors
     def with_lstsq(x, y, new_x, new_y, sizes):
         found = {}
         for s in sizes:

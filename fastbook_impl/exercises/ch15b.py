@@ -106,6 +106,7 @@ class compared_in_pairs:
         yield [0.5, 0.75], [0.5, 0.625]
         yield [0.5, 0.75], [0.5, 0.75]
         yield [0.5], [0.5]
+        yield [0.5, 0.75], [0.5 + 1/1024, 0.75 + 1/1024]     # nearly equal
         yield [0.5, 0.75, 0.5], [0.625, 0.5, 0.75]
         for n in (3, 6): yield [r.randint(40, 90)/128 for _ in range(n)], [r.randint(40, 90)/128 for _ in range(n)]
     wrong = [(lambda a, b: (sum(x - y for x,y in zip(a, b))/len(a), sum(x > y for x,y in zip(a, b)), all(x > y for x,y in zip(a, b)) or all(x < y for x,y in zip(a, b))), 'the sign is wrong: idea minus baseline'),
@@ -113,7 +114,7 @@ class compared_in_pairs:
              (lambda a, b: (sum(y - x for x,y in zip(a, b))/len(a), sum(y >= x for x,y in zip(a, b)), all(x >= y for x,y in zip(a, b)) or all(x <= y for x,y in zip(a, b))), 'equal accuracies are neither a win nor a loss'),
              (lambda a, b: (sum(y - x for x,y in zip(a, b))/len(a), sum(y > x for x,y in zip(a, b)), all(y > x for x,y in zip(a, b))), 'if the idea is worse in every seed, the differences have the same sign as well')]
     accepts = [lambda a, b: (lambda d: (d.mean().item(), int((d > 0).sum()), bool((d > 0).all() or (d < 0).all())))(np.array(b) - np.array(a)), lambda a, b: [sum(b)/len(b) - sum(a)/len(a), len([1 for x,y in zip(a, b) if y > x]), {(y > x) - (y < x) for x,y in zip(a, b)} in ({1}, {-1})]]
-    refuses = [lambda a, b: (max(b) - max(a), sum(y > x for x,y in zip(a, b)), max(a) < min(b)), lambda a, b: (sum(b)/len(b) - sum(a)/len(a), sum(y > x for x,y in zip(a, b)), min(b) > max(a)), lambda a, b: (sum(abs(y - x) for x,y in zip(a, b))/len(a), sum(y > x for x,y in zip(a, b)), all(y > x for x,y in zip(a, b))), lambda a, b: sum(b)/len(b) > sum(a)/len(a),
+    refuses = [lambda a, b: (lambda d: (sum(d)/len(d), sum(o > 0 for o in d), all(o > 0 for o in d) or all(o < 0 for o in d)))([round(y - x, 2) for x,y in zip(a, b)]), lambda a, b: (max(b) - max(a), sum(y > x for x,y in zip(a, b)), max(a) < min(b)), lambda a, b: (sum(b)/len(b) - sum(a)/len(a), sum(y > x for x,y in zip(a, b)), min(b) > max(a)), lambda a, b: (sum(abs(y - x) for x,y in zip(a, b))/len(a), sum(y > x for x,y in zip(a, b)), all(y > x for x,y in zip(a, b))), lambda a, b: sum(b)/len(b) > sum(a)/len(a),
                lambda a, b: (sum(b)/len(b) - sum(a)/len(a), sum(y > x for x,y in zip(a, b)), (b[0] > a[0]) == (b[-1] > a[-1])),
                lambda a, b: (sum(b)/len(b) - sum(a)/len(a), sum(y > x for x,y in zip(a, b)), sum(y > x for x,y in zip(a, b)) in (0, len(a))),
                lambda a, b: (sum(b)/len(b) - sum(a)/len(a), sum(y > x for x,y in zip(a, b)), len({y > x for x,y in zip(a, b)}) == 1)]

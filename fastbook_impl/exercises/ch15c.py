@@ -170,11 +170,14 @@ class numericalized:
         yield 'the film is good the film is bad the end'.split(), 'the end is good'.split(), 2
         yield 'b a b a c'.split(), 'c b a d'.split(), 1
         yield ['a'], [], 2
+        yield [], ['a', 'xxunk'], 1
+        yield 'The the THE the'.split(), ['The', 'the'], 2      # capitals make a difference
         for _ in range(2): yield [r.choice('abcdef') for _ in range(25)], [r.choice('abcdefg') for _ in range(6)], r.randint(2, 5)
     wrong = [(lambda ts, text, n: (lambda v: (v, [v.index(t) for t in text if t in v]))(['xxunk'] + [t for t in sorted(dict.fromkeys(ts), key=ts.count, reverse=True) if ts.count(t) >= n]), 'unknown tokens are dropped: they should become `xxunk`, position 0'),
              (lambda ts, text, n: (lambda v: (v, [v.index(t) if t in v else 0 for t in text]))(['xxunk'] + [t for t in sorted(dict.fromkeys(ts), key=ts.count, reverse=True) if ts.count(t) > n]), 'a token that occurs exactly `min_freq` times belongs to the vocabulary'),
              (lambda ts, text, n: (lambda v: (v, [v.index(t) if t in v else 0 for t in text]))(['xxunk'] + [t for t in sorted(set(ts)) if ts.count(t) >= n]), 'the vocabulary is in alphabetical order, and the most frequent token should come first'),
-             (lambda ts, text, n: (lambda v: (v, [v.index(t) if t in v else 0 for t in text]))([t for t in sorted(dict.fromkeys(ts), key=ts.count, reverse=True) if ts.count(t) >= n]), 'the vocabulary should start with `xxunk`, or unknown tokens get the number of another one')]
+             (lambda ts, text, n: (lambda v: (v, [v.index(t) if t in v else 0 for t in text]))([t for t in sorted(dict.fromkeys(ts), key=ts.count, reverse=True) if ts.count(t) >= n]), 'the vocabulary should start with `xxunk`, or unknown tokens get the number of another one'),
+             (lambda ts, text, n: (lambda ts: (lambda v: (v, [v.index(t.lower()) if t.lower() in v else 0 for t in text]))(['xxunk'] + [t for t in sorted(dict.fromkeys(ts), key=ts.count, reverse=True) if ts.count(t) >= n]))([o.lower() for o in ts]), 'tokens stay as they are: `The` and `the` are two of them')]
     accepts = [lambda ts, text, n: (lambda v: [v, [{t: i for i,t in enumerate(v)}.get(t, 0) for t in text]])(['xxunk'] + sorted((t for t in dict.fromkeys(ts) if ts.count(t) >= n), key=lambda t: (-ts.count(t), ts.index(t)))),
                lambda ts, text, n: (lambda v: (v, np.array([v.index(t) if t in v else 0 for t in text], dtype=int)))(['xxunk'] + [t for t in sorted(dict.fromkeys(ts), key=ts.count, reverse=True) if ts.count(t) >= n])]
     refuses = [lambda ts, text, n: (['xxunk'] + list(dict.fromkeys(ts)), [0]*len(text)), lambda ts, text, n: (lambda v: (v, [t if t in v else 'xxunk' for t in text]))(['xxunk'] + [t for t in sorted(dict.fromkeys(ts), key=ts.count, reverse=True) if ts.count(t) >= n]), lambda ts, text, n: (lambda v: (v, [v.index(t) if t in v else len(v) for t in text]))(['xxunk'] + [t for t in sorted(dict.fromkeys(ts), key=ts.count, reverse=True) if ts.count(t) >= n]),

@@ -97,11 +97,14 @@ class categorized:
         yield ['b', None, 'a'], ['a', None, 'b', 'c']
         yield ['a'], []
         yield ['x', 'x'], ['x', '']
+        yield ['', 'a', None], ['', None, 'a']              # an empty string is not missing
+        yield [None], ['a', None]
         for _ in range(2): yield [r.choice('dbacfe') for _ in range(6)], [r.choice('abcdefgh') for _ in range(5)] + [None]
     wrong = [(lambda t, c: [sorted({o for o in t if o is not None}).index(o) if o in t and o is not None else 0 for o in c], 'number 0 is for missing and unknown values: categories start at 1'),
              (lambda t, c: [[None, *dict.fromkeys(o for o in t if o is not None)].index(o) if o in t else 0 for o in c], 'the categories are numbered by first appearance, and they should be in alphabetical order'),
              (lambda t, c: ['#na#', *sorted({o for o in t + c if o is not None})] and [(['#na#', *sorted({o for o in t + c if o is not None})].index(o) if o is not None else 0) for o in c], 'a category that does not occur in the training rows becomes 0'),
-             (lambda t, c: [['#na#', *sorted({o for o in t if o is not None})].index(o) for o in c if o in t and o is not None], 'missing and unknown values are dropped: they should become 0')]
+             (lambda t, c: [['#na#', *sorted({o for o in t if o is not None})].index(o) for o in c if o in t and o is not None], 'missing and unknown values are dropped: they should become 0'),
+             (lambda t, c: [{o: i for i,o in enumerate(sorted({o for o in t if o}), 1)}.get(o, 0) for o in c], 'an empty string is a string like any other, and only None is missing: use `is not None`')]
     accepts = [lambda t, c: [{o: i for i,o in enumerate(sorted(set(t) - {None}), 1)}.get(o, 0) for o in c], lambda t, c: tensor([{o: i for i,o in enumerate(sorted(set(t) - {None}), 1)}.get(o, 0) for o in c]).long() if c else []]
     refuses = [lambda t, c: [{o: i for i,o in enumerate(sorted(set(t) - {None}), 1)}.get(o, -1) for o in c], lambda t, c: [{o: i for i,o in enumerate(sorted(set(t) - {None}, reverse=True), 1)}.get(o, 0) for o in c], lambda t, c: [o if o in t else '#na#' for o in c], lambda t, c: [{o: i for i,o in enumerate(sorted(set(t) - {None}), 1)}.get(o, 0) for o in t]]
     section = 'What goes in'
