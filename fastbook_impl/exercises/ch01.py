@@ -120,6 +120,7 @@ class perceptron:
         yield [(vertical, 1), (horizontal, 0)], 9
         yield [(horizontal, 0), ([0, 0, 0, 0, 1, 0, 0, 0, 0], 0), (vertical, 1)], 2
         yield [([.25, .5], 1), ([.25, 0.], 0)], 2          # gray pixels: a sum between 0 and 1
+        yield [([.2, -1.], 1), ([.1, -.5], 0), ([.004, 0.], 0)], 2 # the last sum is just above 0
         for n in (3, 6): yield [([r.randint(0, 2) for _ in range(4)], r.randint(0, 1)) for _ in range(n)], r.randint(2, 5)
     def _trained(examples, rounds, above=lambda s: s > 0, step=lambda y, a: y - a, bias=1, at_once=True):
         w, b = np.zeros(len(examples[0][0])), 0
@@ -135,7 +136,8 @@ class perceptron:
              (lambda examples, rounds, go=_trained: go(examples, rounds, bias=0), 'the bias changes together with the weights'),
              (lambda examples, rounds, go=_trained: go(examples, rounds, step=lambda y, a: max(y - a, 0)), 'if the label is 0 and the answer is 1, the pixels are subtracted'),
              (lambda examples, rounds, go=_trained: go(examples, rounds, at_once=False), 'change the weights after each example, so that the next example meets the new ones'),
-             (lambda examples, rounds, go=_trained: go(examples, min(rounds, 1)), 'this goes through the examples only once')]
+             (lambda examples, rounds, go=_trained: go(examples, min(rounds, 1)), 'this goes through the examples only once'),
+             (lambda examples, rounds, go=_trained: go(examples, rounds, above=lambda s: round(s, 2) > 0), 'a sum that is only just above 0 counts as well: do not round it')]
     accepts = [_trained, lambda examples, rounds, go=_trained: [np.array(go(examples, rounds)[0]), go(examples, rounds)[1]]]
     refuses = [lambda examples, rounds, go=_trained: go(examples, rounds)[::-1], lambda examples, rounds, go=_trained: go(examples, rounds + 1), lambda examples, rounds, go=_trained: go(examples[:-1] or examples, rounds),
                lambda examples, rounds, go=_trained: go(examples, rounds, above=lambda s: s > 0.5)]

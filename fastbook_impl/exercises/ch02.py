@@ -315,6 +315,7 @@ class most_added:
         def answers(book, shown, n, k): return [(book, shown, i < k) for i in range(n)]
         yield answers('often', False, 20, 10) + answers('often', True, 10, 7) + answers('rare', False, 20, 1) + answers('rare', True, 10, 1) + answers('new', False, 10, 2) + answers('new', True, 40, 12) + answers('annoying', False, 40, 30) + answers('annoying', True, 6, 3)
         yield answers('only', False, 2, 1) + answers('only', True, 1, 0)
+        yield [o for book, n in (('a', 75), ('b', 76), ('c', 70)) for o in answers(book, True, 250, n) + answers(book, False, 250, 125)] # nearly equal, and all are less than 0
         for n in (1, 3, 5):
             log = []
             for book, added in zip(r.sample('ABCDEFGH', n), r.sample(range(-2, 6), n)):
@@ -336,7 +337,9 @@ class most_added:
              (lambda log, go=_ranked: go(log, lambda s, n: sum(s + n)), 'this ranks by how many were bought in all'),
              (lambda log, go=_ranked: go(log, lambda s, n: sum(s) - sum(n)), 'these are differences of counts: a book may have been shown to few readers, so compare fractions'),
              (lambda log, go=_ranked, mean=_mean: go(log, lambda s, n: mean(s)/(mean(n) or 1e-9)), 'this divides one fraction by the other: a book that is bought twice as often may still add hardly a sale'),
-             (lambda log, go=_ranked, mean=_mean: go(log, lambda s, n: mean(n) - mean(s)), 'the order is reversed: the book for which showing adds most comes first')]
+             (lambda log, go=_ranked, mean=_mean: go(log, lambda s, n: mean(n) - mean(s)), 'the order is reversed: the book for which showing adds most comes first'),
+             (lambda log, go=_ranked, mean=_mean: go(log, lambda s, n: max(0, mean(s) - mean(n))), 'what showing adds can be below 0, and such books are ranked in the same way'),
+             (lambda log, go=_ranked, mean=_mean: go(log, lambda s, n: round(mean(s) - mean(n), 2)), 'this rounds before it compares, and a small difference decides as well')]
     accepts = [lambda log, go=_ranked, mean=_mean: go(log, lambda s, n: mean(s) - mean(n)),
                lambda log: list(pd.DataFrame(log, columns=['book', 'shown', 'bought']).groupby(['book', 'shown']).bought.mean().unstack().pipe(lambda t: t[True] - t[False]).sort_values(ascending=False).index)]
     refuses = [lambda log, go=_ranked, mean=_mean: go(log, lambda s, n: abs(mean(s) - mean(n))), lambda log, go=_ranked, mean=_mean: go(log, lambda s, n: mean(s) - mean(n))[:1] * 2,
@@ -531,6 +534,7 @@ class by_camera:
         yield ['oldbay_3.jpg', 'bay_9.jpg', 'bridge_1.jpg', 'bay_1.jpg']              # a name that contains another
         yield ['zoo2_1.jpg', 'zoo_5.jpg', 'zoo_7.jpg']                         # in the order of the computer, '2' comes before '_'
         yield ['lake_1_b.jpg', 'zoo_2_a.jpg', 'lake_9.jpg']                 # a second '_'
+        yield ['zoo_2.jpg', 'lake_1.jpg', 'zoo_2.jpg', 'lake_1.jpg']           # the same names twice
         for n in (6, 15):
             cameras = r.sample(['bridge', 'hut', 'lake', 'pass', 'trail', 'zoo'], 3)
             names = [f'{c}_{r.randint(0, 999):03}.jpg' for c in cameras*2] + [f'{r.choice(cameras)}_{r.randint(0, 999):03}.jpg' for _ in range(n - 6)]
@@ -544,7 +548,8 @@ class by_camera:
              (lambda names, go=_split, first=_first: go(names, lambda n: n.startswith(first(names))), 'the name of one camera may begin with the name of another: compare whole names'),
              (lambda names, go=_split: go(names, lambda n: n.split('_')[0] == min(names).split('_')[0]), 'the first file in the alphabet need not belong to the first camera: compare the names of the cameras'),
              (lambda names, go=_split, first=_first: go(names, lambda n: first(names) in n), 'the name of one camera may contain the name of another: compare whole names'),
-             (lambda names: (list(range(int(.8*len(names)))), list(range(int(.8*len(names)), len(names)))), 'this holds out the last fifth of the items, from whichever cameras')]
+             (lambda names: (list(range(int(.8*len(names)))), list(range(int(.8*len(names)), len(names)))), 'this holds out the last fifth of the items, from whichever cameras'),
+             (lambda names, first=_first: ([names.index(n) for n in names if n.split('_')[0] != first(names)], [names.index(n) for n in names if n.split('_')[0] == first(names)]), 'two items can have the same name, and `index` finds the first of them only: use `enumerate`')]
     accepts = [lambda names, go=_split, first=_first: go(names, lambda n: n.split('_')[0] == first(names)), lambda names, first=_first: tuple(map(list, (np.flatnonzero([n.split('_')[0] != first(names) for n in names]), np.flatnonzero([n.split('_')[0] == first(names) for n in names])))),
                lambda names, go=_split, first=_first: [tensor(o, dtype=torch.long) for o in go(names, lambda n: n.startswith(first(names) + '_'))]]
     refuses = [lambda names, go=_split, first=_first: [o[::-1] for o in go(names, lambda n: n.split('_')[0] == first(names))], lambda names, go=_split: go(names, lambda n: n.split('_')[0] == max(names).split('_')[0]),

@@ -117,6 +117,7 @@ class nearer_to_threes:
     def cases(r):
         for n,h,w in ((30, 3, 4), (40, 2, 2), (1, 5, 2)): yield torch.rand(n, h, w), torch.rand(4, h, w), torch.rand(3, h, w)
         yield torch.rand(20, 2, 3), torch.rand(1, 2, 3), torch.rand(2, 2, 3)
+        yield 255*torch.rand(20, 2, 3), 255*torch.rand(4, 2, 3), 255*torch.rand(2, 2, 3) # from 0 to 255
         yield torch.full((2, 2, 2), .5), torch.zeros(2, 2, 2), torch.ones(3, 2, 2)  # as close to the one as to the other
     wrong = [(lambda p, t, s: (p - t.mean(0)).abs().mean((1, 2)) > (p - s.mean(0)).abs().mean((1, 2)), 'it is the other way around: closer means that the distance is smaller'),
              (lambda p, t, s: (p - t[0]).abs().mean((1, 2)) < (p - s[0]).abs().mean((1, 2)), 'each image is compared with the first 3 and the first 7, and a single image is not the ideal'),
@@ -130,7 +131,8 @@ class nearer_to_threes:
                lambda images, threes, sevens: (images - threes.mean(0)).abs().sum((1, 2)) < (images - sevens.mean(0)).abs().sum((1, 2)),
                lambda i, t, s: torch.stack([torch.stack([F.l1_loss(o, m) for m in (s.mean(0), t.mean(0))]).argmin() == 1 for o in i])]
     refuses = [lambda i, t, s: ((i - t.mean(0)).abs().mean((1, 2)) < (i - s.mean(0)).abs().mean((1, 2))).float(), lambda i, t, s: (i - t.median(0).values).abs().mean((1, 2)) < (i - s.median(0).values).abs().mean((1, 2)),
-               lambda i, t, s: (i - t.mean(0)).abs().amax((1, 2)) < (i - s.mean(0)).abs().amax((1, 2)), lambda i, t, s: i.mean((1, 2)) > t.mean()]
+               lambda i, t, s: (i - t.mean(0)).abs().amax((1, 2)) < (i - s.mean(0)).abs().amax((1, 2)), lambda i, t, s: i.mean((1, 2)) > t.mean(),
+               lambda i, t, s: (i - t.mean(0)).abs().mean((1, 2)).clamp(max=1) < (i - s.mean(0)).abs().mean((1, 2)).clamp(max=1)]
     section = 'A simple baseline'
     hints = ['The ideal 3 is itself an image: each of its pixels is the mean of that pixel over all 3s.',
              '`threes.mean(0)` has the shape of one image, and broadcasting subtracts it from every image.',
@@ -211,7 +213,7 @@ class rank_and_count:
         "For a `shape`, a tuple of integers: a pair of the rank and the number of elements that a tensor of this shape holds."
         return len(shape), math.prod(shape)
     def cases(r):
-        for s in ((), (3,), (1, 1), (2, 0, 5), (28, 28), tuple(r.randint(1, 6) for _ in range(r.randint(3, 5)))): yield (s,)
+        for s in ((), (3,), (1, 1), (2, 0, 5), (28, 28), (1, 2, 1, 3, 1, 2, 2), tuple(r.randint(1, 6) for _ in range(r.randint(3, 5)))): yield (s,)
     wrong = [(lambda s: (math.prod(s), len(s)), 'both are right, but the rank comes first'),
              (lambda s: (len(s), sum(s)), 'three rows of four are not seven numbers'),
              (lambda s: (max(s, default=0), math.prod(s)), 'the lengths of the axes do not matter for the rank'),
@@ -324,7 +326,7 @@ class doubled_corner:
         "The lower right corner, a tensor `(2, 2)`, of twice the table `(n, n)` that holds 1 to n*n; `n` is at least 2."
         return (torch.arange(1, n*n + 1).view(n, n)*2)[-2:, -2:]
     def cases(r):
-        yield from (3, 2, 4, r.randint(5, 9))
+        yield from (3, 2, 4, 20, r.randint(5, 9))
     wrong = [(lambda n: (torch.arange(1, n*n + 1).view(n, n)*2)[:2, :2], 'this is the upper left corner'),
              (lambda n: torch.arange(1, n*n + 1).view(n, n)[-2:, -2:], 'it is not doubled'),
              (lambda n: (torch.arange(n*n).view(n, n)*2)[-2:, -2:], 'the table begins with 0'),
@@ -333,7 +335,8 @@ class doubled_corner:
              (lambda n: (torch.arange(1, n*n + 1)*2)[-4:].view(2, 2), 'these are the last four numbers of the table, and they lie in one row'),
              (lambda n: (torch.arange(1, n*n + 1).view(n, n)*2)[1:, 1:], 'this leaves out one row and one column, which is right for one size only'),
              (lambda n: (torch.arange(1, n*n + 1).view(n, n)**2)[-2:, -2:], 'these are squares'),
-             (lambda n: (torch.arange(1, 10).view(3, 3)*2)[-2:, -2:], 'the table has nine numbers, whatever `n` is')]
+             (lambda n: (torch.arange(1, 10).view(3, 3)*2)[-2:, -2:], 'the table has nine numbers, whatever `n` is'),
+             (lambda n: (torch.arange(1, n*n + 1).byte().view(n, n)*2)[-2:, -2:], 'the numbers go beyond 255, which is the largest that a byte can hold')]
     accepts = [lambda n: 2*torch.arange(1, n*n + 1).reshape(n, n)[n-2:, n-2:], lambda n: tensor([[2*(n*n - n - 1), 2*(n*n - n)], [2*(n*n - 1), 2*n*n]]), lambda n: (torch.arange(n*n).view(n, n)[-2:, -2:] + 1)*2]
     refuses = [lambda n: (torch.arange(1, n*n + 1).view(n, n)*2)[-2:], lambda n: (torch.arange(1, n*n + 1).view(n, n)*2)[-1, -1], lambda n: (torch.arange(1, n*n + 1).view(n, n)*2)[-2:, :2], lambda n: (torch.arange(2, n*n + 2).view(n, n)*2)[-2:, -2:]]
     section = 'An image is a grid of numbers'
@@ -604,6 +607,7 @@ class distance_to_targets:
     def cases(r):
         yield tensor([[0.9]]), tensor([[1]])
         yield tensor([[0.4], [0.7]]), tensor([[0], [1]])
+        yield tensor([[1.], [0.], [1.]]), tensor([[1], [0], [1]]) # all are perfect
         yield tensor([[0.9], [0.4], [0.2]]), tensor([[1], [0], [1]])
         yield torch.rand(1, 1), tensor([[0]])
         for n in (5, 12): yield torch.rand(n, 1), torch.randint(0, 2, (n, 1))
@@ -624,7 +628,8 @@ class distance_to_targets:
              (lambda c, t: (c - t.squeeze(1)).abs().mean(), 'the two shapes differ, so broadcasting compares each image with the target of every other image'),
              (lambda c, t: (t - c).mean(), 'distances above and below the target cancel out'),
              (lambda c, t: (c - t).mean().abs(), 'distances above and below the target cancel out: drop the sign before the mean'),
-             (lambda c, t: (c - t).abs().sum(), 'the sum grows with the number of images')]
+             (lambda c, t: (c - t).abs().sum(), 'the sum grows with the number of images'),
+             (lambda c, t: (c.clamp(.01, .99) - t).abs().mean(), 'the loss is 0 if all predictions are perfect: a distance needs no limits')]
     accepts = [lambda c, t: (c - t).abs().mean(), lambda c, t: F.l1_loss(c, t.float()), lambda c, t: (t*(1 - c) + (1 - t)*c).sum()/len(c), lambda c, t: torch.where(t == 0, c, 1 - c).mean()]
     refuses = [lambda c, t: (c - t).abs().mean().item(), lambda c, t: (c - t).abs().max(), lambda c, t: (c - t).abs().mean().detach(), lambda c, t: (c - t).abs().median(), lambda c, t: (c.round() - t).abs().mean()]
     section = "Why accuracy can't be the loss"
@@ -924,9 +929,11 @@ class moved_weights:
     def cases(r):
         for shape in ((784, 1), (3,), (), (2, 3, 4)): yield torch.randn(shape), torch.randn(shape), r.choice([0.1, 0.01, 2.5])
         yield torch.randn(4), torch.zeros(4), 0.3
+        yield tensor([1., 2.]), tensor([1e6, -1e6]), 0.5
     wrong = [(lambda w, g, lr: w + lr*g, 'this goes uphill: the gradient points in the direction in which the loss grows'), (lambda w, g, lr: w - g, 'the learning rate is not used'), (lambda w, g, lr: -lr*g, 'this is the step itself, not the new weights'), (lambda w, g, lr: lr*g, 'this is the length of the step'),
              (lambda w, g, lr: w - g/lr, 'a smaller learning rate should make smaller steps'), (lambda w, g, lr: lr*w - g, 'the learning rate belongs to the gradient'), (lambda w, g, lr: w - lr*g.sign(), 'the size of the gradient matters as well, not only its sign'),
-             (lambda w, g, lr: w - lr*w*g, 'the weights do not belong in the step'), (lambda w, g, lr: w - lr, 'the gradient is not used')]
+             (lambda w, g, lr: w - lr*w*g, 'the weights do not belong in the step'), (lambda w, g, lr: w - lr, 'the gradient is not used'),
+             (lambda w, g, lr: w - lr*g.clamp(-10, 10), 'a large gradient is cut off, and the step is the learning rate times the gradient, however large')]
     accepts = [lambda w, g, lr: torch.sub(w, g, alpha=lr), lambda w, g, lr: w + (-lr)*g, lambda w, g, lr: w.sub_(lr*g), lambda w, g, lr: torch.add(w, g, alpha=-lr)]
     refuses = [lambda w, g, lr: w - lr*g/2, lambda w, g, lr: w*(1 - lr) - lr*g, lambda w, g, lr: w - lr*g.mean(), lambda w, g, lr: lr*g - w, lambda w, g, lr: w - lr*g/(g.norm() + 1e-8)]
     section = 'The seven steps, on digits'
@@ -953,6 +960,7 @@ class cut_into_batches:
         for n,bs,shape in ((2, 2, (1,)), (3, 2, (1,)), (3, 1, (2,)), (1, 5, (2,)), (9, 2, (2, 2)), (10, 4, (2, 3))):
             yield [(torch.randint(1, 10, shape).float(), r.randint(0, 9)) for _ in range(n)], bs, r.sample(range(n), n)
         for order in ([3, 0], [4, 1, 1, 0, 4, 2, 3]): yield [(torch.randint(1, 10, (2,)).float(), r.randint(0, 9)) for _ in range(5)], 2, order  # some only, and some twice
+        yield [(tensor([1.]), 300), (tensor([2.]), 70_000)], 2, [1, 0] # many classes
     def compare(got, want):
         fractions = lambda batches: [b[-1].is_floating_point() for b in batches if isinstance(b, (tuple, list)) and torch.is_tensor(b[-1])]
         if problem := difference(got, want): return problem
@@ -983,7 +991,7 @@ class cut_into_batches:
         return out
     accepts = [by_slicing, one_by_one]
     refuses = [lambda d, bs, order, made=made: [(y, x) for x,y in made(d, bs, order)], lambda d, bs, order, made=made: made(d, bs + 1, order), lambda d, bs, order, made=made: [(x, y[:, None]) for x,y in made(d, bs, order)], lambda d, bs, order, made=made: made(d, bs, order[::-1]), lambda d, bs, order, made=made: [(x, y.tolist()) for x,y in made(d, bs, order)],
-               lambda d, bs, order, made=made: made(d, bs, order, starts=range(0, len(d), bs))]
+               lambda d, bs, order, made=made: made(d, bs, order, starts=range(0, len(d), bs)), lambda d, bs, order, made=made: [(x, y.byte()) for x,y in made(d, bs, order)], lambda d, bs, order, made=made: made(d, bs, list(dict.fromkeys(order)))]
     section = 'Mini-batches'
     hints = ['The first batch takes `order[0:bs]`, the next one `order[bs:2*bs]`. `range(0, len(order), bs)` gives the starting positions.',
              'A slice that goes beyond the end of a list is simply shorter.',

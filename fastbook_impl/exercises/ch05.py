@@ -210,6 +210,7 @@ class four_from_an_L:
     def cases(r):
         some = ['cat', 'goose', 'dog', 'hen', 'horse', 'ox', 'lamb', 'gnat']
         yield L(some), [0, 2]
+        yield L('rhinoceros', 'k\u00f6ttur', 'l\u00f6w', 'ox'), [2, 2, 0, -1] # long words, other letters, a place twice
         for n in (1, 7, 12):
             words = L(r.choice(some) for _ in range(n))
             yield words, [r.randrange(-n, n) for _ in range(3)]
@@ -218,7 +219,8 @@ class four_from_an_L:
     wrong = [(lambda ws, ps: ([ws[p] for p in ps], list(dict.fromkeys(ws)), [w for w in ws if len(w) > 3], [len(w) for w in ws]), 'these are plain lists: the methods of an `L` return an `L`'),
              (lambda ws, ps: (ws[ps], ws.unique().sorted(), ws.filter(lambda o: len(o) > 3), ws.map(len)), 'the distinct words are in another order'),
              (lambda ws, ps: (ws[ps], ws.unique(), ws.filter(lambda o: len(o) >= 3), ws.map(len)), 'a word of three letters does not have more than three'),
-             (lambda ws, ps: (ws[ps], ws.unique(), ws.filter(lambda o: len(o) > 3), ws.unique().map(len)), 'the lengths of all words are wanted, including repeated ones')]
+             (lambda ws, ps: (ws[ps], ws.unique(), ws.filter(lambda o: len(o) > 3), ws.unique().map(len)), 'the lengths of all words are wanted, including repeated ones'),
+             (lambda ws, ps: (ws[ps], ws.unique(), ws.filter(lambda o: len(o.encode()) > 3), ws.map(lambda o: len(o.encode()))), 'these are bytes, and a letter such as \u00f6 has two of them')]
     accepts = [lambda ws, ps: (L(ws[p] for p in ps), L(list(dict.fromkeys(ws))), L(w for w in ws if len(w) > 3), L(len(w) for w in ws)), lambda ws, ps: L([L([ws[p] for p in ps]), ws.unique(), L([w for w in ws if len(w) >= 4]), ws.map(len)])]
     refuses = [lambda ws, ps: (ws[ps], L(set(ws)).sorted(), ws.filter(lambda o: len(o) > 3), ws.map(len)), lambda ws, ps: (ws[ps], ws.unique(), ws.unique().filter(lambda o: len(o) > 3), ws.map(len)), lambda ws, ps: (ws[ps], ws.unique(), ws.filter(lambda o: len(o) > 3), len(ws)), lambda ws, ps: (ws[:len(ps)], ws.unique(), ws.filter(lambda o: len(o) > 3), ws.map(len)), lambda ws, ps: (ws[ps], ws.unique(), ws.filter(lambda o: len(o) > 3))]
     section = 'From names to data'

@@ -39,6 +39,7 @@ class embedded_by_product:
         return one_hot, one_hot @ table
     def cases(r):
         yield tensor(2, 0), torch.arange(6.).view(3, 2)
+        yield tensor(11, 3, 11), torch.randn(12, 2)
         yield tensor([1]), torch.randn(4, 1)
         yield tensor(0, 0, 0), torch.randn(2, 3)
         for _ in range(2):
@@ -122,6 +123,7 @@ class normalized_columns:
         return (train - mean)/std, (valid - mean)/std
     def cases(r):
         yield tensor([[1., 10.], [3., 30.]]), tensor([[2., 40.]])
+        yield tensor([[1., .01, 5.], [3., .03, 9.]]), tensor([[1e6, .02, 7.]]) # a small deviation, and a value far away
         for _ in range(3):
             c = r.randint(1, 4)
             yield 5*torch.randn(r.randint(4, 8), c) + 3, 2*torch.randn(r.randint(2, 5), c) - 1
@@ -129,12 +131,13 @@ class normalized_columns:
              (lambda t, v: ((t - t.mean())/t.std(unbiased=False), (v - t.mean())/t.std(unbiased=False)), 'each column has a mean and a standard deviation of its own'),
              (lambda t, v: ((t - t.mean(0))/t.var(0, unbiased=False), (v - t.mean(0))/t.var(0, unbiased=False)), 'this divides by the variance: take its root'),
              (lambda t, v: (t - t.mean(0), v - t.mean(0)), 'the columns are shifted, but not scaled'),
-             (lambda t, v: ((t - t.mean(0))/t.std(0), (v - t.mean(0))/t.std(0)), 'this divides by n - 1: use `unbiased=False`')]
+             (lambda t, v: ((t - t.mean(0))/t.std(0), (v - t.mean(0))/t.std(0)), 'this divides by n - 1: use `unbiased=False`'),
+             (lambda t, v: ((t - t.mean(0))/(t.std(0, unbiased=False) + 1e-3), (v - t.mean(0))/(t.std(0, unbiased=False) + 1e-3)), 'something is added to the standard deviation, which can be small itself')]
     options = {'a': 'There are too few of them to compute a standard deviation that could be trusted', 'b': 'A value must mean the same in both sets', 'c': 'It would take more time, because the statistics would be computed twice for each epoch', 'd': 'Their statistics are unknown before the end of the training, as nobody may look at them'}
     right = 'b'
     mistakes = {'a': 'with many rows it would be wrong as well: the same age would become different numbers', 'c': 'the statistics are computed once', 'd': 'the values are known; using their statistics would change what they mean to the model'}
     accepts = [lambda t, v: [(o - t.mean(0))/((t - t.mean(0))**2).mean(0).sqrt() for o in (t, v)], lambda t, v: tuple((o - t.mean(0, keepdim=True))/t.var(0, unbiased=False).sqrt() for o in (t, v))]
-    refuses = [lambda t, v: (v, t), lambda t, v: (lambda a: ((t - a.mean(0))/a.std(0, unbiased=False), (v - a.mean(0))/a.std(0, unbiased=False)))(torch.cat([t, v])), lambda t, v: ((t - t.mean(0))/(t.amax(0) - t.amin(0)), (v - t.mean(0))/(t.amax(0) - t.amin(0))), lambda t, v: (t - t.mean(0))/t.std(0, unbiased=False), lambda t, v: ((t - t.median(0).values)/t.std(0, unbiased=False), (v - t.median(0).values)/t.std(0, unbiased=False))]
+    refuses = [lambda t, v: (v, t), lambda t, v: tuple(((o - t.mean(0))/t.std(0, unbiased=False)).clamp(-3, 3) for o in (t, v)), lambda t, v: (lambda a: ((t - a.mean(0))/a.std(0, unbiased=False), (v - a.mean(0))/a.std(0, unbiased=False)))(torch.cat([t, v])), lambda t, v: ((t - t.mean(0))/(t.amax(0) - t.amin(0)), (v - t.mean(0))/(t.amax(0) - t.amin(0))), lambda t, v: (t - t.mean(0))/t.std(0, unbiased=False), lambda t, v: ((t - t.median(0).values)/t.std(0, unbiased=False), (v - t.median(0).values)/t.std(0, unbiased=False))]
     section = 'What goes in'
     hints = ['`train.mean(0)` has one number for each column.', 'Use the same mean and standard deviation for both tables.']
     why = 'A model that was trained on normalized columns needs the same normalization for every row that it predicts.'
