@@ -409,7 +409,9 @@ class assigned:
         def line(x, w, b): return w*x + b
         def bent(x, w1, w2, b): return max(w1*x, w2*x) + b
         def scaled(x, w): return 10*w + x
+        def cubic(x, a, b, c, d): return ((a*x + b)*x + c)*x + d
         yield line, [2, 1]
+        yield cubic, [1, -2, 0, .5]
         yield scaled, [3.]
         yield line, [r.uniform(-3, 3), r.uniform(-3, 3)]
         yield bent, [r.randint(2, 5), -1, r.uniform(0, 1)]
@@ -432,7 +434,7 @@ class assigned:
              (lambda architecture, weights: lambda x: architecture(*weights, x), 'the weights take the place of the input, which is the first argument'),
              (lambda architecture, weights: lambda x: architecture(x, weights), 'the whole list is passed as one weight: unpack it')]
     accepts = [lambda architecture, weights: lambda x: architecture(x, *weights), lambda architecture, weights: (lambda *given: architecture(*given, *weights))]
-    refuses = [lambda architecture, weights: lambda x: weights[0]*x, lambda architecture, weights: lambda: architecture(2., *weights), lambda architecture, weights: lambda x: architecture(x, *sorted(weights)),
+    refuses = [lambda architecture, weights: lambda x: weights[0]*x, lambda architecture, weights: lambda: architecture(2., *weights), lambda architecture, weights: lambda x: architecture(x, *sorted(weights)), lambda architecture, weights: lambda x: architecture(x, *[w for w in weights if w]), lambda architecture, weights: lambda x: architecture(x, *weights[:3]),
                lambda architecture, weights, shared=[]: shared.__setitem__(slice(None), weights) or (lambda x: architecture(x, *shared))]
     options = {'a': 'a computation that decides how much each example counts', 'b': 'the values of the weights, which define the program',
                'c': 'the list of the names of all weights of a program', 'd': 'the rule by which the weights are changed in training'}

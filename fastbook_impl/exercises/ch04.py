@@ -1017,6 +1017,7 @@ class one_epoch:
         for n,steps,bs in ((2, 4, 5), (3, 1, 8), (1, 3, 1)):
             yield [(torch.randn(bs, n), torch.randn(bs, 1)) for _ in range(steps)], torch.randn(n, 1).requires_grad_(), r.choice([0.02, 0.1])
         yield [(torch.randn(bs, 2), torch.randn(bs, 1)) for bs in (5, 5, 2)], torch.randn(2, 1).requires_grad_(), 0.1 # the last batch is smaller
+        yield [(tensor([[30.]]), tensor([[900.]])), (tensor([[20.]]), tensor([[800.]]))], tensor([[0.]]).requires_grad_(), 1e-4 # large gradients
     def plain_epoch(batches, w, lr, sign=-1, clear=True, each=True, loss_of=lambda d: (d**2).mean()):
         for xb,yb in batches:
             loss_of(xb@w - yb).backward()
@@ -1073,7 +1074,13 @@ class one_epoch:
             w.data -= lr*w.grad
             w.grad = None
         return w
-    refuses = [with_sgd, with_mse, lambda b, w, lr, f=plain_epoch: f(b[::-1], w, lr), lambda b, w, lr, f=plain_epoch: f(b, w, lr, loss_of=lambda d: (d**2).mean()/2), lambda b, w, lr, f=plain_epoch: f(b*2, w, lr), lambda b, w, lr, f=plain_epoch: f(b, w, lr, loss_of=lambda d: (d**2).mean().sqrt())]
+    def clipped(batches, w, lr):
+        for xb,yb in batches:
+            ((xb@w - yb)**2).mean().backward()
+            w.data -= lr*w.grad.clamp(-10, 10)
+            w.grad = None
+        return w
+    refuses = [with_sgd, with_mse, clipped, lambda b, w, lr, f=plain_epoch: f(b[::-1], w, lr), lambda b, w, lr, f=plain_epoch: f(b, w, lr, loss_of=lambda d: (d**2).mean()/2), lambda b, w, lr, f=plain_epoch: f(b*2, w, lr), lambda b, w, lr, f=plain_epoch: f(b, w, lr, loss_of=lambda d: (d**2).mean().sqrt())]
     forbidden = ('optim', 'SGD', 'Adam', 'AdamW', 'mse_loss', 'MSELoss', 'Learner', 'PlainSGD')
     instead = 'write the loss and the step with arithmetic on tensors'
     section = 'The seven steps, on digits'

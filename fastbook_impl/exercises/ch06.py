@@ -135,7 +135,7 @@ class rows_and_columns_by_number:
             i, j = r.sample(range(3), 2)
             table = [[r.randint(0, 99) + 100*a + 1000*b for b in range(m)] for a in range(n)]
             yield pd.DataFrame(table, columns=list('vwxyz'[:m]), index=index), i, j
-        yield pd.DataFrame([[1, 2, 3], [4, 5, 6], [7, 8, 9]], columns=list('abc'), index=[0, 2, 0]), 0, 1 # two rows of the same name
+        yield pd.DataFrame([[1, 2, 3], [4, 5, 6], [7, 8, 9]], columns=list('abc'), index=[1, 0, 0]), 1, 2 # two rows of the same name
         yield pd.DataFrame({'name': ['a.png', 'b.png', 'c.png'], 'label': ['bus', 'dog', 'bus'], 'size': [0.5, 1.25, 2.]}, index=[2, 0, 1]), 1, 2
     wrong = [(lambda df, i, j: (df.iloc[j].tolist(), df.iloc[:, i].tolist(), df.iloc[:2, 1:].values.tolist()), 'row and column are swapped'),
              (lambda df, i, j: (df.iloc[i].tolist(), df.iloc[:, j].tolist(), df.iloc[1:, :2].values.tolist()), 'in the third piece, rows and columns are swapped: rows come first'),

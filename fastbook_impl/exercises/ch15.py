@@ -282,6 +282,7 @@ class head_order:
     def cases(r):
         yield 1, 512, 0.5
         yield 0, r.randint(8, 64), 0.25
+        yield 2, 16, 0.
         for n in (2, 3): yield n, r.randint(8, 64), r.randint(1, 8)/10
     def compare(got, want):
         if not isinstance(got, dict): return f'a dictionary was expected, and {kind_of(got)} came'
@@ -300,7 +301,8 @@ class head_order:
              (lambda n_hidden, width, p: dict(lin_ftrs=[width]*n_hidden, ps=[p]*(n_hidden + 1)), 'this makes every dropout as strong as the last one'),
              (lambda n_hidden, width, p: dict(lin_ftrs=[width]*n_hidden, ps=p/2), 'a single number for `ps` is the probability before the last layer, and `create_head` halves it for the others'),
              (lambda n_hidden, width, p: dict(ps=p), 'the hidden layers are missing'),
-             (lambda n_hidden, width, p: dict(lin_ftrs=[width]*n_hidden, ps=[p] + [p/2]*n_hidden), 'the strongest dropout should be the last one, not the first')]
+             (lambda n_hidden, width, p: dict(lin_ftrs=[width]*n_hidden, ps=[p] + [p/2]*n_hidden), 'the strongest dropout should be the last one, not the first'),
+             (lambda n_hidden, width, p: dict(lin_ftrs=[width]*n_hidden, ps=p or .5), 'a dropout of 0 is asked for, and `or` replaces it')]
     accepts = [lambda n, width, p: {'ps': [p/2]*n + [p], 'lin_ftrs': [width for _ in range(n)]}, lambda n_hidden, width, p: {'lin_ftrs': n_hidden*[width], 'ps': p}, lambda n, width, p: dict(lin_ftrs=[width]*n, ps=p, bn_final=False)]
     refuses = [lambda n, w, p: dict(lin_ftrs=[w]*(n - 1) if n else [], ps=p), lambda n, w, p: dict(lin_ftrs=[n]*w, ps=p), lambda n, w, p: dict(lin_ftrs=[w]*n, ps=p, bn_final=True), lambda n, w, p: dict(lin_ftrs=[w]*n, ps=[p/2]*(n + 1)), lambda n, w, p: ([w]*n, p), lambda n, w, p: dict(hidden=[w]*n, ps=p)]
     section = 'A head, layer by layer'
