@@ -733,6 +733,7 @@ class confusion:
         return counts
     def cases(r):
         yield tensor([0]), tensor([1]), 2
+        yield tensor([0, 0]), tensor([0, 0]), 1
         yield tensor([1, 1, 1, 0]), tensor([1, 1, 0, 0]), 4                    # classes that do not occur
         yield torch.ones(300, dtype=torch.long), torch.ones(300, dtype=torch.long), 2 # more than a byte can count
         for items, n in ((12, 3), (40, 5), (3, 4)): yield torch.randint(0, n, (items,)), torch.randint(0, n, (items,)), n
@@ -754,7 +755,7 @@ class confusion:
     accepts = [_counts, lambda targs, preds, n: (torch.eye(n)[targs].T @ torch.eye(n)[preds]).int(), lambda targs, preds, n: torch.tensor([[((targs == i) & (preds == j)).sum() for j in range(n)] for i in range(n)]),
                lambda targs, preds, n, c=_counts: c(targs, preds, n).numpy()]
     refuses = [lambda targs, preds, n, c=_counts: c(targs, preds, n).flip(0), lambda targs, preds, n, c=_counts: c(targs, preds, n).double(),
-               lambda targs, preds, n, c=_counts: c(targs, preds, int(max(targs.max(), preds.max())) + 1), lambda targs, preds, n, c=_counts: c(targs, preds, n) + 1, lambda targs, preds, n, c=_counts: c(targs, preds, n).to(torch.int8)]
+               lambda targs, preds, n, c=_counts: c(targs, preds, int(max(targs.max(), preds.max())) + 1), lambda targs, preds, n, c=_counts: c(targs, preds, n) + 1, lambda targs, preds, n, c=_counts: c(targs, preds, n).to(torch.int8), lambda targs, preds, n, c=_counts: c(targs, preds, n).squeeze()]
     def draw(answer):
         vocab, targs = ['black', 'grizzly', 'teddy'], torch.tensor([0]*12 + [1]*12 + [2]*12)
         preds = torch.tensor([0]*9 + [1]*3 + [1]*10 + [0]*2 + [2]*11 + [1])

@@ -248,6 +248,8 @@ class two_distances:
         return (a - b).abs().mean(), ((a - b)**2).mean().sqrt()
     def cases(r):
         yield tensor([0., 0., 0., 0.]), tensor([0., 0., 0., -4.])
+        yield tensor([[.5, .25]]), tensor([[.5, .25]])         # no distance
+        yield tensor([1000., -2000.]), tensor([-500., 0.])
         for shape in ((1,), (2, 3), (4, 1, 2)): yield 3*torch.randn(shape), 3*torch.randn(shape)
     wrong = [(lambda a, b: (((a - b)**2).mean().sqrt(), (a - b).abs().mean()), 'both are right, but L1 comes first'),
              (lambda a, b: ((a - b).mean(), ((a - b)**2).mean().sqrt()), 'in the first distance, positive and negative differences cancel out'),
@@ -259,7 +261,8 @@ class two_distances:
     accepts = [lambda a, b: ((a - b).abs().sum()/a.numel(), ((a - b).pow(2).sum()/a.numel())**0.5), lambda a, b: (torch.mean(torch.abs(b - a)).item(), math.sqrt(torch.mean((b - a)**2).item())),
                lambda a, b: [torch.where(a > b, a - b, b - a).mean(), (a - b).square().mean().sqrt()]]
     refuses = [lambda a, b: (F.l1_loss(a, b), F.mse_loss(a, b).sqrt()), lambda a, b: ((a - b).abs().mean(), F.mse_loss(a, b)**0.5), lambda a, b: (nn.L1Loss()(a, b), ((a - b)**2).mean().sqrt()), lambda a, b: (nn.functional.l1_loss(a, b), ((a - b)**2).mean().sqrt()),
-               lambda a, b: ((a - b).abs().max(), ((a - b)**2).mean().sqrt()), lambda a, b: ((a - b).abs().mean(), (a - b).std(unbiased=False) + 1)]
+               lambda a, b: ((a - b).abs().max(), ((a - b)**2).mean().sqrt()), lambda a, b: ((a - b).abs().mean(), (a - b).std(unbiased=False) + 1),
+               lambda a, b: ((a - b).abs().mean(), (((a - b)**2).mean() + 1e-4).sqrt()), lambda a, b: ((a - b).abs().clamp(max=10).mean(), ((a - b)**2).mean().sqrt())]
     forbidden = ('l1_loss', 'mse_loss', 'L1Loss', 'MSELoss', 'smooth_l1_loss', 'huber_loss')
     instead = 'write it with differences, means and a root'
     section = 'A simple baseline'

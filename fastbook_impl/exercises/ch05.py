@@ -244,13 +244,15 @@ class place_of_copy:
         yield Path(f'images.jpg/old.jpg_{r.randint(1, 9)}.jpg'), Path('copies/x')
         yield Path('images/README'), Path('.')
         yield Path('pug_7.png'), Path('small')
+        yield Path('My Pets/L\u00f6we 1.jpeg'), Path('Small Ones')
     wrong = [(lambda f, to: to/f.with_suffix('.png'), 'all the folders are kept, and only the last one should be'),
              (lambda f, to: to/f.with_suffix('.png').name, 'the folder of the file should exist in the new location as well'),
              (lambda f, to: to/f.parent.name/f.name.replace('.jpg', '.png'), 'replacing text also changes what is not the suffix, and it misses other suffixes'),
              (lambda f, to: to/f.parent.name/(f.name.split('.')[0] + '.png'), 'a name can contain dots; the suffix starts at the last one'),
              (lambda f, to: f'{to}/{f.parent.name}/{f.with_suffix(".png").name}', 'this is a string, and a `Path` is wanted: `/` joins a `Path` and a string')]
     accepts = [lambda f, to: to/f.parent.name/(f.stem + '.png'), lambda f, to: (to/f.parent.name/f.name).with_suffix('.png'), lambda f, to: Path(to, *f.parts[-2:]).with_suffix('.png') if len(f.parts) > 1 else Path(to, f.stem + '.png'), lambda f, to: to.joinpath(f.parent.name, f'{f.stem}.png')]
-    refuses = [lambda f, to: f.parent/to/f.with_suffix('.png').name, lambda f, to: to/f.parent.name/(f.name + '.png'), lambda f, to: to/f.parent.name/f.name, lambda f, to: to/f.parent.name/f.stem, lambda f, to: to/f.parent.stem/(f.stem + '.png')]
+    refuses = [lambda f, to: f.parent/to/f.with_suffix('.png').name, lambda f, to: to/f.parent.name/(f.name + '.png'), lambda f, to: to/f.parent.name/f.name, lambda f, to: to/f.parent.name/f.stem, lambda f, to: to/f.parent.stem/(f.stem + '.png'),
+               lambda f, to: to/f.parent.name.lower()/(f.stem + '.png'), lambda f, to: to/f.parent.name/(f.stem.replace(' ', '_') + '.png')]
     section = 'What a file name knows'
     hints = ['`file.parent` is the folder, which is a `Path` itself; its `name` is its last part.',
              "`file.with_suffix('.png')` changes the suffix and nothing else; then take the `name`.",

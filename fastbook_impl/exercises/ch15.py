@@ -854,7 +854,8 @@ class errors_by_size:
              (lambda *o, f=errors: (f(*o), min(f(*o))), 'the second value is the lowest error, and the size is wanted'),
              (lambda *o, f=errors: (f(*o, loss=lambda d: np.abs(d).mean()), o[-1][int(np.argmin(f(*o, loss=lambda d: np.abs(d).mean())))]), 'these are mean absolute errors, and the squared ones are wanted'),
              (lambda *o, f=errors: (f(*o, loss=lambda d: (d**2).sum()), o[-1][int(np.argmin(f(*o)))]), 'these are sums, and means are wanted'),
-             (lambda *o, f=errors: (f(*o), o[-1][int(np.argmin(np.minimum(f(*o), 100)))]), 'the search starts from an error of 100: what if all errors are larger?')]
+             (lambda *o, f=errors: (f(*o), o[-1][int(np.argmin(np.minimum(f(*o), 100)))]), 'the search starts from an error of 100: what if all errors are larger?'),
+             (lambda *o, f=errors: (f(*o), o[-1][int(np.argmin(np.round(f(*o), 2)))]), 'this rounds before it compares, and a small difference decides as well')]
     options = {'a': 'A small model needs more data than a large one',
                'b': 'A small model cannot learn what it cannot express',
                'c': 'A small model overfits as much as a large one does',
@@ -879,6 +880,7 @@ class errors_by_size:
             yield x, f(x) + noise*np.random.normal(0, 1, n), new, f(new), sizes
         x, new = np.linspace(-1, 1, 20), np.linspace(-.9, .9, 40)
         yield x, 1000*np.cos(4*x), new, 1000*np.cos(4*new), [1, 3] # large errors
+        yield x, .01*np.cos(4*x), new, .01*np.cos(4*new), [1, 3]   # small ones
     def with_lstsq(x, y, new_x, new_y, sizes):
         found = {}
         for s in sizes:
