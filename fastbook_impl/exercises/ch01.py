@@ -120,6 +120,7 @@ class perceptron:
         yield [(vertical, 1), (horizontal, 0)], 9
         yield [(horizontal, 0), ([0, 0, 0, 0, 1, 0, 0, 0, 0], 0), (vertical, 1)], 2
         yield [([.25, .5], 1), ([.25, 0.], 0)], 2          # gray pixels: a sum between 0 and 1
+        yield [([.2, -1.], 1), ([.1, -.5], 0), ([.004, 0.], 0)], 2 # the last sum is just above 0
         for n in (3, 6): yield [([r.randint(0, 2) for _ in range(4)], r.randint(0, 1)) for _ in range(n)], r.randint(2, 5)
     def _trained(examples, rounds, above=lambda s: s > 0, step=lambda y, a: y - a, bias=1, at_once=True):
         w, b = np.zeros(len(examples[0][0])), 0
@@ -135,7 +136,8 @@ class perceptron:
              (lambda examples, rounds, go=_trained: go(examples, rounds, bias=0), 'the bias changes together with the weights'),
              (lambda examples, rounds, go=_trained: go(examples, rounds, step=lambda y, a: max(y - a, 0)), 'if the label is 0 and the answer is 1, the pixels are subtracted'),
              (lambda examples, rounds, go=_trained: go(examples, rounds, at_once=False), 'change the weights after each example, so that the next example meets the new ones'),
-             (lambda examples, rounds, go=_trained: go(examples, min(rounds, 1)), 'this goes through the examples only once')]
+             (lambda examples, rounds, go=_trained: go(examples, min(rounds, 1)), 'this goes through the examples only once'),
+             (lambda examples, rounds, go=_trained: go(examples, rounds, above=lambda s: round(s, 2) > 0), 'a sum that is only just above 0 counts as well: do not round it')]
     accepts = [_trained, lambda examples, rounds, go=_trained: [np.array(go(examples, rounds)[0]), go(examples, rounds)[1]]]
     refuses = [lambda examples, rounds, go=_trained: go(examples, rounds)[::-1], lambda examples, rounds, go=_trained: go(examples, rounds + 1), lambda examples, rounds, go=_trained: go(examples[:-1] or examples, rounds),
                lambda examples, rounds, go=_trained: go(examples, rounds, above=lambda s: s > 0.5)]
@@ -407,7 +409,9 @@ class assigned:
         def line(x, w, b): return w*x + b
         def bent(x, w1, w2, b): return max(w1*x, w2*x) + b
         def scaled(x, w): return 10*w + x
+        def cubic(x, a, b, c, d): return ((a*x + b)*x + c)*x + d
         yield line, [2, 1]
+        yield cubic, [1, -2, 0, .5]
         yield scaled, [3.]
         yield line, [r.uniform(-3, 3), r.uniform(-3, 3)]
         yield bent, [r.randint(2, 5), -1, r.uniform(0, 1)]
@@ -430,7 +434,7 @@ class assigned:
              (lambda architecture, weights: lambda x: architecture(*weights, x), 'the weights take the place of the input, which is the first argument'),
              (lambda architecture, weights: lambda x: architecture(x, weights), 'the whole list is passed as one weight: unpack it')]
     accepts = [lambda architecture, weights: lambda x: architecture(x, *weights), lambda architecture, weights: (lambda *given: architecture(*given, *weights))]
-    refuses = [lambda architecture, weights: lambda x: weights[0]*x, lambda architecture, weights: lambda: architecture(2., *weights), lambda architecture, weights: lambda x: architecture(x, *sorted(weights)),
+    refuses = [lambda architecture, weights: lambda x: weights[0]*x, lambda architecture, weights: lambda: architecture(2., *weights), lambda architecture, weights: lambda x: architecture(x, *sorted(weights)), lambda architecture, weights: lambda x: architecture(x, *[w for w in weights if w]), lambda architecture, weights: lambda x: architecture(x, *weights[:3]),
                lambda architecture, weights, shared=[]: shared.__setitem__(slice(None), weights) or (lambda x: architecture(x, *shared))]
     options = {'a': 'a computation that decides how much each example counts', 'b': 'the values of the weights, which define the program',
                'c': 'the list of the names of all weights of a program', 'd': 'the rule by which the weights are changed in training'}
@@ -615,6 +619,8 @@ class nudged:
         yield [1., 1., 1.], [0., 0., 3.], 0., 0.5, 6       # squares lead to the mean, absolute differences to the median, the maximum to the middle
         yield [1.], [0.25], 0., 0.5, 3                     # a tie: it stays
         yield [1.], [3.], 0., 0.5, 4
+        yield [1., 2.], [3000., 6000.], 0., 0.5, 2          # large losses
+        yield [.01], [.02], 0., 0.5, 3                      # small ones
         yield [2., -1.], [4., -2.], 0.3, 0.5, 0
         yield [-1., 2., 3.], [1.3, -2.6, -3.9], 0., 0.25, 30
         for rounds in (1, 7, 40):
@@ -622,6 +628,13 @@ class nudged:
             yield xs, [w*x + r.uniform(-0.1, 0.1) for x in xs], r.uniform(-1, 1), 0.25, rounds
     def _nudge(xs, ys, w, step, rounds, loss=lambda ds: sum(d**2 for d in ds), moves=(0, -1, 1), best=min):
         for _ in range(rounds): w = best([w + m*step for m in moves], key=lambda w: loss([w*x - y for x, y in zip(xs, ys)]))
+        return w
+    def _nudge_below(xs, ys, w, step, rounds):
+        for _ in range(rounds):
+            best, start = 1000., w
+            for new in (start, start - step, start + step):
+                loss = sum((new*x - y)**2 for x, y in zip(xs, ys))/len(xs)
+                if loss < best: best, w = loss, new
         return w
     wrong = [(lambda *a, go=_nudge: go(*a, best=max), 'the loss gets larger from round to round'),
              (lambda xs, ys, w, step, rounds, go=_nudge: go(xs, ys, w, step, 1), 'there is only one round, however many are asked for'),
@@ -631,10 +644,11 @@ class nudged:
              (lambda *a, go=_nudge: go(*a, moves=(-1, 1)), 'it moves even where staying would be best'),
              (lambda *a, go=_nudge: go(*a, moves=(0, 1)), 'it can only move upwards'),
              (lambda *a, go=_nudge: go(*a, moves=(1, -1, 0)), 'if another value is only as good, `w` stays'),
-             (lambda xs, ys, w, step, rounds: sum(x*y for x, y in zip(xs, ys))/sum(x*x for x in xs), 'this is the very best `w`, computed directly; return where the steps lead')]
+             (lambda xs, ys, w, step, rounds: sum(x*y for x, y in zip(xs, ys))/sum(x*x for x in xs), 'this is the very best `w`, computed directly; return where the steps lead'),
+             (_nudge_below, 'the search starts from a loss of 1000: what if all losses are larger?')]
     accepts = [_nudge, lambda xs, ys, w, step, rounds, go=_nudge: float(go(np.array(xs), np.array(ys), w, step, rounds, loss=lambda ds: np.mean(np.square(ds))))]
     refuses = [lambda xs, ys, w, step, rounds, go=_nudge: go(xs, ys, w, step, rounds + 1), lambda *a, go=_nudge: go(*a, loss=lambda ds: sum(ds)**2), lambda *a, go=_nudge: go(*a, moves=(0, -1)),
-               lambda *a, go=_nudge: go(*a, loss=lambda ds: ds[0]**2)]
+               lambda *a, go=_nudge: go(*a, loss=lambda ds: ds[0]**2), lambda *a, go=_nudge: go(*a, loss=lambda ds: round(sum(d**2 for d in ds)/len(ds), 2))]
     hints = ['Write a function `loss(w)` first.', '`min([w, w - step, w + step], key=loss)` is the best of three, and the first of them if they are equal.', 'Repeat this `rounds` times.']
     why = 'All training in this course consists of these four parts, with a faster way to improve.'
     explanation = 'Predict with the architecture, compute a loss from predictions and labels, take a step that lowers the loss, and repeat. Gradients will give the direction without trying both.'
@@ -868,6 +882,7 @@ class overfits_after:
         yield [0.7, 0.5, 0.4, 0.3], [0.8, 0.6, 0.7, 0.6]                       # two as low, one of them the last
         yield [900., 700., 500., 400.], [2100., 1900., 1800., 2000.]           # large losses
         yield [0.7, 0.5, 0.6], [0.8, 0.6, 0.7]                                 # the training loss rises as well
+        yield [0.7, 0.5, 0.4], [0.8002, 0.8001, 0.8003]                        # nearly equal
         n = r.randint(4, 9)
         yield sorted([r.random() for _ in range(n)], reverse=True), [r.random() for _ in range(n)]
     def compare(got, want):
@@ -885,7 +900,7 @@ class overfits_after:
     accepts = [lambda train, valid: None if np.argmin(valid) == len(valid) - 1 else np.argmin(valid) + 1,
                lambda train, valid: (lambda b: b + 1 if b < len(valid) - 1 else None)(min(range(len(valid)), key=valid.__getitem__))]
     refuses = [lambda train, valid, f=_first_lowest: None if valid[-1] == min(valid) else f(valid), lambda train, valid, f=_first_lowest: f(valid) if f(valid) < len(valid) - 1 else None, lambda train, valid: min(valid),
-               lambda train, valid, f=_first_lowest: 0 if f(valid) == len(valid) else f(valid)]
+               lambda train, valid, f=_first_lowest: 0 if f(valid) == len(valid) else f(valid), lambda train, valid, f=_first_lowest: (lambda v: None if f(v) == len(v) else f(v))([round(o, 3) for o in valid])]
     options = {'a': 'it names half of its training images wrongly, and half of the new ones as well', 'b': 'it is as good with new photographs as with its own, but it fails with drawings',
                'c': 'it needs a longer time for each epoch than it needed for the one before it', 'd': 'it names all training images correctly, and half of the new ones wrongly'}
     right = 'd'
@@ -1066,6 +1081,7 @@ class bytes_as_image:
         image[:len(data)] = torch.tensor(list(data), dtype=torch.uint8)
         return image.view(n_rows, width)
     def cases(r):
+        yield bytes([0, 255, 0, 0, 0]), 2                  # zeros at both ends
         for n, width in ((12, 4), (10, 4), (1, 3), (7, 7), (6, 1), (r.randint(5, 200), r.randint(2, 16))): yield bytes(r.randint(1, 255) for _ in range(n)), width
     def compare(got, want):
         if not isinstance(got, torch.Tensor): return f'a tensor was expected, and {kind_of(got)} came'
@@ -1079,7 +1095,8 @@ class bytes_as_image:
              (lambda data, width: torch.tensor([*[0]*(-len(data) % width), *data], dtype=torch.uint8).view(-1, width), 'the zeros are at the beginning'),
              (lambda data, width, go=_padded: go(data, width).view(width, -1).t(), 'the bytes run down the columns; fill row after row'),
              (lambda data, width: torch.tensor([*data, *[255]*(-len(data) % width)], dtype=torch.uint8).view(-1, width), 'the rest of the last row must be 0'),
-             (lambda data, width, go=_padded: go(data, width, torch.long).view(-1, width), 'the numbers are right, but the dtype must be `torch.uint8`')]
+             (lambda data, width, go=_padded: go(data, width, torch.long).view(-1, width), 'the numbers are right, but the dtype must be `torch.uint8`'),
+             (lambda data, width, go=_padded: go(data.rstrip(b'\0') or data, width).view(-1, width), 'a program can end with bytes that are 0, and they belong to it')]
     accepts = [lambda data, width: torch.from_numpy(np.pad(np.frombuffer(data, np.uint8), (0, -len(data) % width)).reshape(-1, width)),
                lambda data, width, go=_padded: torch.stack(list(go(data, width).split(width))), lambda data, width: F.pad(torch.frombuffer(bytearray(data), dtype=torch.uint8), (0, -len(data) % width)).view(-1, width)]
     refuses = [lambda data, width, go=_padded: go(data, width).view(-1, width).float(), lambda data, width, go=_padded: go(data, width).view(-1, width).flip(0), lambda data, width, go=_padded: go(data, width),
@@ -1138,6 +1155,7 @@ class mask_of_scores:
     def cases(r):
         yield torch.randn(2, 5, 4, 4)
         yield -torch.rand(3, 3, 3, 3) - 1                                      # equal sides, negative scores
+        yield -1000 - 9*torch.rand(2, 4, 2, 3)                                 # all of them low
         yield torch.randn(1, 2, 1, 3)
         yield torch.randn(1, r.randint(2, 32), r.randint(1, 9), r.randint(2, 9))
         yield torch.randn(r.randint(2, 4), 3, 3, 5)
@@ -1147,13 +1165,18 @@ class mask_of_scores:
         if got.shape != want.shape: return f'the shape {tuple(want.shape)} was expected, and {tuple(got.shape)} came'
         if got.is_floating_point(): return 'class numbers were expected, and these are not integers'
         if not torch.equal(got.long(), want): return f'the shape is right, but {(got != want).sum().item()} of {got.numel()} pixels have another class'
+    def _above(s):
+        best, found = torch.full_like(s[:, 0], -100), torch.zeros_like(s[:, 0], dtype=torch.long)
+        for c in range(s.shape[1]): best, found = torch.where(s[:, c] > best, s[:, c], best), torch.where(s[:, c] > best, c, found)
+        return found
     wrong = [(lambda s: s.argmax(dim=0), 'for every pixel this says which *image* has the highest score'),
              (lambda s: s.amax(dim=1).long(), 'this is the highest score, not the number of the class that has it'),
              (lambda s: s.argmin(dim=1), 'pick the highest score, not the lowest'),
              (lambda s: s.softmax(dim=1).round().long()[:, 0], 'probabilities are not needed, and the class number is not one of them'),
              (lambda s: s.mean((2, 3)).argmax(1)[:, None, None].expand(-1, *s.shape[2:]), 'the whole image gets a single class: every pixel needs its own'),
              (lambda s: s.argmax(dim=-1), 'for every class and row this says in which *column* the score is highest'),
-             (lambda s: s.argmax(dim=1) + 1, 'classes are counted from 0')]
+             (lambda s: s.argmax(dim=1) + 1, 'classes are counted from 0'),
+             (_above, 'the search starts from a score of -100: what if all scores are lower?')]
     accepts = [lambda s: s.max(1).indices, lambda s: torch.argmax(s.softmax(1), -3), lambda s: s.numpy().argmax(1), lambda s: s.argmax(1).int()]
     refuses = [lambda s: s.argmax(1, keepdim=True), lambda s: s.argmax(1).float(), lambda s: s.argmax(1).transpose(1, 2), lambda s: s.abs().argmax(1)]
     hints = ['`argmax` gives the place of the largest number along a dimension.', 'Which dimension has the classes?']
@@ -1268,6 +1291,8 @@ class worth_buying:
         yield large, [60, 70, 10, 20, 30], ['yes', 'yes', 'yes', 'no', 'no']
         yield {1: 'a', 2: 'a', 3: 'b', 4: 'c', 5: 'd'}.get, [1, 2, 3, 4, 5, 6, 7], ['a', 'a', 'b', 'c', 'a', 'b', 'c'] # 4 of 7 right; the most common: 3
         yield {1: 'a', 2: 'b', 3: 'c'}.get, [1, 2, 3, 4, 5, 6, 7], ['a', 'b', 'c', 'a', 'b', 'c', 'd']                 # 3 of 7 right; the most common: 2
+        many = ['a']*201 + ['b']*200
+        yield dict(enumerate(many[:202])).get, list(range(401)), many           # 202 right; the most common: 201
         xs = r.sample(range(100), 12)
         ys = [r.choice('abcde') for _ in xs]
         yield dict(list(zip(xs, ys))[:r.randint(1, 9)]).get, xs, ys
@@ -1277,7 +1302,8 @@ class worth_buying:
              (lambda model, inputs, labels, n=_right: n(model, inputs, labels) > len(labels)/len(set(labels)), 'guessing among the labels is not the best baseline: some labels are more common'),
              (lambda model, inputs, labels, n=_right: n(model, inputs, labels) == len(labels), 'the model may make mistakes, as long as it is better than the baseline'),
              (lambda model, inputs, labels, n=_right: n(model, inputs, labels) > labels.count(labels[0]), 'this compares with the first label, which need not be the most common'),
-             (lambda model, inputs, labels, n=_right: n(model, inputs, labels) > min(labels.count(y) for y in labels), 'the most common label is the one to beat, not the rarest')]
+             (lambda model, inputs, labels, n=_right: n(model, inputs, labels) > min(labels.count(y) for y in labels), 'the most common label is the one to beat, not the rarest'),
+             (lambda model, inputs, labels, n=_right: round(n(model, inputs, labels)/len(labels), 2) > round(max(labels.count(y) for y in labels)/len(labels), 2), 'this rounds before it compares, and a small difference counts as well')]
     accepts = [lambda model, inputs, labels: np.mean([model(x) == y for x, y in zip(inputs, labels)]) > max(labels.count(y) for y in set(labels))/len(labels) + 1e-9,
                lambda model, inputs, labels: (lambda common: sum(model(x) == y for x, y in zip(inputs, labels)) > sum(y == common for y in labels))(max(labels, key=labels.count))]
     refuses = [lambda model, inputs, labels: True, lambda model, inputs, labels, n=_right: n(model, inputs, labels) > labels.count(labels[-1]), lambda model, inputs, labels, n=_right: n(model, inputs, labels),

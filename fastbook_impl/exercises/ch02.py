@@ -143,6 +143,7 @@ class for_a_person:
         yield torch.tensor([[.5, .5], [.75, .25], [.25, .75], [.625, .375]]), .75  # exactly at the limit
         yield torch.tensor([[.9, .1], [.01, .99]]), .6                             # nothing to look at
         yield torch.tensor([[.4, .3, .3]]), .5
+        yield torch.tensor([[.5002, .4998], [.4999, .5001]]), .9                   # nearly equal
         for n in (1, 5): yield torch.randn(n, r.randint(2, 4)).softmax(1), .4 + .4*r.random()
         yield (torch.randn(8, 3)*2).softmax(1), .8
     def properties(answer, r):
@@ -153,7 +154,8 @@ class for_a_person:
              (lambda probs, sure: [int(i) for i in probs.max(1).values.argsort(descending=True) if probs[i].max() < sure], 'the order is reversed: the least sure comes first'),
              (lambda probs, sure: [int(i) for i in probs.max(1).values.argsort() if probs[i].max() >= sure], 'these are the images that the model is sure of'),
              (lambda probs, sure: [int(i) for i in probs.max(1).values.argsort() if probs[i].max() <= sure], 'a probability that equals `sure` is not below it'),
-             (lambda probs, sure: [int(i) for i in probs.min(1).values.argsort() if probs[i].min() < sure], 'the largest probability of a row says how sure the model is, not the smallest')]
+             (lambda probs, sure: [int(i) for i in probs.min(1).values.argsort() if probs[i].min() < sure], 'the largest probability of a row says how sure the model is, not the smallest'),
+             (lambda probs, sure: sorted((i for i,p in enumerate(probs.max(1).values) if p < sure), key=lambda i: round(probs[i].max().item(), 2)), 'this rounds before it compares, and a small difference decides as well')]
     accepts = [lambda probs, sure: sorted((i for i,p in enumerate(probs.max(1).values.tolist()) if p < sure), key=lambda i: probs[i].max()),
                lambda probs, sure: (lambda best: best.argsort()[:(best < sure).sum()])(probs.amax(1)), lambda probs, sure: (lambda best: [i for i in np.argsort(best) if best[i] < sure])(probs.numpy().max(1))]
     refuses = [lambda probs, sure: [float(p) for p in probs.max(1).values.sort().values if p < sure], lambda probs, sure: [int(i) for i in probs.max(1).values.argsort() if probs[i].max() < sure][:2],
@@ -269,6 +271,7 @@ class best_price:
         yield [5, 15], [150, 50], 8, [6, 10.5, 14.25, 19.5]
         yield [5, 15], [150, 50], 8, [19.5]
         yield [5, 15], [150, 50], 8, [2, 22.5, 5]           # a loss at every price
+        yield [5, 15], [150, 50], 8, [13.9, 13.99]          # nearly equal
         for n in (2, 4, 8):
             start, slope = r.randint(180, 240), r.randint(7, 10)
             prices = r.sample(range(5, 20), n)
@@ -277,7 +280,8 @@ class best_price:
     wrong = [(lambda prices, sold, cost, allowed: max(allowed, key=lambda p: p*np.polyval(np.polyfit(prices, sold, 1), p)), 'this is the price with the highest revenue: subtract what the pieces cost'),
              (lambda prices, sold, cost, allowed: max(allowed, key=lambda p: np.polyval(np.polyfit(prices, sold, 1), p)), 'this is the price at which most is sold, and the shop may lose on every piece'),
              (lambda prices, sold, cost, allowed: prices[max(range(len(sold)), key=lambda i: (prices[i] - cost)*sold[i])], 'this is the best of the prices that were tried; the model also predicts prices that were not'),
-             (lambda prices, sold, cost, allowed: max(allowed), 'the highest price does not help if nobody buys at it')]
+             (lambda prices, sold, cost, allowed: max(allowed), 'the highest price does not help if nobody buys at it'),
+             (lambda prices, sold, cost, allowed: max(allowed, key=lambda p: (p - cost)*round(np.polyval(np.polyfit(prices, sold, 1), p))), 'this rounds the sales to whole pieces: take what the line predicts')]
     def _profits(prices, sold, cost, allowed):
         line = np.poly1d(np.polyfit(prices, sold, 1))
         return (np.array(allowed) - cost)*line(np.array(allowed))
@@ -311,6 +315,7 @@ class most_added:
         def answers(book, shown, n, k): return [(book, shown, i < k) for i in range(n)]
         yield answers('often', False, 20, 10) + answers('often', True, 10, 7) + answers('rare', False, 20, 1) + answers('rare', True, 10, 1) + answers('new', False, 10, 2) + answers('new', True, 40, 12) + answers('annoying', False, 40, 30) + answers('annoying', True, 6, 3)
         yield answers('only', False, 2, 1) + answers('only', True, 1, 0)
+        yield [o for book, n in (('a', 75), ('b', 76), ('c', 70)) for o in answers(book, True, 250, n) + answers(book, False, 250, 125)] # nearly equal, and all are less than 0
         for n in (1, 3, 5):
             log = []
             for book, added in zip(r.sample('ABCDEFGH', n), r.sample(range(-2, 6), n)):
@@ -332,7 +337,9 @@ class most_added:
              (lambda log, go=_ranked: go(log, lambda s, n: sum(s + n)), 'this ranks by how many were bought in all'),
              (lambda log, go=_ranked: go(log, lambda s, n: sum(s) - sum(n)), 'these are differences of counts: a book may have been shown to few readers, so compare fractions'),
              (lambda log, go=_ranked, mean=_mean: go(log, lambda s, n: mean(s)/(mean(n) or 1e-9)), 'this divides one fraction by the other: a book that is bought twice as often may still add hardly a sale'),
-             (lambda log, go=_ranked, mean=_mean: go(log, lambda s, n: mean(n) - mean(s)), 'the order is reversed: the book for which showing adds most comes first')]
+             (lambda log, go=_ranked, mean=_mean: go(log, lambda s, n: mean(n) - mean(s)), 'the order is reversed: the book for which showing adds most comes first'),
+             (lambda log, go=_ranked, mean=_mean: go(log, lambda s, n: max(0, mean(s) - mean(n))), 'what showing adds can be below 0, and such books are ranked in the same way'),
+             (lambda log, go=_ranked, mean=_mean: go(log, lambda s, n: round(mean(s) - mean(n), 2)), 'this rounds before it compares, and a small difference decides as well')]
     accepts = [lambda log, go=_ranked, mean=_mean: go(log, lambda s, n: mean(s) - mean(n)),
                lambda log: list(pd.DataFrame(log, columns=['book', 'shown', 'bought']).groupby(['book', 'shown']).bought.mean().unstack().pipe(lambda t: t[True] - t[False]).sort_values(ascending=False).index)]
     refuses = [lambda log, go=_ranked, mean=_mean: go(log, lambda s, n: abs(mean(s) - mean(n))), lambda log, go=_ranked, mean=_mean: go(log, lambda s, n: mean(s) - mean(n))[:1] * 2,
@@ -482,6 +489,7 @@ class bears_from_text:
     def cases(r):
         yield 'teddy_5 teddy_1 black_10 black_11 black_15'
         yield 'teddy_0 black_1 black_20 teddy_3'
+        yield 'teddy_1 teddy_5 teddy_1 black_2 teddy_5'                        # the same word twice
         words = [f'{bear}_{i}' for bear in ('black', 'grizzly', 'teddy') for i in (*r.sample([1, 2, 3, 4, 6], 2), 5*r.randint(1, 9))]
         words += [f'brown_{10*i + 5*r.randint(0, 1) + 1}' for i in range(r.randint(0, 3))]
         r.shuffle(words)
@@ -500,7 +508,8 @@ class bears_from_text:
     wrong = [(lambda source: _bears(splitter=FuncSplitter(lambda o: int(o.split('_')[1]) % 5 != 0)).datasets(source), 'the two sets are exchanged: the function of `FuncSplitter` is True for validation items'),
              (lambda source: _bears(get_y=lambda o: o[0]).datasets(source), 'the label is a whole word, and not its first letter'),
              (lambda source: _bears(get_x=lambda o: o.split('_')[0]).datasets(source), 'x is the whole word: from a label alone a model would have nothing to learn'),
-             (lambda source: _bears(get_items=lambda text: sorted(text.split())).datasets(source), 'the items are right, but they must stay in the order of the source')]
+             (lambda source: _bears(get_items=lambda text: sorted(text.split())).datasets(source), 'the items are right, but they must stay in the order of the source'),
+             (lambda source: _bears(get_items=lambda text: list(dict.fromkeys(text.split()))).datasets(source), 'a word that occurs twice is two items')]
     accepts = [lambda source: _bears().datasets(source), lambda source: DataBlock((TransformBlock(), CategoryBlock()), get_items=str.split, get_y=lambda o: o[:o.index('_')], splitter=FuncSplitter(lambda o: o[-1] in '05')).datasets(source)]
     refuses = [lambda source: _bears(splitter=FuncSplitter(lambda o: int(o.split('_')[1]) == 5)).datasets(source), lambda source: _bears(splitter=FuncSplitter(lambda o: o.endswith('5'))).datasets(source),
                lambda source: _bears(get_y=lambda o: o.split('_')[1]).datasets(source), lambda source: _bears(splitter=RandomSplitter(seed=42)).datasets(source), lambda source: _bears()]
@@ -525,6 +534,7 @@ class by_camera:
         yield ['oldbay_3.jpg', 'bay_9.jpg', 'bridge_1.jpg', 'bay_1.jpg']              # a name that contains another
         yield ['zoo2_1.jpg', 'zoo_5.jpg', 'zoo_7.jpg']                         # in the order of the computer, '2' comes before '_'
         yield ['lake_1_b.jpg', 'zoo_2_a.jpg', 'lake_9.jpg']                 # a second '_'
+        yield ['zoo_2.jpg', 'lake_1.jpg', 'zoo_2.jpg', 'lake_1.jpg']           # the same names twice
         for n in (6, 15):
             cameras = r.sample(['bridge', 'hut', 'lake', 'pass', 'trail', 'zoo'], 3)
             names = [f'{c}_{r.randint(0, 999):03}.jpg' for c in cameras*2] + [f'{r.choice(cameras)}_{r.randint(0, 999):03}.jpg' for _ in range(n - 6)]
@@ -538,7 +548,8 @@ class by_camera:
              (lambda names, go=_split, first=_first: go(names, lambda n: n.startswith(first(names))), 'the name of one camera may begin with the name of another: compare whole names'),
              (lambda names, go=_split: go(names, lambda n: n.split('_')[0] == min(names).split('_')[0]), 'the first file in the alphabet need not belong to the first camera: compare the names of the cameras'),
              (lambda names, go=_split, first=_first: go(names, lambda n: first(names) in n), 'the name of one camera may contain the name of another: compare whole names'),
-             (lambda names: (list(range(int(.8*len(names)))), list(range(int(.8*len(names)), len(names)))), 'this holds out the last fifth of the items, from whichever cameras')]
+             (lambda names: (list(range(int(.8*len(names)))), list(range(int(.8*len(names)), len(names)))), 'this holds out the last fifth of the items, from whichever cameras'),
+             (lambda names, first=_first: ([names.index(n) for n in names if n.split('_')[0] != first(names)], [names.index(n) for n in names if n.split('_')[0] == first(names)]), 'two items can have the same name, and `index` finds the first of them only: use `enumerate`')]
     accepts = [lambda names, go=_split, first=_first: go(names, lambda n: n.split('_')[0] == first(names)), lambda names, first=_first: tuple(map(list, (np.flatnonzero([n.split('_')[0] != first(names) for n in names]), np.flatnonzero([n.split('_')[0] == first(names) for n in names])))),
                lambda names, go=_split, first=_first: [tensor(o, dtype=torch.long) for o in go(names, lambda n: n.startswith(first(names) + '_'))]]
     refuses = [lambda names, go=_split, first=_first: [o[::-1] for o in go(names, lambda n: n.split('_')[0] == first(names))], lambda names, go=_split: go(names, lambda n: n.split('_')[0] == max(names).split('_')[0]),
@@ -722,6 +733,7 @@ class confusion:
         return counts
     def cases(r):
         yield tensor([0]), tensor([1]), 2
+        yield tensor([0, 0]), tensor([0, 0]), 1
         yield tensor([1, 1, 1, 0]), tensor([1, 1, 0, 0]), 4                    # classes that do not occur
         yield torch.ones(300, dtype=torch.long), torch.ones(300, dtype=torch.long), 2 # more than a byte can count
         for items, n in ((12, 3), (40, 5), (3, 4)): yield torch.randint(0, n, (items,)), torch.randint(0, n, (items,)), n
@@ -743,7 +755,7 @@ class confusion:
     accepts = [_counts, lambda targs, preds, n: (torch.eye(n)[targs].T @ torch.eye(n)[preds]).int(), lambda targs, preds, n: torch.tensor([[((targs == i) & (preds == j)).sum() for j in range(n)] for i in range(n)]),
                lambda targs, preds, n, c=_counts: c(targs, preds, n).numpy()]
     refuses = [lambda targs, preds, n, c=_counts: c(targs, preds, n).flip(0), lambda targs, preds, n, c=_counts: c(targs, preds, n).double(),
-               lambda targs, preds, n, c=_counts: c(targs, preds, int(max(targs.max(), preds.max())) + 1), lambda targs, preds, n, c=_counts: c(targs, preds, n) + 1, lambda targs, preds, n, c=_counts: c(targs, preds, n).to(torch.int8)]
+               lambda targs, preds, n, c=_counts: c(targs, preds, int(max(targs.max(), preds.max())) + 1), lambda targs, preds, n, c=_counts: c(targs, preds, n) + 1, lambda targs, preds, n, c=_counts: c(targs, preds, n).to(torch.int8), lambda targs, preds, n, c=_counts: c(targs, preds, n).squeeze()]
     def draw(answer):
         vocab, targs = ['black', 'grizzly', 'teddy'], torch.tensor([0]*12 + [1]*12 + [2]*12)
         preds = torch.tensor([0]*9 + [1]*3 + [1]*10 + [0]*2 + [2]*11 + [1])
@@ -778,20 +790,27 @@ class predict_from:
         # each part decides: without the bias, the mean, the spread or the order of the vocab another class is the most likely one
         yield {'weights': tensor([[1., 0.], [0., 1.], [1., 1.]]), 'bias': tensor([1., 2., 0.]), 'mean': tensor([-4., 5.]), 'std': tensor([.5, 4.]), 'vocab': ['teddy', 'black', 'grizzly']}, tensor([-3., 6.])
         yield {'weights': tensor([[1., 0.], [0., 1.], [1., 1.]]), 'bias': tensor([-9., -6., -12.]), 'mean': tensor([-4., 5.]), 'std': tensor([.5, 4.]), 'vocab': ['teddy', 'black', 'grizzly']}, tensor([-3., 6.])
+        yield {'weights': tensor([[1., 0.], [0., 1.], [1., 1.]]), 'bias': tensor([-9009., -9006., -9012.]), 'mean': tensor([-4., 5.]), 'std': tensor([.5, 4.]), 'vocab': ['teddy', 'black', 'grizzly']}, tensor([-3., 6.])
         for f in (1, 3, 4, 5):
             kept = {'weights': torch.randn(8, f), 'bias': torch.randn(8), 'mean': torch.randn(f)*3, 'std': torch.rand(f)*2 + .2, 'vocab': r.sample(names, 8)}
             for _ in range(4): yield kept, kept['mean'] + kept['std']*torch.randn(f)
     def _named(kept, x, norm=lambda k, x: (x - k['mean'])/k['std'], bias=1, names=lambda k: k['vocab'], pick=torch.argmax):
         return names(kept)[pick(kept['weights'] @ norm(kept, x) + bias*kept['bias'])]
+    def _above(kept, x, start=0.):
+        best, found = start, None
+        for name, a in zip(kept['vocab'], kept['weights'] @ ((x - kept['mean'])/kept['std']) + kept['bias']):
+            if a > best: best, found = a, name
+        return found
     wrong = [(lambda kept, x, go=_named: go(kept, x, norm=lambda k, x: x), 'the model was trained on normalized inputs, and this one is raw'),
              (lambda kept, x, go=_named: go(kept, x, bias=0), 'the bias is part of the layer'),
              (lambda kept, x, go=_named: go(kept, x, names=lambda k: sorted(k['vocab'])), 'the vocab must keep the order that it had in training'),
              (lambda kept, x, go=_named: go(kept, x, norm=lambda k, x: x*k['std'] + k['mean']), 'this undoes a normalization: subtract the mean, then divide'),
-             (lambda kept, x, go=_named: go(kept, x, norm=lambda k, x: x - k['mean']), 'to normalize, also divide by `std`')]
+             (lambda kept, x, go=_named: go(kept, x, norm=lambda k, x: x - k['mean']), 'to normalize, also divide by `std`'),
+             (_above, 'the search starts from 0: what if all activations are negative?')]
     accepts = [_named, lambda kept, x: kept['vocab'][int(torch.nn.functional.linear((x - kept['mean'])/kept['std'], kept['weights'], kept['bias']).softmax(0).argmax())],
                lambda kept, x: max(zip((kept['weights'].numpy() @ ((x - kept['mean'])/kept['std']).numpy() + kept['bias'].numpy()), kept['vocab']))[1]]
     refuses = [lambda kept, x, go=_named: go(kept, x, norm=lambda k, x: x/k['std']), lambda kept, x, go=_named: go(kept, x, pick=torch.argmin), lambda kept, x, go=_named: go(kept, x, norm=lambda k, x: x/k['std'] - k['mean']),
-               lambda kept, x, go=_named: kept['vocab'].index(go(kept, x)), lambda kept, x, go=_named: go(kept, x, norm=lambda k, x: (x - x.mean())/k['std'])]
+               lambda kept, x, go=_above: go(kept, x, -100.), lambda kept, x, go=_named: kept['vocab'].index(go(kept, x)), lambda kept, x, go=_named: go(kept, x, norm=lambda k, x: (x - x.mean())/k['std'])]
     options = {'a': 'the parameters, because everything else can be derived from them', 'b': 'the model with its parameters, its transforms and its vocab',
                'c': 'the parameters and all the training images, to rebuild the loaders', 'd': 'the parameters and the state of the optimizer, to go on training'}
     right = 'b'

@@ -67,6 +67,8 @@ class risks_seen:
     def cases(r):
         yield [{1, 2, 3}], 1
         yield [set(), set()], 2
+        yield [{1, 2}, {1, 2}], 2                            # the same risks
+        yield [{10**6, 5}, {7}, {7}], 2
         yield [{1, 2, 3, 4}, {1, 2, 5}, {3, 4, 6}, {1, 2, 3}], 2
         yield [{1, 2, 3, 4, 5}, {2, 3, 4, 5}, {6}, set()], 2
         for n in (1, 2, 3): yield [set(r.sample(range(12), r.randint(2, 5))) for _ in range(6)], n
@@ -80,7 +82,8 @@ class risks_seen:
     wrong = [(lambda reviewers, n: sum(sorted(map(len, reviewers))[-n:]), 'a risk that two of them notice is one risk'),
              (lambda reviewers, n: len(set().union(*sorted(reviewers, key=len)[-n:])), 'these are the people who notice most individually: they may all notice the same'),
              (lambda reviewers, n: len(set().union(*reviewers)), 'this is what all of them notice, and the team has `n` people'),
-             (_greedy, 'adding the best person, again and again, does not always lead to the best team: try all teams')]
+             (_greedy, 'adding the best person, again and again, does not always lead to the best team: try all teams'),
+             (lambda reviewers, n: max((len(frozenset().union(*team)) for team in itertools.combinations({frozenset(o) for o in reviewers}, n)), default=0), 'two people who notice the same are still two people')]
     def _by_bits(reviewers, n):
         return max(len({risk for i,o in enumerate(reviewers) if bits >> i & 1 for risk in o}) for bits in range(1 << len(reviewers)) if bin(bits).count('1') == n)
     accepts = [_by_bits, lambda reviewers, n: np.int64(max((len(set(itertools.chain(*team))) for team in itertools.permutations(reviewers, n)), default=0))]
@@ -147,6 +150,7 @@ class acts_differently:
         yield {'b': ([2], [9]), 'a': ([2], [9])}, 4
         yield {'half': ([1, 2], [3, 3])}, 2                                          # a mean that is no integer
         yield {'peak': ([1, 5], [11, 1]), 'steady': ([3, 3], [7, 7])}, 2
+        yield {'still': ([0], [0]), 'smokes': ([0, 0], [1])}, 2                      # nothing on the test stand
         yield {f'car {i}': ([r.randint(1, 9) for _ in range(r.randint(1, 4))], [r.randint(1, 30) for _ in range(r.randint(1, 4))]) for i in r.sample(range(50), 8)}, r.choice([1.5, 2, 4])
     def _audit(cars, factor, of=lambda v: sum(v)/len(v), found=lambda s, r, f: r > f*s):
         return [n for n,(stand, road) in cars.items() if found(of(stand), of(road), factor)]
@@ -155,7 +159,8 @@ class acts_differently:
              (lambda cars, factor, go=_audit: go(cars, factor, of=max), 'this compares the largest measurements; compare the means'),
              (lambda cars, factor, go=_audit: go(cars, factor, found=lambda s, r, f: s > f*r), 'road and test stand are exchanged'),
              (lambda cars, factor, go=_audit: go(cars, factor, found=lambda s, r, f: r - s > f), '`factor` is a factor and not a difference'),
-             (lambda cars, factor, go=_audit: sorted(go(cars, factor)), 'the names must stay in the order of `cars`')]
+             (lambda cars, factor, go=_audit: sorted(go(cars, factor)), 'the names must stay in the order of `cars`'),
+             (lambda cars, factor, go=_audit: go(cars, factor, found=lambda s, r, f: r/s > f), 'this divides by the mean on the test stand, which can be 0: multiply it by `factor`')]
     accepts = [_audit, lambda cars, factor: [n for n in cars if np.mean(cars[n][1]) > factor*np.mean(cars[n][0])], lambda cars, factor: tuple(n for n,(s, r) in cars.items() if sum(r)*len(s) > factor*sum(s)*len(r))]
     refuses = [lambda cars, factor, go=_audit: set(go(cars, factor)), lambda cars, factor, go=_audit: go(cars, factor, of=lambda v: v[0]), lambda cars, factor, go=_audit: go(cars, factor, found=lambda s, r, f: r > s),
                lambda cars, factor, go=_audit: [n for n in cars if n not in go(cars, factor)], lambda cars, factor, go=_audit: len(go(cars, factor))]
@@ -401,11 +406,13 @@ class accuracy_by_group:
         yield tensor([1]), tensor([1]), ['Europe']
         yield tensor([0, 1, 1]), tensor([1, 0, 1]), ['Asia', 'Europe', 'Europe']   # nothing right in a group
         yield tensor([2, 0, 0, 0]), tensor([2, 1, 1, 0]), ['Asia', 'Europe', 'Europe', 'Europe']
+        yield tensor([1, 1, 0]), tensor([1, 0, 0]), ['America', 'North America', 'America'] # a name that contains another
         for n in (6, 20, 40): yield torch.randint(0, 3, (n,)), torch.randint(0, 3, (n,)), ['Europe', 'Asia', 'Africa'] + r.choices(['Africa', 'America', 'Asia', 'Europe'], weights=[1, 5, 2, 6], k=n - 3)
     wrong = [(lambda preds, targs, groups: {g: (preds == targs).float().mean().item() for g in set(groups)}, 'this is the accuracy over all items, which hides the small groups'),
              (lambda preds, targs, groups: {g: sum((p == t).item() for p,t,o in zip(preds, targs, groups) if o == g)/len(groups) for g in set(groups)}, 'divide by the number of items of the group, and not by the number of all items'),
              (lambda preds, targs, groups: {g: sum((p != t).item() for p,t,o in zip(preds, targs, groups) if o == g)/groups.count(g) for g in set(groups)}, 'this is the error rate'),
-             (lambda preds, targs, groups: {g: sum((p == t).item() for p,t,o in zip(preds, targs, groups) if o == g) for g in set(groups)}, 'these are counts, and an accuracy is a fraction')]
+             (lambda preds, targs, groups: {g: sum((p == t).item() for p,t,o in zip(preds, targs, groups) if o == g) for g in set(groups)}, 'these are counts, and an accuracy is a fraction'),
+             (lambda preds, targs, groups: {g: np.mean([int(p) == int(t) for p,t,o in zip(preds, targs, groups) if g in o]) for g in set(groups)}, 'the name of one group can be part of another: compare whole names')]
     def _accuracies(preds, targs, groups): return {g: np.mean([int(p) == int(t) for p,t,o in zip(preds, targs, groups) if o == g]) for g in sorted(set(groups))}
     accepts = [_accuracies, lambda preds, targs, groups: {g: (preds == targs)[[i for i,o in enumerate(groups) if o == g]].float().mean() for g in groups}]
     refuses = [lambda preds, targs, groups, a=_accuracies: list(a(preds, targs, groups).values()), lambda preds, targs, groups, a=_accuracies: {g: round(v, 1) for g,v in a(preds, targs, groups).items()},
@@ -584,6 +591,8 @@ class without_duplicates:
         yield ['Do it', 'do IT', 'do it!', 'Do  it', 'do it']
         yield ['now here', 'nowhere', 'here now', 'now here!']
         yield ['b', 'a', 'B.', 'a', 'c']
+        yield ['a', '', '!!', 'A', '']                                         # letters without words
+        yield ['Stop it \u00e9', 'stop it', 'Stop it \u2026']
         yield generated                                                        # all of them pass
         yield r.sample(generated, 9) + [o.upper() for o in r.sample(generated, 9)]
     def _filtered(letters, plain=_plain):
@@ -596,7 +605,9 @@ class without_duplicates:
              (lambda letters, go=_filtered: go(letters, lambda o: re.sub('[^a-z0-9]', '', o.lower())), 'without spaces, different words look the same: keep one space between words'),
              (lambda letters, go=_filtered: go(letters, lambda o: ' '.join(sorted(_plain(o).split()))), 'the order of the words counts'),
              (lambda letters: sorted({_plain(o) for o in letters}), 'return the letters as they were sent, in their order'),
-             (lambda letters, go=_filtered: go(letters, lambda o: re.sub('[0-9]', '', _plain(o)).strip()), 'digits count')]
+             (lambda letters, go=_filtered: go(letters, lambda o: re.sub('[0-9]', '', _plain(o)).strip()), 'digits count'),
+             (lambda letters, go=_filtered: go(letters, lambda o: ' '.join(''.join(c for c in o.lower() if c.isalnum() or c == ' ').split())), 'characters other than a to z and 0 to 9 are punctuation here, also letters such as \u00e9'),
+             (lambda letters, go=_filtered: [o for o in go(letters) if _plain(o)], 'a letter without any words is a letter as well: the first of them stays')]
     accepts = [_filtered, lambda letters: [o for i,o in enumerate(letters) if _plain(o) not in map(_plain, letters[:i])], lambda letters, go=_filtered: tuple(go(letters, lambda o: tuple(re.findall('[a-z0-9]+', o.lower().replace("'", '')))))]
     refuses = [lambda letters, go=_filtered: go(letters[::-1])[::-1], lambda letters: list({_plain(o): o for o in letters}.values()), lambda letters, go=_filtered: [_plain(o) for o in go(letters)], lambda letters, go=_filtered: len(go(letters)),
                lambda letters, go=_filtered: go(letters, lambda o: _plain(o)[:5]), lambda letters: [o for o in letters if [_plain(p) for p in letters].count(_plain(o)) == 1]]

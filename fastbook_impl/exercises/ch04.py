@@ -117,6 +117,7 @@ class nearer_to_threes:
     def cases(r):
         for n,h,w in ((30, 3, 4), (40, 2, 2), (1, 5, 2)): yield torch.rand(n, h, w), torch.rand(4, h, w), torch.rand(3, h, w)
         yield torch.rand(20, 2, 3), torch.rand(1, 2, 3), torch.rand(2, 2, 3)
+        yield 255*torch.rand(20, 2, 3), 255*torch.rand(4, 2, 3), 255*torch.rand(2, 2, 3) # from 0 to 255
         yield torch.full((2, 2, 2), .5), torch.zeros(2, 2, 2), torch.ones(3, 2, 2)  # as close to the one as to the other
     wrong = [(lambda p, t, s: (p - t.mean(0)).abs().mean((1, 2)) > (p - s.mean(0)).abs().mean((1, 2)), 'it is the other way around: closer means that the distance is smaller'),
              (lambda p, t, s: (p - t[0]).abs().mean((1, 2)) < (p - s[0]).abs().mean((1, 2)), 'each image is compared with the first 3 and the first 7, and a single image is not the ideal'),
@@ -130,7 +131,8 @@ class nearer_to_threes:
                lambda images, threes, sevens: (images - threes.mean(0)).abs().sum((1, 2)) < (images - sevens.mean(0)).abs().sum((1, 2)),
                lambda i, t, s: torch.stack([torch.stack([F.l1_loss(o, m) for m in (s.mean(0), t.mean(0))]).argmin() == 1 for o in i])]
     refuses = [lambda i, t, s: ((i - t.mean(0)).abs().mean((1, 2)) < (i - s.mean(0)).abs().mean((1, 2))).float(), lambda i, t, s: (i - t.median(0).values).abs().mean((1, 2)) < (i - s.median(0).values).abs().mean((1, 2)),
-               lambda i, t, s: (i - t.mean(0)).abs().amax((1, 2)) < (i - s.mean(0)).abs().amax((1, 2)), lambda i, t, s: i.mean((1, 2)) > t.mean()]
+               lambda i, t, s: (i - t.mean(0)).abs().amax((1, 2)) < (i - s.mean(0)).abs().amax((1, 2)), lambda i, t, s: i.mean((1, 2)) > t.mean(),
+               lambda i, t, s: (i - t.mean(0)).abs().mean((1, 2)).clamp(max=1) < (i - s.mean(0)).abs().mean((1, 2)).clamp(max=1)]
     section = 'A simple baseline'
     hints = ['The ideal 3 is itself an image: each of its pixels is the mean of that pixel over all 3s.',
              '`threes.mean(0)` has the shape of one image, and broadcasting subtracts it from every image.',
@@ -149,6 +151,7 @@ class odd_ones_doubled:
         yield []
         yield [r.randrange(-9, 10, 2)]
         yield [-3, -2, -1, 0, 1, 2, 3]
+        yield [5, 5, 3, 5]
         for n in (5, 12): yield [7, 4] + [r.randint(-50, 50) for _ in range(n)]
     wrong = [(lambda ns: [2*o for o in ns if o % 2 == 0], 'these are the even numbers'),
              (lambda ns: [o for o in ns if o % 2], 'the right numbers are picked, but they are not doubled'),
@@ -156,7 +159,8 @@ class odd_ones_doubled:
              (lambda ns: [o for o in [2*o for o in ns] if o % 2], 'after doubling, no number is odd: pick first'),
              (lambda ns: [o**2 for o in ns if o % 2], 'these are the squares'),
              (lambda ns: [2*o for o in ns if o % 2 and o > 0], 'a number below zero can be odd, too'),
-             (lambda ns: ns[1::2], 'these are the ones at odd places')]
+             (lambda ns: ns[1::2], 'these are the ones at odd places'),
+             (lambda ns: list(dict.fromkeys(2*o for o in ns if o % 2)), 'a number that occurs twice belongs into the list twice')]
     accepts = [lambda ns: [o + o for o in ns if o & 1], lambda ns: list(map(lambda o: 2*o, filter(lambda o: o % 2 != 0, ns))), lambda ns: tuple(2*o for o in ns if o % 2 == 1)]
     refuses = [lambda ns: [2*o for o in sorted(ns) if o % 2], lambda ns: list({2*o for o in ns if o % 2}), lambda ns: [2*o if o % 2 else o for o in ns], lambda ns: sum(2*o for o in ns if o % 2), lambda ns: [3*o for o in ns if o % 2]]
     section = 'Rank and shape'
@@ -209,7 +213,7 @@ class rank_and_count:
         "For a `shape`, a tuple of integers: a pair of the rank and the number of elements that a tensor of this shape holds."
         return len(shape), math.prod(shape)
     def cases(r):
-        for s in ((), (3,), (1, 1), (2, 0, 5), (28, 28), tuple(r.randint(1, 6) for _ in range(r.randint(3, 5)))): yield (s,)
+        for s in ((), (3,), (1, 1), (2, 0, 5), (28, 28), (1, 2, 1, 3, 1, 2, 2), tuple(r.randint(1, 6) for _ in range(r.randint(3, 5)))): yield (s,)
     wrong = [(lambda s: (math.prod(s), len(s)), 'both are right, but the rank comes first'),
              (lambda s: (len(s), sum(s)), 'three rows of four are not seven numbers'),
              (lambda s: (max(s, default=0), math.prod(s)), 'the lengths of the axes do not matter for the rank'),
@@ -244,6 +248,8 @@ class two_distances:
         return (a - b).abs().mean(), ((a - b)**2).mean().sqrt()
     def cases(r):
         yield tensor([0., 0., 0., 0.]), tensor([0., 0., 0., -4.])
+        yield tensor([[.5, .25]]), tensor([[.5, .25]])         # no distance
+        yield tensor([1000., -2000.]), tensor([-500., 0.])
         for shape in ((1,), (2, 3), (4, 1, 2)): yield 3*torch.randn(shape), 3*torch.randn(shape)
     wrong = [(lambda a, b: (((a - b)**2).mean().sqrt(), (a - b).abs().mean()), 'both are right, but L1 comes first'),
              (lambda a, b: ((a - b).mean(), ((a - b)**2).mean().sqrt()), 'in the first distance, positive and negative differences cancel out'),
@@ -255,7 +261,8 @@ class two_distances:
     accepts = [lambda a, b: ((a - b).abs().sum()/a.numel(), ((a - b).pow(2).sum()/a.numel())**0.5), lambda a, b: (torch.mean(torch.abs(b - a)).item(), math.sqrt(torch.mean((b - a)**2).item())),
                lambda a, b: [torch.where(a > b, a - b, b - a).mean(), (a - b).square().mean().sqrt()]]
     refuses = [lambda a, b: (F.l1_loss(a, b), F.mse_loss(a, b).sqrt()), lambda a, b: ((a - b).abs().mean(), F.mse_loss(a, b)**0.5), lambda a, b: (nn.L1Loss()(a, b), ((a - b)**2).mean().sqrt()), lambda a, b: (nn.functional.l1_loss(a, b), ((a - b)**2).mean().sqrt()),
-               lambda a, b: ((a - b).abs().max(), ((a - b)**2).mean().sqrt()), lambda a, b: ((a - b).abs().mean(), (a - b).std(unbiased=False) + 1)]
+               lambda a, b: ((a - b).abs().max(), ((a - b)**2).mean().sqrt()), lambda a, b: ((a - b).abs().mean(), (a - b).std(unbiased=False) + 1),
+               lambda a, b: ((a - b).abs().mean(), (((a - b)**2).mean() + 1e-4).sqrt()), lambda a, b: ((a - b).abs().clamp(max=10).mean(), ((a - b)**2).mean().sqrt())]
     forbidden = ('l1_loss', 'mse_loss', 'L1Loss', 'MSELoss', 'smooth_l1_loss', 'huber_loss')
     instead = 'write it with differences, means and a root'
     section = 'A simple baseline'
@@ -322,7 +329,7 @@ class doubled_corner:
         "The lower right corner, a tensor `(2, 2)`, of twice the table `(n, n)` that holds 1 to n*n; `n` is at least 2."
         return (torch.arange(1, n*n + 1).view(n, n)*2)[-2:, -2:]
     def cases(r):
-        yield from (3, 2, 4, r.randint(5, 9))
+        yield from (3, 2, 4, 20, r.randint(5, 9))
     wrong = [(lambda n: (torch.arange(1, n*n + 1).view(n, n)*2)[:2, :2], 'this is the upper left corner'),
              (lambda n: torch.arange(1, n*n + 1).view(n, n)[-2:, -2:], 'it is not doubled'),
              (lambda n: (torch.arange(n*n).view(n, n)*2)[-2:, -2:], 'the table begins with 0'),
@@ -331,7 +338,8 @@ class doubled_corner:
              (lambda n: (torch.arange(1, n*n + 1)*2)[-4:].view(2, 2), 'these are the last four numbers of the table, and they lie in one row'),
              (lambda n: (torch.arange(1, n*n + 1).view(n, n)*2)[1:, 1:], 'this leaves out one row and one column, which is right for one size only'),
              (lambda n: (torch.arange(1, n*n + 1).view(n, n)**2)[-2:, -2:], 'these are squares'),
-             (lambda n: (torch.arange(1, 10).view(3, 3)*2)[-2:, -2:], 'the table has nine numbers, whatever `n` is')]
+             (lambda n: (torch.arange(1, 10).view(3, 3)*2)[-2:, -2:], 'the table has nine numbers, whatever `n` is'),
+             (lambda n: (torch.arange(1, n*n + 1).byte().view(n, n)*2)[-2:, -2:], 'the numbers go beyond 255, which is the largest that a byte can hold')]
     accepts = [lambda n: 2*torch.arange(1, n*n + 1).reshape(n, n)[n-2:, n-2:], lambda n: tensor([[2*(n*n - n - 1), 2*(n*n - n)], [2*(n*n - 1), 2*n*n]]), lambda n: (torch.arange(n*n).view(n, n)[-2:, -2:] + 1)*2]
     refuses = [lambda n: (torch.arange(1, n*n + 1).view(n, n)*2)[-2:], lambda n: (torch.arange(1, n*n + 1).view(n, n)*2)[-1, -1], lambda n: (torch.arange(1, n*n + 1).view(n, n)*2)[-2:, :2], lambda n: (torch.arange(2, n*n + 2).view(n, n)*2)[-2:, -2:]]
     section = 'An image is a grid of numbers'
@@ -602,6 +610,7 @@ class distance_to_targets:
     def cases(r):
         yield tensor([[0.9]]), tensor([[1]])
         yield tensor([[0.4], [0.7]]), tensor([[0], [1]])
+        yield tensor([[1.], [0.], [1.]]), tensor([[1], [0], [1]]) # all are perfect
         yield tensor([[0.9], [0.4], [0.2]]), tensor([[1], [0], [1]])
         yield torch.rand(1, 1), tensor([[0]])
         for n in (5, 12): yield torch.rand(n, 1), torch.randint(0, 2, (n, 1))
@@ -622,7 +631,8 @@ class distance_to_targets:
              (lambda c, t: (c - t.squeeze(1)).abs().mean(), 'the two shapes differ, so broadcasting compares each image with the target of every other image'),
              (lambda c, t: (t - c).mean(), 'distances above and below the target cancel out'),
              (lambda c, t: (c - t).mean().abs(), 'distances above and below the target cancel out: drop the sign before the mean'),
-             (lambda c, t: (c - t).abs().sum(), 'the sum grows with the number of images')]
+             (lambda c, t: (c - t).abs().sum(), 'the sum grows with the number of images'),
+             (lambda c, t: (c.clamp(.01, .99) - t).abs().mean(), 'the loss is 0 if all predictions are perfect: a distance needs no limits')]
     accepts = [lambda c, t: (c - t).abs().mean(), lambda c, t: F.l1_loss(c, t.float()), lambda c, t: (t*(1 - c) + (1 - t)*c).sum()/len(c), lambda c, t: torch.where(t == 0, c, 1 - c).mean()]
     refuses = [lambda c, t: (c - t).abs().mean().item(), lambda c, t: (c - t).abs().max(), lambda c, t: (c - t).abs().mean().detach(), lambda c, t: (c - t).abs().median(), lambda c, t: (c.round() - t).abs().mean()]
     section = "Why accuracy can't be the loss"
@@ -694,6 +704,7 @@ class nudged_slopes:
         yield Formula(f'{a:.2f}*p[0] + {b:.2f}*p[1] + 5', lambda p: round(a, 2)*p[0] + round(b, 2)*p[1] + 5), params(2), 0.5
         yield Formula('(p**2).sum()', lambda p: (p**2).sum()), params(5), 1e-2
         yield Formula('p[0]*p[1]*p[2] + 1', lambda p: p[0]*p[1]*p[2] + 1), params(3) + 1, 1e-2
+        yield Formula('p[0] + 2*p[1] + 3*p[2]', lambda p: p[0] + 2*p[1] + 3*p[2]), torch.full((3,), 2., dtype=torch.float64), .5 # equal parameters
     def compare(got, want):
         return difference(got, want, 1e-3)
     def all_moved(f, params, h): return torch.stack([(f(params + h) - f(params))/h for _ in params])
@@ -721,7 +732,8 @@ class nudged_slopes:
              (lambda f, p, h, nudge=nudge: torch.stack([f(nudge(i, p, h)) - f(p) for i in range(len(p))]), 'this is the change itself, not the change per unit'),
              (lambda f, p, h, nudge=nudge: torch.stack([(f(p) - f(nudge(i, p, h)))/h for i in range(len(p))]), 'the sign is wrong: after minus before'),
              (lambda f, p, h, nudge=nudge: torch.stack([f(nudge(i, p, h))/h for i in range(len(p))]), 'subtract the value of `f` before the nudge'),
-             (lambda f, p, h, nudge=nudge: sum((f(nudge(i, p, h)) - f(p))/h for i in range(len(p))), 'this is one number, and one is wanted for each parameter')]
+             (lambda f, p, h, nudge=nudge: sum((f(nudge(i, p, h)) - f(p))/h for i in range(len(p))), 'this is one number, and one is wanted for each parameter'),
+             (lambda f, p, h: torch.stack([(f(torch.where(p == o, p + h, p)) - f(p))/h for o in p]), 'parameters can be equal: move only the one at this place')]
     def put_back(f, params, h):
         out, before = torch.empty_like(params), f(params)
         for i in range(len(params)):
@@ -920,9 +932,11 @@ class moved_weights:
     def cases(r):
         for shape in ((784, 1), (3,), (), (2, 3, 4)): yield torch.randn(shape), torch.randn(shape), r.choice([0.1, 0.01, 2.5])
         yield torch.randn(4), torch.zeros(4), 0.3
+        yield tensor([1., 2.]), tensor([1e6, -1e6]), 0.5
     wrong = [(lambda w, g, lr: w + lr*g, 'this goes uphill: the gradient points in the direction in which the loss grows'), (lambda w, g, lr: w - g, 'the learning rate is not used'), (lambda w, g, lr: -lr*g, 'this is the step itself, not the new weights'), (lambda w, g, lr: lr*g, 'this is the length of the step'),
              (lambda w, g, lr: w - g/lr, 'a smaller learning rate should make smaller steps'), (lambda w, g, lr: lr*w - g, 'the learning rate belongs to the gradient'), (lambda w, g, lr: w - lr*g.sign(), 'the size of the gradient matters as well, not only its sign'),
-             (lambda w, g, lr: w - lr*w*g, 'the weights do not belong in the step'), (lambda w, g, lr: w - lr, 'the gradient is not used')]
+             (lambda w, g, lr: w - lr*w*g, 'the weights do not belong in the step'), (lambda w, g, lr: w - lr, 'the gradient is not used'),
+             (lambda w, g, lr: w - lr*g.clamp(-10, 10), 'a large gradient is cut off, and the step is the learning rate times the gradient, however large')]
     accepts = [lambda w, g, lr: torch.sub(w, g, alpha=lr), lambda w, g, lr: w + (-lr)*g, lambda w, g, lr: w.sub_(lr*g), lambda w, g, lr: torch.add(w, g, alpha=-lr)]
     refuses = [lambda w, g, lr: w - lr*g/2, lambda w, g, lr: w*(1 - lr) - lr*g, lambda w, g, lr: w - lr*g.mean(), lambda w, g, lr: lr*g - w, lambda w, g, lr: w - lr*g/(g.norm() + 1e-8)]
     section = 'The seven steps, on digits'
@@ -949,6 +963,7 @@ class cut_into_batches:
         for n,bs,shape in ((2, 2, (1,)), (3, 2, (1,)), (3, 1, (2,)), (1, 5, (2,)), (9, 2, (2, 2)), (10, 4, (2, 3))):
             yield [(torch.randint(1, 10, shape).float(), r.randint(0, 9)) for _ in range(n)], bs, r.sample(range(n), n)
         for order in ([3, 0], [4, 1, 1, 0, 4, 2, 3]): yield [(torch.randint(1, 10, (2,)).float(), r.randint(0, 9)) for _ in range(5)], 2, order  # some only, and some twice
+        yield [(tensor([1.]), 300), (tensor([2.]), 70_000)], 2, [1, 0] # many classes
     def compare(got, want):
         fractions = lambda batches: [b[-1].is_floating_point() for b in batches if isinstance(b, (tuple, list)) and torch.is_tensor(b[-1])]
         if problem := difference(got, want): return problem
@@ -979,7 +994,7 @@ class cut_into_batches:
         return out
     accepts = [by_slicing, one_by_one]
     refuses = [lambda d, bs, order, made=made: [(y, x) for x,y in made(d, bs, order)], lambda d, bs, order, made=made: made(d, bs + 1, order), lambda d, bs, order, made=made: [(x, y[:, None]) for x,y in made(d, bs, order)], lambda d, bs, order, made=made: made(d, bs, order[::-1]), lambda d, bs, order, made=made: [(x, y.tolist()) for x,y in made(d, bs, order)],
-               lambda d, bs, order, made=made: made(d, bs, order, starts=range(0, len(d), bs))]
+               lambda d, bs, order, made=made: made(d, bs, order, starts=range(0, len(d), bs)), lambda d, bs, order, made=made: [(x, y.byte()) for x,y in made(d, bs, order)], lambda d, bs, order, made=made: made(d, bs, list(dict.fromkeys(order)))]
     section = 'Mini-batches'
     hints = ['The first batch takes `order[0:bs]`, the next one `order[bs:2*bs]`. `range(0, len(order), bs)` gives the starting positions.',
              'A slice that goes beyond the end of a list is simply shorter.',
@@ -1005,6 +1020,7 @@ class one_epoch:
         for n,steps,bs in ((2, 4, 5), (3, 1, 8), (1, 3, 1)):
             yield [(torch.randn(bs, n), torch.randn(bs, 1)) for _ in range(steps)], torch.randn(n, 1).requires_grad_(), r.choice([0.02, 0.1])
         yield [(torch.randn(bs, 2), torch.randn(bs, 1)) for bs in (5, 5, 2)], torch.randn(2, 1).requires_grad_(), 0.1 # the last batch is smaller
+        yield [(tensor([[30.]]), tensor([[900.]])), (tensor([[20.]]), tensor([[800.]]))], tensor([[0.]]).requires_grad_(), 1e-4 # large gradients
     def plain_epoch(batches, w, lr, sign=-1, clear=True, each=True, loss_of=lambda d: (d**2).mean()):
         for xb,yb in batches:
             loss_of(xb@w - yb).backward()
@@ -1061,7 +1077,13 @@ class one_epoch:
             w.data -= lr*w.grad
             w.grad = None
         return w
-    refuses = [with_sgd, with_mse, lambda b, w, lr, f=plain_epoch: f(b[::-1], w, lr), lambda b, w, lr, f=plain_epoch: f(b, w, lr, loss_of=lambda d: (d**2).mean()/2), lambda b, w, lr, f=plain_epoch: f(b*2, w, lr), lambda b, w, lr, f=plain_epoch: f(b, w, lr, loss_of=lambda d: (d**2).mean().sqrt())]
+    def clipped(batches, w, lr):
+        for xb,yb in batches:
+            ((xb@w - yb)**2).mean().backward()
+            w.data -= lr*w.grad.clamp(-10, 10)
+            w.grad = None
+        return w
+    refuses = [with_sgd, with_mse, clipped, lambda b, w, lr, f=plain_epoch: f(b[::-1], w, lr), lambda b, w, lr, f=plain_epoch: f(b, w, lr, loss_of=lambda d: (d**2).mean()/2), lambda b, w, lr, f=plain_epoch: f(b*2, w, lr), lambda b, w, lr, f=plain_epoch: f(b, w, lr, loss_of=lambda d: (d**2).mean().sqrt())]
     forbidden = ('optim', 'SGD', 'Adam', 'AdamW', 'mse_loss', 'MSELoss', 'Learner', 'PlainSGD')
     instead = 'write the loss and the step with arithmetic on tensors'
     section = 'The seven steps, on digits'
@@ -1083,6 +1105,7 @@ class paired_up:
         yield [1, 2, 3, 4], 'abcd'
         yield [], []
         yield [r.random()], ['x']
+        yield [0, 5, 0, 5], 'aabb'                          # values that occur twice
         n = r.randint(5, 9)
         yield [r.randint(-9, 9) for _ in range(n)], ''.join(r.choice('pqrstuvw') for _ in range(n))
     def compare(got, want):
@@ -1096,7 +1119,8 @@ class paired_up:
              (lambda xs, ys: list(enumerate(ys)), 'these are numbers counted from 0, whatever the first argument contains'),
              (lambda xs, ys: list(enumerate(ys, 1)), 'these are numbers counted from 1, whatever the first argument contains'),
              (lambda xs, ys: [x for pair in zip(xs, ys) for x in pair], 'everything is in one flat list, and nothing holds a pair together'),
-             (lambda xs, ys: [[x, y] for x,y in zip(xs, ys)], 'the pairs should be tuples, and these are lists')]
+             (lambda xs, ys: [[x, y] for x,y in zip(xs, ys)], 'the pairs should be tuples, and these are lists'),
+             (lambda xs, ys: [(x, ys[xs.index(x)]) for x in xs], 'a value can occur twice, and `index` finds its first place only')]
     options = {'a': 'A batch: the inputs and the targets of one step, each together in one tensor',
                'b': 'A tensor of rank 2: a table with a row for each example and two columns',
                'c': 'A dataset: it has a length, and an index returns an input with its target',

@@ -52,7 +52,8 @@ class room_to_turn:
              (lambda *o, f=turned: f(*o, join=torch.logical_and), 'a pixel is black as soon as one of its two coordinates lies outside'),
              (lambda *o, f=turned: f(*o, center=False), 'coordinates start at the center of the image, not at its corner'),
              (lambda *o, f=turned: 1 - f(*o), 'this is the fraction of the pixels that show the image'),
-             (lambda *o, f=turned: f(*o)*o[2]**2, 'this is the number of black pixels, and the fraction is wanted')]
+             (lambda *o, f=turned: f(*o)*o[2]**2, 'this is the number of black pixels, and the fraction is wanted'),
+             (lambda *o, f=turned: f(*o, center=(o[2]//2 - .5)*2/(o[2] - 1)), 'the center of an odd number of pixels is in the middle of one: it is at `(size - 1)/2`')]
     options = {'a': 'The model trains on the large images first and on the small ones later',
                'b': 'Only a GPU can rotate and zoom, so the CPU is left to resize the images',
                'c': 'The margin leaves room for one augmentation step without black corners',
@@ -77,6 +78,7 @@ class room_to_turn:
         yield 64, 90, 64
         yield 63, 0, 64     # the outer pixels are exactly half a side from the center
         yield 63, 45, 64
+        yield 40, 30, 33    # an odd number of pixels
         for _ in range(3): yield 2*r.randint(20, 40), r.choice([-1, 1])*r.randint(5, 85), 2*r.randint(20, 35)
     def in_loops(side, degrees, size):
         a, black = math.radians(degrees), 0
@@ -160,6 +162,7 @@ class label_of_each_file:
         files = [(f'{i:03}.jpg', r.choice(['cat', 'dog', 'hen'])) for i in range(r.randint(3, 6))]
         yield [Path('train')/label/name for name,label in files]
         yield [Path(label)/name for name,label in files] + [Path('a/b/c/goat/x.png')]
+        yield [Path('pets/st. bernard/x.y.jpg'), Path('l\u00f6we (gro\u00df)/bild 1.jpg')]
         yield []
         yield 'file,label\n' + '\n'.join(f'{name},{label}' for name,label in files)
         yield 'width,label,file\n' + '\n'.join(f'{r.randint(9, 99)},{label},{name}' for name,label in files)
@@ -169,7 +172,8 @@ class label_of_each_file:
              (lambda s: {f.name: f.parts[0] for f in s} if isinstance(s, list) else {}, 'the label is the folder that contains the file, and there can be others above it'),
              (lambda s: {f.name: f.parent.name for f in s} if isinstance(s, list) else dict(o.split(',')[:2] for o in s.splitlines()[1:]), 'the columns of a table can come in any order, and there can be others'),
              (lambda s: {f.name: f.parent.name for f in s} if isinstance(s, list) else dict(o.split(',')[:2] for o in s.splitlines()), 'the first line of the table contains the names of the columns'),
-             (lambda s: {f.name: f.parent.name for f in s} if isinstance(s, list) else (lambda t: dict(zip(t['file'], t['label'])))(pd.read_csv(__import__('io').StringIO(s))), 'pandas has read text that consists of digits as numbers, and both are strings: use `dtype=str`')]
+             (lambda s: {f.name: f.parent.name for f in s} if isinstance(s, list) else (lambda t: dict(zip(t['file'], t['label'])))(pd.read_csv(__import__('io').StringIO(s))), 'pandas has read text that consists of digits as numbers, and both are strings: use `dtype=str`'),
+             (lambda s: {f.name: f.parent.stem for f in s} if isinstance(s, list) else dict(zip(*[pd.read_csv(__import__('io').StringIO(s), dtype=str)[c] for c in ('file', 'label')])), '`stem` cuts off what follows the last dot, and the name of a folder can contain one')]
     def with_csv(source):
         import csv
         if isinstance(source, str): return {row['file']: row['label'] for row in csv.DictReader(source.splitlines())}
@@ -206,6 +210,7 @@ class four_from_an_L:
     def cases(r):
         some = ['cat', 'goose', 'dog', 'hen', 'horse', 'ox', 'lamb', 'gnat']
         yield L(some), [0, 2]
+        yield L('rhinoceros', 'k\u00f6ttur', 'l\u00f6w', 'ox'), [2, 2, 0, -1] # long words, other letters, a place twice
         for n in (1, 7, 12):
             words = L(r.choice(some) for _ in range(n))
             yield words, [r.randrange(-n, n) for _ in range(3)]
@@ -214,7 +219,8 @@ class four_from_an_L:
     wrong = [(lambda ws, ps: ([ws[p] for p in ps], list(dict.fromkeys(ws)), [w for w in ws if len(w) > 3], [len(w) for w in ws]), 'these are plain lists: the methods of an `L` return an `L`'),
              (lambda ws, ps: (ws[ps], ws.unique().sorted(), ws.filter(lambda o: len(o) > 3), ws.map(len)), 'the distinct words are in another order'),
              (lambda ws, ps: (ws[ps], ws.unique(), ws.filter(lambda o: len(o) >= 3), ws.map(len)), 'a word of three letters does not have more than three'),
-             (lambda ws, ps: (ws[ps], ws.unique(), ws.filter(lambda o: len(o) > 3), ws.unique().map(len)), 'the lengths of all words are wanted, including repeated ones')]
+             (lambda ws, ps: (ws[ps], ws.unique(), ws.filter(lambda o: len(o) > 3), ws.unique().map(len)), 'the lengths of all words are wanted, including repeated ones'),
+             (lambda ws, ps: (ws[ps], ws.unique(), ws.filter(lambda o: len(o.encode()) > 3), ws.map(lambda o: len(o.encode()))), 'these are bytes, and a letter such as \u00f6 has two of them')]
     accepts = [lambda ws, ps: (L(ws[p] for p in ps), L(list(dict.fromkeys(ws))), L(w for w in ws if len(w) > 3), L(len(w) for w in ws)), lambda ws, ps: L([L([ws[p] for p in ps]), ws.unique(), L([w for w in ws if len(w) >= 4]), ws.map(len)])]
     refuses = [lambda ws, ps: (ws[ps], L(set(ws)).sorted(), ws.filter(lambda o: len(o) > 3), ws.map(len)), lambda ws, ps: (ws[ps], ws.unique(), ws.unique().filter(lambda o: len(o) > 3), ws.map(len)), lambda ws, ps: (ws[ps], ws.unique(), ws.filter(lambda o: len(o) > 3), len(ws)), lambda ws, ps: (ws[:len(ps)], ws.unique(), ws.filter(lambda o: len(o) > 3), ws.map(len)), lambda ws, ps: (ws[ps], ws.unique(), ws.filter(lambda o: len(o) > 3))]
     section = 'From names to data'
@@ -238,13 +244,15 @@ class place_of_copy:
         yield Path(f'images.jpg/old.jpg_{r.randint(1, 9)}.jpg'), Path('copies/x')
         yield Path('images/README'), Path('.')
         yield Path('pug_7.png'), Path('small')
+        yield Path('My Pets/L\u00f6we 1.jpeg'), Path('Small Ones')
     wrong = [(lambda f, to: to/f.with_suffix('.png'), 'all the folders are kept, and only the last one should be'),
              (lambda f, to: to/f.with_suffix('.png').name, 'the folder of the file should exist in the new location as well'),
              (lambda f, to: to/f.parent.name/f.name.replace('.jpg', '.png'), 'replacing text also changes what is not the suffix, and it misses other suffixes'),
              (lambda f, to: to/f.parent.name/(f.name.split('.')[0] + '.png'), 'a name can contain dots; the suffix starts at the last one'),
              (lambda f, to: f'{to}/{f.parent.name}/{f.with_suffix(".png").name}', 'this is a string, and a `Path` is wanted: `/` joins a `Path` and a string')]
     accepts = [lambda f, to: to/f.parent.name/(f.stem + '.png'), lambda f, to: (to/f.parent.name/f.name).with_suffix('.png'), lambda f, to: Path(to, *f.parts[-2:]).with_suffix('.png') if len(f.parts) > 1 else Path(to, f.stem + '.png'), lambda f, to: to.joinpath(f.parent.name, f'{f.stem}.png')]
-    refuses = [lambda f, to: f.parent/to/f.with_suffix('.png').name, lambda f, to: to/f.parent.name/(f.name + '.png'), lambda f, to: to/f.parent.name/f.name, lambda f, to: to/f.parent.name/f.stem, lambda f, to: to/f.parent.stem/(f.stem + '.png')]
+    refuses = [lambda f, to: f.parent/to/f.with_suffix('.png').name, lambda f, to: to/f.parent.name/(f.name + '.png'), lambda f, to: to/f.parent.name/f.name, lambda f, to: to/f.parent.name/f.stem, lambda f, to: to/f.parent.stem/(f.stem + '.png'),
+               lambda f, to: to/f.parent.name.lower()/(f.stem + '.png'), lambda f, to: to/f.parent.name/(f.stem.replace(' ', '_') + '.png')]
     section = 'What a file name knows'
     hints = ['`file.parent` is the folder, which is a `Path` itself; its `name` is its last part.',
              "`file.with_suffix('.png')` changes the suffix and nothing else; then take the `name`.",
@@ -309,6 +317,7 @@ class mislabeled_item:
             yb[odd] = (yb[odd] + r.randint(1, n_classes - 1)) % n_classes
             yield xb, yb
         for values,labels in (([0, 10, 1, 0, 10], [0, 1, 0, 0, 1]),                                        # every image is nearest to its own class
+                              ([0, 1e4, 1e3, 0, 1e4], [0, 1, 0, 0, 1]),                                    # by far
                               ([0, 100, 2, 0, 60, 1.2, 0, 2, 100, 2], [0, 2, 1, 0, 2, 0, 0, 1, 2, 1]),     # the third class is far away
                               ([0, 1, .9, 100, 118, 0, 0, 111, 1, 100, 118, 100, 1], [0, 1, 0, 2, 3, 0, 0, 2, 1, 2, 3, 2, 1])):  # small distances beside large ones
             yield tensor(values).float()[:,None], tensor(labels)
@@ -338,7 +347,7 @@ class mislabeled_item:
         return worst
     accepts = [in_a_loop, lambda xb, yb, f=margins: f(xb, yb).argmax(), lambda xb, yb, f=margins: f(xb, yb).topk(1).indices.item()]
     refuses = [lambda xb, yb, f=margins: f(xb, yb).argmax().item() + 1, lambda xb, yb, f=margins: f(xb, yb).max().item(), lambda xb, yb: (xb - xb.mean(0)).abs().mean(1).argmax().item(), lambda xb, yb: xb.mean(1).argmax().item(), lambda xb, yb, f=margins: f(xb, yb), lambda xb, yb: 0,
-               lambda xb, yb, f=margins: f(xb, yb, nearest=False).argmax().item(), lambda xb, yb, f=margins: f(xb, yb).clamp(min=0).argmax().item(),
+               lambda xb, yb, f=margins: f(xb, yb, nearest=False).argmax().item(), lambda xb, yb, f=margins: f(xb, yb).clamp(min=0).argmax().item(), lambda xb, yb, f=margins: f(xb, yb).clamp(min=-100).argmax().item(),
                lambda xb, yb, f=margins: (f(xb, yb, others=False)/-f(xb, yb, own=False)).argmax().item()]
     section = 'Look before you train'
     hints = ['`xb[yb == c].mean(0)` is the mean of the images with the label `c`.',
@@ -571,13 +580,15 @@ class exp_and_softmax_columns:
         return {'exp': exps, 'softmax': [e/sum(exps) for e in exps]}
     def cases(r):
         yield [0.02, -2.49, 1.25]
+        yield [-50., -51.]                                  # small powers
         yield [0.]
         for n in (2, 4, 9): yield [round(r.uniform(-4, 4), 2) for _ in range(n)]
     wrong = [(lambda xs: {'exp': [math.exp(x) for x in xs], 'softmax': [x/sum(xs) if sum(xs) else 0. for x in xs]}, 'softmax divides the entries of the `exp` column by their sum, not the outputs'),
              (lambda xs: {'exp': [math.exp(x) for x in xs], 'softmax': [math.exp(x - max(xs)) for x in xs]}, 'each is divided by the largest, so they do not sum to 1'),
              (lambda xs: {'exp': [math.exp(x) for x in xs], 'softmax': [1/(1 + math.exp(-x)) for x in xs]}, 'the second column is a sigmoid of each output by itself'),
              (lambda xs: {'exp': [10**x for x in xs], 'softmax': [10**x/sum(10**o for o in xs) for x in xs]}, 'these are powers of 10, and `exp` takes powers of e, 2.718…'),
-             (lambda xs: {'exp': [math.exp(x) for x in xs], 'softmax': [math.exp(x)/len(xs) for x in xs]}, 'each is divided by the number of outputs, so they do not sum to 1')]
+             (lambda xs: {'exp': [math.exp(x) for x in xs], 'softmax': [math.exp(x)/len(xs) for x in xs]}, 'each is divided by the number of outputs, so they do not sum to 1'),
+             (lambda xs: {'exp': [math.exp(x) for x in xs], 'softmax': [math.exp(x)/(sum(math.exp(o) for o in xs) + 1e-8) for x in xs]}, 'a number is added to the sum, which can be smaller than that number and is never 0')]
     def with_numpy(outputs):
         exps = np.exp(outputs)
         return {'exp': exps.tolist(), 'softmax': (exps/exps.sum()).tolist()}
@@ -699,11 +710,13 @@ class two_rates:
         yield tensor([1e-3, 1e-2]), tensor([2., 1.])
         yield torch.logspace(-4, -1, 4), tensor([1., .5, 3., 1.])   # the steepest fall comes after the minimum
         yield torch.logspace(-4, -1, 4), tensor([3., 2.9, 2.8, 1.]) # it comes last
+        yield torch.logspace(-4, -1, 4), tensor([900.03, 900.01, 900., 905.]) # large losses, nearly equal
     wrong = [(lambda l, y: (l[y.argmin()], l[(y[1:] - y[:-1]).argmin()]), 'at the lowest point the curve is about to rise: take a tenth of that rate'),
              (lambda l, y: (l[y.argmin()]/10, l[((y[1:] - y[:-1])/(l[1:] - l[:-1])).argmin()]), 'the axis is logarithmic: all steps count the same, however much larger the rate becomes'),
              (lambda l, y: (l[y.argmin()]/10, l[(y[1:] - y[:-1]).abs().argmax()]), 'the largest change is where the loss explodes; the steepest *fall* is wanted'),
              (lambda l, y: (l[y.argmin()]/10, l[(y[1:] - y[:-1]).argmin() + 1]), 'that is the rate at which the steepest fall has ended'),
-             (lambda l, y: (y.min()/10, (y[1:] - y[:-1]).min()), 'these are losses, and the rates at which they were recorded are wanted')]
+             (lambda l, y: (y.min()/10, (y[1:] - y[:-1]).min()), 'these are losses, and the rates at which they were recorded are wanted'),
+             (lambda l, y: (l[y.clamp(max=100).argmin()]/10, l[(y[1:] - y[:-1]).argmin()]), 'the search starts from a loss of 100: what if all losses are larger?')]
     def in_a_loop(lrs, losses):
         lowest, steepest = 0, 0
         for i in range(len(lrs)):

@@ -91,6 +91,7 @@ class rows_of_zeros_and_ones:
         yield [['dog', 'car'], [], ['person']], ['person', 'dog', 'car', 'bird']
         yield [['catfish'], ['cat'], ['dog', 'hot dog'], ['hot dog']], ['hot dog', 'dog', 'catfish', 'cat']
         yield [[], []], ['dog', 'cat', 'bird']
+        yield [['Dog'], ['dog']], ['dog', 'Dog']
         yield [['dog']], ['dog']
         for n in (2, 5):
             vocab = r.sample(names, n)
@@ -107,7 +108,8 @@ class rows_of_zeros_and_ones:
              (_with(lambda row, k: 1, names=lambda o: o[:1]), 'an image can have more than one label'),
              (_with(lambda row, k: 1, order=sorted), 'the order of the columns is that of `vocab`, not of the alphabet'),
              (_with(lambda row, k: k + 1), 'the order of the labels does not matter: all of them are ones'),
-             (lambda ls, v: tensor([[1. if any(o in name for name in l) else 0. for o in v] for l in ls]), 'a name can be part of another one, such as dog of hot dog: compare whole names')]
+             (lambda ls, v: tensor([[1. if any(o in name for name in l) else 0. for o in v] for l in ls]), 'a name can be part of another one, such as dog of hot dog: compare whole names'),
+             (lambda ls, v: tensor([[float(o.lower() in [name.lower() for name in l]) for o in v] for l in ls]), 'capitals make a difference: the names of `vocab` stay as they are')]
     def one_hot_sum(labels, vocab):
         return torch.stack([sum((F.one_hot(tensor(vocab.index(o)), len(vocab)) for o in names), torch.zeros(len(vocab))) for names in labels])
     def with_sets(labels, vocab): return torch.tensor([[int(o in set(names)) for o in vocab] for names in labels])
@@ -133,12 +135,14 @@ class rows_and_columns_by_number:
             i, j = r.sample(range(3), 2)
             table = [[r.randint(0, 99) + 100*a + 1000*b for b in range(m)] for a in range(n)]
             yield pd.DataFrame(table, columns=list('vwxyz'[:m]), index=index), i, j
+        yield pd.DataFrame([[1, 2, 3], [4, 5, 6], [7, 8, 9]], columns=list('abc'), index=[1, 0, 0]), 1, 2 # two rows of the same name
         yield pd.DataFrame({'name': ['a.png', 'b.png', 'c.png'], 'label': ['bus', 'dog', 'bus'], 'size': [0.5, 1.25, 2.]}, index=[2, 0, 1]), 1, 2
     wrong = [(lambda df, i, j: (df.iloc[j].tolist(), df.iloc[:, i].tolist(), df.iloc[:2, 1:].values.tolist()), 'row and column are swapped'),
              (lambda df, i, j: (df.iloc[i].tolist(), df.iloc[:, j].tolist(), df.iloc[1:, :2].values.tolist()), 'in the third piece, rows and columns are swapped: rows come first'),
              (lambda df, i, j: (df.iloc[i].tolist(), df.iloc[:, j].tolist(), df.iloc[:3, 1:].values.tolist()), 'the end of a slice is not included, so `:3` means three rows'),
              (lambda df, i, j: (df.iloc[i].tolist(), df.iloc[j].tolist(), df.iloc[:2, 1:].values.tolist()), 'one number in the brackets is a row; for a column, put a colon before it'),
-             (lambda df, i, j: (df.iloc[i].tolist(), df.iloc[:, j].tolist(), df.iloc[:2].values.tolist()), 'the third piece still has its first column')]
+             (lambda df, i, j: (df.iloc[i].tolist(), df.iloc[:, j].tolist(), df.iloc[:2].values.tolist()), 'the third piece still has its first column'),
+             (lambda df, i, j: (df.loc[df.index[i]].values.tolist(), df[df.columns[j]].tolist(), df.iloc[:2, 1:].values.tolist()), 'two rows can have the same name, and `loc` finds both: `iloc` counts rows')]
     accepts = [lambda df, i, j: (list(df.iloc[i]), list(df.iloc[:, j]), [list(row) for row in df.values[:2, 1:]]), lambda df, i, j: (df.values[i], df.values[:, j], df.values[:2, 1:]), lambda df, i, j: (df.iloc[i], df[df.columns[j]], df.head(2).iloc[:, 1:].to_numpy().tolist())]
     refuses = [lambda df, i, j: (df.loc[i].tolist(), df.iloc[:, j].tolist(), df.iloc[:2, 1:].values.tolist()), lambda df, i, j: (df.iloc[i].tolist(), df.iloc[:, j].tolist(), df.loc[:2].iloc[:, 1:].values.tolist()), lambda df, i, j: (df.iloc[i].tolist(), df.iloc[:, j].tolist(), df.sort_index().iloc[:2, 1:].values.tolist()),
                lambda df, i, j: (df.iloc[i].tolist(), df.iloc[:, j].tolist(), df.iloc[:2, 1:].T.values.tolist()), lambda df, i, j: (df.iloc[i + 1].tolist(), df.iloc[:, j].tolist(), df.iloc[:2, 1:].values.tolist()), lambda df, i, j: (df.iloc[i].tolist(), df.iloc[:, j].tolist(), df.iloc[:2, :-1].values.tolist())]
@@ -353,11 +357,14 @@ class datasets_out_of_table:
     def cases(r):
         rows = [(f'{i:03}.jpg', ' '.join(r.sample(['cat', 'dog', 'sofa'], r.randint(1, 3)))) for i in range(2)]
         yield pd.DataFrame([('002.jpg', 'cat sofa'), *rows], columns=['fname', 'labels'])
+        yield pd.DataFrame([('dog', 7, 'b.jpg'), ('sofa cat', 8, 'a.jpg'), ('dog', 9, 'st. 1.jpg'), *[('t\u00fcr', 1, f'{i}.jpg') for i in range(4)]],
+                           columns=['labels', 'size', 'fname'], index=[5, 3, 9, 1, 0, 2, 4]) # other columns, in another order
     compare = _x_and_y
     wrong = [(lambda df: DataBlock(get_x=lambda r: r['fname'], get_y=lambda r: r['labels'].split(' ')).datasets(df), 'the folder is missing: a file name is not a path yet'),
              (lambda df: DataBlock(get_x=lambda r: Path('train')/r['fname'], get_y=lambda r: r['labels']).datasets(df), 'the labels of an image are still one string'),
              (lambda df: DataBlock(get_x=lambda r: r['labels'].split(' '), get_y=lambda r: Path('train')/r['fname']).datasets(df), 'x and y are swapped'),
-             (lambda df: DataBlock(get_y=lambda r: r['labels'].split(' ')).datasets(df), 'without `get_x`, the input is the whole row')]
+             (lambda df: DataBlock(get_y=lambda r: r['labels'].split(' ')).datasets(df), 'without `get_x`, the input is the whole row'),
+             (lambda df: DataBlock(get_x=lambda r: Path('train')/list(r)[0], get_y=lambda r: list(r)[1].split(' ')).datasets(df), 'the columns of a table can be in any order: read them by name')]
     accepts = [lambda df: DataBlock(get_x=lambda r: Path('train', r.fname), get_y=lambda r: r.labels.split()).datasets(df), lambda df: DataBlock(get_x=ColReader('fname', pref='train/'), get_y=ColReader('labels', label_delim=' ')).datasets(df), lambda df: DataBlock(get_y=lambda r: L(r['labels'].split(' ')), get_x=lambda r: f"train/{r['fname']}").datasets(df)]
     refuses = [lambda df: DataBlock(get_x=lambda r: Path('train')/r['fname'], get_y=lambda r: r['labels'].split(' ')[:1]).datasets(df), lambda df: DataBlock(get_x=lambda r: Path('valid')/r['fname'], get_y=lambda r: r['labels'].split(' ')).datasets(df), lambda df: DataBlock(get_x=lambda r: Path('train')/r['fname'], get_y=lambda r: list(r['labels'])).datasets(df),
                lambda df: DataBlock(get_x=lambda r: Path('train')/r['fname'], get_y=lambda r: sorted(r['labels'].split(' '))[::-1]).datasets(df), lambda df: DataBlock(get_x=lambda r: Path('train')/r['fname'], get_y=lambda r: r['labels'].split(' '))]
@@ -549,7 +556,9 @@ class luck_in_validation_set:
              (lambda v, new, n: (v[new[:n].float().mean(1).argmax()].float().mean(), new[:n].float().mean(1).max()), 'the model was chosen on the new images: choose it on the validation set'),
              (lambda v, new, n: (v[:n].float().mean(), new[:n].float().mean()), 'these are means over all models: select the best one'),
              (lambda v, new, n: (v[:n].sum(1).max(), new[v[:n].sum(1).argmax()].sum()), 'these are counts, and fractions are wanted'),
-             (lambda v, new, n: v[:n].float().mean(1).argmax().item(), 'this is the index of the model, and its two accuracies are wanted')]
+             (lambda v, new, n: v[:n].float().mean(1).argmax().item(), 'this is the index of the model, and its two accuracies are wanted'),
+             (lambda v, new, n: (v[:n].float().mean(1).max(), new[v[:n].sum(1).argmax() if v[:n].any() else -1].float().mean()), 'if no model has a right answer, the first of them is chosen: does your search start from an accuracy of 0?'),
+             (lambda v, new, n: (v[:n].float().mean(1).max(), new[(100*v[:n].float().mean(1)).round().argmax()].float().mean()), 'this rounds before it compares, and a small difference decides as well')]
     options = {'a': 'Whenever the validation set was drawn at random from all the data, whatever you try on it',
                'b': 'If you try a few values of one number, with results on a smooth curve',
                'c': 'Never: whatever was chosen on a validation set was trained on it and means nothing',
@@ -569,6 +578,8 @@ class luck_in_validation_set:
     def cases(r):
         yield tensor([[1, 0, 0, 0], [1, 1, 0, 1], [1, 1, 1, 1]]).bool(), tensor([[1, 1], [0, 1], [0, 0]]).bool(), 2
         yield tensor([[1, 0], [0, 1], [1, 1]]).bool(), tensor([[1, 0, 1], [1, 1, 1], [0, 0, 0]]).bool(), 1
+        yield tensor([[0, 0], [0, 0]]).bool(), tensor([[1, 0], [1, 1]]).bool(), 2 # nothing is right
+        yield torch.arange(1000) < tensor([[502], [504]]), tensor([[1, 1], [0, 1]]).bool(), 2 # nearly equal
         for n,tried in ((5, 5), (30, 10), (100, 100)): yield torch.rand(n, 10) < 0.5, torch.rand(n, 50) < 0.5, tried
         yield torch.rand(40, 3) < 0.5, torch.rand(40, 30) < 0.5, 40     # some are equally good
     def in_a_loop(valid, new, n_tried):

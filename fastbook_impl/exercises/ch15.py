@@ -282,6 +282,7 @@ class head_order:
     def cases(r):
         yield 1, 512, 0.5
         yield 0, r.randint(8, 64), 0.25
+        yield 2, 16, 0.
         for n in (2, 3): yield n, r.randint(8, 64), r.randint(1, 8)/10
     def compare(got, want):
         if not isinstance(got, dict): return f'a dictionary was expected, and {kind_of(got)} came'
@@ -300,7 +301,8 @@ class head_order:
              (lambda n_hidden, width, p: dict(lin_ftrs=[width]*n_hidden, ps=[p]*(n_hidden + 1)), 'this makes every dropout as strong as the last one'),
              (lambda n_hidden, width, p: dict(lin_ftrs=[width]*n_hidden, ps=p/2), 'a single number for `ps` is the probability before the last layer, and `create_head` halves it for the others'),
              (lambda n_hidden, width, p: dict(ps=p), 'the hidden layers are missing'),
-             (lambda n_hidden, width, p: dict(lin_ftrs=[width]*n_hidden, ps=[p] + [p/2]*n_hidden), 'the strongest dropout should be the last one, not the first')]
+             (lambda n_hidden, width, p: dict(lin_ftrs=[width]*n_hidden, ps=[p] + [p/2]*n_hidden), 'the strongest dropout should be the last one, not the first'),
+             (lambda n_hidden, width, p: dict(lin_ftrs=[width]*n_hidden, ps=p or .5), 'a dropout of 0 is asked for, and `or` replaces it')]
     accepts = [lambda n, width, p: {'ps': [p/2]*n + [p], 'lin_ftrs': [width for _ in range(n)]}, lambda n_hidden, width, p: {'lin_ftrs': n_hidden*[width], 'ps': p}, lambda n, width, p: dict(lin_ftrs=[width]*n, ps=p, bn_final=False)]
     refuses = [lambda n, w, p: dict(lin_ftrs=[w]*(n - 1) if n else [], ps=p), lambda n, w, p: dict(lin_ftrs=[n]*w, ps=p), lambda n, w, p: dict(lin_ftrs=[w]*n, ps=p, bn_final=True), lambda n, w, p: dict(lin_ftrs=[w]*n, ps=[p/2]*(n + 1)), lambda n, w, p: ([w]*n, p), lambda n, w, p: dict(hidden=[w]*n, ps=p)]
     section = 'A head, layer by layer'
@@ -557,20 +559,24 @@ class features_in_pieces:
         return torch.cat([out[:, -1], out.amax(1), out.mean(1)], dim=1)
     def cases(r):
         class Reader(nn.Module):
-            def __init__(self, n, most):
+            def __init__(self, n, most, shift=0):
                 super().__init__()
-                self.rnn, self.most = nn.GRU(2, n, batch_first=True), most
+                self.rnn, self.most, self.shift = nn.GRU(2, n, batch_first=True), most, shift
             def forward(self, x, state=None):
                 if x.shape[1] > self.most: raise ValueError(f'a piece of {x.shape[1]} words is too long: {self.most} at most')
-                with torch.no_grad(): return self.rnn(x, state)
+                with torch.no_grad(): out, state = self.rnn(x, state)
+                return out - self.shift, state
         for bs, words, n, bptt in ((2, 10, 3, 4), (r.randint(1, 3), r.randint(5, 9), 4, 2), (2, 3, 1, 5)): yield Reader(n, bptt), torch.randn(bs, words, 2), bptt
+        yield Reader(3, 2, 200), torch.randn(2, 5, 2), 2                       # all outputs are negative
+        yield Reader(2, 3), torch.randn(2, 1, 2), 3                          # a single word
     wrong = [(lambda reader, x, bptt: _pool(torch.cat(_read(reader, x, bptt, carry=False), 1)), 'the state is lost at each piece'),
              (lambda reader, x, bptt: _pool(_read(reader, x, bptt)[-1]), 'only the last piece is pooled: maximum and mean should be over the whole text'),
              (lambda reader, x, bptt: _pool(torch.cat(_read(reader, x, bptt, drop_rest=True), 1)), 'the last piece is skipped if it is shorter than the others'),
              (lambda reader, x, bptt: torch.stack([_pool(o) for o in _read(reader, x, bptt)]).mean(0), 'each piece is pooled by itself, and then the mean is taken: pool over all words of the text'),
              (lambda reader, x, bptt: (lambda out: torch.cat([out[:, -1], out.mean(1), out.amax(1)], 1))(torch.cat(_read(reader, x, bptt), 1)), 'the three are right, but not their order: last, maximum, mean'),
              (lambda reader, x, bptt: (lambda out: torch.cat([out[:, 0], out.amax(1), out.mean(1)], 1))(torch.cat(_read(reader, x, bptt), 1)), 'this has the first output where the last one should be'),
-             (lambda reader, x, bptt: torch.cat(_read(reader, x, bptt), 1)[:, -1], 'maximum and mean are missing')]
+             (lambda reader, x, bptt: torch.cat(_read(reader, x, bptt), 1)[:, -1], 'maximum and mean are missing'),
+             (lambda reader, x, bptt: (lambda out: torch.cat([out[:, -1], out.amax(1).clamp(min=0), out.mean(1)], 1))(torch.cat(_read(reader, x, bptt), 1)), 'the search for the maximum starts from 0, and outputs can be negative')]
     options = {'a': 'Each piece gets a prediction of its own, and the majority decides about the text',
                'b': 'The pieces are read in parallel, so a long text takes no longer than a short one',
                'c': 'A text of any length is classified as a whole, with limited memory',
@@ -847,7 +853,9 @@ class errors_by_size:
              (lambda *o, f=errors: (f(*o), int(np.argmin(f(*o)))), 'the second value is a position in the list, and the size is wanted'),
              (lambda *o, f=errors: (f(*o), min(f(*o))), 'the second value is the lowest error, and the size is wanted'),
              (lambda *o, f=errors: (f(*o, loss=lambda d: np.abs(d).mean()), o[-1][int(np.argmin(f(*o, loss=lambda d: np.abs(d).mean())))]), 'these are mean absolute errors, and the squared ones are wanted'),
-             (lambda *o, f=errors: (f(*o, loss=lambda d: (d**2).sum()), o[-1][int(np.argmin(f(*o)))]), 'these are sums, and means are wanted')]
+             (lambda *o, f=errors: (f(*o, loss=lambda d: (d**2).sum()), o[-1][int(np.argmin(f(*o)))]), 'these are sums, and means are wanted'),
+             (lambda *o, f=errors: (f(*o), o[-1][int(np.argmin(np.minimum(f(*o), 100)))]), 'the search starts from an error of 100: what if all errors are larger?'),
+             (lambda *o, f=errors: (f(*o), o[-1][int(np.argmin(np.round(f(*o), 2)))]), 'this rounds before it compares, and a small difference decides as well')]
     options = {'a': 'A small model needs more data than a large one',
                'b': 'A small model cannot learn what it cannot express',
                'c': 'A small model overfits as much as a large one does',
@@ -870,6 +878,9 @@ class errors_by_size:
             x, new = np.linspace(-1, 1, n), np.random.uniform(-1, 1, 40)
             f = r.choice([lambda x: np.sin(2*np.pi*x), lambda x: x**2 - x + 1, lambda x: np.cos(4*x)])
             yield x, f(x) + noise*np.random.normal(0, 1, n), new, f(new), sizes
+        x, new = np.linspace(-1, 1, 20), np.linspace(-.9, .9, 40)
+        yield x, 1000*np.cos(4*x), new, 1000*np.cos(4*new), [1, 3] # large errors
+        yield x, .01*np.cos(4*x), new, .01*np.cos(4*new), [1, 3]   # small ones
     def with_lstsq(x, y, new_x, new_y, sizes):
         found = {}
         for s in sizes:

@@ -28,6 +28,7 @@ class attention_pooled:
         return (features.flatten(2)*weights[:, None]).sum(-1)
     def cases(r):
         yield torch.arange(8.).view(1, 2, 2, 2), torch.zeros(1, 1, 2, 2)
+        yield torch.randn(2, 3, 2, 5), -40 - 5*torch.rand(2, 1, 2, 5)       # all scores are low
         yield torch.randn(2, 3, 4, 4), 50*F.one_hot(tensor(5, 9), 16).view(2, 1, 4, 4).float()
         for _ in range(2):
             bs, c, h, w = r.randint(2, 4), r.randint(2, 5), r.randint(2, 5), r.randint(2, 5)
@@ -36,7 +37,8 @@ class attention_pooled:
              (lambda x, s: (x*s.sigmoid()).mean((2, 3)), 'a sigmoid of each score does not make the weights of an image sum to 1'),
              (lambda x, s: (x*s.softmax(-1)).sum((2, 3)), 'this softmax runs along each row of the grid: it should run over all positions'),
              (lambda x, s: (x*s.flatten(1).softmax(0).view(s.shape)).sum((2, 3)), 'this softmax runs over the images of the batch'),
-             (lambda x, s: (x*s.flatten(1).softmax(1).view(s.shape)).mean((2, 3)), 'the weights already sum to 1, so sum the products instead of averaging them')]
+             (lambda x, s: (x*s.flatten(1).softmax(1).view(s.shape)).mean((2, 3)), 'the weights already sum to 1, so sum the products instead of averaging them'),
+             (lambda x, s: (x*s.exp()).sum((2, 3))/(s.exp().sum((2, 3)) + 1e-6), 'something is added to the sum of the weights, which can be smaller than that and is never 0')]
     accepts = [lambda x, s: torch.einsum('bcp,bp->bc', x.flatten(2), s.flatten(1).softmax(1)), lambda x, s: (x*s.exp()).sum((2, 3))/s.exp().sum((2, 3)),
                lambda x, s: (x*(s - s.logsumexp((2, 3), keepdim=True)).exp()).sum((-1, -2))]
     refuses = [lambda x, s: (x*s).sum((2, 3)), lambda x, s: (x*(-s).flatten(1).softmax(1).view(s.shape)).sum((2, 3)), lambda x, s: x*s.flatten(1).softmax(1).view(s.shape), lambda x, s: x.amax((2, 3))]
@@ -56,9 +58,11 @@ class power_mean:
     def cases(r):
         yield tensor([1., 2., 3., 6.]).view(1, 1, 2, 2), 1
         yield tensor([1., 2., 3., 6.]).view(1, 1, 2, 2), 3
+        yield tensor([[.001, .002, .003, .004], [50., 100., 200., 400.]]).view(1, 2, 1, 4), 2 # small and large
         for _ in range(3): yield torch.rand(r.randint(1, 3), r.randint(1, 4), r.randint(2, 4), r.randint(2, 4)) + 0.1, r.uniform(1.5, 6)
     wrong = [(lambda x, p: (x**p).mean((2, 3)), 'the root is missing'), (lambda x, p: x.mean((2, 3))**p, 'take the power before the mean'), (lambda x, p: (x**p).sum((2, 3))**(1/p), 'this is the sum of the powers, and their mean is wanted'),
-             (lambda x, p: (x**p).mean()**(1/p), 'this is one number for everything: there is one for each image and channel'), (lambda x, p: x.mean((2, 3)), '`p` is not used')]
+             (lambda x, p: (x**p).mean()**(1/p), 'this is one number for everything: there is one for each image and channel'), (lambda x, p: x.mean((2, 3)), '`p` is not used'),
+             (lambda x, p: (x.clamp(.1, 10)**p).mean((2, 3))**(1/p), 'entries below or above some limit are changed: any positive number is allowed')]
     options = {'a': 'The result approaches the mean', 'b': 'The result grows without a limit', 'c': 'The result approaches the maximum', 'd': 'The result approaches 1, whatever the entries are'}
     right = 'c'
     mistakes = {'a': 'with p = 1 it is the mean: compare p = 3 with it', 'b': 'the root undoes the growth', 'd': 'try it with entries that are all 2'}
@@ -78,11 +82,13 @@ class prototype_scores:
         return scale*F.normalize(features, dim=1) @ F.normalize(prototypes, dim=1).T
     def cases(r):
         yield tensor([[3., 4.]]), tensor([[1., 0.], [0., 2.], [-3., -4.]]), 10.
+        yield tensor([[.03, .04]]), tensor([[.01, 0.], [0., -.02]]), 10. # short ones
         for _ in range(3):
             n = r.randint(2, 6)
             yield 3*torch.randn(r.randint(1, 4), n), torch.randn(r.randint(2, 5), n), r.uniform(2, 20)
     wrong = [(lambda x, p, s: s*x @ p.T, 'this is the dot product: divide by the lengths of both'), (lambda x, p, s: s*F.normalize(x, dim=1) @ p.T, 'the prototypes have lengths as well'), (lambda x, p, s: s*x @ F.normalize(p, dim=1).T, 'the features have lengths as well'),
-             (lambda x, p, s: F.normalize(x, dim=1) @ F.normalize(p, dim=1).T, 'the scale is missing: cosines alone are too close together for a softmax'), (lambda x, p, s: (s*F.normalize(x, dim=1) @ F.normalize(p, dim=1).T).T, 'images and classes are swapped: one row per image')]
+             (lambda x, p, s: F.normalize(x, dim=1) @ F.normalize(p, dim=1).T, 'the scale is missing: cosines alone are too close together for a softmax'), (lambda x, p, s: (s*F.normalize(x, dim=1) @ F.normalize(p, dim=1).T).T, 'images and classes are swapped: one row per image'),
+             (lambda x, p, s: s*(x @ p.T)/(x.norm(dim=1, keepdim=True)*p.norm(dim=1)).clamp(min=.1), 'short features and prototypes have a cosine as well: divide by their lengths, however small')]
     accepts = [lambda x, p, s: s*F.cosine_similarity(x[:, None], p[None], dim=-1), lambda x, p, s: s*(x @ p.T)/(x.norm(dim=1, keepdim=True)*p.norm(dim=1)), lambda x, p, s: torch.stack([s*F.cosine_similarity(x, row[None]) for row in p], 1)]
     refuses = [lambda x, p, s: -torch.cdist(x, p), lambda x, p, s: (s*F.cosine_similarity(x[:, None], p[None], dim=-1)).softmax(1), lambda x, p, s: F.cosine_similarity(x[:, None], p[None], dim=-1)/s, lambda x, p, s: s*F.normalize(x, dim=0) @ F.normalize(p, dim=1).T]
     section = "A head of your own"
@@ -106,6 +112,7 @@ class compared_in_pairs:
         yield [0.5, 0.75], [0.5, 0.625]
         yield [0.5, 0.75], [0.5, 0.75]
         yield [0.5], [0.5]
+        yield [0.5, 0.75], [0.5 + 1/1024, 0.75 + 1/1024]     # nearly equal
         yield [0.5, 0.75, 0.5], [0.625, 0.5, 0.75]
         for n in (3, 6): yield [r.randint(40, 90)/128 for _ in range(n)], [r.randint(40, 90)/128 for _ in range(n)]
     wrong = [(lambda a, b: (sum(x - y for x,y in zip(a, b))/len(a), sum(x > y for x,y in zip(a, b)), all(x > y for x,y in zip(a, b)) or all(x < y for x,y in zip(a, b))), 'the sign is wrong: idea minus baseline'),
@@ -113,7 +120,7 @@ class compared_in_pairs:
              (lambda a, b: (sum(y - x for x,y in zip(a, b))/len(a), sum(y >= x for x,y in zip(a, b)), all(x >= y for x,y in zip(a, b)) or all(x <= y for x,y in zip(a, b))), 'equal accuracies are neither a win nor a loss'),
              (lambda a, b: (sum(y - x for x,y in zip(a, b))/len(a), sum(y > x for x,y in zip(a, b)), all(y > x for x,y in zip(a, b))), 'if the idea is worse in every seed, the differences have the same sign as well')]
     accepts = [lambda a, b: (lambda d: (d.mean().item(), int((d > 0).sum()), bool((d > 0).all() or (d < 0).all())))(np.array(b) - np.array(a)), lambda a, b: [sum(b)/len(b) - sum(a)/len(a), len([1 for x,y in zip(a, b) if y > x]), {(y > x) - (y < x) for x,y in zip(a, b)} in ({1}, {-1})]]
-    refuses = [lambda a, b: (max(b) - max(a), sum(y > x for x,y in zip(a, b)), max(a) < min(b)), lambda a, b: (sum(b)/len(b) - sum(a)/len(a), sum(y > x for x,y in zip(a, b)), min(b) > max(a)), lambda a, b: (sum(abs(y - x) for x,y in zip(a, b))/len(a), sum(y > x for x,y in zip(a, b)), all(y > x for x,y in zip(a, b))), lambda a, b: sum(b)/len(b) > sum(a)/len(a),
+    refuses = [lambda a, b: (lambda d: (sum(d)/len(d), sum(o > 0 for o in d), all(o > 0 for o in d) or all(o < 0 for o in d)))([round(y - x, 2) for x,y in zip(a, b)]), lambda a, b: (max(b) - max(a), sum(y > x for x,y in zip(a, b)), max(a) < min(b)), lambda a, b: (sum(b)/len(b) - sum(a)/len(a), sum(y > x for x,y in zip(a, b)), min(b) > max(a)), lambda a, b: (sum(abs(y - x) for x,y in zip(a, b))/len(a), sum(y > x for x,y in zip(a, b)), all(y > x for x,y in zip(a, b))), lambda a, b: sum(b)/len(b) > sum(a)/len(a),
                lambda a, b: (sum(b)/len(b) - sum(a)/len(a), sum(y > x for x,y in zip(a, b)), (b[0] > a[0]) == (b[-1] > a[-1])),
                lambda a, b: (sum(b)/len(b) - sum(a)/len(a), sum(y > x for x,y in zip(a, b)), sum(y > x for x,y in zip(a, b)) in (0, len(a))),
                lambda a, b: (sum(b)/len(b) - sum(a)/len(a), sum(y > x for x,y in zip(a, b)), len({y > x for x,y in zip(a, b)}) == 1)]

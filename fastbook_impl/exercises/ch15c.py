@@ -31,6 +31,7 @@ class stream_batches:
     def cases(r):
         yield torch.arange(13), 2, 3
         yield torch.arange(14), 2, 4
+        yield torch.arange(11), 2, 4                       # the last batch has one token in each row
         yield torch.arange(9), 1, 20
         for _ in range(2): yield torch.randint(0, 100, (r.randint(30, 60),)), r.randint(2, 4), r.randint(2, 5)
     wrong = [(lambda s, bs, n: [(x, x) for x in s[:bs*((len(s) - 1)//bs)].view(bs, -1).split(n, 1)], 'the targets are the inputs themselves: shift them by one token'),
@@ -44,7 +45,7 @@ class stream_batches:
             batches.append(tuple(torch.stack([stream[i*n_row + k + shift:i*n_row + stop + shift] for i in range(bs)]) for shift in (0, 1)))
         return batches
     accepts = [in_loops, lambda s, bs, n, f=in_loops: tuple([x, y] for x,y in f(s, bs, n))]
-    refuses = [lambda s, bs, n, f=in_loops: f(s, bs, n)[::-1], lambda s, bs, n, f=in_loops: f(s, bs, n + 1), lambda s, bs, n, f=in_loops: [x for x,_ in f(s, bs, n)], lambda s, bs, n, f=in_loops: [(x.T, y.T) for x,y in f(s, bs, n)], lambda s, bs, n, f=in_loops: f(s[1:], bs, n)]
+    refuses = [lambda s, bs, n, f=in_loops: f(s, bs, n)[::-1], lambda s, bs, n, f=in_loops: f(s, bs, n + 1), lambda s, bs, n, f=in_loops: [x for x,_ in f(s, bs, n)], lambda s, bs, n, f=in_loops: [(x.T, y.T) for x,y in f(s, bs, n)], lambda s, bs, n, f=in_loops: f(s[1:], bs, n), lambda s, bs, n, f=in_loops: [(x, y) for x,y in f(s, bs, n) if x.shape[1] > 1]]
     section = 'One long stream'
     hints = ['`stream[:bs*n_row].view(bs, n_row)` are the rows of inputs; the targets are the same with a start of 1.', '`tensor.split(seq_len, 1)` cuts along the rows.']
     why = 'Because rows continue from batch to batch, the state of the network can be kept between them.'
@@ -91,6 +92,7 @@ class padding_fraction:
     def cases(r):
         yield [10, 100, 12, 90, 11, 95], 2
         yield [7], 4
+        yield [2, 9, 4], 5                                  # the longest is in the middle of the only batch
         yield [5, 5, 5], 2
         yield [3, 9, 4, 8, 20], 2
         for _ in range(3): yield [r.randint(1, 99) for _ in range(r.randint(4, 12))], r.randint(2, 5)
@@ -98,7 +100,8 @@ class padding_fraction:
              (lambda ls, bs: sum(ls)/sum(max(ls[i:i+bs])*len(ls[i:i+bs]) for i in range(0, len(ls), bs)), 'this is the fraction of real tokens'),
              (lambda ls, bs: 1 - sum(ls)/sum(max(ls[i:i+bs])*bs for i in range(0, len(ls), bs)), 'the last batch can have fewer texts than `bs`'),
              (lambda ls, bs: (lambda s: 1 - sum(s)/sum(max(s[i:i+bs])*len(s[i:i+bs]) for i in range(0, len(s), bs)))(sorted(ls)), 'the texts should keep the given order'),
-             (lambda ls, bs: sum(max(ls[i:i+bs])*len(ls[i:i+bs]) for i in range(0, len(ls), bs)) - sum(ls), 'this is the number of padded positions, and the fraction is wanted')]
+             (lambda ls, bs: sum(max(ls[i:i+bs])*len(ls[i:i+bs]) for i in range(0, len(ls), bs)) - sum(ls), 'this is the number of padded positions, and the fraction is wanted'),
+             (lambda ls, bs: 1 - sum(ls)/sum(max(ls[i], ls[i:i+bs][-1])*len(ls[i:i+bs]) for i in range(0, len(ls), bs)), 'the longest text can be anywhere in its batch, not only at one of the ends')]
     options = {'a': 'There is less padding, because texts of similar length share a batch', 'b': 'There is as much padding as before, but it is the same in every batch, so that training is smoother', 'c': 'There is no padding at all, because the texts of a sorted batch always have equal lengths', 'd': 'There is less padding, because long texts are shortened to the length of the others in the batch'}
     right = 'a'
     mistakes = {'b': 'compute it for the six lengths, unsorted and sorted', 'c': 'neighbors in a sorted list are similar, not equal', 'd': 'no text is shortened'}
@@ -170,11 +173,14 @@ class numericalized:
         yield 'the film is good the film is bad the end'.split(), 'the end is good'.split(), 2
         yield 'b a b a c'.split(), 'c b a d'.split(), 1
         yield ['a'], [], 2
+        yield [], ['a', 'xxunk'], 1
+        yield 'The the THE the'.split(), ['The', 'the'], 2      # capitals make a difference
         for _ in range(2): yield [r.choice('abcdef') for _ in range(25)], [r.choice('abcdefg') for _ in range(6)], r.randint(2, 5)
     wrong = [(lambda ts, text, n: (lambda v: (v, [v.index(t) for t in text if t in v]))(['xxunk'] + [t for t in sorted(dict.fromkeys(ts), key=ts.count, reverse=True) if ts.count(t) >= n]), 'unknown tokens are dropped: they should become `xxunk`, position 0'),
              (lambda ts, text, n: (lambda v: (v, [v.index(t) if t in v else 0 for t in text]))(['xxunk'] + [t for t in sorted(dict.fromkeys(ts), key=ts.count, reverse=True) if ts.count(t) > n]), 'a token that occurs exactly `min_freq` times belongs to the vocabulary'),
              (lambda ts, text, n: (lambda v: (v, [v.index(t) if t in v else 0 for t in text]))(['xxunk'] + [t for t in sorted(set(ts)) if ts.count(t) >= n]), 'the vocabulary is in alphabetical order, and the most frequent token should come first'),
-             (lambda ts, text, n: (lambda v: (v, [v.index(t) if t in v else 0 for t in text]))([t for t in sorted(dict.fromkeys(ts), key=ts.count, reverse=True) if ts.count(t) >= n]), 'the vocabulary should start with `xxunk`, or unknown tokens get the number of another one')]
+             (lambda ts, text, n: (lambda v: (v, [v.index(t) if t in v else 0 for t in text]))([t for t in sorted(dict.fromkeys(ts), key=ts.count, reverse=True) if ts.count(t) >= n]), 'the vocabulary should start with `xxunk`, or unknown tokens get the number of another one'),
+             (lambda ts, text, n: (lambda ts: (lambda v: (v, [v.index(t.lower()) if t.lower() in v else 0 for t in text]))(['xxunk'] + [t for t in sorted(dict.fromkeys(ts), key=ts.count, reverse=True) if ts.count(t) >= n]))([o.lower() for o in ts]), 'tokens stay as they are: `The` and `the` are two of them')]
     accepts = [lambda ts, text, n: (lambda v: [v, [{t: i for i,t in enumerate(v)}.get(t, 0) for t in text]])(['xxunk'] + sorted((t for t in dict.fromkeys(ts) if ts.count(t) >= n), key=lambda t: (-ts.count(t), ts.index(t)))),
                lambda ts, text, n: (lambda v: (v, np.array([v.index(t) if t in v else 0 for t in text], dtype=int)))(['xxunk'] + [t for t in sorted(dict.fromkeys(ts), key=ts.count, reverse=True) if ts.count(t) >= n])]
     refuses = [lambda ts, text, n: (['xxunk'] + list(dict.fromkeys(ts)), [0]*len(text)), lambda ts, text, n: (lambda v: (v, [t if t in v else 'xxunk' for t in text]))(['xxunk'] + [t for t in sorted(dict.fromkeys(ts), key=ts.count, reverse=True) if ts.count(t) >= n]), lambda ts, text, n: (lambda v: (v, [v.index(t) if t in v else len(v) for t in text]))(['xxunk'] + [t for t in sorted(dict.fromkeys(ts), key=ts.count, reverse=True) if ts.count(t) >= n]),

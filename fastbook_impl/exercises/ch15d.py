@@ -39,6 +39,7 @@ class embedded_by_product:
         return one_hot, one_hot @ table
     def cases(r):
         yield tensor(2, 0), torch.arange(6.).view(3, 2)
+        yield tensor(11, 3, 11), torch.randn(12, 2)
         yield tensor([1]), torch.randn(4, 1)
         yield tensor(0, 0, 0), torch.randn(2, 3)
         for _ in range(2):
@@ -97,11 +98,14 @@ class categorized:
         yield ['b', None, 'a'], ['a', None, 'b', 'c']
         yield ['a'], []
         yield ['x', 'x'], ['x', '']
+        yield ['', 'a', None], ['', None, 'a']              # an empty string is not missing
+        yield [None], ['a', None]
         for _ in range(2): yield [r.choice('dbacfe') for _ in range(6)], [r.choice('abcdefgh') for _ in range(5)] + [None]
     wrong = [(lambda t, c: [sorted({o for o in t if o is not None}).index(o) if o in t and o is not None else 0 for o in c], 'number 0 is for missing and unknown values: categories start at 1'),
              (lambda t, c: [[None, *dict.fromkeys(o for o in t if o is not None)].index(o) if o in t else 0 for o in c], 'the categories are numbered by first appearance, and they should be in alphabetical order'),
              (lambda t, c: ['#na#', *sorted({o for o in t + c if o is not None})] and [(['#na#', *sorted({o for o in t + c if o is not None})].index(o) if o is not None else 0) for o in c], 'a category that does not occur in the training rows becomes 0'),
-             (lambda t, c: [['#na#', *sorted({o for o in t if o is not None})].index(o) for o in c if o in t and o is not None], 'missing and unknown values are dropped: they should become 0')]
+             (lambda t, c: [['#na#', *sorted({o for o in t if o is not None})].index(o) for o in c if o in t and o is not None], 'missing and unknown values are dropped: they should become 0'),
+             (lambda t, c: [{o: i for i,o in enumerate(sorted({o for o in t if o}), 1)}.get(o, 0) for o in c], 'an empty string is a string like any other, and only None is missing: use `is not None`')]
     accepts = [lambda t, c: [{o: i for i,o in enumerate(sorted(set(t) - {None}), 1)}.get(o, 0) for o in c], lambda t, c: tensor([{o: i for i,o in enumerate(sorted(set(t) - {None}), 1)}.get(o, 0) for o in c]).long() if c else []]
     refuses = [lambda t, c: [{o: i for i,o in enumerate(sorted(set(t) - {None}), 1)}.get(o, -1) for o in c], lambda t, c: [{o: i for i,o in enumerate(sorted(set(t) - {None}, reverse=True), 1)}.get(o, 0) for o in c], lambda t, c: [o if o in t else '#na#' for o in c], lambda t, c: [{o: i for i,o in enumerate(sorted(set(t) - {None}), 1)}.get(o, 0) for o in t]]
     section = 'What goes in'
@@ -119,6 +123,7 @@ class normalized_columns:
         return (train - mean)/std, (valid - mean)/std
     def cases(r):
         yield tensor([[1., 10.], [3., 30.]]), tensor([[2., 40.]])
+        yield tensor([[1., .01, 5.], [3., .03, 9.]]), tensor([[1e6, .02, 7.]]) # a small deviation, and a value far away
         for _ in range(3):
             c = r.randint(1, 4)
             yield 5*torch.randn(r.randint(4, 8), c) + 3, 2*torch.randn(r.randint(2, 5), c) - 1
@@ -126,12 +131,13 @@ class normalized_columns:
              (lambda t, v: ((t - t.mean())/t.std(unbiased=False), (v - t.mean())/t.std(unbiased=False)), 'each column has a mean and a standard deviation of its own'),
              (lambda t, v: ((t - t.mean(0))/t.var(0, unbiased=False), (v - t.mean(0))/t.var(0, unbiased=False)), 'this divides by the variance: take its root'),
              (lambda t, v: (t - t.mean(0), v - t.mean(0)), 'the columns are shifted, but not scaled'),
-             (lambda t, v: ((t - t.mean(0))/t.std(0), (v - t.mean(0))/t.std(0)), 'this divides by n - 1: use `unbiased=False`')]
+             (lambda t, v: ((t - t.mean(0))/t.std(0), (v - t.mean(0))/t.std(0)), 'this divides by n - 1: use `unbiased=False`'),
+             (lambda t, v: ((t - t.mean(0))/(t.std(0, unbiased=False) + 1e-3), (v - t.mean(0))/(t.std(0, unbiased=False) + 1e-3)), 'something is added to the standard deviation, which can be small itself')]
     options = {'a': 'There are too few of them to compute a standard deviation that could be trusted', 'b': 'A value must mean the same in both sets', 'c': 'It would take more time, because the statistics would be computed twice for each epoch', 'd': 'Their statistics are unknown before the end of the training, as nobody may look at them'}
     right = 'b'
     mistakes = {'a': 'with many rows it would be wrong as well: the same age would become different numbers', 'c': 'the statistics are computed once', 'd': 'the values are known; using their statistics would change what they mean to the model'}
     accepts = [lambda t, v: [(o - t.mean(0))/((t - t.mean(0))**2).mean(0).sqrt() for o in (t, v)], lambda t, v: tuple((o - t.mean(0, keepdim=True))/t.var(0, unbiased=False).sqrt() for o in (t, v))]
-    refuses = [lambda t, v: (v, t), lambda t, v: (lambda a: ((t - a.mean(0))/a.std(0, unbiased=False), (v - a.mean(0))/a.std(0, unbiased=False)))(torch.cat([t, v])), lambda t, v: ((t - t.mean(0))/(t.amax(0) - t.amin(0)), (v - t.mean(0))/(t.amax(0) - t.amin(0))), lambda t, v: (t - t.mean(0))/t.std(0, unbiased=False), lambda t, v: ((t - t.median(0).values)/t.std(0, unbiased=False), (v - t.median(0).values)/t.std(0, unbiased=False))]
+    refuses = [lambda t, v: (v, t), lambda t, v: tuple(((o - t.mean(0))/t.std(0, unbiased=False)).clamp(-3, 3) for o in (t, v)), lambda t, v: (lambda a: ((t - a.mean(0))/a.std(0, unbiased=False), (v - a.mean(0))/a.std(0, unbiased=False)))(torch.cat([t, v])), lambda t, v: ((t - t.mean(0))/(t.amax(0) - t.amin(0)), (v - t.mean(0))/(t.amax(0) - t.amin(0))), lambda t, v: (t - t.mean(0))/t.std(0, unbiased=False), lambda t, v: ((t - t.median(0).values)/t.std(0, unbiased=False), (v - t.median(0).values)/t.std(0, unbiased=False))]
     section = 'What goes in'
     hints = ['`train.mean(0)` has one number for each column.', 'Use the same mean and standard deviation for both tables.']
     why = 'A model that was trained on normalized columns needs the same normalization for every row that it predicts.'
