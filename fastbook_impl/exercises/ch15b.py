@@ -51,7 +51,7 @@ class attention_pooled:
 @exercise('15b.2', 'Between the mean and the maximum', 'write it')
 class power_mean:
     """1. Write the *power mean* of each channel: the mean of the p-th powers, and of that the p-th root.
-    2. Try it with `p=1`, `p=3` and `p=50` on `[1., 2., 3., 6.]`, and choose what happens if p grows."""
+    2. Try it with `p=1`, `p=3` and `p=30` on `[1., 2., 3., 6.]`, and choose what happens if p grows."""
     def solution(x, p):
         "The power mean of each channel of a grid, from (bs, c, h, w) to (bs, c). All entries of `x` are positive, and `p` is at least 1."
         return (x**p).mean((2, 3))**(1/p)
