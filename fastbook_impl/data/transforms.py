@@ -684,7 +684,11 @@ class Categorize(Transform):
     @typedmethod
     def encodes(self, o:Any) -> TensorCategory: return torch.tensor(self._index(_clean(o))).as_subclass(TensorCategory)
     @typedmethod
-    def decodes(self, o:Any) -> Category: return Category(self.vocab[int(o)])
+    def decodes(self, o:Any) -> Category:
+        if getattr(o, 'ndim', 0) and len(o) != 1:
+            raise ValueError(f'a class is decoded from one index, got a tensor of shape {tuple(o.shape)}: these may be '
+                             'scores, so use a loss that picks the class, such as loss_func=CrossEntropyLossFlat()')
+        return Category(self.vocab[int(o)])
 
     def _index(self, o):
         if self.vocab is None:

@@ -405,3 +405,10 @@ def test_several_labels_in_one_text_are_told_from_new_classes():
 
 def test_a_number_among_the_transforms():
     with pytest.raises(TypeError, match=r'^64 stands where a transform should be, a function or an object such as Resize\(64\)$'): Pipeline([str, 64])
+
+
+def test_scores_are_no_class():
+    categorize = Categorize(vocab=['cat', 'dog'])
+    categorize.setup(['cat', 'dog'])
+    assert categorize.decodes(torch.tensor(1)) == 'dog'
+    with pytest.raises(ValueError, match=r'shape \(2,\).*CrossEntropyLossFlat'): categorize.decodes(torch.tensor([0.2, 0.8]))
