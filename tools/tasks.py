@@ -66,7 +66,7 @@ TASKS = {
     'lab': (lab, 'open the course in JupyterLab, in a folder of your own: work/'),
     'update': (tool('work', 'update'), 'bring new versions of the course into your folder work/, beside your answers'),
     'test': (tool('verify', tests=True), 'run every test except the slow ones and print the totals (at most 15 minutes)'),
-    'check': (tool('verify', '--quick', tests=True), 'check export, notebooks and style, and run the fast tests (under 2 minutes)'),
+    'check': (tool('verify', '--quick', tests=True), 'check export, notebooks and style, and run the fast tests (about 3 minutes)'),
     'test-long': (tool('verify', '--long', tests=True), 'run every test, the slow ones and slow cells included'),
     'test-latest': (test_latest, 'run the tests with the newest releases instead of the locked ones'),
     'course': (tool('course'), 'run every chapter and print a table of what was trained, and how well'),
