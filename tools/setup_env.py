@@ -369,30 +369,33 @@ def set_up_browser():
 
 def set_up_fastcore2(venv=VENV2, root=ROOT):
     "A second environment: the runtime requirements alone, without extras and tools, and with fastcore 2."
-    wanted = fingerprint('fastcore2', root)
-    if why_set_up(venv, wanted) is None: return False
-    with locked(venv):
-        if why_set_up(venv, wanted) is None: return False
+    def fill():
         say(f'Making {venv.name}: the runtime requirements, and fastcore 2.')
         make_venv(venv)
-        torch = install_lock(venv, 'fastcore2', root)
-        write_stamp(venv, {**wanted, 'torch': torch})
-    return True
+        return {'torch': install_lock(venv, 'fastcore2', root)}
+    return set_up_once('fastcore2', venv, root, fill)
 
 
 def set_up_docs(venv=DOCS, root=ROOT):
     "The environment that builds the documentation site. It has neither PyTorch nor the package, because the site is made from saved outputs and source."
-    wanted = fingerprint('docs', root)
-    if why_set_up(venv, wanted) is None: return False
-    with locked(venv):
-        if why_set_up(venv, wanted) is None: return False
+    def fill():
         check_python(read_settings(root)['min_python'])
         check_venv_module()
         say(f'Making {venv.name}: what builds the documentation site.')
         make_venv(venv)
         get_uv(venv, root)
         install_lock(venv, 'docs', root)
-        write_stamp(venv, wanted)
+        return {}
+    return set_up_once('docs', venv, root, fill)
+
+
+def set_up_once(name, venv, root, fill):
+    "Call `fill` if `venv` is missing or out of step with requirements/<name>.txt, and stamp it with what `fill` returns besides. Was there anything to do?"
+    wanted = fingerprint(name, root)
+    if why_set_up(venv, wanted) is None: return False
+    with locked(venv):
+        if why_set_up(venv, wanted) is None: return False
+        write_stamp(venv, {**wanted, **fill()})
     return True
 
 

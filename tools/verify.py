@@ -102,23 +102,24 @@ def check_clean(root, copy):
     return Count(len(notebooks(root)) - len(dirty), len(dirty))
 
 
-# --- stages 3 and 4: style and types ------------------------------------------------------------------------------------------------------
+# --- stages 3 and 4: style and types -------------------------------------------------------------------------------------
 
 def check_lint(root):
     "Run ruff over the code; each file with a finding counts as failed."
-    res = subprocess.run([sys.executable, '-m', 'ruff', 'check', '--no-cache', '--output-format', 'concise'], cwd=root, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    if res.returncode == 0: return Count(passed=1)
-    say(res.stdout.rstrip())
-    found = {m[1] for m in re.finditer(r'^(.+?):\d+:\d+: ', res.stdout, re.M)}
-    return Count(failed=max(1, len(found)))
+    return run_checker(root, r'^(.+?):\d+:\d+: ', 'ruff', 'check', '--no-cache', '--output-format', 'concise')
 
 
 def check_types(root):
     "Run pyright over the package; each file with an error counts as failed."
-    res = subprocess.run([sys.executable, '-m', 'basedpyright', '--level', 'error'], cwd=root, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return run_checker(root, r'^ +(.+?\.py):\d+:\d+ - error', 'basedpyright', '--level', 'error')
+
+
+def run_checker(root, finding, module, *args):
+    "Run the checker `module`, print what it found, and count the files that the pattern `finding` picks out of its output."
+    res = subprocess.run([sys.executable, '-m', module, *args], cwd=root, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if res.returncode == 0: return Count(passed=1)
     say(res.stdout.rstrip())
-    found = {m[1] for m in re.finditer(r'^ +(.+?\.py):\d+:\d+ - error', res.stdout, re.M)}
+    found = {m[1] for m in re.finditer(finding, res.stdout, re.M)}
     return Count(failed=max(1, len(found)))
 
 

@@ -33,8 +33,7 @@ def _version(name):
     except metadata.PackageNotFoundError: return None
 
 def _python():
-    found = f'{platform.python_version()} on {platform.system()} ({platform.machine()})'
-    return Finding('Python', found)
+    return Finding('Python', f'{platform.python_version()} on {platform.system()} ({platform.machine()})')
 
 def _torch():
     try:

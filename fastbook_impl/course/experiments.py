@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from fastcore.basics import groupby
 from fastcore.foundation import L
 from torch import Tensor, nn
 
@@ -27,8 +28,7 @@ def evenly(
     n: int                # number of items to select, at most
 ) -> L:
     "Select the first items of each label, the same number for each, at most `n` in all but at least one per label."
-    by_label = {}
-    for f in files: by_label.setdefault(label_func(f), []).append(f)
+    by_label = groupby(files, label_func)
     each = max(1, n//max(1, len(by_label)))
     return L(f for fs in by_label.values() for f in fs[:each])
 
@@ -50,9 +50,8 @@ def evenly_split(
     seed: int             # seed of the random choice
 ) -> tuple[L, L]:
     "Split indices at random into training and validation, label by label, at least two items of each label in both."
-    by_label, rng, train, valid = {}, random.Random(seed), L(), L()
-    for i, f in enumerate(files): by_label.setdefault(label_func(f), []).append(i)
-    for label, idxs in by_label.items():
+    rng, train, valid = random.Random(seed), L(), L()
+    for label, idxs in groupby(range(len(files)), lambda i: label_func(files[i])).items():
         if len(idxs) < 4: raise ValueError(f'expected at least 4 items labeled {label}, got {len(idxs)}: add items')
         idxs, n = rng.sample(idxs, len(idxs)), min(max(2, round(valid_pct*len(idxs))), len(idxs) - 2)
         train, valid = train + idxs[n:], valid + idxs[:n]
@@ -67,8 +66,8 @@ class FeaturePairs:
         n: int,              # number of pairs
         seed: int = 0        # seed of the random choice
     ):
-        self.x, rng, by_label = x, random.Random(seed), {}
-        for i in idxs: by_label.setdefault(int(labels[i]), []).append(int(i))
+        self.x, rng = x, random.Random(seed)
+        by_label = groupby(map(int, idxs), lambda i: int(labels[i]))
         self.pairs = [self._draw(rng, by_label, k % 2 == 0) for k in range(n)]
 
     def _draw(self, rng: random.Random, by_label: dict[int, list[int]], same: bool) -> tuple[int, int, bool]:

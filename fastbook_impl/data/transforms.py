@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastcore.basics import fastuple, ifnone, using_attr
+from fastcore.basics import fastuple, groupby, ifnone, using_attr
 from fastcore.foundation import L
 from fastcore.xtras import Path
 from torch import Tensor
@@ -517,8 +517,7 @@ def few_per_label(
 ) -> L:
     "Draw `n` items of each label at random, and return them in their original order."
     if n < 1: raise ValueError(f'n is the number of items of each label and must be at least 1, got {n}')
-    of_label = {}
-    for i in _shuffled(_need(items), seed): of_label.setdefault(label_func(items[i]), []).append(i)
+    of_label = groupby(_shuffled(_need(items), seed), lambda i: label_func(items[i]))
     return L(items[i] for i in sorted(i for idxs in of_label.values() for i in idxs[:n]))
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #00000045

@@ -1,7 +1,7 @@
 """A head trained on the features of a frozen body, which are computed once; and a few items of each label."""
-import numpy as np
 import pytest
 import torch
+from colored_images import two_colors
 from torch import nn
 
 import fastbook_impl.vision.all  # the callbacks that every learner has in a chapter
@@ -15,11 +15,7 @@ from fastbook_impl.vision.models import tvm
 @pytest.fixture(scope='module')
 def colors(tmp_path_factory):
     "Plain images of two colors, 12 of each, wider than high."
-    from PIL import Image
-    folder, rng = tmp_path_factory.mktemp('colors'), np.random.default_rng(0)
-    for name, color in dict(red=(200, 30, 30), blue=(30, 30, 200)).items():
-        for i in range(12): Image.fromarray((np.array(color) + rng.integers(-25, 25, (32, 48, 3))).clip(0, 255).astype(np.uint8)).save(folder/f'{name}_{i}.png')
-    return folder
+    return two_colors(tmp_path_factory.mktemp('colors'), 12, 32, 48)
 
 
 def small(pretrained=False, weights=None):

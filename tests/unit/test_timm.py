@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from colored_images import two_colors
 from torch import nn
 
 import fastbook_impl.vision.all  # the callbacks that every learner has in a chapter
@@ -164,11 +165,7 @@ def test_bodies_that_cannot_be_told_in_words_have_no_spec():
 @pytest.fixture(scope='module')
 def colors(tmp_path_factory):
     "Plain images of two colors, sixteen of each."
-    from PIL import Image
-    folder, rng = tmp_path_factory.mktemp('colors'), np.random.default_rng(0)
-    for name, color in dict(red=(200, 30, 30), blue=(30, 30, 200)).items():
-        for i in range(16): Image.fromarray((np.array(color) + rng.integers(-25, 25, (40, 40, 3))).clip(0, 255).astype(np.uint8)).save(folder/f'{name}_{i}.png')
-    return folder
+    return two_colors(tmp_path_factory.mktemp('colors'), 16, 40, 40)
 
 
 def loaders(folder, **kwargs):
