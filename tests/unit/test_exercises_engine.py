@@ -633,6 +633,27 @@ def test_a_readers_own_function_may_have_a_forbidden_name():
     assert 'is not allowed' in judge(ex, lambda a, b: einsum(a, b)).message
 
 
+class SGD:
+    "A reader's own class with the name of a forbidden one."
+    def __call__(self, a, b): return (a*b).sum()
+
+class Mine(torch.optim.SGD): pass
+
+class Hidden:
+    "A reader's own class that calls what is forbidden."
+    def __call__(self, a, b): return torch.dot(a, b)
+
+other_name, product, power = torch.optim.SGD, torch.dot, math.exp
+
+
+def test_a_class_counts_by_what_it_is_made_from_and_not_by_its_own_name():
+    ex = _sum_spec(forbidden=('dot', 'SGD'))
+    assert judge(ex, lambda a, b: SGD()(a, b))
+    for f in (lambda a, b: Mine and (a*b).sum(), lambda a, b: Hidden()(a, b), lambda a, b: other_name and (a*b).sum(), lambda a, b: product(a, b)):
+        assert 'is not allowed' in judge(ex, f).message
+    assert 'is not allowed' in judge(_sum_spec(forbidden=('exp',)), lambda a, b: (a*b).sum()*power(0)).message
+
+
 lazy = LazyModule('colorsys')
 
 

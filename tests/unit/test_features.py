@@ -5,10 +5,11 @@ from colored_images import two_colors
 from torch import nn
 
 import fastbook_impl.vision.all  # the callbacks that every learner has in a chapter
+from fastbook_impl.data.load import DataLoader, DataLoaders
 from fastbook_impl.data.transforms import few_per_label, parent_label
 from fastbook_impl.learner import Learner
 from fastbook_impl.torch_core import set_seed
-from fastbook_impl.vision.learner import create_head, feature_learner, vision_learner
+from fastbook_impl.vision.learner import add_normalize, create_head, feature_learner, vision_learner
 from fastbook_impl.vision.models import tvm
 
 
@@ -92,3 +93,10 @@ def test_few_of_each_label_in_their_order():
 @pytest.mark.parametrize('items, n, what', [(['a/1'], 0, 'at least 1, got 0'), ([], 5, 'no items')])
 def test_few_of_nothing(items, n, what):
     with pytest.raises(ValueError, match=what): few_per_label(items, parent_label, n)
+
+
+def test_loaders_without_transforms_are_left_as_they_are():
+    noise = [(torch.rand(3, 16, 16), i % 2) for i in range(8)]
+    dls = DataLoaders(DataLoader(noise, bs=4), DataLoader(noise, bs=4))
+    add_normalize(dls, ([0.5]*3, [0.5]*3))
+    torch.testing.assert_close(next(iter(dls.train))[0], torch.stack([x for x, _ in noise[:4]]))
