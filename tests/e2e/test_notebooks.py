@@ -45,3 +45,15 @@ def test_every_notebook_says_what_it_is_about(root):
         first = next((c.source for c in nbformat.read(root/name, as_version=4).cells if c.cell_type == 'markdown'), '')
         if not re.match(r'# \S.*\n+\S', first): bad.append(str(name))
     assert bad == []
+
+
+def test_notebooks_are_stored_as_jupyterlab_stores_them(root):
+    "Lines as lists, for instance. Otherwise the first save rewrites a notebook that nobody changed."
+    def stored(text): return nbformat.writes(nbformat.reads(text, as_version=4), version=4).rstrip('\n')
+    texts = {str(name): (root/name).read_text(encoding='utf-8') for name in verify.notebooks(root)}
+    assert [name for name, text in texts.items() if stored(text) != text.rstrip('\n')] == []
+
+
+def test_no_output_is_longer_than_a_page(saved):
+    "Such as a list of all files, where the first few would do."
+    assert [(name, i, len(text_of(o))) for name, i, o in saved if len(text_of(o)) > 6000 and 'text/html' not in o.get('data', {})] == []
