@@ -67,7 +67,7 @@ def doc(
     "Print the signature and the docstring of `obj`, and what each of its parameters means."
     from fastcore.docments import docments
     name = getattr(obj, '__qualname__', type(obj).__name__)
-    try: signature, meanings = inspect.signature(obj), docments(obj)
+    try: signature, meanings = inspect.signature(obj), docments(obj, args_kwargs=True)
     except (TypeError, ValueError, OSError): signature, meanings = '', {} # functions that are written in C
     print(f'{name}{signature}\n\n{inspect.getdoc(obj) or "There is no docstring."}')
     rows = [f'    {k}: {v}' for k,v in meanings.items() if v]

@@ -511,9 +511,10 @@ def parent_label(o:Any) -> str:
 
 # %% ../../nbs/library/2_data/06_transforms.ipynb #few-1
 def few_per_label(
-    items, label_func, # items, and a function from an item to its label
-    n=40,              # number of items to keep of each label; a label with fewer keeps all of them
-    seed=42            # the same seed keeps the same items
+    items:Sequence,      # items to choose from, such as paths
+    label_func:Callable, # function from an item to its label
+    n:int=40,            # number of items to keep of each label; a label with fewer keeps all of them
+    seed:int=42          # the same seed keeps the same items
 ) -> L:
     "Draw `n` items of each label at random, and return them in their original order."
     if n < 1: raise ValueError(f'n is the number of items of each label and must be at least 1, got {n}')

@@ -202,3 +202,11 @@ def test_cluster_columns(houses):
     names = [o.get_text() for o in plt.gca().get_yticklabels()]
     assert sorted(names) == sorted(houses) and abs(names.index('area') - names.index('rooms')) == 1
     plt.close()
+
+
+def test_doc_says_what_the_further_arguments_are(capsys):
+    from fastbook_impl.fastbook import doc
+    from fastbook_impl.vision.learner import vision_learner
+    doc(vision_learner)
+    shown = capsys.readouterr().out
+    assert '    dls: `DataLoaders` of images' in shown and '    kwargs: passed to `create_vision_model`' in shown and '    return:' not in shown
